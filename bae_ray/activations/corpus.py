@@ -1,0 +1,113 @@
+"""Finding a corpus by name: bundled, local files, or the Hugging Face hub. Reading it is Ray Data's work."""
+
+import glob
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from bae_ray.activations.bundled import BUNDLED_CORPORA, bundled_corpus_file
+from bae_ray.activations.config import CorpusConfig
+from bae_ray.errors import UnknownCorpusError, UnreadableFileError
+from bae_ray.files import checksum
+
+FORMATS = (".txt", ".jsonl", ".parquet")
+
+
+class LocalFiles(NamedTuple):
+    """Local files of one format, in order."""
+
+    paths: tuple[Path, ...]
+    format: str
+    """One of `FORMATS`."""
+
+
+class HubDataset(NamedTuple):
+    """A data set on the Hugging Face hub; `resolve` has checked that it can be reached."""
+
+    name: str
+    sha: str
+
+
+def resolve(config: CorpusConfig) -> LocalFiles | HubDataset:
+    """What `config.corpus` stands for.
+
+    Raises `UnknownCorpusError` where it stands for nothing, and `UnreadableFileError` where its files are not what
+    their names say or lack the text column.
+    """
+    if config.corpus in BUNDLED_CORPORA:
+        return LocalFiles((bundled_corpus_file(config.corpus),), ".parquet")
+    path = Path(config.corpus).expanduser()
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.suffix in FORMATS and file.is_file())
+    elif path.is_file():
+        found = [path]
+    elif glob.has_magic(config.corpus):
+        found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
+    elif path.suffix in FORMATS or path.is_absolute() or config.corpus.startswith("."):
+        raise UnknownCorpusError(f"corpus '{config.corpus}': there is no such file or folder. Check the path.")
+    else:
+        return _hub_dataset(config)
+    return _local_files(config, [file.resolve() for file in found])
+
+
+def identity(config: CorpusConfig, source: LocalFiles | HubDataset) -> dict[str, object]:
+    """What tells this corpus from another, down to its content: hashes of local files, the commit of a hub data set."""
+    if isinstance(source, HubDataset):
+        content: object = source.sha
+    else:
+        content = [checksum(path) for path in source.paths]
+    fields = set(CorpusConfig.model_fields) - {"corpus_revision"}
+    return {**config.model_dump(mode="json", include=fields), "content": content}
+
+
+def _local_files(config: CorpusConfig, paths: list[Path]) -> LocalFiles:
+    if not paths:
+        raise UnknownCorpusError(f"corpus '{config.corpus}' matches no file that ends in {', '.join(FORMATS)}.")
+    formats = {path.suffix for path in paths}
+    if len(formats) > 1 or not formats <= set(FORMATS):
+        raise UnknownCorpusError(
+            f"corpus '{config.corpus}' matches files that end in {', '.join(sorted(formats))}; expected one of "
+            f"{', '.join(FORMATS)} for all of them. Narrow the folder or glob."
+        )
+    for path in paths:
+        _check_readable(config, path)
+    return LocalFiles(tuple(paths), formats.pop())
+
+
+def _check_readable(config: CorpusConfig, path: Path) -> None:
+    """Open the file and look at its beginning: a bad file must not be found an hour into the run."""
+    try:
+        if path.suffix == ".parquet":
+            columns = pq.read_schema(path).names
+        elif path.suffix == ".jsonl":
+            with open(path, encoding="utf-8") as file:
+                columns = pa.json.read_json(pa.BufferReader(file.readline().encode())).column_names
+        else:
+            with open(path, encoding="utf-8") as file:
+                file.read(4096)
+            return
+    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise UnreadableFileError(f"corpus file {path} cannot be read as {path.suffix}: {error}") from error
+    if config.text_column not in columns:
+        raise UnreadableFileError(
+            f"corpus file {path} has no column '{config.text_column}'; it has: {', '.join(columns)}. Name the right "
+            "one with --text-column."
+        )
+
+
+def _hub_dataset(config: CorpusConfig) -> HubDataset:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        info = HfApi().dataset_info(config.corpus, revision=config.corpus_revision, timeout=30)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnknownCorpusError(
+            f"corpus '{config.corpus}' is none of the bundled ones ({', '.join(BUNDLED_CORPORA)}), no local file or "
+            f"folder, and was not found on the Hugging Face hub ({reason}). Check the name, or the network."
+        ) from error
+    return HubDataset(config.corpus, info.sha or "")

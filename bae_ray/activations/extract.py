@@ -1,0 +1,207 @@
+"""The extraction pipeline: one forward pass per text, on a pool of Ray Data actors, into an activation store.
+
+The unit of work is a shard of texts. An actor reads its rows, runs the model, writes the vectors of every cell and
+then a receipt; a rerun looks for receipts and computes only the shards that have none. The manifest comes last.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import ray
+import ray.data
+import torch
+from torch import Tensor
+
+from bae_ray.activations import corpus
+from bae_ray.activations.config import ExtractConfig, Precision
+from bae_ray.activations.ingest import RowsIndex, write_rows
+from bae_ray.activations.model import (
+    TORCH_DTYPES,
+    ModelSource,
+    ResidualCapture,
+    check_layers_and_positions,
+    find_model,
+    load_model,
+    model_identity,
+)
+from bae_ray.activations.store import (
+    MANIFEST,
+    ActivationStore,
+    Cell,
+    Manifest,
+    Request,
+    StoreWriter,
+    free_bytes,
+    rows_file,
+    store_bytes,
+)
+from bae_ray.cluster import configure_data, connect, total
+from bae_ray.errors import ExtractionError, NonFiniteActivationError, NotEnoughDiskError
+from bae_ray.progress import console, track
+
+SITE = "residual"
+MAX_RETRIES_PER_SHARD = 3
+
+
+def extract(config: ExtractConfig, out: str | Path) -> ActivationStore:
+    """Extract activations into the store `out`, or finish the one that an earlier call has begun there.
+
+    Raises an `InvalidInputError` or `ForeignStoreError` before any long work starts, and `ExtractionError` where
+    shards failed; what is finished by then is kept.
+    """
+    out = Path(out).absolute()
+    model = find_model(config.model, config.revision)
+    layers = tuple(sorted(config.layers)) if config.layers is not None else tuple(range(model.n_layers + 1))
+    positions = tuple(sorted(config.positions))
+    check_layers_and_positions(model, layers, positions)
+    source = corpus.resolve(config)
+    identity = model_identity(config.model, model)
+    request = Request(
+        model=identity,
+        tokenizer={"add_special_tokens": True, "truncated_to": positions[-1] + 1},
+        corpus=corpus.identity(config, source),
+        layers=layers,
+        sites=(SITE,),
+        positions=positions,
+        dtype=config.dtype,
+        batch_size=config.batch_size,
+        shard_size=config.shard_size,
+    )
+    cells = [Cell(layer, SITE, position) for layer in layers for position in positions]
+    writer = StoreWriter(out)
+    _check_disk(out, config.max_texts, len(cells), model.hidden_size, config.dtype)
+    writer.claim(request)
+    if (out / MANIFEST).exists():
+        store = ActivationStore.open(out)
+        console.print(f"{out} is complete: {store.manifest.n} texts x {len(cells)} cells.")
+        return store
+
+    connect()
+    index = write_rows(out, source, config, model, positions[-1] + 1, config.shard_size)
+    console.print(
+        f"{index.n} texts of {positions[-1] + 1} tokens or more ({index.texts_too_short} of {index.texts_read} were "
+        f"too short and left out) x {len(cells)} cells."
+    )
+    _run_shards(config, model, writer, cells, index)
+    receipts = [writer.receipt(shard) for shard in range(len(index.rows_per_shard))]
+    manifest = Manifest(
+        request=request,
+        d=model.hidden_size,
+        n=index.n,
+        texts_read=index.texts_read,
+        texts_too_short=index.texts_too_short,
+        shards=tuple(receipt for receipt in receipts if receipt is not None),
+    )
+    writer.finish(manifest)
+    return ActivationStore(out, manifest)
+
+
+def _check_disk(out: Path, n: int, n_cells: int, d: int, dtype: Precision) -> None:
+    needed, free = store_bytes(n, d, n_cells, TORCH_DTYPES[dtype].itemsize), free_bytes(out)
+    console.print(
+        f"Plan: at most {n} texts x {n_cells} cells x {d} numbers in {dtype}: {needed / 1e9:.2f} GB in {out} "
+        f"({free / 1e9:.1f} GB free)."
+    )
+    if (out / MANIFEST).exists():
+        return
+    if needed > free:
+        raise NotEnoughDiskError(
+            f"the store needs up to {needed / 1e9:.2f} GB but {out} has {free / 1e9:.2f} GB free. Use fewer texts, "
+            "layers or positions, a smaller dtype, or another folder."
+        )
+
+
+def _run_shards(
+    config: ExtractConfig, model: ModelSource, writer: StoreWriter, cells: list[Cell], index: RowsIndex
+) -> None:
+    """Compute the shards that have no receipt yet."""
+    missing = [shard for shard in range(len(index.rows_per_shard)) if writer.receipt(shard) is None]
+    if not missing:
+        return
+    gpus = config.gpus_per_worker if config.gpus_per_worker is not None else float(total("GPU") > 0)
+    fit = int(total("GPU") // gpus) if gpus else int(total("CPU") // config.cpus_per_worker)
+    workers = min(config.workers or max(fit, 1), len(missing))
+    configure_data()
+    results = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing)).map_batches(
+        ShardExtractor,
+        fn_constructor_args=(model, config.dtype, config.batch_size, config.cpus_per_worker, writer.path, cells),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+        num_cpus=config.cpus_per_worker,
+        num_gpus=gpus,
+        # A dead worker is replaced, but a shard that keeps killing its workers must not be retried for ever.
+        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": MAX_RETRIES_PER_SHARD},
+    )
+    problems: list[str] = []
+    started = time.monotonic()
+    tokens = 0
+    with track("Extracting", index.n) as tracker:
+        tracker.advance(index.n - sum(index.rows_per_shard[shard] for shard in missing))
+        try:
+            for result in results.iter_rows():
+                tokens += result["tokens"]
+                tracker.advance(result["n"], f"{tokens / (time.monotonic() - started):.0f} tokens/s")
+                if result["problem"]:
+                    problems.append(f"shard {result['shard']}: {result['problem']}")
+        except ray.exceptions.RayError as error:
+            raise ExtractionError(
+                f"extraction stopped: {error}. Finished shards are kept in {writer.path}; run the same command to go on."
+            ) from error
+    if problems:
+        raise NonFiniteActivationError(
+            "\n  ".join([f"{len(problems)} of {len(missing)} shards were not written:", *problems])
+            + f"\nTry --dtype bfloat16 or float32, or leave those texts out. Finished shards are kept in {writer.path}."
+        )
+
+
+class ShardExtractor:
+    """One worker: a copy of the model that turns row files into activation shards."""
+
+    def __init__(
+        self, model: ModelSource, dtype: Precision, batch_size: int, cpus: float, store: Path, cells: list[Cell]
+    ) -> None:
+        torch.set_num_threads(max(1, int(cpus)))
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._layers = sorted({cell.layer for cell in cells})
+        self._positions = torch.tensor(sorted({cell.position for cell in cells}))
+        self._capture = ResidualCapture(load_model(model, dtype, self._device), self._layers)
+        self._batch_size = batch_size
+        self._writer = StoreWriter(store)
+
+    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
+        """Compute one shard (a batch is one row with its number) and say how it went."""
+        shard = int(batch["shard"][0])
+        rows = pq.read_table(self._writer.path / rows_file(shard))
+        token_ids = torch.tensor(np.stack(rows["token_ids"].to_numpy()), dtype=torch.long)
+        vectors = self._vectors(token_ids)
+        problem = _non_finite(vectors, rows["text_id"].to_numpy())
+        if not problem:
+            self._writer.write_shard(shard, vectors)
+        return {"shard": [shard], "n": [len(rows)], "tokens": [token_ids.numel()], "problem": [problem]}
+
+    def _vectors(self, token_ids: Tensor) -> dict[Cell, Tensor]:
+        """Activations [n, d] on the CPU for every cell, for token ids [n, T]."""
+        parts: dict[int, list[Tensor]] = {layer: [] for layer in self._layers}
+        for ids in token_ids.split(self._batch_size):
+            for layer, hidden in self._capture(ids.to(self._device), self._positions).items():
+                parts[layer].append(hidden.cpu())
+        vectors: dict[Cell, Tensor] = {}
+        for layer, pieces in parts.items():
+            hidden = torch.cat(pieces)
+            for i, position in enumerate(self._positions.tolist()):
+                vectors[Cell(layer, SITE, position)] = hidden[:, i].contiguous()
+        return vectors
+
+
+def _non_finite(vectors: dict[Cell, Tensor], text_ids: np.ndarray[Any, Any]) -> str:
+    """Which cells hold NaN or infinity, how many, and in which text first; empty if none does."""
+    found: list[str] = []
+    for cell, matrix in vectors.items():
+        bad = ~torch.isfinite(matrix)
+        if count := int(bad.sum()):
+            first = int(bad.any(1).nonzero()[0])
+            found.append(f"{count} NaN or infinite numbers in {cell}, first in text {text_ids[first]}")
+    return "; ".join(found)

@@ -1,0 +1,85 @@
+"""The error tree.
+
+BaeRayError
+├── InvalidInputError      something the user gave cannot work: nothing long has started
+│   ├── UnknownModelError
+│   ├── UnknownCorpusError
+│   ├── UnreadableFileError
+│   ├── NoTextLongEnoughError
+│   └── NotEnoughDiskError
+├── StoreError             an activation store cannot be used as asked
+│   ├── ForeignStoreError
+│   ├── IncompleteStoreError
+│   └── CorruptShardError
+├── ExtractionError        a shard could not be computed
+│   └── NonFiniteActivationError
+├── TrainingError          one autoencoder could not be trained
+│   └── DivergedError
+└── CheckpointError        a saved autoencoder cannot be loaded
+
+Every message names the value, what was expected, and what to do.
+"""
+
+
+class BaeRayError(Exception):
+    """Base of every error that bae_ray raises on purpose."""
+
+
+class InvalidInputError(BaeRayError):
+    """A value that the user gave cannot work; raised before any long work starts."""
+
+
+class UnknownModelError(InvalidInputError):
+    """No language model under that name."""
+
+
+class UnknownCorpusError(InvalidInputError):
+    """No corpus under that name."""
+
+
+class UnreadableFileError(InvalidInputError):
+    """A file exists but cannot be read as what it should be."""
+
+
+class NoTextLongEnoughError(InvalidInputError):
+    """No text of the corpus reaches the last requested position."""
+
+
+class NotEnoughDiskError(InvalidInputError):
+    """The destination has less free space than the store will take."""
+
+
+class StoreError(BaeRayError):
+    """An activation store cannot be used as asked."""
+
+
+class ForeignStoreError(StoreError):
+    """The folder holds the store of a different run."""
+
+
+class IncompleteStoreError(StoreError):
+    """The folder holds no finished store."""
+
+
+class CorruptShardError(StoreError):
+    """A file of the store is missing or does not have its recorded checksum."""
+
+
+class ExtractionError(BaeRayError):
+    """One or more shards could not be computed."""
+
+
+class NonFiniteActivationError(ExtractionError):
+    """The language model produced NaN or infinite activations."""
+
+
+class TrainingError(BaeRayError):
+    """One autoencoder could not be trained."""
+
+
+class DivergedError(TrainingError):
+    """The training loss became NaN or infinite."""
+
+
+class CheckpointError(BaeRayError):
+    """A saved autoencoder cannot be loaded."""

@@ -1,0 +1,34 @@
+"""The results of an entropy sweep: entropy.csv, entropy.png and report.html."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from bae_ray.report.figures import entropy_figure, save_png
+from bae_ray.report.html import write_report
+from bae_ray.report.tables import print_entropies
+from bae_ray.training.results import entropy_table, results, write_csv
+
+
+class ReportFiles(NamedTuple):
+    """Where the results are."""
+
+    table: Path
+    picture: Path
+    page: Path
+
+
+def report_entropies(
+    runs: str | Path, out: str | Path, config_json: str, only: Iterable[str] | None = None
+) -> ReportFiles:
+    """Write the three files into `out` from the run directories below `runs`, and print the table and the paths."""
+    table = entropy_table(results(runs, only=only))
+    out = Path(out)
+    made = ReportFiles(out / "entropy.csv", out / "entropy.png", out / "report.html")
+    write_csv(table, made.table)
+    save_png(entropy_figure(table), made.picture)
+    write_report(table, made.page, "Entropy by layer and token position", config_json)
+    print_entropies(table)
+    for name, path in made._asdict().items():
+        print(f"{name:8} {path}")
+    return made

@@ -1,0 +1,93 @@
+"""The grid of a sweep: cells x axes over any field of the configs, expanded and validated before anything runs."""
+
+import itertools
+import json
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from bae_ray.activations.store import ActivationStore, Cell
+from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.config import Config
+from bae_ray.errors import InvalidInputError
+from bae_ray.training.config import RunConfig, TrainingConfig
+from bae_ray.training.run import plan_run
+
+
+class SweepConfig(Config):
+    """A grid of autoencoders: the product of layers, positions and axes."""
+
+    layers: tuple[int, ...] | None = None
+    """Layers of the store. Left out: all of them."""
+    positions: tuple[int, ...] | None = None
+    """Positions of the store. Left out: all of them."""
+    autoencoder: BAEConfig = BAEConfig()
+    """Architecture of every run, but for the axes."""
+    training: TrainingConfig = TrainingConfig()
+    """Training of every run, but for the axes."""
+    axes: tuple[str, ...] = ()
+    """Further axes of the grid, each FIELD=VALUE,VALUE,... over a field of the two above, such as training.seed=0,1,2
+    or autoencoder.expansion=2,4."""
+    cpus_per_trial: float = Field(default=1, gt=0)
+    """CPUs, and so threads, of each training."""
+    gpus_per_trial: float | None = Field(default=None, ge=0)
+    """GPU share of each training, such as 0.25. Left out: 1 where the cluster has GPUs, else 0."""
+
+
+def expand(config: SweepConfig, store: ActivationStore) -> list[RunConfig]:
+    """All runs of the grid, those of one cell together. Raises `InvalidInputError` that names the field and value."""
+    cells = [cell for cell in store.cells if _selected(cell, config)]
+    for name, wanted, there in (
+        ("layer", config.layers, {cell.layer for cell in store.cells}),
+        ("position", config.positions, {cell.position for cell in store.cells}),
+    ):
+        for value in wanted or ():
+            if value not in there:
+                raise InvalidInputError(f"{name} {value} is not in the store {store.path}; it has {sorted(there)}.")
+    axes = [_parse_axis(text) for text in config.axes]
+    runs: dict[str, RunConfig] = {}
+    for cell in cells:
+        for values in itertools.product(*(values for _, values in axes)):
+            settings = list(zip((field for field, _ in axes), values, strict=True))
+            run = plan_run(store, cell, *_with_settings(config, settings))
+            runs[run.id] = run
+    return list(runs.values())
+
+
+def _selected(cell: Cell, config: SweepConfig) -> bool:
+    return (config.layers is None or cell.layer in config.layers) and (
+        config.positions is None or cell.position in config.positions
+    )
+
+
+def _parse_axis(text: str) -> tuple[str, list[Any]]:
+    field, equals, listed = text.partition("=")
+    section, dot, name = field.partition(".")
+    fields = {"training": TrainingConfig.model_fields, "autoencoder": BAEConfig.model_fields}.get(section, {})
+    if not (equals and dot and listed) or name not in fields:
+        known = [f"training.{key}" for key in TrainingConfig.model_fields]
+        known += [f"autoencoder.{key}" for key in BAEConfig.model_fields]
+        raise InvalidInputError(
+            f"axis '{text}' is not FIELD=VALUE,VALUE,... with a known field. Fields: {', '.join(known)}."
+        )
+    return field, [_parse_value(value) for value in listed.split(",")]
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _with_settings(config: SweepConfig, settings: list[tuple[str, Any]]) -> tuple[BAEConfig, TrainingConfig]:
+    values = {"autoencoder": config.autoencoder.model_dump(), "training": config.training.model_dump()}
+    for field, value in settings:
+        section, _, name = field.partition(".")
+        values[section][name] = value
+    try:
+        return BAEConfig.model_validate(values["autoencoder"]), TrainingConfig.model_validate(values["training"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidInputError(f"axis value {where}={first['input']!r} is not allowed: {first['msg']}.") from error

@@ -1,0 +1,119 @@
+"""Running a grid with Ray Tune: one trial per run, reused actors, one directory per run.
+
+The run directories are the state. A trial that has written its result is never run again, whatever became of the
+sweep that it was part of; Tune's own state is thrown away.
+"""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from ray import tune
+
+from bae_ray.activations.store import ActivationStore
+from bae_ray.cluster import connect, total
+from bae_ray.progress import Tracker, console, track
+from bae_ray.training.config import RunConfig
+from bae_ray.training.grid import SweepConfig, expand
+from bae_ray.training.results import results, write_parquet
+from bae_ray.training.run import execute_run, failure_reason, is_finished
+
+RESULTS_FILE = "results.parquet"
+MAX_RETRIES_PER_TRIAL = 2
+
+
+class SweepOutcome(NamedTuple):
+    """What a sweep did."""
+
+    runs: list[RunConfig]
+    """Every run of the grid."""
+    trained: int
+    """How many of them were trained just now."""
+    failures: list[str]
+    """A line for each run that failed."""
+
+
+def sweep(config: SweepConfig, store: ActivationStore, out: str | Path) -> SweepOutcome:
+    """Train every run of the grid that is not finished in `out` yet, and write `out/results.parquet`.
+
+    A run that fails is reported in the outcome and in its directory; the others go on.
+    """
+    out = Path(out).absolute()
+    runs = expand(config, store)
+    missing = [run for run in runs if not is_finished(out, run)]
+    console.print(f"Sweep: {len(runs)} runs, {len(runs) - len(missing)} of them finished already.")
+    failures = _train(config, missing, store, out) if missing else []
+    finished = [run.id for run in runs if is_finished(out, run)]
+    if finished:
+        write_parquet(results(out, only=finished), out / RESULTS_FILE)
+    return SweepOutcome(runs, len(missing) - len(failures), failures)
+
+
+def _train(config: SweepConfig, missing: list[RunConfig], store: ActivationStore, out: Path) -> list[str]:
+    """Train the missing runs; a line for each that failed."""
+    # Result files of every trial in four formats cost more than a small training; ours are in the run directories.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # misses those files
+    connect()
+    gpus = config.gpus_per_trial if config.gpus_per_trial is not None else float(total("GPU") > 0)
+    threads = max(1, int(config.cpus_per_trial))
+    trainable = tune.with_parameters(RunTrainable, store=store.path, out=out, threads=threads)
+    scratch = out / ".tune"
+    with track("Training", len(missing)) as tracker:
+        tune.Tuner(
+            tune.with_resources(trainable, {"cpu": config.cpus_per_trial, "gpu": gpus}),
+            param_space={"run": tune.grid_search([run.model_dump(mode="json") for run in missing])},
+            tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=str(scratch),
+                verbose=0,
+                callbacks=[_ShowProgress(tracker)],
+                failure_config=tune.FailureConfig(max_failures=MAX_RETRIES_PER_TRIAL),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+    shutil.rmtree(scratch, ignore_errors=True)
+    died = f"its worker died {MAX_RETRIES_PER_TRIAL + 1} times; too little memory is the usual reason"
+    return [
+        f"run {run.id} (layer {run.cell.layer}, position {run.cell.position}): {failure_reason(out, run) or died}"
+        for run in missing
+        if not is_finished(out, run)
+    ]
+
+
+class RunTrainable(tune.Trainable):
+    """A Tune trial that trains one run in one step. Its actor goes on to the next run."""
+
+    def setup(self, config: dict[str, Any], store: Path, out: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._store = ActivationStore.open(store)
+        self._out = out
+
+    def step(self) -> dict[str, Any]:
+        run = RunConfig.model_validate(self.config["run"])
+        try:
+            result = execute_run(run, self._store, self._out)
+        except Exception as error:  # recorded in the run's directory; retrying would fail the same way
+            return {"done": True, "failure": str(error)}
+        return {"done": True, **result.model_dump()}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.config = new_config
+        return True
+
+
+class _ShowProgress(tune.Callback):
+    """Counts finished and failed trials on the progress bar."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tracker.advance()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tracker.advance()

@@ -1,0 +1,75 @@
+"""Entropy of a language model's hidden states by layer and token position (the paper's Fig. 3 and section 4.2).
+
+Extracts the activations (Ray Data), trains a binary autoencoder per cell (Ray Tune), and writes entropy.csv,
+entropy.png and report.html. On this machine, and on a cluster:
+
+    python jobs/layer_position_entropy.py demo --out runs/demo
+    ray job submit --working-dir . -- python jobs/layer_position_entropy.py paper --out /shared/fig3
+
+Interrupted, the same command goes on where it stopped: finished shards and runs are never computed again.
+"""
+
+import sys
+from pathlib import Path
+
+import tyro
+
+from bae_ray.activations.config import ExtractConfig
+from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.cli import parse, report_failures, run_safely
+from bae_ray.config import Config
+from bae_ray.files import write_text
+from bae_ray.training.config import TrainingConfig
+from bae_ray.training.grid import SweepConfig
+
+
+class LayerPositionEntropy(Config):
+    """An entropy sweep over layers and token positions."""
+
+    out: Path
+    """Folder of the whole run: store/, sweep/, and the results."""
+    extract: ExtractConfig
+    """The activations."""
+    sweep: SweepConfig
+    """The autoencoders."""
+
+
+DEMO = LayerPositionEntropy(
+    out=Path("runs/demo"),
+    extract=ExtractConfig(layers=(0, 5, 10, 20, 30), positions=(1, 2, 4, 8, 16, 32), max_texts=2048),
+    sweep=SweepConfig(
+        autoencoder=BAEConfig(expansion=2),
+        training=TrainingConfig(epochs=100, entropy_weight=5e-5, covariance_weight=1e-7),
+    ),
+)
+PAPER = LayerPositionEntropy(
+    out=Path("runs/layer_position_entropy"),
+    extract=ExtractConfig(
+        model="meta-llama/Llama-3.2-1B",
+        corpus="monology/pile-uncopyrighted",
+        positions=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1023),
+        max_texts=262_144,
+        dtype="bfloat16",
+        shard_size=4096,
+    ),
+    sweep=SweepConfig(autoencoder=BAEConfig(expansion=4), training=TrainingConfig()),
+)
+
+
+def run(job: LayerPositionEntropy) -> int:
+    """Run the job, or what is left of it."""
+    from bae_ray.activations.extract import extract
+    from bae_ray.report.entropy import report_entropies
+    from bae_ray.training.sweep import sweep
+
+    store = extract(job.extract, job.out / "store")
+    outcome = sweep(job.sweep, store, job.out / "sweep")
+    resolved = job.model_dump_json(indent=2) + "\n"
+    write_text(job.out / "config.json", resolved)
+    report_entropies(job.out / "sweep", job.out, resolved, only=[run.id for run in outcome.runs])
+    return report_failures(outcome.failures)
+
+
+if __name__ == "__main__":
+    tyro.cli
+    sys.exit(run_safely(lambda: run(parse(LayerPositionEntropy, sys.argv[0], sys.argv[1:], DEMO))))
