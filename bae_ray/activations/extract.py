@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 import torch
+from ray.exceptions import RayError
 from torch import Tensor
 
 from bae_ray.activations import corpus
@@ -125,7 +126,9 @@ def _run_shards(
     fit = int(total("GPU") // gpus) if gpus else int(total("CPU") // config.cpus_per_worker)
     workers = min(config.workers or max(fit, 1), len(missing))
     configure_data()
-    results = ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing)).map_batches(
+    results = ray.data.from_items(
+        [{"shard": shard} for shard in missing], override_num_blocks=len(missing)
+    ).map_batches(
         ShardExtractor,
         fn_constructor_args=(model, config.dtype, config.batch_size, config.cpus_per_worker, writer.path, cells),
         batch_size=1,
@@ -146,9 +149,9 @@ def _run_shards(
                 tracker.advance(result["n"], f"{tokens / (time.monotonic() - started):.0f} tokens/s")
                 if result["problem"]:
                     problems.append(f"shard {result['shard']}: {result['problem']}")
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             raise ExtractionError(
-                f"extraction stopped: {error}. Finished shards are kept in {writer.path}; run the same command to go on."
+                f"extraction stopped: {error}. Finished shards are kept in {writer.path}; the same command goes on."
             ) from error
     if problems:
         raise NonFiniteActivationError(

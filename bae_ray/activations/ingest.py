@@ -1,9 +1,11 @@
 """Tokenising a corpus with Ray Data, and cutting the texts that are long enough into the row files of the shards."""
 
 from collections.abc import Iterator
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
@@ -50,57 +52,62 @@ def write_rows(
         index = RowsIndex.model_validate_json(index_file.read_text(encoding="utf-8"))
         if all((store / rows_file(shard)).exists() for shard in range(len(index.rows_per_shard))):
             return index
-    read = too_short = longest = 0
+    counts = _Counts()
     sizes: list[int] = []
-    pending: list[pa.Table] = []
     with track("Tokenising", config.max_texts) as tracker:
-        for batch in _tokenized(source, config, model, length):
-            n_tokens = batch["n_tokens"].to_numpy()
-            keep = pa.array(n_tokens >= length)
-            ids = pa.array(range(read, read + len(batch)), pa.int64())
-            kept = pa.table({"text_id": ids, "token_ids": batch["token_ids"], "text": batch["text"]}).filter(keep)
-            missing = config.max_texts - sum(sizes) - sum(map(len, pending))
-            if len(kept) >= missing:  # the rest of the batch is not looked at, so not counted
-                kept = kept.slice(0, missing)
-                n_tokens = n_tokens[: kept["text_id"][-1].as_py() - read + 1]
-            read += len(n_tokens)
-            too_short += int((n_tokens < length).sum())
-            longest = max(longest, int(n_tokens.max(initial=0)))
-            tracker.advance(len(kept))
-            pending.append(kept.cast(ROWS_SCHEMA))
-            done = len(kept) == missing
-            for table in _full_shards(pending, shard_size, flush=done):
-                _write_shard_rows(store, len(sizes), table)
-                sizes.append(len(table))
-            if done:
-                break
-        else:
-            for table in _full_shards(pending, shard_size, flush=True):
-                _write_shard_rows(store, len(sizes), table)
-                sizes.append(len(table))
+        texts = _long_enough(_tokenized(source, config, model, length), length, config.max_texts, counts)
+        for shard, rows in enumerate(_regroup(texts, shard_size)):
+            with atomic_path(store / rows_file(shard)) as temporary:
+                pq.write_table(rows, temporary, compression="zstd")
+            sizes.append(len(rows))
+            tracker.advance(len(rows))
     if not sizes:
         raise NoTextLongEnoughError(
             f"no text of corpus '{config.corpus}' is long enough for position {length - 1}: {length} tokens are needed, "
-            f"the longest of {read} texts has {longest}. Ask for smaller positions, or give longer texts."
+            f"the longest of {counts.read} texts has {counts.longest}. Ask for smaller positions, or give longer texts."
         )
-    index = RowsIndex(texts_read=read, texts_too_short=too_short, rows_per_shard=tuple(sizes))
+    index = RowsIndex(texts_read=counts.read, texts_too_short=counts.too_short, rows_per_shard=tuple(sizes))
     write_text(index_file, index.model_dump_json(indent=2) + "\n")
     return index
 
 
-def _full_shards(pending: list[pa.Table], shard_size: int, flush: bool) -> Iterator[pa.Table]:
-    """Take whole shards off the pending rows; with `flush` also the last, smaller one."""
-    table = pa.concat_tables(pending)
-    pending.clear()
-    while len(table) >= shard_size or (flush and len(table)):
-        yield table.slice(0, shard_size)
-        table = table.slice(shard_size)
-    pending.append(table)
+@dataclass
+class _Counts:
+    """What was seen of the corpus."""
+
+    read: int = 0
+    too_short: int = 0
+    longest: int = 0
 
 
-def _write_shard_rows(store: Path, shard: int, table: pa.Table) -> None:
-    with atomic_path(store / rows_file(shard)) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+def _long_enough(batches: Iterator[pa.Table], length: int, limit: int, counts: _Counts) -> Iterator[pa.Table]:
+    """The first `limit` texts of `length` tokens or more, as rows of `ROWS_SCHEMA`; reads no further than the last."""
+    missing = limit
+    while missing and (batch := next(batches, None)) is not None:
+        n_tokens = batch["n_tokens"].to_numpy()
+        (fitting,) = np.nonzero(n_tokens >= length)
+        if len(fitting) >= missing:
+            fitting = fitting[:missing]
+            n_tokens = n_tokens[: fitting[-1] + 1]
+        text_ids = pa.array(counts.read + fitting, pa.int64())
+        counts.read += len(n_tokens)
+        counts.too_short += len(n_tokens) - len(fitting)
+        counts.longest = max(counts.longest, int(n_tokens.max(initial=0)))
+        missing -= len(fitting)
+        taken = batch.take(pa.array(fitting))
+        yield pa.table([text_ids, taken["token_ids"], taken["text"]], schema=ROWS_SCHEMA)
+
+
+def _regroup(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `size` rows; the last may have fewer."""
+    pending = ROWS_SCHEMA.empty_table()
+    for table in tables:
+        pending = pa.concat_tables([pending, table])
+        while len(pending) >= size:
+            yield pending.slice(0, size)
+            pending = pending.slice(size)
+    if len(pending):
+        yield pending
 
 
 def _tokenized(
@@ -109,8 +116,7 @@ def _tokenized(
     """Tables (text, token_ids, n_tokens) over the whole corpus, in order; ids and counts end at `length`."""
     configure_data()
     dataset = _read(source, config).map_batches(
-        tokenize,
-        fn_kwargs={"column": config.text_column, "model": model, "length": length},
+        partial(tokenize, column=config.text_column, model=model, length=length),
         batch_format="pyarrow",
         batch_size=1024,
         zero_copy_batch=True,

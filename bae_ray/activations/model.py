@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-
 from transformers.utils import logging as transformers_logging
 
 from bae_ray.activations.bundled import BUNDLED_MODEL, bundled_model_folder
@@ -41,9 +40,13 @@ class ModelSource(NamedTuple):
 
 def find_model(name: str, revision: str | None = None) -> ModelSource:
     """Resolve a model's name and read its config, without its weights. Raises `UnknownModelError`."""
-    path = str(bundled_model_folder()) if name == BUNDLED_MODEL else str(Path(name).expanduser()) if os.path.isdir(
-        Path(name).expanduser()
-    ) else name
+    path = (
+        str(bundled_model_folder())
+        if name == BUNDLED_MODEL
+        else str(Path(name).expanduser())
+        if os.path.isdir(Path(name).expanduser())
+        else name
+    )
     try:
         config = AutoConfig.from_pretrained(path, revision=revision).get_text_config()
     except (OSError, ValueError, KeyError) as error:
@@ -101,7 +104,7 @@ def check_layers_and_positions(source: ModelSource, layers: Sequence[int], posit
             raise InvalidInputError(f"{name} {tuple(values)}: expected at least one, each named once.")
 
 
-class _LastLayerReached(Exception):
+class _LastLayerReachedError(Exception):
     """Ends a forward pass at the last layer wanted."""
 
 
@@ -134,7 +137,7 @@ class ResidualCapture:
                 final = self._model(input_ids=token_ids, use_cache=False).last_hidden_state
                 if self._n_layers in self._layers:
                     self._captured[self._n_layers] = final.index_select(1, self._positions)
-            except _LastLayerReached:
+            except _LastLayerReachedError:
                 pass
         captured, self._captured = self._captured, {}
         return captured
@@ -144,7 +147,7 @@ class ResidualCapture:
             hidden = args[0] if args else kwargs["hidden_states"]
             self._captured[layer] = hidden.index_select(1, self._positions)
             if layer == self._last:
-                raise _LastLayerReached
+                raise _LastLayerReachedError
 
         return capture
 

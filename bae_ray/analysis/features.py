@@ -95,7 +95,7 @@ def feature_statistics(autoencoder: Autoencoder, x: Tensor, batch_size: int = 40
     """Statistics of an autoencoder over activations [N, D], a batch at a time on the autoencoder's device."""
     device = autoencoder.mean.device
     statistics = FeatureStatistics(autoencoder.d_in, autoencoder.d_latent, device)
-    for batch in x.split(batch_size):
-        batch = batch.to(device)
+    for rows in x.split(batch_size):
+        batch = rows.to(device)
         statistics.update(batch, *autoencoder(batch))
     return statistics

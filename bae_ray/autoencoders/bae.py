@@ -4,6 +4,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bae_ray.autoencoders.base import Autoencoder
 from bae_ray.autoencoders.binarize import binarize
@@ -27,6 +28,7 @@ class BinaryAutoencoder(Autoencoder):
         self.b_dec = nn.Parameter(torch.empty(self.d_in))
         self.reset_parameters(None)
 
+    @override
     def reset_parameters(self, generator: torch.Generator | None) -> None:
         """Draw all parameters uniformly in +-1/sqrt(fan in), as `torch.nn.Linear` does."""
         for parameter, fan_in in (
@@ -42,8 +44,10 @@ class BinaryAutoencoder(Autoencoder):
         """What the step function is applied to, [N, F], for normalised activations [N, D]."""
         return x @ self.W_enc if self.b_enc is None else torch.addmm(self.b_enc, x, self.W_enc)
 
+    @override
     def encode_normalized(self, x: Tensor) -> Tensor:
         return binarize(self.pre_activations(x))
 
+    @override
     def decode_normalized(self, latents: Tensor) -> Tensor:
         return torch.addmm(self.b_dec, latents, self.W_dec)

@@ -3,6 +3,8 @@
 Shapes: N samples in the batch, D d_in, F d_latent, V latents that vary in the batch.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ class _CovariancePenalty(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, code: Tensor) -> Tensor:
+    def forward(ctx: Any, code: Tensor) -> Tensor:
         n = code.shape[0]
         fired = code.sum(0)
         scaled = torch.addmm(torch.outer(fired, fired), code.T, code, beta=-1, alpha=n)  # N (N-1) cov, [V, V]
@@ -49,7 +51,7 @@ class _CovariancePenalty(torch.autograd.Function):
         return scaled.abs().sum() / (n * (n - 1))
 
     @staticmethod
-    def backward(ctx, *grad_outputs: Tensor) -> Tensor:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         code, scaled = ctx.saved_tensors
         n = code.shape[0]
         product = code @ scaled.sign()

@@ -50,7 +50,9 @@ def results(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFrame
                 "run the sweep again."
             ) from error
         config = json.loads(file.with_name(RUN_FILE).read_text(encoding="utf-8"))
-        settings = {f"{part}.{key}": value for part in ("autoencoder", "training") for key, value in config[part].items()}
+        settings = {
+            f"{part}.{key}": value for part in ("autoencoder", "training") for key, value in config[part].items()
+        }
         rows.append({**result.model_dump(), **settings})
     if not rows:
         raise InvalidInputError(f"{runs} holds no finished run. Make some with 'bae-ray sweep' or 'bae-ray train'.")
@@ -60,7 +62,7 @@ def results(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFrame
 
 def entropy_table(table: pd.DataFrame) -> pd.DataFrame:
     """The columns of `results` that entropy.csv has: each entropy with its FVU on training and held-out data."""
-    return table[ENTROPY_COLUMNS]
+    return table.loc[:, ENTROPY_COLUMNS]
 
 
 def write_csv(table: pd.DataFrame, path: str | Path) -> None:

@@ -1,10 +1,10 @@
 """One run: a trained autoencoder's directory.
 
-    run.json            the RunConfig that determines it
-    metrics.jsonl       a line per epoch
-    config.json, model.safetensors     the checkpoint
-    result.json         written last: the measures; a run without it is unfinished and is trained anew
-    failure.json        instead of it, where training failed: the reason
+run.json            the RunConfig that determines it
+metrics.jsonl       a line per epoch
+config.json, model.safetensors     the checkpoint
+result.json         written last: the measures; a run without it is unfinished and is trained anew
+failure.json        instead of it, where training failed: the reason
 """
 
 import json

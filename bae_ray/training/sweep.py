@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from ray import tune
+from typing_extensions import override
 
 from bae_ray.activations.store import ActivationStore
 from bae_ray.cluster import connect, total
@@ -88,19 +89,22 @@ def _train(config: SweepConfig, missing: list[RunConfig], store: ActivationStore
 class RunTrainable(tune.Trainable):
     """A Tune trial that trains one run in one step. Its actor goes on to the next run."""
 
-    def setup(self, config: dict[str, Any], store: Path, out: Path, threads: int) -> None:
-        torch.set_num_threads(threads)
-        self._store = ActivationStore.open(store)
-        self._out = out
+    @override
+    def setup(self, config: dict[str, Any], **given: Any) -> None:
+        torch.set_num_threads(given["threads"])
+        self._store = ActivationStore.open(given["store"])
+        self._out: Path = given["out"]
 
+    @override
     def step(self) -> dict[str, Any]:
         run = RunConfig.model_validate(self.config["run"])
         try:
             result = execute_run(run, self._store, self._out)
-        except Exception as error:  # recorded in the run's directory; retrying would fail the same way
+        except Exception as error:  # recorded in the run's directory; a retry would fail the same way
             return {"done": True, "failure": str(error)}
         return {"done": True, **result.model_dump()}
 
+    @override
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
         return True
@@ -112,8 +116,10 @@ class _ShowProgress(tune.Callback):
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
 
+    @override
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._tracker.advance()
 
+    @override
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._tracker.advance()

@@ -99,20 +99,24 @@ def _optimize(
         for rows in order.split(batch_size)[:n_steps]:
             batch = data[rows]
             code = autoencoder.encode_normalized(batch)
-            mse = reconstruction_loss(autoencoder.decode_normalized(code), batch)
-            entropy = marginal_entropy(code)
-            covariance = covariance_penalty(code)
-            loss = mse + entropy_weight * entropy + training.covariance_weight * covariance
+            terms = {
+                "mse": reconstruction_loss(autoencoder.decode_normalized(code), batch),
+                "entropy": marginal_entropy(code),
+                "covariance": covariance_penalty(code),
+            }
+            objective = (
+                terms["mse"] + entropy_weight * terms["entropy"] + training.covariance_weight * terms["covariance"]
+            )
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            objective.backward()
             optimizer.step()
-            totals += torch.stack([loss.detach(), mse.detach(), entropy.detach(), covariance.detach()])
-        means = [value / n_steps for value in totals.tolist()]
-        on_epoch(EpochMetrics(epoch, *means, entropy_weight, time.monotonic() - started))
-        if not math.isfinite(means[0]):
+            totals += torch.stack([objective.detach(), *(term.detach() for term in terms.values())])
+        loss, mse, entropy, covariance = (value / n_steps for value in totals.tolist())
+        on_epoch(EpochMetrics(epoch, loss, mse, entropy, covariance, entropy_weight, time.monotonic() - started))
+        if not math.isfinite(loss):
             raise DivergedError(
-                f"the loss became {means[0]} in epoch {epoch} of {training.epochs} (mse {means[1]}, entropy {means[2]} "
-                f"bits, covariance penalty {means[3]}). Lower lr ({training.lr}) or the loss weights."
+                f"the loss became {loss} in epoch {epoch} of {training.epochs} (mse {mse}, entropy {entropy} bits, "
+                f"covariance penalty {covariance}). Lower lr ({training.lr}) or the loss weights."
             )
 
 
@@ -121,7 +125,8 @@ def _check(x: Tensor, architecture: BAEConfig) -> None:
         raise TrainingError(f"activations have shape {tuple(x.shape)}; expected [n, d] with n of 4 or more.")
     if architecture.d_in not in (None, x.shape[1]):
         raise TrainingError(
-            f"d_in is {architecture.d_in} but the activations are {x.shape[1]} wide. Leave d_in out to take it from them."
+            f"d_in is {architecture.d_in} but the activations are {x.shape[1]} wide. Leave d_in out: it is taken from "
+            "them."
         )
     if not torch.isfinite(x).all():
         row = int((~torch.isfinite(x)).any(1).nonzero()[0])

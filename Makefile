@@ -1,0 +1,36 @@
+# The front door. Every target sets up what it needs in .venv on its first call.
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: $(VENV)/.installed  ## the main job at laptop size: a layer x position entropy sweep of a real language model
+	$(BIN)/python jobs/layer_position_entropy.py demo
+
+test: $(VENV)/.installed-dev  ## the test suite
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/.installed-dev  ## the rest of it: long trainings, killed drivers, the job on a cluster's head
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: $(VENV)/.installed-dev  ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+bench: $(VENV)/.installed-dev  ## side-by-side measurements
+	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/sweep.py
+
+$(VENV)/.installed: $(PINS)
+	requirements/install.sh $(VENV) bundled
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	requirements/install.sh $(VENV) bundled,hub,dev
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Creates the virtual environment $1 if it is missing and installs bae_ray into it with the extras $2, all versions
+# pinned by constraints.txt. Without an NVIDIA GPU the CPU build of torch is installed, which needs no CUDA packages.
+set -euo pipefail
+venv=$1 extras=$2
+cd "$(dirname "$0")/.."
+constraints=requirements/constraints.txt
+
+[ -x "$venv/bin/python" ] || "${PYTHON:-python3.11}" -m venv "$venv"
+pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" "$@"; }
+
+torch=$(grep '^torch==' "$constraints")
+if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
+  echo "Installing $torch for the GPU"
+  pip "$torch"
+else
+  echo "Installing $torch for the CPU (no NVIDIA GPU found)"
+  pip "$torch+cpu" 2>/dev/null || pip --index-url https://download.pytorch.org/whl/cpu "$torch+cpu"
+fi
+echo "Installing bae_ray[$extras]"
+pip -e ".[$extras]"
+pip --no-deps -r requirements/bundled.txt
