@@ -11,8 +11,7 @@ BaeRayError
 │   ├── ForeignStoreError
 │   ├── IncompleteStoreError
 │   └── CorruptShardError
-├── ExtractionError        a shard could not be computed
-│   └── NonFiniteActivationError
+├── ExtractionError        shards could not be computed
 ├── TrainingError          one autoencoder could not be trained
 │   └── DivergedError
 └── CheckpointError        a saved autoencoder cannot be loaded
@@ -67,10 +66,6 @@ class CorruptShardError(StoreError):
 
 class ExtractionError(BaeRayError):
     """One or more shards could not be computed."""
-
-
-class NonFiniteActivationError(ExtractionError):
-    """The language model produced NaN or infinite activations."""
 
 
 class TrainingError(BaeRayError):

@@ -100,11 +100,10 @@ def _check_readable(config: CorpusConfig, path: Path) -> None:
 
 def _hub_dataset(config: CorpusConfig) -> HubDataset:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         info = HfApi().dataset_info(config.corpus, revision=config.corpus_revision, timeout=30)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnknownCorpusError(
             f"corpus '{config.corpus}' is none of the bundled ones ({', '.join(BUNDLED_CORPORA)}), no local file or "

@@ -40,11 +40,11 @@ from bae_ray.activations.store import (
     store_bytes,
 )
 from bae_ray.cluster import configure_data, connect, total
-from bae_ray.errors import ExtractionError, NonFiniteActivationError, NotEnoughDiskError
+from bae_ray.errors import ExtractionError, NotEnoughDiskError
 from bae_ray.progress import console, track
 
 SITE = "residual"
-MAX_RETRIES_PER_SHARD = 3
+MAX_ATTEMPTS_PER_SHARD = 3
 
 
 def extract(config: ExtractConfig, out: str | Path) -> ActivationStore:
@@ -126,6 +126,7 @@ def _run_shards(
     fit = int(total("GPU") // gpus) if gpus else int(total("CPU") // config.cpus_per_worker)
     workers = min(config.workers or max(fit, 1), len(missing))
     configure_data()
+    writer.forget_attempts()
     results = ray.data.from_items(
         [{"shard": shard} for shard in missing], override_num_blocks=len(missing)
     ).map_batches(
@@ -135,8 +136,6 @@ def _run_shards(
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
         num_cpus=config.cpus_per_worker,
         num_gpus=gpus,
-        # A dead worker is replaced, but a shard that keeps killing its workers must not be retried for ever.
-        ray_remote_args_fn=lambda: {"max_restarts": -1, "max_task_retries": MAX_RETRIES_PER_SHARD},
     )
     problems: list[str] = []
     started = time.monotonic()
@@ -153,10 +152,11 @@ def _run_shards(
             raise ExtractionError(
                 f"extraction stopped: {error}. Finished shards are kept in {writer.path}; the same command goes on."
             ) from error
+    writer.forget_attempts()
     if problems:
-        raise NonFiniteActivationError(
+        raise ExtractionError(
             "\n  ".join([f"{len(problems)} of {len(missing)} shards were not written:", *problems])
-            + f"\nTry --dtype bfloat16 or float32, or leave those texts out. Finished shards are kept in {writer.path}."
+            + f"\nFinished shards are kept in {writer.path}; the same command tries the others again."
         )
 
 
@@ -175,15 +175,28 @@ class ShardExtractor:
         self._writer = StoreWriter(store)
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
-        """Compute one shard (a batch is one row with its number) and say how it went."""
+        """Compute one shard (a batch is one row with its number) and say how it went; no shard stops the others."""
         shard = int(batch["shard"][0])
+        n = tokens = 0
+        # Ray replaces a dead worker and retries its shard without end: a shard that kills its workers is given up here.
+        if self._writer.begin_attempt(shard) > MAX_ATTEMPTS_PER_SHARD:
+            problem = f"its worker died {MAX_ATTEMPTS_PER_SHARD} times; too little memory is the usual reason"
+        else:
+            try:
+                n, tokens, problem = self._compute(shard)
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+        return {"shard": [shard], "n": [n], "tokens": [tokens], "problem": [problem]}
+
+    def _compute(self, shard: int) -> tuple[int, int, str]:
+        """Compute and write one shard; its numbers of texts and tokens, and what is wrong with it, if anything."""
         rows = pq.read_table(self._writer.path / rows_file(shard))
         token_ids = torch.tensor(np.stack(rows["token_ids"].to_numpy()), dtype=torch.long)
         vectors = self._vectors(token_ids)
         problem = _non_finite(vectors, rows["text_id"].to_numpy())
         if not problem:
             self._writer.write_shard(shard, vectors)
-        return {"shard": [shard], "n": [len(rows)], "tokens": [token_ids.numel()], "problem": [problem]}
+        return len(rows), token_ids.numel(), problem
 
     def _vectors(self, token_ids: Tensor) -> dict[Cell, Tensor]:
         """Activations [n, d] on the CPU for every cell, for token ids [n, T]."""
@@ -207,4 +220,5 @@ def _non_finite(vectors: dict[Cell, Tensor], text_ids: np.ndarray[Any, Any]) -> 
         if count := int(bad.sum()):
             first = int(bad.any(1).nonzero()[0])
             found.append(f"{count} NaN or infinite numbers in {cell}, first in text {text_ids[first]}")
-    return "; ".join(found)
+    remedy = " (try --dtype bfloat16 or float32, or leave that text out)" if found else ""
+    return "; ".join(found) + remedy

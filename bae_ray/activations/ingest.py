@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from bae_ray.activations.corpus import HubDataset, LocalFiles
 from bae_ray.activations.model import ModelSource, load_tokenizer
 from bae_ray.activations.store import rows_file
 from bae_ray.cluster import configure_data
-from bae_ray.errors import NoTextLongEnoughError
+from bae_ray.errors import NoTextLongEnoughError, UnknownCorpusError
 from bae_ray.files import atomic_path, write_text
 from bae_ray.progress import track
 
@@ -63,7 +64,7 @@ def write_rows(
             tracker.advance(len(rows))
     if not sizes:
         raise NoTextLongEnoughError(
-            f"no text of corpus '{config.corpus}' is long enough for position {length - 1}: {length} tokens are needed, "
+            f"no text of corpus '{config.corpus}' reaches position {length - 1}, which takes {length} tokens: "
             f"the longest of {counts.read} texts has {counts.longest}. Ask for smaller positions, or give longer texts."
         )
     index = RowsIndex(texts_read=counts.read, texts_too_short=counts.too_short, rows_per_shard=tuple(sizes))
@@ -148,12 +149,17 @@ def _read(source: LocalFiles | HubDataset, config: CorpusConfig) -> ray.data.Dat
     if isinstance(source, HubDataset):
         import datasets
 
-        loaded = datasets.load_dataset(source.name, config.subset, split=config.split, revision=source.sha)
-        assert isinstance(loaded, datasets.Dataset)
-        return ray.data.from_huggingface(loaded.select_columns([config.text_column]))
+        try:
+            loaded = datasets.load_dataset(source.name, config.subset, split=config.split, revision=source.sha)
+            selected = cast(datasets.Dataset, loaded).select_columns([config.text_column])
+        except ValueError as error:  # no such subset, split or column; the message lists those there are
+            raise UnknownCorpusError(f"corpus '{config.corpus}': {error}") from error
+        return ray.data.from_huggingface(selected)
     paths = [str(path) for path in source.paths]
     if source.format == ".parquet":
-        return ray.data.read_parquet(paths, columns=[config.text_column])
-    if source.format == ".jsonl":
-        return ray.data.read_json(paths, lines=True).select_columns([config.text_column])
-    return ray.data.read_text(paths).rename_columns({"text": config.text_column})
+        dataset = ray.data.read_parquet(paths)
+    elif source.format == ".jsonl":
+        dataset = ray.data.read_json(paths, lines=True)
+    else:
+        dataset = ray.data.read_text(paths).rename_columns({"text": config.text_column})
+    return dataset.select_columns([config.text_column])

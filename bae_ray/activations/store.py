@@ -11,6 +11,7 @@ Rows stand in the same order in every file of a shard, so row i of any cell's ma
 """
 
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -133,6 +134,17 @@ class StoreWriter:
         receipt = Receipt(shard=shard, n=len(next(iter(vectors.values()))), files=files)
         write_text(self._receipt_file(shard), receipt.model_dump_json(indent=2) + "\n")
         return receipt
+
+    def begin_attempt(self, shard: int) -> int:
+        """Count an attempt at a shard, across workers that died on it; which attempt this is, from 1."""
+        file = self.path / "attempts" / f"{shard:05d}"
+        attempt = int(file.read_text(encoding="utf-8")) + 1 if file.exists() else 1
+        write_text(file, str(attempt))
+        return attempt
+
+    def forget_attempts(self) -> None:
+        """Start counting attempts anew."""
+        shutil.rmtree(self.path / "attempts", ignore_errors=True)
 
     def receipt(self, shard: int) -> Receipt | None:
         """The receipt of a shard, if it is finished and its files are still there."""

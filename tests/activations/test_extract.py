@@ -1,0 +1,161 @@
+import shutil
+import threading
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.extract import MAX_ATTEMPTS_PER_SHARD, extract
+from bae_ray.activations.store import ActivationStore
+from bae_ray.errors import (
+    ExtractionError,
+    ForeignStoreError,
+    InvalidInputError,
+    NotEnoughDiskError,
+    NoTextLongEnoughError,
+)
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture
+def config(tiny_model: Path, tiny_corpus: Path) -> ExtractConfig:
+    return ExtractConfig(
+        model=str(tiny_model),
+        corpus=str(tiny_corpus),
+        positions=(2, 7),
+        shard_size=40,
+        batch_size=16,
+        gpus_per_worker=0,
+    )
+
+
+def changed(config: ExtractConfig, **changes) -> ExtractConfig:
+    return ExtractConfig.model_validate({**config.model_dump(), **changes})
+
+
+def receipts(store: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in (store / "receipts").iterdir()}
+
+
+def test_every_vector_is_that_of_transformers(tiny_store: Path, tiny_model: Path):
+    """One unbatched forward pass per text as the oracle, for each cell and row of a store of several shards."""
+    store = ActivationStore.open(tiny_store)
+    model = AutoModel.from_pretrained(tiny_model)
+    for row, ids in enumerate(store.rows["token_ids"]):
+        with torch.no_grad():
+            hidden = model(torch.tensor([ids.tolist()]), output_hidden_states=True).hidden_states
+        for cell in store.cells:
+            ours = store.matrix(cell.layer, cell.position)[row]
+            torch.testing.assert_close(ours, hidden[cell.layer][0, cell.position], rtol=0, atol=1e-5)
+
+
+def test_finished_shards_are_not_computed_again(config: ExtractConfig, tiny_store: Path, tmp_path: Path):
+    path = Path(shutil.copytree(tiny_store, tmp_path / "store"))
+    (path / "manifest.json").unlink()
+    (path / "receipts" / "00001.json").unlink()
+    before = receipts(path)
+    store = extract(config, path)
+    after = receipts(path)
+    assert {name for name in after if after[name] != before.get(name)} == {"00001.json"}
+    assert store.manifest == ActivationStore.open(tiny_store).manifest
+    store.verify()
+
+
+def test_workers_and_fractional_gpus_change_nothing(config: ExtractConfig, tiny_store: Path, tmp_path: Path):
+    store = extract(changed(config, workers=3, gpus_per_worker=0.5), tmp_path / "store")
+    assert store.manifest == ActivationStore.open(tiny_store).manifest
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_store(config: ExtractConfig, tiny_store: Path, tmp_path: Path, dtype: str):
+    store = extract(changed(config, dtype=dtype, layers=(2,)), tmp_path / "store")
+    assert store.matrix(2, 7).dtype == getattr(torch, dtype)
+    full = ActivationStore.open(tiny_store).matrix(2, 7)
+    torch.testing.assert_close(store.matrix(2, 7).float(), full, rtol=0.05, atol=0.05)
+
+
+def test_store_of_another_run_is_never_touched(config: ExtractConfig, tiny_store: Path):
+    before = receipts(tiny_store)
+    with pytest.raises(ForeignStoreError, match=r"holds the store of a different run: .*positions is \[2, 7\] there"):
+        extract(changed(config, positions=(2,)), tiny_store)
+    assert receipts(tiny_store) == before
+
+
+def test_nan_names_count_cell_and_text(config: ExtractConfig, tiny_model: Path, tiny_texts: list[str], tmp_path: Path):
+    broken = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    weights = load_file(broken / "model.safetensors")
+    weights["embed_tokens.weight"][18] = float("nan")  # the word w17
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    long = [text.split() for text in tiny_texts]
+    first = next(i for i, words in enumerate(long) if len(words) >= 8 and words[2] == "w17")
+    with pytest.raises(
+        ExtractionError, match=rf"NaN or infinite numbers in layer 0, residual, position 2, first in text {first};"
+    ):
+        extract(changed(config, model=str(broken), positions=(2, 7), layers=(0,), shard_size=1000), tmp_path / "store")
+
+
+def test_disk_too_small_is_said_before_anything_is_written(config: ExtractConfig, tmp_path: Path):
+    with pytest.raises(NotEnoughDiskError, match=r"needs up to .* GB but .* free\. Use fewer texts"):
+        extract(changed(config, max_texts=10**14), tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"layers": (0, 4)}, InvalidInputError, "layer 4 is out of range"),
+        ({"positions": (64,)}, InvalidInputError, "position 64 is out of range"),
+        ({"positions": (60,)}, NoTextLongEnoughError, "the longest of 200 texts has 24"),
+    ],
+)
+def test_bad_requests(config: ExtractConfig, tmp_path: Path, change: dict, error: type[Exception], message: str):
+    with pytest.raises(error, match=message):
+        extract(changed(config, **change), tmp_path / "store")
+
+
+@pytest.mark.slow
+def test_shard_that_kills_its_worker_is_given_up_and_the_others_kept(
+    config: ExtractConfig, tiny_store: Path, tmp_path: Path
+):
+    """Shard 1 is made to take long, and whichever worker is at it is killed, each time."""
+    path = Path(shutil.copytree(tiny_store, tmp_path / "store"))
+    (path / "manifest.json").unlink()
+    shutil.rmtree(path / "receipts")
+    rows = path / "rows" / "00001.parquet"
+    content = rows.read_bytes()
+    pq.write_table(pa.concat_tables([pq.read_table(rows)] * 10_000), rows)
+    kills: list[int] = []
+    stopped = threading.Event()
+
+    def kill_whoever_tries() -> None:
+        while not stopped.wait(0.05):
+            attempt = path / "attempts" / "00001"
+            if attempt.exists() and int(attempt.read_text()) == len(kills) + 1 and len(kills) < MAX_ATTEMPTS_PER_SHARD:
+                for process in psutil.process_iter(["name", "cmdline"]):
+                    if "MapWorker" in " ".join(process.info["cmdline"] or []):
+                        process.kill()
+                kills.append(len(kills))
+
+    killer = threading.Thread(target=kill_whoever_tries)
+    killer.start()
+    try:
+        with pytest.raises(
+            ExtractionError, match=r"1 of \d shards were not written:\s+shard 1: its worker died 3 times"
+        ):
+            extract(config, path)
+    finally:
+        stopped.set()
+        killer.join()
+    assert len(kills) == MAX_ATTEMPTS_PER_SHARD
+    n_shards = len(ActivationStore.open(tiny_store).manifest.shards)
+    assert len(receipts(path)) == n_shards - 1
+
+    rows.write_bytes(content)
+    assert extract(config, path).manifest == ActivationStore.open(tiny_store).manifest

@@ -1,0 +1,87 @@
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+
+WORDS = [f"w{i}" for i in range(60)]
+N_LAYERS = 3
+D = 16
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict:
+    """Numbers that the paper's released code produced at d = 8."""
+    return json.loads((Path(__file__).parent / "golden" / "release_d8.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray for the whole session, with two logical GPUs so that fractional-GPU placement is exercised."""
+    import ray
+
+    ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random 3-block Llama of width 16 with a word-level tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny_llama")
+    vocabulary = {word: i for i, word in enumerate(["<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=D,
+        intermediate_size=32,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+    LlamaModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_texts() -> list[str]:
+    """200 texts of 1 to 24 words."""
+    generator = random.Random(0)
+    return [" ".join(generator.choices(WORDS, k=generator.randint(1, 24))) for _ in range(200)]
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tiny_texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny texts as a .jsonl file."""
+    file = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in tiny_texts))
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_store(
+    ray_cluster: None, tiny_model: Path, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A store of all four layers at positions 2 and 7 of the tiny corpus, in several shards."""
+    from bae_ray.activations.config import ExtractConfig
+    from bae_ray.activations.extract import extract
+
+    path = tmp_path_factory.mktemp("stores") / "tiny"
+    config = ExtractConfig(
+        model=str(tiny_model),
+        corpus=str(tiny_corpus),
+        positions=(2, 7),
+        shard_size=40,
+        batch_size=16,
+        gpus_per_worker=0,
+    )
+    extract(config, path)
+    return path
