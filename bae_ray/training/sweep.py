@@ -57,6 +57,7 @@ def _train(config: SweepConfig, missing: list[RunConfig], store: ActivationStore
     """Train the missing runs; a line for each that failed."""
     # Result files of every trial in four formats cost more than a small training; ours are in the run directories.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output points to Tune's folder even at verbosity 0
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # misses those files
     connect()
     gpus = config.gpus_per_trial if config.gpus_per_trial is not None else float(total("GPU") > 0)

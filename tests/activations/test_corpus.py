@@ -7,7 +7,7 @@ import pytest
 
 from bae_ray.activations.bundled import bundled_corpus_file
 from bae_ray.activations.config import CorpusConfig
-from bae_ray.activations.corpus import identity, resolve
+from bae_ray.activations.corpus import LocalFiles, identity, resolve
 from bae_ray.errors import UnknownCorpusError, UnreadableFileError
 
 
@@ -50,6 +50,7 @@ def files(tmp_path: Path) -> Path:
 )
 def test_files_folders_and_globs(files: Path, name: str, found: list[str]):
     source = resolve(CorpusConfig(corpus=str(files / name)))
+    assert isinstance(source, LocalFiles)
     assert [str(path.relative_to(files)) for path in source.paths] == found
 
 

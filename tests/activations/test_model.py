@@ -6,6 +6,7 @@ from transformers import AutoModel, GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeo
 
 from bae_ray.activations.model import (
     ResidualCapture,
+    _blocks,
     check_layers_and_positions,
     find_model,
     load_model,
@@ -80,8 +81,8 @@ def test_later_tokens_do_not_change_a_vector(tiny_model: Path):
 def test_blocks_past_the_last_layer_are_not_run(tiny_model: Path):
     model = load_model(find_model(str(tiny_model)), "float32", "cpu")
     ran: list[int] = []
-    for i, block in enumerate(model.layers):
-        block.mlp.register_forward_hook(lambda *_args, i=i: ran.append(i))
+    for i, block in enumerate(_blocks(model, 3)):
+        block.register_forward_hook(lambda *_args, i=i: ran.append(i))
     ResidualCapture(model, [0, 2])(torch.zeros(1, 3, dtype=torch.long), torch.tensor([2]))
     assert ran == [0, 1]
 
@@ -126,6 +127,6 @@ def test_identity_follows_the_weights(tiny_model: Path, tmp_path: Path):
     before = model_identity("m", find_model(str(tmp_path)))
     assert before == model_identity("m", find_model(str(tmp_path)))
     with torch.no_grad():
-        model.layers[1].mlp.up_proj.weight[0, 0] += 1
+        next(_blocks(model, 3)[1].parameters())[0, 0] += 1
     model.save_pretrained(tmp_path)
     assert before != model_identity("m", find_model(str(tmp_path)))

@@ -1,0 +1,172 @@
+"""The main job as a user runs it: a process of its own, killed and started again, and submitted to a cluster."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+import pytest
+
+from bae_ray.activations.store import ActivationStore
+
+T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_model: Path, tiny_corpus: Path) -> list[str]:
+    """The job at tiny size: 3 layers x 3 positions, some twenty shards, nine runs."""
+    return [
+        "jobs/layer_position_entropy.py", "demo",
+        "--extract.model", str(tiny_model), "--extract.corpus", str(tiny_corpus),
+        "--extract.layers", "0", "1", "3", "--extract.positions", "1", "4", "7",
+        "--extract.shard-size", "6", "--extract.batch-size", "3",
+        "--sweep.training.epochs", "150", "--sweep.training.batch-size", "16",
+    ]  # fmt: skip
+
+
+def start(arguments: list[str], out: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    return subprocess.Popen(
+        [sys.executable, *arguments, "--out", str(out)],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(arguments: list[str], out: Path) -> str:
+    process = start(arguments, out)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed[-3000:]
+    return printed
+
+
+def kill_when(arguments: list[str], out: Path, reached: Callable[[], bool]) -> None:
+    """SIGKILL the driver as soon as `reached`, and wait until the workers it leaves behind are gone too."""
+    process = start(arguments, out)
+    deadline = time.monotonic() + 200
+    while not reached():
+        assert process.poll() is None, "the job ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    time.sleep(3)
+
+
+def marks(out: Path, pattern: str) -> dict[str, int]:
+    return {str(file.relative_to(out)): file.stat().st_mtime_ns for file in out.glob(pattern)}
+
+
+def assert_same_results(out: Path, quiet: Path) -> None:
+    ours, theirs = ActivationStore.open(out / "store"), ActivationStore.open(quiet / "store")
+    assert ours.manifest == theirs.manifest
+    ours.verify()
+    assert (out / "entropy.csv").read_bytes() == (quiet / "entropy.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def quiet(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The job's folder after an uninterrupted run."""
+    out = tmp_path_factory.mktemp("jobs") / "quiet"
+    printed = finish(arguments, out)
+    assert "Entropy in bits" in printed
+    return out
+
+
+def test_results(quiet: Path):
+    table = pd.read_csv(quiet / "entropy.csv")
+    assert len(table) == 9
+    assert not table.isna().any().any()
+    assert table["entropy_bits"].nunique() > 1
+    for name in ("entropy.png", "report.html", "config.json"):
+        assert (quiet / name).stat().st_size > 100
+
+
+def test_second_run_computes_nothing(arguments: list[str], quiet: Path):
+    before = marks(quiet, "store/receipts/*") | marks(quiet, "sweep/*/result.json")
+    table = (quiet / "entropy.csv").read_bytes()
+    finish(arguments, quiet)
+    assert (marks(quiet, "store/receipts/*") | marks(quiet, "sweep/*/result.json")) == before
+    assert (quiet / "entropy.csv").read_bytes() == table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "pattern", "after"), [("extraction", "store/receipts/*.json", 4), ("sweep", "sweep/*/result.json", 2)]
+)
+def test_killed_driver_goes_on(arguments, quiet: Path, tmp_path: Path, stage: str, pattern: str, after: int):
+    out = tmp_path / stage
+    kill_when(arguments, out, lambda: len(marks(out, pattern)) >= after)
+    finished = marks(out, pattern)
+    total = len(marks(quiet, pattern))
+    assert after <= len(finished) < total, "killed too late to show anything"
+    finish(arguments, out)
+    now = marks(out, pattern)
+    assert {name: now[name] for name in finished} == finished, "finished work was done again"
+    assert len(now) == total
+    assert_same_results(out, quiet)
+
+
+@pytest.mark.slow
+def test_preset_must_be_known():
+    process = subprocess.run(
+        [sys.executable, "jobs/layer_position_entropy.py", "dmeo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 2
+    assert "preset 'dmeo' is not known: begin with one of demo, paper" in process.stderr
+
+
+def test_submitted_to_a_cluster(arguments: list[str], quiet: Path, tmp_path: Path):
+    """A head started as on a cluster; the job goes through Ray's job submission API, with its folder uploaded."""
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    ports = {"port": 26379, "dashboard-port": 28265, "ray-client-server-port": 21001}
+    temporary = Path("/tmp") / f"bae-head-{os.getpid()}"  # Ray's sockets need a short path
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    head = subprocess.Popen(
+        [
+            str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2",
+            "--disable-usage-stats", "--temp-dir", str(temporary), "--dashboard-agent-listen-port=28365",
+            *(f"--{name}={port}" for name, port in ports.items()),
+        ],
+        env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        address = f"http://127.0.0.1:{ports['dashboard-port']}"
+        client = wait_for(lambda: JobSubmissionClient(address), 60)
+        out = tmp_path / "submitted"
+        job = client.submit_job(
+            entrypoint=" ".join(["python", *arguments, "--out", str(out)]),
+            runtime_env={"working_dir": str(ROOT), "excludes": ["/.git", "/.venv", "/runs"]},
+        )
+        done = {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED}
+        wait_for(lambda: client.get_job_status(job) in done or None, 240)
+        assert client.get_job_status(job) == JobStatus.SUCCEEDED, client.get_job_logs(job)[-3000:]
+        assert "Entropy in bits" in client.get_job_logs(job)
+        assert_same_results(out, quiet)
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def wait_for(attempt: Callable[[], T | None], seconds: float) -> T:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if (result := attempt()) is not None:
+                return result
+        except (ConnectionError, RuntimeError):
+            pass
+        assert time.monotonic() < deadline, f"nothing after {seconds} s"
+        time.sleep(0.5)

@@ -1,0 +1,60 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from bae_ray.report.figures import entropy_figure, save_png
+from bae_ray.report.html import write_report
+from bae_ray.report.tables import cell_grid, print_entropies
+from bae_ray.training.results import ENTROPY_COLUMNS
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    """Two layers x three positions x two seeds, one cell missing."""
+    rows = [
+        {
+            "model": "m<script>", "layer": layer, "site": "residual", "position": position, "n_train": 80, "n_val": 20,
+            "d_in": 16, "d_latent": 64, "entropy_bits": 10.0 * layer + position + seed, "fvu_train": 0.1,
+            "fvu_val": 0.01 * position, "l0": 5.0, "dead": 0.0, "dense": 0.5, "seed": seed, "run": f"{layer}{position}",
+        }
+        for layer in (0, 5) for position in (1, 4, 16) for seed in (0, 1) if (layer, position) != (5, 4)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=ENTROPY_COLUMNS)
+
+
+def test_grid_averages_over_seeds(table: pd.DataFrame):
+    layers, positions, values = cell_grid(table, "entropy_bits")
+    assert (layers, positions) == ([0, 5], [1, 4, 16])
+    np.testing.assert_array_equal(values, [[1.5, 4.5, 16.5], [51.5, np.nan, 66.5]])
+    np.testing.assert_array_equal(cell_grid(table, "entropy_bits", "max").values[0], [2, 5, 17])
+
+
+def test_figure_draws_the_numbers(table: pd.DataFrame, tmp_path: Path):
+    figure = entropy_figure(table)
+    lines, bits, fvu = figure.axes[:3]
+    assert [line.get_label() for line in lines.get_lines()] == ["0", "5"]
+    np.testing.assert_array_equal(np.asarray(lines.get_lines()[0].get_ydata()), [1.5, 4.5, 16.5])
+    assert [text.get_text() for text in bits.texts] == ["2", "4", "16", "52", "66"]
+    np.testing.assert_allclose(np.asarray(fvu.images[0].get_array())[0], [0.01, 0.04, 0.16])
+    save_png(figure, tmp_path / "f.png")
+    assert imread(tmp_path / "f.png").std() > 0.01
+
+
+def test_page_is_self_contained_and_escapes(table: pd.DataFrame, tmp_path: Path):
+    write_report(table, tmp_path / "r.html", "Entropies", '{"corpus": "</pre><script>alert(1)</script>"}')
+    page = (tmp_path / "r.html").read_text()
+    assert "<script" not in page
+    assert page.count("<tr>") == len(table) + 1
+    assert not re.search(r'(src|href)="(?!#)', page)
+    assert "<svg" in page
+
+
+def test_terminal_table_shows_bits_with_both_fvus(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]):
+    print_entropies(table)
+    printed = capsys.readouterr().out
+    assert "52  0.10/0.01" in printed
+    assert re.search(r"│\s+5 │\s+52  0.10/0.01 │\s+- │", printed)

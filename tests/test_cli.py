@@ -1,0 +1,148 @@
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bae_ray import cli
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture
+def bae_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Call the command as the shell would: exit code, what it printed, what it complained of."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["bae-ray", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(exit_.value.code or 0), printed.out, printed.err
+
+    return call
+
+
+def test_help_lists_the_verbs(bae_ray):
+    code, out, _ = bae_ray("--help")
+    assert code == 0
+    for verb in ("extract", "train", "sweep", "entropy", "report"):
+        assert f"\n  {verb} " in out
+
+
+@pytest.mark.parametrize("verb", ["extract", "train", "sweep", "entropy", "report"])
+def test_help_of_each_verb_describes_every_option(bae_ray, verb: str):
+    code, out, _ = bae_ray(verb, "--help")
+    assert code == 0
+    assert (cli.COMMANDS[verb].__doc__ or "?") in " ".join(out.split())
+    assert "--config FILE replays" in out
+    for name, field in cli.COMMANDS[verb].model_fields.items():
+        assert field.description, f"{name} has no description"
+
+
+def test_from_texts_to_report(
+    bae_ray, tiny_model: Path, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store, runs, out = tmp_path / "store", tmp_path / "runs", tmp_path / "out"
+    code, printed, err = bae_ray(
+        "extract", "--model", tiny_model, "--corpus", tiny_corpus, "--layers", 1, 3, "--positions", 2, 7,
+        "--gpus-per-worker", 0, "--out", store,
+    )  # fmt: skip
+    assert code == 0, err
+    assert "Plan: at most 2048 texts x 4 cells x 16 numbers in float32: 0.00 GB" in err
+    assert f"4 cells of {len(pd.read_parquet(store / 'rows'))} x 16" in printed
+
+    monkeypatch.chdir(tmp_path)
+    store, runs = Path("store"), Path("runs")  # relative paths hold on the workers too
+    settings = ["--training.epochs", "2", "--training.batch-size", "32"]
+    code, printed, _ = bae_ray("train", "--store", store, "--out", runs, "--layer", 1, "--position", 2, *settings)
+    assert code == 0
+    assert " bits, FVU " in printed
+    code, printed, _ = bae_ray(
+        "sweep", "--store", store, "--out", runs, "--gpus-per-trial", 0, "--axes", "training.seed=0,1", *settings
+    )
+    assert code == 0
+    assert "7 runs trained, 0 failed" in printed, "the run of `train` is one of the grid's eight"
+
+    code, printed, _ = bae_ray("entropy", "--runs", runs, "--out", tmp_path / "e.csv")
+    assert code == 0
+    assert len(pd.read_csv(tmp_path / "e.csv")) == 8
+    assert "Entropy in bits" in printed
+    code, printed, _ = bae_ray("report", "--runs", runs, "--out", out)
+    assert code == 0
+    for name in ("entropy.csv", "entropy.png", "report.html"):
+        assert str(out / name) in printed
+        assert (out / name).stat().st_size > 100
+
+    code, _, err = bae_ray("extract", "--config", store / "extract.json")
+    assert code == 0
+    assert "is complete" in err
+    code, _, err = bae_ray("extract", "--config", store / "extract.json", "--positions", 2)
+    assert code == cli.EXIT_INVALID
+    assert "holds the store of a different run" in err
+
+
+def test_sweep_with_a_failing_cell_says_so(bae_ray, tiny_store: Path, tmp_path: Path):
+    code, printed, err = bae_ray(
+        "sweep", "--store", tiny_store, "--out", tmp_path, "--layers", 1, "--positions", 2, "--gpus-per-trial", 0,
+        "--training.epochs", 2, "--training.batch-size", 32, "--axes", "training.lr=1e-3,1e30",
+    )  # fmt: skip
+    assert code == cli.EXIT_SOME_FAILED
+    assert "1 runs trained, 1 failed" in printed
+    assert "the loss became" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "no-such-model"], "model 'no-such-model' is not"),
+        (["--corpus", "no-such-corpus"], "corpus 'no-such-corpus' is none of the bundled ones"),
+        (["--layers", "0", "9"], "layer 9 is out of range: the model has layers 0 (embeddings) to 3"),
+        (["--positions", "99"], "position 99 is out of range: expected 0 to 63"),
+        (["--positions", "60"], "the longest of 200 texts has 24"),
+        (["--corpus", "{tmp}/damaged.parquet"], "damaged.parquet cannot be read as .parquet"),
+        (["--max-texts", "100000000000000"], "Use fewer texts, layers or positions"),
+        (["--max-texts", "0"], "max"),
+        (["--batch-size", "many"], "many"),
+    ],
+)
+def test_bad_input_of_extract(bae_ray, tiny_model, tiny_corpus, tmp_path: Path, arguments: list[str], message: str):
+    (tmp_path / "damaged.parquet").write_text("not Parquet")
+    given = [argument.format(tmp=tmp_path) for argument in arguments]
+    defaults = {"--model": tiny_model, "--corpus": tiny_corpus, "--out": tmp_path / "store", "--gpus-per-worker": 0}
+    rest = [part for flag, value in defaults.items() if flag not in given for part in (flag, value)]
+    code, out, err = bae_ray("extract", *given, *rest)
+    assert code == cli.EXIT_INVALID
+    assert message in " ".join((out + err).split())
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
+def test_corrupted_shard_is_named_on_read(bae_ray, tiny_store: Path, tmp_path: Path):
+    store = Path(shutil.copytree(tiny_store, tmp_path / "store"))
+    shard = next((store / "cells" / "residual" / "layer-01" / "position-00002").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\0")
+    code, _, err = bae_ray("train", "--store", store, "--out", tmp_path / "runs", "--layer", 1, "--position", 2)
+    assert code == cli.EXIT_INVALID
+    assert "these files are damaged" in err
+    assert shard.name in err
+
+
+def test_unknown_verb_lists_the_verbs(bae_ray):
+    code, _, err = bae_ray("exract")
+    assert code == cli.EXIT_INVALID
+    assert "'exract' is not a verb; expected one of extract, train" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), ("{", "Invalid JSON"), (json.dumps({"out": "x", "colour": 1}), "colour: Extra inputs")],
+)
+def test_bad_config_file(bae_ray, tmp_path: Path, content: str | None, message: str):
+    file = tmp_path / "c.json"
+    if content is not None:
+        file.write_text(content)
+    code, _, err = bae_ray("extract", "--config", file)
+    assert code == cli.EXIT_INVALID
+    assert message in err

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from bae_ray.activations.store import ActivationStore
+from bae_ray.errors import InvalidInputError
+from bae_ray.training.grid import SweepConfig, expand
+
+
+@pytest.fixture
+def store(tiny_store: Path) -> ActivationStore:
+    return ActivationStore.open(tiny_store)
+
+
+def test_grid_is_the_product(store: ActivationStore):
+    config = SweepConfig(
+        layers=(0, 3), axes=("training.seed=0,1,2", "autoencoder.expansion=2,4", "training.normalize=rms,none")
+    )
+    runs = expand(config, store)
+    assert len(runs) == 2 * 2 * 3 * 2 * 2
+    assert len({run.id for run in runs}) == len(runs)
+    seen = {
+        (r.cell.layer, r.cell.position, r.training.seed, r.autoencoder.expansion, r.training.normalize) for r in runs
+    }
+    assert len(seen) == len(runs)
+    assert {run.autoencoder.d_in for run in runs} == {16}
+
+
+def test_a_run_is_named_by_what_determines_it(store: ActivationStore):
+    first, again = (expand(SweepConfig(layers=(1,), positions=(2,)), store)[0] for _ in range(2))
+    assert first.id == again.id
+    assert first.data == store.fingerprint(store.cells[2])
+    other = expand(SweepConfig(layers=(1,), positions=(2,), axes=("training.lr=0.01",)), store)[0]
+    assert other.id != first.id
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": (0, 9)}, r"layer 9 is not in the store .* it has \[0, 1, 2, 3\]"),
+        ({"positions": (5,)}, r"position 5 is not in the store .* it has \[2, 7\]"),
+        ({"axes": ("training.sed=1",)}, r"axis 'training\.sed=1' is not FIELD=VALUE.*training\.seed"),
+        ({"axes": ("seed=1",)}, r"axis 'seed=1' is not FIELD=VALUE"),
+        ({"axes": ("training.lr=",)}, r"axis 'training\.lr=' is not FIELD=VALUE"),
+        ({"axes": ("training.lr=1e-3,-1",)}, r"axis value lr=-1 is not allowed: .*greater than 0"),
+        ({"axes": ("training.epochs=many",)}, r"axis value epochs='many' is not allowed"),
+    ],
+)
+def test_bad_grids_are_refused_whole(store: ActivationStore, change: dict, message: str):
+    with pytest.raises(InvalidInputError, match=message):
+        expand(SweepConfig(**change), store)
