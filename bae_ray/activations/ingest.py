@@ -24,7 +24,7 @@ from bae_ray.files import atomic_path, write_text
 from bae_ray.progress import track
 
 ROWS_SCHEMA = pa.schema([("text_id", pa.int64()), ("token_ids", pa.list_(pa.int32())), ("text", pa.string())])
-INDEX = "rows/index.json"
+INDEX = "rows.json"
 
 
 class RowsIndex(BaseModel):

@@ -2,6 +2,7 @@
 
     manifest.json                         written last: what the store holds, and a checksum per file
     request.json                          written first: what the store is for
+    rows.json                             how many texts were read, kept, and left out
     rows/00003.parquet                    text_id, token_ids, text of the texts of shard 3
     cells/residual/layer-05/position-00016/00003.safetensors
                                           their activations: one tensor `activations` [n, d]

@@ -49,7 +49,7 @@ def test_page_is_self_contained_and_escapes(table: pd.DataFrame, tmp_path: Path)
     page = (tmp_path / "r.html").read_text()
     assert "<script" not in page
     assert page.count("<tr>") == len(table) + 1
-    assert not re.search(r'(src|href)="(?!#)', page)
+    assert not re.search(r'(src|href)="(?!#|data:)', page)
     assert "<svg" in page
 
 

@@ -54,7 +54,7 @@ def test_table_says_what_the_checkpoints_measure(swept: Path, tiny_store: Path):
     store = ActivationStore.open(tiny_store)
     for row in table.to_dict("records"):
         x = store.matrix(row["layer"], row["position"])
-        p = load_autoencoder(swept / row["run"]).encode(x).mean(0).double()
+        p = load_autoencoder(swept / row["run"]).encode(x).detach().mean(0).double()
         p = p[(p > 0) & (p < 1)]
         bits = float(-(p * p.log2() + (1 - p) * (1 - p).log2()).sum())
         assert row["entropy_bits"] == pytest.approx(bits, rel=1e-5)
@@ -76,7 +76,8 @@ def test_a_grid_is_extended_and_nothing_trained_twice(swept: Path, tiny_store: P
 
 def test_an_unfinished_run_is_trained_anew_to_the_same_numbers(swept: Path, tiny_store: Path):
     run = next(iter(finished(swept)))
-    weights, result = load_file(swept / run / "model.safetensors"), json.loads((swept / run / RESULT_FILE).read_text())
+    weights = {name: tensor.clone() for name, tensor in load_file(swept / run / "model.safetensors").items()}
+    result = json.loads((swept / run / RESULT_FILE).read_text())
     (swept / run / RESULT_FILE).unlink()
     (swept / run / "model.safetensors").write_bytes(b"half")
     assert sweep(CONFIG.model_copy(update={"axes": ("training.seed=0,1",)}), ActivationStore.open(tiny_store), swept)

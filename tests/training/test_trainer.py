@@ -84,7 +84,7 @@ def test_split_is_disjoint_and_whole():
 def test_normalisation_prior_and_entropy_belong_to_the_checkpoint():
     x = data()
     trained = train(x, BAEConfig(), SMALL)
-    code = trained.autoencoder.encode(x)
+    code = trained.autoencoder.encode(x).detach()
     assert set(code.unique().tolist()) <= {0.0, 1.0}
     torch.testing.assert_close(trained.autoencoder.prior, code.mean(0))
     assert trained.autoencoder.scale.item() == pytest.approx(30, rel=0.1)
