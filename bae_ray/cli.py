@@ -21,6 +21,7 @@ C = TypeVar("C", bound=Config)
 
 EXIT_SOME_FAILED = 1
 EXIT_INVALID = 2
+EXIT_INTERRUPTED = 130
 
 
 class ExtractCommand(ExtractConfig):
@@ -111,7 +112,9 @@ def sweep(command: SweepCommand) -> int:
 
     outcome = run(command, ActivationStore.open(command.store), command.out)
     _save_config(command, command.out / "sweep.json")
-    print(f"{outcome.trained} runs trained, {len(outcome.failures)} failed: {command.out / RESULTS_FILE}")
+    print(f"{outcome.trained} runs trained, {len(outcome.failures)} failed.")
+    if outcome.finished:
+        print(command.out / RESULTS_FILE)
     return report_failures(outcome.failures)
 
 
@@ -120,8 +123,8 @@ def entropy(command: EntropyCommand) -> int:
     from bae_ray.report.tables import print_entropies
     from bae_ray.training.results import entropy_table, results, write_csv
 
-    table = entropy_table(results(command.runs))
-    write_csv(table, command.out)
+    table = results(command.runs)
+    write_csv(entropy_table(table), command.out)
     print_entropies(table)
     print(command.out)
     return 0
@@ -131,7 +134,7 @@ def report(command: ReportCommand) -> int:
     """Run `bae-ray report`."""
     from bae_ray.report.entropy import report_entropies
 
-    report_entropies(command.runs, command.out, command.model_dump_json(indent=2))
+    report_entropies(command.runs, command.out)
     return 0
 
 
@@ -173,17 +176,25 @@ def parse(command: type[C], prog: str, arguments: list[str], default: C | None =
 def parse_preset(presets: dict[str, C], prog: str, arguments: list[str]) -> C:
     """A job's config: the preset that the first argument names, with the other arguments' changes."""
     name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
-    if not name and {"-h", "--help"} & set(arguments):
-        name = next(iter(presets))
     if name in presets:
-        return parse(type(presets[name]), f"{prog} {name}", arguments[arguments[:1] == [name] :], presets[name])
-    raise InvalidInputError(f"preset '{name}' is not known: begin with one of {', '.join(presets)}.")
+        return parse(type(presets[name]), f"{prog} {name}", arguments[1:], presets[name])
+    if not name and {"-h", "--help"} & set(arguments):
+        first = next(iter(presets))
+        return parse(type(presets[first]), f"{prog} {first}", arguments, presets[first])
+    given = f"preset '{name}' is not known" if name else "no preset is given"
+    raise InvalidInputError(f"{given}: begin with one of {', '.join(presets)}.")
 
 
 def run_safely(main: Callable[[], int]) -> int:
     """Call `main`; an error that bae_ray raised on purpose is printed and becomes an exit code."""
     try:
         return main()
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, and the same command goes on from there.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        print(f"error: {error}. Check the path, its permissions and the free space.", file=sys.stderr)
+        return EXIT_INVALID
     except BaeRayError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_INVALID

@@ -4,6 +4,8 @@ import logging
 
 import ray
 
+from bae_ray.errors import InvalidInputError
+
 
 def connect() -> None:
     """Connect to Ray unless this process already is."""
@@ -20,6 +22,21 @@ def configure_data() -> None:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+
+
+def check_fits(what: str, cpus: float, gpus: float) -> None:
+    """Raise `InvalidInputError` where `what` needs more CPUs or GPUs than this machine has, and there is no other.
+
+    On a cluster of several nodes, or with a head that takes no work, a node that fits may still come: Ray waits for it.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1 and (have := nodes[0].get("CPU", 0)):
+        have_gpus = nodes[0].get("GPU", 0)
+        if cpus > have or gpus > have_gpus:
+            raise InvalidInputError(
+                f"{what} needs {cpus:g} CPUs and {gpus:g} GPUs, but this machine has {have:g} and {have_gpus:g}. "
+                "Ask for less, or join a cluster that has a larger node."
+            )
 
 
 def total(resource: str) -> float:

@@ -3,7 +3,7 @@
 The floor is what the trainings alone take when they are spread evenly over the cores, with nothing lost to scheduling,
 starting workers, or writing. The trainings' seconds are each trial's own, measured inside it, in the same run.
 
-    python benchmarks/sweep.py [--store runs/demo/store] [--epochs 60]
+    python benchmarks/sweep.py [--demo runs/demo]
 """
 
 import json
@@ -18,26 +18,22 @@ from rich.console import Console
 from rich.table import Table
 
 from bae_ray.activations.store import ActivationStore
-from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.cluster import connect
-from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig
 from bae_ray.training.results import results
 from bae_ray.training.sweep import sweep
 
 
-def main(store: Path = Path("runs/demo/store"), epochs: int = 60) -> None:
-    """Run the demo's grid anew and print the overhead."""
-    if not (store / "manifest.json").exists():
-        sys.exit(f"{store} holds no activation store: run 'make demo' first, or give --store.")
-    config = SweepConfig(
-        autoencoder=BAEConfig(expansion=2),
-        training=TrainingConfig(epochs=epochs, batch_size=256, lr=3e-3, entropy_weight=2e-3, covariance_weight=1e-5),
-    )
+def main(demo: Path = Path("runs/demo")) -> None:
+    """Run the grid of a finished demo anew and print the overhead."""
+    file = demo / "config.json"
+    if not file.exists():
+        sys.exit(f"{demo} holds no finished demo: run 'make demo' first, or give --demo.")
+    config = SweepConfig.model_validate(json.loads(file.read_text(encoding="utf-8"))["sweep"])
     connect()
     with tempfile.TemporaryDirectory() as out:
         started = time.monotonic()
-        outcome = sweep(config, ActivationStore.open(store), out)
+        outcome = sweep(config, ActivationStore.open(demo / "store"), out)
         wall = time.monotonic() - started
         training = float(results(out)["seconds"].sum())
     workers = os.cpu_count() or 1

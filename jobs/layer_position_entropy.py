@@ -4,7 +4,7 @@ Extracts the activations (Ray Data), trains a binary autoencoder per cell (Ray T
 entropy.png and report.html. On this machine, and on a cluster:
 
     python jobs/layer_position_entropy.py demo --out runs/demo
-    ray job submit --working-dir . -- python jobs/layer_position_entropy.py paper --out /shared/fig3
+    RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/layer_position_entropy.py paper --out /shared/fig3
 
 Interrupted, the same command goes on where it stopped: finished shards and runs are never computed again.
 """
@@ -53,8 +53,10 @@ PRESETS = {
             max_texts=262_144,
             dtype="bfloat16",
             shard_size=4096,
+            workers=8,
+            gpus_per_worker=1,
         ),
-        sweep=SweepConfig(autoencoder=BAEConfig(expansion=4), training=TrainingConfig()),
+        sweep=SweepConfig(autoencoder=BAEConfig(expansion=4), training=TrainingConfig(), gpus_per_trial=0.25),
     ),
 }
 
@@ -66,11 +68,13 @@ def run(job: LayerPositionEntropy) -> int:
     from bae_ray.training.sweep import sweep
 
     store = extract(job.extract, job.out / "store")
-    outcome = sweep(job.sweep, store, job.out / "sweep")
     resolved = job.model_dump_json(indent=2) + "\n"
     write_text(job.out / "config.json", resolved)
-    report_entropies(job.out / "sweep", job.out, resolved, only=[run.id for run in outcome.runs])
-    return report_failures(outcome.failures)
+    outcome = sweep(job.sweep, store, job.out / "sweep")
+    code = report_failures(outcome.failures)
+    if outcome.finished:
+        report_entropies(job.out / "sweep", job.out, resolved, only=outcome.finished)
+    return code
 
 
 if __name__ == "__main__":

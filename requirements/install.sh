@@ -15,7 +15,7 @@ if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
   pip "$torch"
 else
   echo "Installing $torch for the CPU (no NVIDIA GPU found)"
-  pip "$torch+cpu" 2>/dev/null || pip --index-url https://download.pytorch.org/whl/cpu "$torch+cpu"
+  pip "$torch+cpu" 2>/dev/null || pip --extra-index-url https://download.pytorch.org/whl/cpu "$torch+cpu"
 fi
 echo "Installing bae_ray[$extras]"
 pip -e ".[$extras]"

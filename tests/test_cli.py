@@ -51,7 +51,7 @@ def test_from_texts_to_report(
         "--gpus-per-worker", 0, "--out", store,
     )  # fmt: skip
     assert code == 0, err
-    assert "Plan: at most 2048 texts x 4 cells x 16 numbers in float32: 0.00 GB" in err
+    assert "Plan: 4 cells x 16 numbers in float32 for each text.\nPlan: at most 2048 texts, 0.00 GB in" in err
     assert f"4 cells of {len(pd.read_parquet(store / 'rows'))} x 16" in printed
 
     monkeypatch.chdir(tmp_path)
@@ -104,8 +104,10 @@ def test_sweep_with_a_failing_cell_says_so(bae_ray, tiny_store: Path, tmp_path: 
         (["--positions", "60"], "the longest of 200 texts has 24"),
         (["--corpus", "{tmp}/damaged.parquet"], "damaged.parquet cannot be read as .parquet"),
         (["--max-texts", "100000000000000"], "Use fewer texts, layers or positions"),
-        (["--max-texts", "0"], "max"),
-        (["--batch-size", "many"], "many"),
+        (["--max-texts", "1"], "Input should be greater than or equal to 2"),
+        (["--batch-size", "many"], "invalid literal for int() with base 10: 'many'"),
+        (["--cpus-per-worker", "99"], "a worker needs 99 CPUs and 0 GPUs, but this machine has 4 and 2"),
+        (["--out", "{tmp}/damaged.parquet"], "Not a directory"),
     ],
 )
 def test_bad_input_of_extract(bae_ray, tiny_model, tiny_corpus, tmp_path: Path, arguments: list[str], message: str):

@@ -26,8 +26,8 @@ class CorpusConfig(Config):
     """Subset (configuration) of a hub data set."""
     corpus_revision: str | None = None
     """Revision of a hub data set."""
-    max_texts: int = Field(default=2048, ge=2)
-    """Use the first this many texts that are long enough."""
+    max_texts: int | None = Field(default=2048, ge=2)
+    """Use the first this many texts that are long enough. None: all."""
 
 
 class ExtractConfig(CorpusConfig):
@@ -49,8 +49,10 @@ class ExtractConfig(CorpusConfig):
     shard_size: int = Field(default=512, ge=1)
     """Texts per shard: the unit of work that is retried, resumed and written at once."""
     workers: int | None = Field(default=None, ge=1)
-    """Copies of the model that run in parallel. Left out: as many as the cluster's GPUs (or CPUs) hold."""
+    """Copies of the model that run in parallel. Left out: as many as fit on the cluster as it is now; say how many
+    where the cluster grows on demand."""
     cpus_per_worker: float = Field(default=1, gt=0)
     """CPUs, and so threads, of each worker."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
-    """GPU share of each worker, such as 0.5. Left out: 1 where the cluster has GPUs, else 0."""
+    """GPU share of each worker, such as 0.5; 0: it runs on the CPU. Left out: 1 where the cluster has GPUs now, else
+    0; say it where the cluster grows on demand."""

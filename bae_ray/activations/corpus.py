@@ -1,12 +1,13 @@
 """Finding a corpus by name: bundled, local files, or the Hugging Face hub. Reading it is Ray Data's work."""
 
 import glob
+import importlib.util
+import json
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.json import read_json
 
 from bae_ray.activations.bundled import BUNDLED_CORPORA, bundled_corpus_file
 from bae_ray.activations.config import CorpusConfig
@@ -55,12 +56,10 @@ def resolve(config: CorpusConfig) -> LocalFiles | HubDataset:
 
 def identity(config: CorpusConfig, source: LocalFiles | HubDataset) -> dict[str, object]:
     """What tells this corpus from another, down to its content: hashes of local files, the commit of a hub data set."""
+    fields = {"text_column": config.text_column, "max_texts": config.max_texts}
     if isinstance(source, HubDataset):
-        content: object = source.sha
-    else:
-        content = [checksum(path) for path in source.paths]
-    fields = set(CorpusConfig.model_fields) - {"corpus_revision"}
-    return {**config.model_dump(mode="json", include=fields), "content": content}
+        return {"name": source.name, "commit": source.sha, "subset": config.subset, "split": config.split, **fields}
+    return {"files": [[path.name, checksum(path)] for path in source.paths], **fields}
 
 
 def _local_files(config: CorpusConfig, paths: list[Path]) -> LocalFiles:
@@ -81,24 +80,33 @@ def _check_readable(config: CorpusConfig, path: Path) -> None:
     """Open the file and look at its beginning: a bad file must not be found an hour into the run."""
     try:
         if path.suffix == ".parquet":
-            columns = pq.read_schema(path).names
+            schema = pq.read_schema(path)
+            columns = {name: pa.types.is_string(kind) or pa.types.is_large_string(kind)
+                       for name, kind in zip(schema.names, schema.types, strict=True)}  # fmt: skip
         elif path.suffix == ".jsonl":
             with open(path, encoding="utf-8") as file:
-                columns = read_json(pa.BufferReader(file.readline().encode())).column_names
+                columns = {name: isinstance(value, str) for name, value in json.loads(file.readline()).items()}
         else:
             with open(path, encoding="utf-8") as file:
-                file.read(4096)
+                file.read(1 << 20)
             return
-    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (OSError, pa.ArrowInvalid, ValueError, AttributeError) as error:
         raise UnreadableFileError(f"corpus file {path} cannot be read as {path.suffix}: {error}") from error
     if config.text_column not in columns:
         raise UnreadableFileError(
             f"corpus file {path} has no column '{config.text_column}'; it has: {', '.join(columns)}. Name the right "
             "one with --text-column."
         )
+    if not columns[config.text_column]:
+        raise UnreadableFileError(f"column '{config.text_column}' of corpus file {path} holds no text. Name another.")
 
 
 def _hub_dataset(config: CorpusConfig) -> HubDataset:
+    if importlib.util.find_spec("datasets") is None:
+        raise UnknownCorpusError(
+            f"corpus '{config.corpus}' is none of the bundled ones ({', '.join(BUNDLED_CORPORA)}) and no local file or "
+            "folder; a data set of the Hugging Face hub needs the package 'datasets': pip install 'bae-ray[hub]'."
+        )
     from huggingface_hub import HfApi
 
     try:

@@ -39,12 +39,13 @@ from bae_ray.activations.store import (
     rows_file,
     store_bytes,
 )
-from bae_ray.cluster import configure_data, connect, total
-from bae_ray.errors import ExtractionError, NotEnoughDiskError
+from bae_ray.cluster import check_fits, configure_data, connect, total
+from bae_ray.errors import ExtractionError, InvalidInputError, NotEnoughDiskError
 from bae_ray.progress import console, track
 
 SITE = "residual"
 MAX_ATTEMPTS_PER_SHARD = 3
+MAX_PROBLEMS_SHOWN = 10
 
 
 def extract(config: ExtractConfig, out: str | Path) -> ActivationStore:
@@ -59,9 +60,8 @@ def extract(config: ExtractConfig, out: str | Path) -> ActivationStore:
     positions = tuple(sorted(config.positions))
     check_layers_and_positions(model, layers, positions)
     source = corpus.resolve(config)
-    identity = model_identity(config.model, model)
     request = Request(
-        model=identity,
+        model=model_identity(model),
         tokenizer={"add_special_tokens": True, "truncated_to": positions[-1] + 1},
         corpus=corpus.identity(config, source),
         layers=layers,
@@ -73,20 +73,26 @@ def extract(config: ExtractConfig, out: str | Path) -> ActivationStore:
     )
     cells = [Cell(layer, SITE, position) for layer in layers for position in positions]
     writer = StoreWriter(out)
-    _check_disk(out, config.max_texts, len(cells), model.hidden_size, config.dtype)
-    writer.claim(request)
     if (out / MANIFEST).exists():
+        writer.claim(request)
         store = ActivationStore.open(out)
         console.print(f"{out} is complete: {store.manifest.n} texts x {len(cells)} cells.")
         return store
 
+    bytes_per_text = store_bytes(1, model.hidden_size, len(cells), TORCH_DTYPES[config.dtype].itemsize)
+    console.print(f"Plan: {len(cells)} cells x {model.hidden_size} numbers in {config.dtype} for each text.")
+    if config.max_texts is not None:
+        _check_disk(writer, "at most ", config.max_texts, bytes_per_text)
     connect()
-    index = write_rows(out, source, config, model, positions[-1] + 1, config.shard_size)
+    gpus = config.gpus_per_worker if config.gpus_per_worker is not None else float(total("GPU") > 0)
+    check_fits("a worker", config.cpus_per_worker, gpus)
+    index = _claim_and_write_rows(writer, request, source, config, model)
     console.print(
         f"{index.n} texts of {positions[-1] + 1} tokens or more ({index.texts_too_short} of {index.texts_read} were "
         f"too short and left out) x {len(cells)} cells."
     )
-    _run_shards(config, model, writer, cells, index)
+    _check_disk(writer, "", index.n, bytes_per_text)
+    _run_shards(config, gpus, model, writer, cells, index)
     receipts = [writer.receipt(shard) for shard in range(len(index.rows_per_shard))]
     manifest = Manifest(
         request=request,
@@ -100,38 +106,54 @@ def extract(config: ExtractConfig, out: str | Path) -> ActivationStore:
     return ActivationStore(out, manifest)
 
 
-def _check_disk(out: Path, n: int, n_cells: int, d: int, dtype: Precision) -> None:
-    needed, free = store_bytes(n, d, n_cells, TORCH_DTYPES[dtype].itemsize), free_bytes(out)
+def _claim_and_write_rows(
+    writer: StoreWriter,
+    request: Request,
+    source: corpus.LocalFiles | corpus.HubDataset,
+    config: ExtractConfig,
+    model: ModelSource,
+) -> RowsIndex:
+    """Tokenise into the claimed store; a corpus that cannot be used leaves a new folder as it was."""
+    new = writer.claim(request)
+    try:
+        return write_rows(writer.path, source, config, model, request.positions[-1] + 1, request.shard_size)
+    except InvalidInputError:
+        if new:
+            writer.give_up()
+        raise
+
+
+def _check_disk(writer: StoreWriter, at_most: str, n: int, bytes_per_text: int) -> None:
+    """Print the store's size; raise `NotEnoughDiskError` where what is still to be written does not fit."""
+    needed, free, there = n * bytes_per_text, free_bytes(writer.path), writer.bytes_written()
     console.print(
-        f"Plan: at most {n} texts x {n_cells} cells x {d} numbers in {dtype}: {needed / 1e9:.2f} GB in {out} "
-        f"({free / 1e9:.1f} GB free)."
+        f"Plan: {at_most}{n} texts, {needed / 1e9:.2f} GB in {writer.path} ({there / 1e9:.2f} GB of it there already, "
+        f"{free / 1e9:.1f} GB free)."
     )
-    if (out / MANIFEST).exists():
-        return
-    if needed > free:
+    if needed - there > free:
         raise NotEnoughDiskError(
-            f"the store needs up to {needed / 1e9:.2f} GB but {out} has {free / 1e9:.2f} GB free. Use fewer texts, "
-            "layers or positions, a smaller dtype, or another folder."
+            f"the store needs {at_most}{(needed - there) / 1e9:.2f} GB more, but {writer.path} has {free / 1e9:.2f} GB "
+            "free. Use fewer texts, layers or positions, a smaller dtype, or another folder."
         )
 
 
 def _run_shards(
-    config: ExtractConfig, model: ModelSource, writer: StoreWriter, cells: list[Cell], index: RowsIndex
+    config: ExtractConfig, gpus: float, model: ModelSource, writer: StoreWriter, cells: list[Cell], index: RowsIndex
 ) -> None:
     """Compute the shards that have no receipt yet."""
     missing = [shard for shard in range(len(index.rows_per_shard)) if writer.receipt(shard) is None]
     if not missing:
         return
-    gpus = config.gpus_per_worker if config.gpus_per_worker is not None else float(total("GPU") > 0)
     fit = int(total("GPU") // gpus) if gpus else int(total("CPU") // config.cpus_per_worker)
     workers = min(config.workers or max(fit, 1), len(missing))
     configure_data()
     writer.forget_attempts()
+    worker = (model, config.dtype, config.batch_size, config.cpus_per_worker, gpus, writer.path, cells)
     results = ray.data.from_items(
         [{"shard": shard} for shard in missing], override_num_blocks=len(missing)
     ).map_batches(
         ShardExtractor,
-        fn_constructor_args=(model, config.dtype, config.batch_size, config.cpus_per_worker, writer.path, cells),
+        fn_constructor_args=worker,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
         num_cpus=config.cpus_per_worker,
@@ -154,8 +176,11 @@ def _run_shards(
             ) from error
     writer.forget_attempts()
     if problems:
+        more = [f"and {len(problems) - MAX_PROBLEMS_SHOWN} more"] if len(problems) > MAX_PROBLEMS_SHOWN else []
         raise ExtractionError(
-            "\n  ".join([f"{len(problems)} of {len(missing)} shards were not written:", *problems])
+            "\n  ".join(
+                [f"{len(problems)} of {len(missing)} shards were not written:", *problems[:MAX_PROBLEMS_SHOWN], *more]
+            )
             + f"\nFinished shards are kept in {writer.path}; the same command tries the others again."
         )
 
@@ -164,10 +189,18 @@ class ShardExtractor:
     """One worker: a copy of the model that turns row files into activation shards."""
 
     def __init__(
-        self, model: ModelSource, dtype: Precision, batch_size: int, cpus: float, store: Path, cells: list[Cell]
+        self,
+        model: ModelSource,
+        dtype: Precision,
+        batch_size: int,
+        cpus: float,
+        gpus: float,
+        store: Path,
+        cells: list[Cell],
     ) -> None:
         torch.set_num_threads(max(1, int(cpus)))
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        # Asked for no GPU, Ray leaves the machine's GPUs visible: what was asked for decides.
+        self._device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
         self._layers = sorted({cell.layer for cell in cells})
         self._positions = torch.tensor(sorted({cell.position for cell in cells}))
         self._capture = ResidualCapture(load_model(model, dtype, self._device), self._layers)
@@ -221,4 +254,5 @@ def _non_finite(vectors: dict[Cell, Tensor], text_ids: np.ndarray[Any, Any]) -> 
             first = int(bad.any(1).nonzero()[0])
             found.append(f"{count} NaN or infinite numbers in {cell}, first in text {text_ids[first]}")
     remedy = " (try --dtype bfloat16 or float32, or leave that text out)" if found else ""
-    return "; ".join(found) + remedy
+    more = f"; and in {len(found) - MAX_PROBLEMS_SHOWN} more cells" if len(found) > MAX_PROBLEMS_SHOWN else ""
+    return "; ".join(found[:MAX_PROBLEMS_SHOWN]) + more + remedy

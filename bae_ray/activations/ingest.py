@@ -1,10 +1,10 @@
 """Tokenising a corpus with Ray Data, and cutting the texts that are long enough into the row files of the shards."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,17 +14,19 @@ import ray.data
 from pydantic import BaseModel
 from transformers import PreTrainedTokenizerBase
 
+from bae_ray.activations.bundled import BUNDLED_CORPORA
 from bae_ray.activations.config import CorpusConfig
 from bae_ray.activations.corpus import HubDataset, LocalFiles
 from bae_ray.activations.model import ModelSource, load_tokenizer
 from bae_ray.activations.store import rows_file
 from bae_ray.cluster import configure_data
-from bae_ray.errors import NoTextLongEnoughError, UnknownCorpusError
+from bae_ray.errors import NoTextLongEnoughError, UnknownCorpusError, UnreadableFileError
 from bae_ray.files import atomic_path, write_text
 from bae_ray.progress import track
 
 ROWS_SCHEMA = pa.schema([("text_id", pa.int64()), ("token_ids", pa.list_(pa.int32())), ("text", pa.string())])
 INDEX = "rows.json"
+BLOCK_ROWS = 8192
 
 
 class RowsIndex(BaseModel):
@@ -81,9 +83,9 @@ class _Counts:
     longest: int = 0
 
 
-def _long_enough(batches: Iterator[pa.Table], length: int, limit: int, counts: _Counts) -> Iterator[pa.Table]:
+def _long_enough(batches: Iterator[pa.Table], length: int, limit: int | None, counts: _Counts) -> Iterator[pa.Table]:
     """The first `limit` texts of `length` tokens or more, as rows of `ROWS_SCHEMA`; reads no further than the last."""
-    missing = limit
+    missing = limit if limit is not None else sys.maxsize
     while missing and (batch := next(batches, None)) is not None:
         n_tokens = batch["n_tokens"].to_numpy()
         (fitting,) = np.nonzero(n_tokens >= length)
@@ -122,14 +124,23 @@ def _tokenized(
         batch_size=1024,
         zero_copy_batch=True,
     )
-    yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None)
+    try:
+        yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None)
+    except Exception as error:  # Ray's, around whatever the reader of the format raised
+        cause = getattr(error, "cause", None) or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise UnreadableFileError(f"corpus '{config.corpus}' cannot be read to its end: {reason}") from error
 
 
 def tokenize(table: pa.Table, column: str, model: ModelSource, length: int) -> pa.Table:
     """A table (text, token_ids, n_tokens) for the texts in `column`; ids and counts end at `length`."""
     texts = [text or "" for text in table[column].to_pylist()]
-    encoded = _tokenizer(model)(texts, truncation=True, max_length=length, return_attention_mask=False)
-    ids: list[list[int]] = encoded["input_ids"] if texts else []
+    tokenizer = _tokenizer(model)
+    tokenizer.truncation_side = "right"
+    # Tokenizers that end a text with a special token put it after the truncated text: cut only beyond it.
+    cut = length + tokenizer.num_special_tokens_to_add()
+    encoded = tokenizer(texts, truncation=True, max_length=cut, return_attention_mask=False)
+    ids: list[list[int]] = [row[:length] for row in encoded["input_ids"]] if texts else []
     return pa.table(
         {
             "text": pa.array(texts, pa.string()),
@@ -150,11 +161,16 @@ def _read(source: LocalFiles | HubDataset, config: CorpusConfig) -> ray.data.Dat
         import datasets
 
         try:
-            loaded = datasets.load_dataset(source.name, config.subset, split=config.split, revision=source.sha)
-            selected = cast(datasets.Dataset, loaded).select_columns([config.text_column])
+            loaded = datasets.load_dataset(
+                source.name, config.subset, split=config.split, revision=source.sha, streaming=True
+            )  # streamed: nothing past the last wanted text is downloaded
+            selected = loaded.select_columns([config.text_column])
         except ValueError as error:  # no such subset, split or column; the message lists those there are
             raise UnknownCorpusError(f"corpus '{config.corpus}': {error}") from error
         return ray.data.from_huggingface(selected)
+    if config.corpus in BUNDLED_CORPORA:  # from this machine's cache, which the cluster's other machines cannot read
+        table = pq.read_table(source.paths[0], columns=[config.text_column])
+        return ray.data.from_arrow([table.slice(start, BLOCK_ROWS) for start in range(0, len(table), BLOCK_ROWS)])
     paths = [str(path) for path in source.paths]
     if source.format == ".parquet":
         dataset = ray.data.read_parquet(paths)

@@ -3,14 +3,15 @@
 Shapes: B texts, T tokens, P positions, D hidden size.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from bae_ray.activations.bundled import BUNDLED_MODEL, bundled_model_folder
@@ -26,10 +27,10 @@ TORCH_DTYPES: dict[Precision, torch.dtype] = {
 
 
 class ModelSource(NamedTuple):
-    """Where a model is loaded from, and what was read of its config."""
+    """A language model by name, and what was read of its config. Holds on any machine of a cluster."""
 
-    path: str
-    """Folder or hub id."""
+    name: str
+    """The bundled model's name, a folder, or a hub id."""
     revision: str | None
     """The hub commit, for a hub model."""
     n_layers: int
@@ -37,41 +38,52 @@ class ModelSource(NamedTuple):
     hidden_size: int
     max_positions: int | None
 
+    @property
+    def path(self) -> str:
+        """What transformers loads on this machine."""
+        return str(bundled_model_folder()) if self.name == BUNDLED_MODEL else self.name
+
 
 def find_model(name: str, revision: str | None = None) -> ModelSource:
-    """Resolve a model's name and read its config, without its weights. Raises `UnknownModelError`."""
-    path = (
-        str(bundled_model_folder())
-        if name == BUNDLED_MODEL
-        else str(Path(name).expanduser())
-        if os.path.isdir(Path(name).expanduser())
-        else name
-    )
+    """Resolve a model's name and read its config, without its weights.
+
+    Raises `UnknownModelError` where there is no such model, and `InvalidInputError` where it is not decoder-only.
+    """
+    folder = Path(name).expanduser().absolute()
     try:
-        config = AutoConfig.from_pretrained(path, revision=revision).get_text_config()
+        if name == BUNDLED_MODEL:
+            path, commit = str(bundled_model_folder()), None
+        elif folder.is_dir():
+            path, commit = str(folder), None
+        else:  # the file's place in the cache is named by its commit
+            path = name
+            commit = Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
+        config = AutoConfig.from_pretrained(path, revision=commit).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UnknownModelError(
             f"model '{name}' is not '{BUNDLED_MODEL}', no local folder with a config.json, and was not found on the "
             f"Hugging Face hub ({reason}). Check the name, or the network."
         ) from error
+    if config.is_encoder_decoder or (config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder):
+        raise InvalidInputError(
+            f"model '{name}' is a {config.model_type}, whose tokens see those after them. Give a decoder-only model."
+        )
     return ModelSource(
-        path=path,
-        revision=getattr(config, "_commit_hash", None),
+        name=BUNDLED_MODEL if name == BUNDLED_MODEL else path,
+        revision=commit,
         n_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         max_positions=getattr(config, "max_position_embeddings", None),
     )
 
 
-def model_identity(name: str, source: ModelSource) -> dict[str, object]:
-    """What tells this model from another: the hub commit, or the checksums of a local folder's files."""
+def model_identity(source: ModelSource) -> dict[str, object]:
+    """What tells a model and its tokenizer from others: the hub commit, or the checksums of a folder's files."""
     if source.revision is not None:
-        return {"name": name, "commit": source.revision}
-    files = sorted(
-        file for file in Path(source.path).iterdir() if file.suffix in (".json", ".safetensors", ".bin", ".model")
-    )
-    return {"name": name, "files": {file.name: checksum(file) for file in files}}
+        return {"name": source.name, "commit": source.revision}
+    files = sorted(file for file in Path(source.path).iterdir() if file.is_file() and not file.name.startswith("."))
+    return {"name": Path(source.name).name, "files": {file.name: checksum(file) for file in files}}
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:

@@ -27,7 +27,7 @@ from torch import Tensor
 from bae_ray.activations.config import Precision
 from bae_ray.config import content_hash
 from bae_ray.errors import CorruptShardError, ForeignStoreError, IncompleteStoreError, InvalidInputError
-from bae_ray.files import atomic_path, checksum, write_text
+from bae_ray.files import TEMPORARY_SUFFIX, atomic_path, checksum, write_text
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -101,8 +101,11 @@ class StoreWriter:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def claim(self, request: Request) -> None:
-        """Make the folder this request's store. Raises `ForeignStoreError` where it is already something else."""
+    def claim(self, request: Request) -> bool:
+        """Make the folder this request's store; whether it is new.
+
+        Raises `ForeignStoreError` where it is already something else.
+        """
         file = self.path / REQUEST
         if file.exists():
             try:
@@ -117,12 +120,18 @@ class StoreWriter:
                     f"{self.path} holds the store of a different run: {'; '.join(_differences(found, request))}. "
                     "Stores are never mixed or overwritten: choose another output folder, or delete this one."
                 )
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and any(file.suffix != TEMPORARY_SUFFIX for file in self.path.iterdir()):
             raise ForeignStoreError(
                 f"{self.path} is not empty and holds no activation store. Choose an empty or a new output folder."
             )
         else:
             write_text(file, request.model_dump_json(indent=2) + "\n")
+            return True
+        return False
+
+    def give_up(self) -> None:
+        """Remove a store that was claimed for nothing."""
+        shutil.rmtree(self.path)
 
     def write_shard(self, shard: int, vectors: dict[Cell, Tensor]) -> Receipt:
         """Write the [n, d] activations of every cell of a shard, then its receipt."""
@@ -135,6 +144,10 @@ class StoreWriter:
         receipt = Receipt(shard=shard, n=len(next(iter(vectors.values()))), files=files)
         write_text(self._receipt_file(shard), receipt.model_dump_json(indent=2) + "\n")
         return receipt
+
+    def bytes_written(self) -> int:
+        """Bytes of the activations that are there already."""
+        return sum(file.stat().st_size for file in (self.path / "cells").rglob("*.safetensors"))
 
     def begin_attempt(self, shard: int) -> int:
         """Count an attempt at a shard, across workers that died on it; which attempt this is, from 1."""
@@ -152,7 +165,10 @@ class StoreWriter:
         file = self._receipt_file(shard)
         if not file.exists():
             return None
-        receipt = Receipt.model_validate_json(file.read_text(encoding="utf-8"))
+        try:
+            receipt = Receipt.model_validate_json(file.read_text(encoding="utf-8"))
+        except ValidationError:  # damaged: the shard is computed again
+            return None
         return receipt if all((self.path / name).exists() for name in receipt.files) else None
 
     def finish(self, manifest: Manifest) -> None:

@@ -8,6 +8,7 @@ from bae_ray.report.figures import entropy_figure, save_png
 from bae_ray.report.html import write_report
 from bae_ray.report.tables import print_entropies
 from bae_ray.training.results import entropy_table, results, write_csv
+from bae_ray.training.run import RUN_FILE
 
 
 class ReportFiles(NamedTuple):
@@ -19,13 +20,17 @@ class ReportFiles(NamedTuple):
 
 
 def report_entropies(
-    runs: str | Path, out: str | Path, config_json: str, only: Iterable[str] | None = None
+    runs: str | Path, out: str | Path, config_json: str | None = None, only: Iterable[str] | None = None
 ) -> ReportFiles:
-    """Write the three files into `out` from the run directories below `runs`, and print the table and the paths."""
-    table = entropy_table(results(runs, only=only))
+    """Write the three files into `out` from the run directories below `runs`, and print the table and the paths.
+
+    `config_json` is the resolved config that the page shows; left out, it is that of the runs.
+    """
+    table = results(runs, only=only)
+    config_json = config_json or "\n".join((Path(runs) / run / RUN_FILE).read_text("utf-8") for run in table["run"])
     out = Path(out)
     made = ReportFiles(out / "entropy.csv", out / "entropy.png", out / "report.html")
-    write_csv(table, made.table)
+    write_csv(entropy_table(table), made.table)
     save_png(entropy_figure(table), made.picture)
     write_report(table, made.page, "Entropy by layer and token position", config_json)
     print_entropies(table)

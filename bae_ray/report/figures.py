@@ -7,10 +7,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from bae_ray.files import atomic_path
 from bae_ray.report.tables import CellGrid, cell_grid
+from bae_ray.report.variants import Variant, variants
 
 LAYER_COLORS = matplotlib.colormaps["viridis"]
 MAX_LABELLED_CELLS = 200
@@ -19,17 +20,26 @@ MAX_LABELLED_CELLS = 200
 def entropy_figure(table: pd.DataFrame) -> Figure:
     """Bits against position, a line per layer (the paper's Fig. 3), and layer x position maps of bits and held-out FVU.
 
-    Rows that share a cell (seeds, other axes) are averaged; the line shows their range as a band.
+    `table` is that of `results`. Each variant (settings other than the seed) has a row of its own; seeds are averaged,
+    with their range as a band.
     """
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
-    lines, bits, fvu = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
-    _lines(figure, lines, table)
-    _map(figure, bits, cell_grid(table, "entropy_bits"), "Entropy / bits", "viridis", "{:.0f}")
-    _map(figure, fvu, cell_grid(table, "fvu_val"), "FVU on held-out texts", "magma_r", "{:.2f}")
-    n = table["n_train"] + table["n_val"]
-    described = {"": table["model"], "n =": n, "d =": table["d_in"], "d_latent =": table["d_latent"]}
-    figure.suptitle("; ".join(f"{name} {', '.join(map(str, column.unique()))}" for name, column in described.items()))
+    rows = variants(table)
+    figure = Figure(figsize=(15, 4.8 * len(rows)), layout="constrained")
+    for part, variant in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
+        _draw(part, variant)
     return figure
+
+
+def _draw(figure: SubFigure, variant: Variant) -> None:
+    runs = variant.runs
+    lines, bits, fvu = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
+    _lines(figure, lines, runs)
+    _map(figure, bits, cell_grid(runs, "entropy_bits"), "Entropy / bits", "viridis", "{:.0f}")
+    _map(figure, fvu, cell_grid(runs, "fvu_val"), "FVU on held-out texts", "magma_r", "{:.2f}")
+    n = runs["n_train"] + runs["n_val"]
+    described = {"": runs["model"], "n =": n, "d =": runs["d_in"], "d_latent =": runs["d_latent"]}
+    title = "; ".join(f"{name} {', '.join(map(str, column.unique()))}" for name, column in described.items())
+    figure.suptitle(f"{title}\n{variant.label}" if variant.label else title)
 
 
 def save_png(figure: Figure, path: str | Path) -> None:
@@ -46,7 +56,7 @@ def to_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _lines(figure: Figure, axes: Axes, table: pd.DataFrame) -> None:
+def _lines(figure: SubFigure, axes: Axes, table: pd.DataFrame) -> None:
     layers, positions, bits = cell_grid(table, "entropy_bits")
     lowest, highest = (cell_grid(table, "entropy_bits", how).values for how in ("min", "max"))
     fvu = cell_grid(table, "fvu_val").values
@@ -67,7 +77,7 @@ def _lines(figure: Figure, axes: Axes, table: pd.DataFrame) -> None:
     figure.colorbar(points, ax=axes, label="FVU on held-out texts")
 
 
-def _map(figure: Figure, axes: Axes, grid: CellGrid, title: str, colors: str, label: str) -> None:
+def _map(figure: SubFigure, axes: Axes, grid: CellGrid, title: str, colors: str, label: str) -> None:
     """A heat map with the deepest layer on top."""
     image = axes.imshow(grid.values, cmap=colors, aspect="auto", origin="lower")
     axes.set_xticks(range(len(grid.positions)), [str(position) for position in grid.positions])

@@ -7,6 +7,8 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from bae_ray.report.variants import Variant, variants
+
 
 class CellGrid(NamedTuple):
     """One column of a results table over layer x position, averaged over the runs that share a cell."""
@@ -18,17 +20,23 @@ class CellGrid(NamedTuple):
 
 
 def cell_grid(table: pd.DataFrame, column: str, how: Literal["mean", "min", "max"] = "mean") -> CellGrid:
-    """The grid of one column of `entropy_table`; `how` combines the runs of a cell: mean, min or max."""
+    """The grid of one column of runs of one variant; `how` combines the runs of a cell: mean, min or max."""
     grid = table.pivot_table(index="layer", columns="position", values=column, aggfunc=how)
     grid = grid.sort_index(axis=0).sort_index(axis=1)
     return CellGrid([int(x) for x in grid.index], [int(x) for x in grid.columns], grid.to_numpy(dtype=np.float64))
 
 
 def print_entropies(table: pd.DataFrame) -> None:
-    """Print a layer x position table of bits, each with its FVU on training and on held-out data."""
-    layers, positions, bits = cell_grid(table, "entropy_bits")
-    fvu_train, fvu_val = cell_grid(table, "fvu_train").values, cell_grid(table, "fvu_val").values
-    printed = Table(title="Entropy in bits, FVU on training / held-out texts", title_justify="left")
+    """Print, for each variant in the table of `results`, bits by layer and position with FVU on both splits."""
+    for variant in variants(table):
+        _print_variant(variant)
+
+
+def _print_variant(variant: Variant) -> None:
+    layers, positions, bits = cell_grid(variant.runs, "entropy_bits")
+    fvu_train, fvu_val = cell_grid(variant.runs, "fvu_train").values, cell_grid(variant.runs, "fvu_val").values
+    title = "Entropy in bits, FVU on training / held-out texts"
+    printed = Table(title=f"{title}: {variant.label}" if variant.label else title, title_justify="left")
     printed.add_column("layer", justify="right")
     for position in positions:
         printed.add_column(f"pos {position}", justify="right", no_wrap=True)

@@ -31,7 +31,8 @@ class SweepConfig(Config):
     cpus_per_trial: float = Field(default=1, gt=0)
     """CPUs, and so threads, of each training."""
     gpus_per_trial: float | None = Field(default=None, ge=0)
-    """GPU share of each training, such as 0.25. Left out: 1 where the cluster has GPUs, else 0."""
+    """GPU share of each training, such as 0.25; 0: it runs on the CPU. Left out: 1 where the cluster has GPUs now,
+    else 0; say it where the cluster grows on demand."""
 
 
 def expand(config: SweepConfig, store: ActivationStore) -> list[RunConfig]:
@@ -44,7 +45,15 @@ def expand(config: SweepConfig, store: ActivationStore) -> list[RunConfig]:
         for value in wanted or ():
             if value not in there:
                 raise InvalidInputError(f"{name} {value} is not in the store {store.path}; it has {sorted(there)}.")
+    if config.autoencoder.d_in not in (None, store.manifest.d):
+        raise InvalidInputError(
+            f"autoencoder.d_in is {config.autoencoder.d_in} but the store's activations are {store.manifest.d} wide. "
+            "Leave it out: it is taken from the store."
+        )
     axes = [_parse_axis(text) for text in config.axes]
+    for field in {field for field, _ in axes}:
+        if sum(field == other for other, _ in axes) > 1:
+            raise InvalidInputError(f"axis {field} is given more than once: give all its values in one.")
     runs: dict[str, RunConfig] = {}
     for cell in cells:
         for values in itertools.product(*(values for _, values in axes)):

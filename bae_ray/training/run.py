@@ -81,11 +81,13 @@ def execute_run(
     device: str | None = None,
     on_epoch: Callable[[EpochMetrics], None] = lambda _: None,
 ) -> RunResult:
-    """Train the run's autoencoder and write its directory `runs/<id>`.
+    """Train the run's autoencoder and write its directory `runs/<id>`; a run that is finished is only read.
 
     Whatever goes wrong is recorded in the directory and raised again.
     """
     folder = runs / run.id
+    if is_finished(runs, run):
+        return RunResult.model_validate_json((folder / RESULT_FILE).read_text(encoding="utf-8"))
     shutil.rmtree(folder, ignore_errors=True)  # what a killed or failed attempt has left
     write_text(folder / RUN_FILE, run.model_dump_json(indent=2) + "\n")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

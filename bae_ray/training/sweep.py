@@ -7,6 +7,7 @@ sweep that it was part of; Tune's own state is thrown away.
 import logging
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from ray import tune
 from typing_extensions import override
 
 from bae_ray.activations.store import ActivationStore
-from bae_ray.cluster import connect, total
+from bae_ray.cluster import check_fits, connect, total
 from bae_ray.progress import Tracker, console, track
 from bae_ray.training.config import RunConfig
 from bae_ray.training.grid import SweepConfig, expand
@@ -31,6 +32,8 @@ class SweepOutcome(NamedTuple):
 
     runs: list[RunConfig]
     """Every run of the grid."""
+    finished: list[str]
+    """Ids of those that are finished, now or before."""
     trained: int
     """How many of them were trained just now."""
     failures: list[str]
@@ -50,35 +53,39 @@ def sweep(config: SweepConfig, store: ActivationStore, out: str | Path) -> Sweep
     finished = [run.id for run in runs if is_finished(out, run)]
     if finished:
         write_parquet(results(out, only=finished), out / RESULTS_FILE)
-    return SweepOutcome(runs, len(missing) - len(failures), failures)
+    return SweepOutcome(runs, finished, len(missing) - len(failures), failures)
 
 
 def _train(config: SweepConfig, missing: list[RunConfig], store: ActivationStore, out: Path) -> list[str]:
     """Train the missing runs; a line for each that failed."""
     # Result files of every trial in four formats cost more than a small training; ours are in the run directories.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the sweep, not just Tune's part of it
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output points to Tune's folder even at verbosity 0
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # misses those files
     connect()
     gpus = config.gpus_per_trial if config.gpus_per_trial is not None else float(total("GPU") > 0)
+    check_fits("a training", config.cpus_per_trial, gpus)
     threads = max(1, int(config.cpus_per_trial))
-    trainable = tune.with_parameters(RunTrainable, store=store.path, out=out, threads=threads)
-    scratch = out / ".tune"
-    with track("Training", len(missing)) as tracker:
-        tune.Tuner(
-            tune.with_resources(trainable, {"cpu": config.cpus_per_trial, "gpu": gpus}),
-            param_space={"run": tune.grid_search([run.model_dump(mode="json") for run in missing])},
-            tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
-            run_config=tune.RunConfig(
-                name="sweep",
-                storage_path=str(scratch),
-                verbose=0,
-                callbacks=[_ShowProgress(tracker)],
-                failure_config=tune.FailureConfig(max_failures=MAX_RETRIES_PER_TRIAL),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        ).fit()
-    shutil.rmtree(scratch, ignore_errors=True)
+    trainable = tune.with_parameters(RunTrainable, store=store.path, out=out, threads=threads, gpus=gpus)
+    scratch = out / f".tune-{uuid.uuid4().hex}"
+    try:
+        with track("Training", len(missing)) as tracker:
+            tune.Tuner(
+                tune.with_resources(trainable, {"cpu": config.cpus_per_trial, "gpu": gpus}),
+                param_space={"run": tune.grid_search([run.model_dump(mode="json") for run in missing])},
+                tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
+                run_config=tune.RunConfig(
+                    name="sweep",
+                    storage_path=str(scratch),
+                    verbose=0,
+                    callbacks=[_ShowProgress(tracker)],
+                    failure_config=tune.FailureConfig(max_failures=MAX_RETRIES_PER_TRIAL),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                ),
+            ).fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     died = f"its worker died {MAX_RETRIES_PER_TRIAL + 1} times; too little memory is the usual reason"
     return [
         f"run {run.id} (layer {run.cell.layer}, position {run.cell.position}): {failure_reason(out, run) or died}"
@@ -95,12 +102,14 @@ class RunTrainable(tune.Trainable):
         torch.set_num_threads(given["threads"])
         self._store = ActivationStore.open(given["store"])
         self._out: Path = given["out"]
+        # Asked for no GPU, Ray leaves the machine's GPUs visible: what was asked for decides.
+        self._device = "cuda" if given["gpus"] and torch.cuda.is_available() else "cpu"
 
     @override
     def step(self) -> dict[str, Any]:
         run = RunConfig.model_validate(self.config["run"])
         try:
-            result = execute_run(run, self._store, self._out)
+            result = execute_run(run, self._store, self._out, self._device)
         except Exception as error:  # recorded in the run's directory; a retry would fail the same way
             return {"done": True, "failure": str(error)}
         return {"done": True, **result.model_dump()}

@@ -73,6 +73,15 @@ def train(
     on_train = feature_statistics(autoencoder, x[train_rows])
     on_val = feature_statistics(autoencoder, x[val_rows])
     train_metrics, val_metrics = on_train.metrics(), on_val.metrics()
+    for name, metrics in (("training", train_metrics), ("held-out", val_metrics)):
+        if math.isnan(metrics.fvu):
+            raise TrainingError(
+                f"all {metrics.n} {name} activations are identical, so their FVU is undefined. Leave this cell out."
+            )
+        if not math.isfinite(metrics.mse):
+            raise DivergedError(
+                f"the reconstruction of the {name} activations is {metrics.mse}. Lower lr ({training.lr})."
+            )
     on_train.merge(on_val)
     autoencoder.prior.copy_(on_train.firing_rates)
     return Trained(autoencoder, train_metrics, val_metrics, on_train.metrics(), time.monotonic() - started)

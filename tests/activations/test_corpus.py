@@ -90,6 +90,12 @@ def test_missing_text_column_lists_the_columns(files: Path, name: str):
         resolve(CorpusConfig(corpus=str(files / name), text_column="body"))
 
 
+@pytest.mark.parametrize("name", ["t.jsonl", "t.parquet"])
+def test_column_without_text_is_refused(files: Path, name: str):
+    with pytest.raises(UnreadableFileError, match=r"column 'n' .* holds no text"):
+        resolve(CorpusConfig(corpus=str(files / name), text_column="n"))
+
+
 @pytest.mark.parametrize("name", ["bad.parquet", "bad.jsonl", "bad.txt"])
 def test_unreadable_file_is_named(tmp_path: Path, name: str):
     (tmp_path / name).write_bytes(b"\xff\xfe\x00 nothing of the kind")

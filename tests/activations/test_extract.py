@@ -102,7 +102,7 @@ def test_nan_names_count_cell_and_text(config: ExtractConfig, tiny_model: Path, 
 
 
 def test_disk_too_small_is_said_before_anything_is_written(config: ExtractConfig, tmp_path: Path):
-    with pytest.raises(NotEnoughDiskError, match=r"needs up to .* GB but .* free\. Use fewer texts"):
+    with pytest.raises(NotEnoughDiskError, match=r"needs at most .* GB more, but .* free\. Use fewer texts"):
         extract(changed(config, max_texts=10**14), tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
@@ -118,6 +118,29 @@ def test_disk_too_small_is_said_before_anything_is_written(config: ExtractConfig
 def test_bad_requests(config: ExtractConfig, tmp_path: Path, change: dict, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         extract(changed(config, **change), tmp_path / "store")
+
+
+def test_bad_positions_leave_the_folder_free(config: ExtractConfig, tmp_path: Path):
+    with pytest.raises(NoTextLongEnoughError):
+        extract(changed(config, positions=(60,)), tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+    assert extract(changed(config, layers=(0,)), tmp_path / "store").manifest.n > 0
+
+
+def test_store_does_not_depend_on_how_the_paths_are_written(
+    config: ExtractConfig, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(Path(config.model).parent)
+    relative = changed(config, model=Path(config.model).name)
+    assert extract(relative, tiny_store).manifest.n > 0
+
+
+@pytest.mark.gpu
+def test_extraction_on_a_gpu(config: ExtractConfig, tiny_store: Path, tmp_path: Path):
+    store = extract(changed(config, gpus_per_worker=1), tmp_path / "store")
+    for cell in store.cells:
+        on_cpu = ActivationStore.open(tiny_store).matrix(cell.layer, cell.position)
+        torch.testing.assert_close(store.matrix(cell.layer, cell.position), on_cpu, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -7,13 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from bae_ray.activations.config import CorpusConfig
 from bae_ray.activations.corpus import resolve
 from bae_ray.activations.ingest import ROWS_SCHEMA, RowsIndex, _Counts, _long_enough, _regroup, write_rows
 from bae_ray.activations.model import find_model
 from bae_ray.activations.store import rows_file
-from bae_ray.errors import NoTextLongEnoughError
+from bae_ray.errors import NoTextLongEnoughError, UnreadableFileError
 
 
 def write(
@@ -73,6 +76,31 @@ def test_no_text_long_enough_says_the_longest(ray_cluster, tiny_model: Path, tin
         NoTextLongEnoughError, match=r"position 39, which takes 40 tokens: the longest of 200 .* has 24"
     ):
         write(tmp_path, tiny_corpus, tiny_model, length=40, shard_size=16)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_rows_begin_with_the_text_whatever_the_tokenizer(
+    ray_cluster, tiny_model: Path, tiny_corpus: Path, tiny_texts: list[str], tmp_path: Path, side: str
+):
+    """A tokenizer that ends each text with a token of its own, and truncates on either side."""
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model, truncation_side=side)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <unk>", special_tokens=[("<unk>", 0)])
+    tokenizer.save_pretrained(model)
+    rows = read(tmp_path / "s", write(tmp_path / "s", tiny_corpus, model, length=8, shard_size=500))
+    ids = dict(zip(rows["text_id"], map(list, rows["token_ids"]), strict=True))
+    words = {i: [int(word[1:]) + 1 for word in text.split()] for i, text in enumerate(tiny_texts)}
+    assert ids == {i: [*given, 0][:8] for i, given in words.items() if len(given) >= 7}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", b'{"text": "w1 w2"}\n' * 50 + b"{broken\n"), ("a.txt", b"w1 w2\n" * 300_000 + b"caf\xe9\n")],
+)
+def test_corpus_that_breaks_late_is_named(ray_cluster, tiny_model: Path, tmp_path: Path, name: str, content: bytes):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnreadableFileError, match=rf"{name}' cannot be read to its end"):
+        write(tmp_path / "s", tmp_path / name, tiny_model, length=3, shard_size=16)
 
 
 @given(

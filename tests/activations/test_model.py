@@ -1,8 +1,12 @@
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeoXModel
+from transformers import AutoModel, BertConfig, GPT2Config, GPT2Model, GPTNeoXConfig, GPTNeoXModel
 
 from bae_ray.activations.model import (
     ResidualCapture,
@@ -104,6 +108,30 @@ def test_unknown_model_is_named():
         find_model("no-such-model-anywhere")
 
 
+def test_hub_model_is_known_by_its_commit(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A model in the hub's cache, as left by an earlier download, with the hub out of reach."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--someone--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(tiny_model, repository / "snapshots" / commit)
+    script = (
+        "from bae_ray.activations.model import *\n"
+        "source = find_model('someone/tiny')\n"
+        "print(source.n_layers, model_identity(source), load_model(source, 'float32', 'cpu').config.hidden_size)\n"
+        "print(load_tokenizer(source)('w1 w2')['input_ids'])"
+    )
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [f"3 {{'name': 'someone/tiny', 'commit': '{commit}'}} 16", "[2, 3]"], done.stderr
+
+
+def test_model_that_sees_later_tokens_is_refused(tmp_path: Path):
+    BertConfig().save_pretrained(tmp_path)
+    with pytest.raises(InvalidInputError, match="is a bert, whose tokens see those after them"):
+        find_model(str(tmp_path))
+
+
 def test_layer_out_of_range_says_the_range(tiny_model: Path):
     with pytest.raises(InvalidInputError, match=r"layer 4 is out of range: .* 0 \(embeddings\) to 3"):
         check_layers_and_positions(find_model(str(tiny_model)), [0, 4], [0])
@@ -124,9 +152,9 @@ def test_each_is_named_once(tiny_model: Path, layers: list[int], positions: list
 def test_identity_follows_the_weights(tiny_model: Path, tmp_path: Path):
     model = load_model(find_model(str(tiny_model)), "float32", "cpu")
     model.save_pretrained(tmp_path)
-    before = model_identity("m", find_model(str(tmp_path)))
-    assert before == model_identity("m", find_model(str(tmp_path)))
+    before = model_identity(find_model(str(tmp_path)))
+    assert before == model_identity(find_model(str(tmp_path)))
     with torch.no_grad():
         next(_blocks(model, 3)[1].parameters())[0, 0] += 1
     model.save_pretrained(tmp_path)
-    assert before != model_identity("m", find_model(str(tmp_path)))
+    assert before != model_identity(find_model(str(tmp_path)))

@@ -2,11 +2,20 @@ import json
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from bae_ray.activations.store import ActivationStore, Cell, Receipt, Request, StoreWriter, free_bytes, store_bytes
+from bae_ray.activations.store import (
+    ActivationStore,
+    Cell,
+    Manifest,
+    Receipt,
+    Request,
+    StoreWriter,
+    free_bytes,
+    store_bytes,
+)
 from bae_ray.errors import CorruptShardError, ForeignStoreError, IncompleteStoreError, InvalidInputError
 
 
@@ -37,14 +46,21 @@ def test_matrices_and_rows_belong_together(tiny_store: Path):
 
 
 def test_single_shard_is_a_memory_map(tmp_path: Path):
+    """Reading a cell of one shard of 64 MB takes next to no memory until its pages are touched."""
     writer = StoreWriter(tmp_path / "s")
-    matrix = torch.randn(6, 3)
+    matrix = torch.ones(1_000_000, 16)
     (tmp_path / "s" / "rows").mkdir(parents=True)
     (tmp_path / "s" / "rows" / "00000.parquet").write_bytes(b"")
     receipt = writer.write_shard(0, {Cell(0, "residual", 1): matrix})
-    assert torch.equal(load_file(tmp_path / "s" / Cell(0, "residual", 1).file(0))["activations"], matrix)
     assert writer.receipt(0) == receipt
     assert writer.receipt(1) is None
+    writer.finish(Manifest(request=request(), d=16, n=len(matrix), texts_read=1, texts_too_short=0, shards=(receipt,)))
+    store = ActivationStore.open(tmp_path / "s")
+    process = psutil.Process()
+    private = process.memory_full_info().uss
+    mapped = store.matrix(0, 1)
+    assert process.memory_full_info().uss - private < 8e6
+    assert torch.equal(mapped, matrix)
 
 
 def test_unknown_cell_lists_what_there_is(tiny_store: Path):

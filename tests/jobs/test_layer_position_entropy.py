@@ -112,16 +112,43 @@ def test_killed_driver_goes_on(arguments, quiet: Path, tmp_path: Path, stage: st
     assert_same_results(out, quiet)
 
 
-def test_preset_must_be_known():
+@pytest.mark.parametrize(("given", "said"), [(["dmeo"], "preset 'dmeo' is not known"), ([], "no preset is given")])
+def test_preset_must_be_known(given: list[str], said: str):
     process = subprocess.run(
-        [sys.executable, "jobs/layer_position_entropy.py", "dmeo"],
+        [sys.executable, "jobs/layer_position_entropy.py", *given],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert process.returncode == 2
-    assert "preset 'dmeo' is not known: begin with one of demo, paper" in process.stderr
+    assert f"{said}: begin with one of demo, paper" in process.stderr
+
+
+def test_a_sweep_in_which_all_fails_says_why(arguments: list[str], tmp_path: Path):
+    process = start([*arguments, "--sweep.training.lr", "1e30"], tmp_path / "out")
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert printed.count("failed: run ") == 9
+    assert "the loss became" in printed
+    assert not (tmp_path / "out" / "entropy.csv").exists()
+
+
+@pytest.mark.slow
+def test_interrupted_by_ctrl_c(arguments: list[str], quiet: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    process = start(arguments, out)
+    while len(marks(out, "sweep/*/result.json")) < 1:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the same command goes on" in printed
+    assert "its worker died" not in printed
+    assert not (out / "entropy.csv").exists()
+    finish(arguments, out)
+    assert_same_results(out, quiet)
 
 
 def test_submitted_to_a_cluster(arguments: list[str], quiet: Path, tmp_path: Path):
@@ -131,7 +158,9 @@ def test_submitted_to_a_cluster(arguments: list[str], quiet: Path, tmp_path: Pat
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     environment["RAY_AUTH_MODE"] = "token"  # a local head asks for the token in ~/.ray, which it writes
     environment["PATH"] = f"{Path(ray).parent}:{environment['PATH']}"  # as in an activated environment
+    # Ports of its own: the test session's Ray has the default ones, and an agent without its port takes no jobs.
     ports = ["--port=26379", "--dashboard-port=28265", "--ray-client-server-port=21001"]
+    ports.append("--dashboard-agent-listen-port=28365")
     head = subprocess.Popen(
         [ray, "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--temp-dir={temporary}", *ports],
         env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -140,10 +169,16 @@ def test_submitted_to_a_cluster(arguments: list[str], quiet: Path, tmp_path: Pat
     submit = [ray, "job", "submit", "--address", "http://127.0.0.1:28265", "--working-dir", ".", "--", "python"]
     try:
         wait_for_port(28265)
-        job = subprocess.run(
-            [*submit, *arguments, "--out", str(out)],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while True:
+            job = subprocess.run(
+                [*submit, *arguments, "--out", str(out)],
+                cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
+            )  # fmt: skip
+            # The port answers before the node is ready for jobs.
+            if "No available agent" not in job.stderr or time.monotonic() > deadline:
+                break
+            time.sleep(2)
         assert job.returncode == 0, job.stdout[-2000:] + job.stderr[-2000:]
         assert "Entropy in bits" in job.stdout
         assert "succeeded" in job.stdout

@@ -35,13 +35,24 @@ def test_grid_averages_over_seeds(table: pd.DataFrame):
 
 def test_figure_draws_the_numbers(table: pd.DataFrame, tmp_path: Path):
     figure = entropy_figure(table)
-    lines, bits, fvu = figure.axes[:3]
+    lines, bits, fvu = figure.subfigs[0].axes[:3]
     assert [line.get_label() for line in lines.get_lines()] == ["0", "5"]
     np.testing.assert_array_equal(np.asarray(lines.get_lines()[0].get_ydata()), [1.5, 4.5, 16.5])
     assert [text.get_text() for text in bits.texts] == ["2", "4", "16", "52", "66"]
     np.testing.assert_allclose(np.asarray(fvu.images[0].get_array())[0], [0.01, 0.04, 0.16])
     save_png(figure, tmp_path / "f.png")
     assert imread(tmp_path / "f.png").std() > 0.01
+
+
+def test_unlike_runs_are_never_averaged(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]):
+    wide = table.assign(entropy_bits=table["entropy_bits"] + 100, **{"autoencoder.expansion": 4})
+    both = pd.concat([table.assign(**{"autoencoder.expansion": 2}), wide], ignore_index=True)
+    parts = entropy_figure(both).subfigs
+    assert len(parts) == 2
+    shown = [part.axes[0].get_lines()[0].get_ydata() for part in parts]
+    np.testing.assert_array_equal(np.asarray(shown), [[1.5, 4.5, 16.5], [101.5, 104.5, 116.5]])
+    print_entropies(both)
+    assert "held-out texts: autoencoder.expansion=4" in " ".join(capsys.readouterr().out.split())
 
 
 def test_page_is_self_contained_and_escapes(table: pd.DataFrame, tmp_path: Path):

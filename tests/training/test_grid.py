@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from bae_ray.activations.store import ActivationStore
+from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.grid import SweepConfig, expand
 
@@ -40,6 +41,8 @@ def test_a_run_is_named_by_what_determines_it(store: ActivationStore):
         ({"layers": (0, 9)}, r"layer 9 is not in the store .* it has \[0, 1, 2, 3\]"),
         ({"positions": (5,)}, r"position 5 is not in the store .* it has \[2, 7\]"),
         ({"axes": ("training.sed=1",)}, r"axis 'training\.sed=1' is not FIELD=VALUE.*training\.seed"),
+        ({"axes": ("training.seed=0,1", "training.seed=2")}, r"axis training\.seed is given more than once"),
+        ({"autoencoder": BAEConfig(d_in=5)}, r"autoencoder\.d_in is 5 but the store's activations are 16 wide"),
         ({"axes": ("seed=1",)}, r"axis 'seed=1' is not FIELD=VALUE"),
         ({"axes": ("training.lr=",)}, r"axis 'training\.lr=' is not FIELD=VALUE"),
         ({"axes": ("training.lr=1e-3,-1",)}, r"axis value lr=-1 is not allowed: .*greater than 0"),

@@ -4,7 +4,7 @@ import torch
 from bae_ray.autoencoders import BAEConfig
 from bae_ray.errors import DivergedError, TrainingError
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.trainer import EpochMetrics, train
+from bae_ray.training.trainer import EpochMetrics, _split, train
 
 SMALL = TrainingConfig(epochs=6, batch_size=32, lr=1e-2, entropy_weight=1e-3, covariance_weight=1e-4)
 
@@ -57,7 +57,7 @@ def test_training_follows_the_plain_objective(golden: dict, monkeypatch: pytest.
         epochs=10, batch_size=48, entropy_weight=1e-3, covariance_weight=1e-4, entropy_warmup=0, normalize="none",
         val_fraction=0.01,
     )  # fmt: skip
-    held_out = torch.cat([x, torch.zeros(2, 8)])
+    held_out = torch.cat([x, torch.eye(2, 8)])
     monkeypatch.setattr("bae_ray.training.trainer._split", lambda *_: (torch.arange(48), torch.tensor([48, 49])))
     seen: list[EpochMetrics] = []
     train(held_out, BAEConfig(), training, on_epoch=seen.append)
@@ -124,6 +124,14 @@ def test_entropy_term_lowers_the_entropy():
 def test_data_that_cannot_be_trained_on(x: torch.Tensor, architecture: BAEConfig, message: str):
     with pytest.raises(TrainingError, match=message):
         train(x, architecture, SMALL)
+
+
+def test_held_out_split_without_variance_is_said():
+    """One row differs, and it is in training: FVU on the held-out rows would be 0/0."""
+    x = torch.zeros(50, 3)
+    x[_split(50, 0.2, torch.Generator().manual_seed(SMALL.seed))[0][0]] = 1.0
+    with pytest.raises(TrainingError, match=r"all 10 held-out activations are identical, so their FVU is undefined"):
+        train(x, BAEConfig(), SMALL)
 
 
 def test_divergence_names_the_epoch():
