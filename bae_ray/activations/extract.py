@@ -86,12 +86,18 @@ def extract(config: ExtractConfig, out: str | Path) -> ActivationStore:
     connect()
     gpus = config.gpus_per_worker if config.gpus_per_worker is not None else float(total("GPU") > 0)
     check_fits("a worker", config.cpus_per_worker, gpus)
-    index = _claim_and_write_rows(writer, request, source, config, model)
-    console.print(
-        f"{index.n} texts of {positions[-1] + 1} tokens or more ({index.texts_too_short} of {index.texts_read} were "
-        f"too short and left out) x {len(cells)} cells."
-    )
-    _check_disk(writer, "", index.n, bytes_per_text)
+    new = writer.claim(request)
+    try:
+        index = write_rows(out, source, config, model, positions[-1] + 1, config.shard_size)
+        console.print(
+            f"{index.n} texts of {positions[-1] + 1} tokens or more x {len(cells)} cells; {index.texts_too_short} of "
+            f"{index.texts_read} were too short and left out."
+        )
+        _check_disk(writer, "", index.n, bytes_per_text)
+    except InvalidInputError:  # a corpus that cannot be used leaves the folder free for another try
+        if new:
+            writer.give_up()
+        raise
     _run_shards(config, gpus, model, writer, cells, index)
     receipts = [writer.receipt(shard) for shard in range(len(index.rows_per_shard))]
     manifest = Manifest(
@@ -104,23 +110,6 @@ def extract(config: ExtractConfig, out: str | Path) -> ActivationStore:
     )
     writer.finish(manifest)
     return ActivationStore(out, manifest)
-
-
-def _claim_and_write_rows(
-    writer: StoreWriter,
-    request: Request,
-    source: corpus.LocalFiles | corpus.HubDataset,
-    config: ExtractConfig,
-    model: ModelSource,
-) -> RowsIndex:
-    """Tokenise into the claimed store; a corpus that cannot be used leaves a new folder as it was."""
-    new = writer.claim(request)
-    try:
-        return write_rows(writer.path, source, config, model, request.positions[-1] + 1, request.shard_size)
-    except InvalidInputError:
-        if new:
-            writer.give_up()
-        raise
 
 
 def _check_disk(writer: StoreWriter, at_most: str, n: int, bytes_per_text: int) -> None:

@@ -1,0 +1,21 @@
+import subprocess
+import sys
+
+USE_WITHOUT_RAY = """
+import sys
+for missing in ("ray", "matplotlib", "tyro"):
+    sys.modules[missing] = None
+import torch
+from bae_ray import ActivationStore, load_autoencoder, results, train
+from bae_ray.activations.model import ResidualCapture
+from bae_ray.autoencoders import BAEConfig
+from bae_ray.training.config import TrainingConfig
+from bae_ray.training.run import execute_run
+trained = train(torch.randn(64, 4), BAEConfig(), TrainingConfig(epochs=2, batch_size=16))
+print(trained.all.n)
+"""
+
+
+def test_the_core_works_without_ray():
+    done = subprocess.run([sys.executable, "-c", USE_WITHOUT_RAY], capture_output=True, text=True, check=False)
+    assert done.stdout == "64\n", done.stderr
