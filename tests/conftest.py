@@ -8,6 +8,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
+from bae_ray.activations.config import ExtractConfig
+
 WORDS = [f"w{i}" for i in range(60)]
 N_LAYERS = 3
 D = 16
@@ -67,15 +69,9 @@ def tiny_corpus(tiny_texts: list[str], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
-def tiny_store(
-    ray_cluster: None, tiny_model: Path, tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A store of all four layers at positions 2 and 7 of the tiny corpus, in several shards."""
-    from bae_ray.activations.config import ExtractConfig
-    from bae_ray.activations.extract import extract
-
-    path = tmp_path_factory.mktemp("stores") / "tiny"
-    config = ExtractConfig(
+def tiny_config(tiny_model: Path, tiny_corpus: Path) -> ExtractConfig:
+    """All four layers at positions 2 and 7 of the tiny corpus, in several shards, on the CPU."""
+    return ExtractConfig(
         model=str(tiny_model),
         corpus=str(tiny_corpus),
         positions=(2, 7),
@@ -83,5 +79,13 @@ def tiny_store(
         batch_size=16,
         gpus_per_worker=0,
     )
-    extract(config, path)
+
+
+@pytest.fixture(scope="session")
+def tiny_store(ray_cluster: None, tiny_config: ExtractConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of `tiny_config`."""
+    from bae_ray.activations.extract import extract
+
+    path = tmp_path_factory.mktemp("stores") / "tiny"
+    extract(tiny_config, path)
     return path

@@ -24,18 +24,6 @@ from bae_ray.errors import (
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-@pytest.fixture
-def config(tiny_model: Path, tiny_corpus: Path) -> ExtractConfig:
-    return ExtractConfig(
-        model=str(tiny_model),
-        corpus=str(tiny_corpus),
-        positions=(2, 7),
-        shard_size=40,
-        batch_size=16,
-        gpus_per_worker=0,
-    )
-
-
 def changed(config: ExtractConfig, **changes) -> ExtractConfig:
     return ExtractConfig.model_validate({**config.model_dump(), **changes})
 
@@ -56,39 +44,41 @@ def test_every_vector_is_that_of_transformers(tiny_store: Path, tiny_model: Path
             torch.testing.assert_close(ours, hidden[cell.layer][0, cell.position], rtol=0, atol=1e-5)
 
 
-def test_finished_shards_are_not_computed_again(config: ExtractConfig, tiny_store: Path, tmp_path: Path):
+def test_finished_shards_are_not_computed_again(tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path):
     path = Path(shutil.copytree(tiny_store, tmp_path / "store"))
     (path / "manifest.json").unlink()
     (path / "receipts" / "00001.json").unlink()
     before = receipts(path)
-    store = extract(config, path)
+    store = extract(tiny_config, path)
     after = receipts(path)
     assert {name for name in after if after[name] != before.get(name)} == {"00001.json"}
     assert store.manifest == ActivationStore.open(tiny_store).manifest
     store.verify()
 
 
-def test_workers_and_fractional_gpus_change_nothing(config: ExtractConfig, tiny_store: Path, tmp_path: Path):
-    store = extract(changed(config, workers=3, gpus_per_worker=0.5), tmp_path / "store")
+def test_workers_and_fractional_gpus_change_nothing(tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path):
+    store = extract(changed(tiny_config, workers=3, gpus_per_worker=0.5), tmp_path / "store")
     assert store.manifest == ActivationStore.open(tiny_store).manifest
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_store(config: ExtractConfig, tiny_store: Path, tmp_path: Path, dtype: str):
-    store = extract(changed(config, dtype=dtype, layers=(2,)), tmp_path / "store")
+def test_half_precision_store(tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path, dtype: str):
+    store = extract(changed(tiny_config, dtype=dtype, layers=(2,)), tmp_path / "store")
     assert store.matrix(2, 7).dtype == getattr(torch, dtype)
     full = ActivationStore.open(tiny_store).matrix(2, 7)
     torch.testing.assert_close(store.matrix(2, 7).float(), full, rtol=0.05, atol=0.05)
 
 
-def test_store_of_another_run_is_never_touched(config: ExtractConfig, tiny_store: Path):
+def test_store_of_another_run_is_never_touched(tiny_config: ExtractConfig, tiny_store: Path):
     before = receipts(tiny_store)
     with pytest.raises(ForeignStoreError, match=r"holds the store of a different run: .*positions is \[2, 7\] there"):
-        extract(changed(config, positions=(2,)), tiny_store)
+        extract(changed(tiny_config, positions=(2,)), tiny_store)
     assert receipts(tiny_store) == before
 
 
-def test_nan_names_count_cell_and_text(config: ExtractConfig, tiny_model: Path, tiny_texts: list[str], tmp_path: Path):
+def test_nan_names_count_cell_and_text(
+    tiny_config: ExtractConfig, tiny_model: Path, tiny_texts: list[str], tmp_path: Path
+):
     broken = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     weights = load_file(broken / "model.safetensors")
     weights["embed_tokens.weight"][18] = float("nan")  # the word w17
@@ -98,12 +88,14 @@ def test_nan_names_count_cell_and_text(config: ExtractConfig, tiny_model: Path, 
     with pytest.raises(
         ExtractionError, match=rf"NaN or infinite numbers in layer 0, residual, position 2, first in text {first};"
     ):
-        extract(changed(config, model=str(broken), positions=(2, 7), layers=(0,), shard_size=1000), tmp_path / "store")
+        extract(
+            changed(tiny_config, model=str(broken), positions=(2, 7), layers=(0,), shard_size=1000), tmp_path / "store"
+        )
 
 
-def test_disk_too_small_is_said_before_anything_is_written(config: ExtractConfig, tmp_path: Path):
+def test_disk_too_small_is_said_before_anything_is_written(tiny_config: ExtractConfig, tmp_path: Path):
     with pytest.raises(NotEnoughDiskError, match=r"needs at most .* GB more, but .* free\. Use fewer texts"):
-        extract(changed(config, max_texts=10**14), tmp_path / "store")
+        extract(changed(tiny_config, max_texts=10**14), tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
 
@@ -115,29 +107,29 @@ def test_disk_too_small_is_said_before_anything_is_written(config: ExtractConfig
         ({"positions": (60,)}, NoTextLongEnoughError, "the longest of 200 texts has 24"),
     ],
 )
-def test_bad_requests(config: ExtractConfig, tmp_path: Path, change: dict, error: type[Exception], message: str):
+def test_bad_requests(tiny_config: ExtractConfig, tmp_path: Path, change: dict, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
-        extract(changed(config, **change), tmp_path / "store")
+        extract(changed(tiny_config, **change), tmp_path / "store")
 
 
-def test_bad_positions_leave_the_folder_free(config: ExtractConfig, tmp_path: Path):
+def test_bad_positions_leave_the_folder_free(tiny_config: ExtractConfig, tmp_path: Path):
     with pytest.raises(NoTextLongEnoughError):
-        extract(changed(config, positions=(60,)), tmp_path / "store")
+        extract(changed(tiny_config, positions=(60,)), tmp_path / "store")
     assert not (tmp_path / "store").exists()
-    assert extract(changed(config, layers=(0,)), tmp_path / "store").manifest.n > 0
+    assert extract(changed(tiny_config, layers=(0,)), tmp_path / "store").manifest.n > 0
 
 
 def test_store_does_not_depend_on_how_the_paths_are_written(
-    config: ExtractConfig, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_config: ExtractConfig, tiny_store: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.chdir(Path(config.model).parent)
-    relative = changed(config, model=Path(config.model).name)
+    monkeypatch.chdir(Path(tiny_config.model).parent)
+    relative = changed(tiny_config, model=Path(tiny_config.model).name)
     assert extract(relative, tiny_store).manifest.n > 0
 
 
 @pytest.mark.gpu
-def test_extraction_on_a_gpu(config: ExtractConfig, tiny_store: Path, tmp_path: Path):
-    store = extract(changed(config, gpus_per_worker=1), tmp_path / "store")
+def test_extraction_on_a_gpu(tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path):
+    store = extract(changed(tiny_config, gpus_per_worker=1), tmp_path / "store")
     for cell in store.cells:
         on_cpu = ActivationStore.open(tiny_store).matrix(cell.layer, cell.position)
         torch.testing.assert_close(store.matrix(cell.layer, cell.position), on_cpu, rtol=1e-3, atol=1e-3)
@@ -145,7 +137,7 @@ def test_extraction_on_a_gpu(config: ExtractConfig, tiny_store: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_shard_that_kills_its_worker_is_given_up_and_the_others_kept(
-    config: ExtractConfig, tiny_store: Path, tmp_path: Path
+    tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path
 ):
     """Shard 1 is made to take long, and whichever worker is at it is killed, each time."""
     path = Path(shutil.copytree(tiny_store, tmp_path / "store"))
@@ -172,7 +164,7 @@ def test_shard_that_kills_its_worker_is_given_up_and_the_others_kept(
         with pytest.raises(
             ExtractionError, match=r"1 of \d shards were not written:\s+shard 1: its worker died 3 times"
         ):
-            extract(config, path)
+            extract(tiny_config, path)
     finally:
         stopped.set()
         killer.join()
@@ -181,4 +173,4 @@ def test_shard_that_kills_its_worker_is_given_up_and_the_others_kept(
     assert len(receipts(path)) == n_shards - 1
 
     rows.write_bytes(content)
-    assert extract(config, path).manifest == ActivationStore.open(tiny_store).manifest
+    assert extract(tiny_config, path).manifest == ActivationStore.open(tiny_store).manifest

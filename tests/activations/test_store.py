@@ -104,7 +104,7 @@ def test_truncated_manifest_is_refused(store: Path):
 
 
 def test_good_store_verifies(tiny_store: Path):
-    ActivationStore.open(tiny_store).verify()
+    assert ActivationStore.open(tiny_store).verify() is None
 
 
 def test_unfinished_store_is_refused(store: Path, tmp_path: Path):
