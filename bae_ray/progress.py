@@ -32,6 +32,10 @@ class Tracker:
             total = "" if self._total is None else f"/{self._total}"
             print(f"{self._label}: {self._done}{total} {note}".rstrip(), file=sys.stderr, flush=True)
 
+    def reach(self, done: int) -> None:
+        """Set how much work is finished; what an earlier run has done counts."""
+        self.advance(done - self._done)
+
 
 @contextmanager
 def track(label: str, total: int | None) -> Iterator[Tracker]:

@@ -227,19 +227,27 @@ class ActivationStore:
 
         Raises `InvalidInputError` for a cell that the store does not hold, and `CorruptShardError`.
         """
+        parts = self.shards(layer, position, site)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def shards(self, layer: int, position: int, site: str = "residual") -> list[Tensor]:
+        """The activations of one cell as memory maps of its files; see `matrix`."""
         cell = Cell(layer, site, position)
+        self._check_held(cell)
+        return [load_file(self._checked(cell.file(s.shard), s))[TENSOR] for s in self.manifest.shards]
+
+    def fingerprint(self, cell: Cell) -> str:
+        """Identifies the content of one cell: a hash over the checksums of its shards."""
+        self._check_held(cell)
+        return content_hash([shard.files[cell.file(shard.shard)] for shard in self.manifest.shards])
+
+    def _check_held(self, cell: Cell) -> None:
         if cell not in self.cells:
             request = self.manifest.request
             raise InvalidInputError(
                 f"the store {self.path} holds no cell ({cell}); it has layers {list(request.layers)}, sites "
                 f"{list(request.sites)} and positions {list(request.positions)}."
             )
-        parts = [load_file(self._checked(cell.file(s.shard), s))[TENSOR] for s in self.manifest.shards]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def fingerprint(self, cell: Cell) -> str:
-        """Identifies the content of one cell: a hash over the checksums of its shards."""
-        return content_hash([shard.files[cell.file(shard.shard)] for shard in self.manifest.shards])
 
     def verify(self) -> None:
         """Check every file of the store. Raises `CorruptShardError` that names all bad ones."""

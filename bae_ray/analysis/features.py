@@ -8,11 +8,14 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from bae_ray.autoencoders.base import Autoencoder
+from bae_ray.activations.rows import Rows
+from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.losses import bernoulli_entropy
 
 DENSE_RATE = 0.1
 """A feature that fires on more than this share of the samples counts as dense."""
+DEAD_RATE = 0.0
+"""A feature that fires on no more than this share of the samples counts as dead."""
 
 
 class FeatureMetrics(NamedTuple):
@@ -23,38 +26,61 @@ class FeatureMetrics(NamedTuple):
     """Mean squared error over samples and dimensions, in the activations' own units squared."""
     fvu: float
     """Fraction of variance unexplained: squared error over the squared distance to this set's mean."""
+    cosine: float
+    """Cosine of activation and reconstruction, mean over the samples; a large common mean makes it large by itself."""
+    cosine_centred: float
+    """The same after this set's mean of the activations is taken from both."""
     l0: float
     """Latents that fire per sample, on average."""
     dead: float
-    """Fraction of latents that never fire."""
+    """Fraction of latents whose firing rate is at most `dead_rate`, by default those that never fire."""
     dense: float
-    """Fraction of latents whose firing rate is above `DENSE_RATE`."""
+    """Fraction of latents whose firing rate is above `dense_rate`."""
     entropy_bits: float
     """Marginal entropy: Bernoulli entropies of the firing rates, summed over the latents (Eq. 4), in bits."""
 
+    @property
+    def explained_variance(self) -> float:
+        """1 - FVU."""
+        return 1 - self.fvu
+
 
 class FeatureStatistics:
-    """Accumulates, in double precision, what `FeatureMetrics` needs over any number of batches."""
+    """Accumulates, in double precision, what `FeatureMetrics` needs over any number of batches.
 
-    def __init__(self, d_in: int, d_latent: int, device: torch.device | str = "cpu") -> None:
+    The centred cosine is about the set's mean, which is known at the end only: `mean` [D], where it is given, is taken
+    for it; else the first batch's.
+    """
+
+    def __init__(
+        self, d_in: int, d_latent: int, device: torch.device | str = "cpu", mean: Tensor | None = None
+    ) -> None:
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
         self._n = 0
-        self._fired = torch.zeros(d_latent, dtype=torch.float64, device=device)
-        self._squared_error = torch.zeros((), dtype=torch.float64, device=device)
-        # Sums are taken around the first batch's mean: around 0, the variance of a large-mean set would cancel away.
-        self._origin: Tensor | None = None
-        self._shift = torch.zeros(d_in, dtype=torch.float64, device=device)
-        self._squared = torch.zeros((), dtype=torch.float64, device=device)
+        self._fired, self._latents, self._latents_squared = zeros(d_latent), zeros(d_latent), zeros(d_latent)
+        self._squared_error, self._cosine, self._cosine_centred = zeros(), zeros(), zeros()
+        # Sums are taken around a mean: around 0, the variance of a large-mean set would cancel away.
+        self._origin = mean.to(device, torch.float64) if mean is not None else None
+        self._shift, self._squared = zeros(d_in), zeros()
 
     def update(self, x: Tensor, latents: Tensor, x_hat: Tensor) -> None:
         """Add a batch: activations [N, D], latents [N, F], reconstruction [N, D], all in the activations' units."""
-        x = x.double()
+        x, x_hat = x.double(), x_hat.double()
         if self._origin is None:
             self._origin = x.mean(0)
         self._n += len(x)
         self._fired += (latents != 0).sum(0)
-        self._squared_error += (x_hat.double() - x).square().sum()
-        self._shift += (x - self._origin).sum(0)
-        self._squared += (x - self._origin).square().sum()
+        self._latents += latents.sum(0, dtype=torch.float64)
+        self._latents_squared += latents.double().square().sum(0)
+        self._squared_error += (x_hat - x).square().sum()
+        centred = x - self._origin
+        self._shift += centred.sum(0)
+        self._squared += centred.square().sum()
+        cosine = torch.nn.functional.cosine_similarity
+        self._cosine += cosine(x, x_hat).sum()
+        self._cosine_centred += cosine(centred, x_hat - self._origin).sum()
 
     def merge(self, other: Self) -> None:
         """Add the samples of another set."""
@@ -66,15 +92,32 @@ class FeatureStatistics:
         self._squared += other._squared + 2 * (offset @ other._shift) + other._n * (offset @ offset)
         self._shift += other._shift + other._n * offset
         self._n += other._n
-        self._fired += other._fired
-        self._squared_error += other._squared_error
+        for name in ("_fired", "_latents", "_latents_squared", "_squared_error", "_cosine", "_cosine_centred"):
+            getattr(self, name).add_(getattr(other, name))
 
     @property
     def firing_rates(self) -> Tensor:
         """Share of the samples on which each latent fires, [F], float64."""
         return self._fired / self._n
 
-    def metrics(self) -> FeatureMetrics:
+    @property
+    def latent_mean(self) -> Tensor:
+        """Mean of each latent, [F], float64."""
+        return self._latents / self._n
+
+    @property
+    def latent_std(self) -> Tensor:
+        """Standard deviation of each latent, [F], float64."""
+        return (self._latents_squared / self._n - self.latent_mean.square()).clamp_min(0).sqrt()
+
+    def set_reference(self, autoencoder: Autoencoder) -> None:
+        """Make the samples the autoencoder's reference set: its prior, and what it standardises with if it does."""
+        autoencoder.prior.copy_(self.firing_rates)
+        if autoencoder.standardize:
+            autoencoder.latent_mean.copy_(self.latent_mean)
+            autoencoder.latent_std.copy_(self.latent_std)
+
+    def metrics(self, dead_rate: float = DEAD_RATE, dense_rate: float = DENSE_RATE) -> FeatureMetrics:
         """The measures over everything added so far."""
         rates = self.firing_rates
         variance = float(self._squared - self._shift.square().sum() / self._n)
@@ -83,19 +126,59 @@ class FeatureStatistics:
             n=self._n,
             mse=error / (self._n * len(self._shift)),
             fvu=error / variance if variance > 0 else float("nan"),
+            cosine=float(self._cosine) / self._n,
+            cosine_centred=float(self._cosine_centred) / self._n,
             l0=float(rates.sum()),
-            dead=float((rates == 0).double().mean()),
-            dense=float((rates > DENSE_RATE).double().mean()),
+            dead=float((rates <= dead_rate).double().mean()),
+            dense=float((rates > dense_rate).double().mean()),
             entropy_bits=float(bernoulli_entropy(rates).sum()),
         )
 
 
 @torch.no_grad()
-def feature_statistics(autoencoder: Autoencoder, x: Tensor, batch_size: int = 4096) -> FeatureStatistics:
-    """Statistics of an autoencoder over activations [N, D], a batch at a time on the autoencoder's device."""
+def feature_statistics(
+    autoencoder: Autoencoder, x: Tensor | Rows, batch_size: int = 4096, target: Tensor | Rows | None = None
+) -> FeatureStatistics:
+    """Statistics of an autoencoder over activations [N, D], a batch at a time on the autoencoder's device.
+
+    `target` [N, D] is what a transcoder reconstructs; left out, `x` itself.
+    """
     device = autoencoder.mean.device
-    statistics = FeatureStatistics(autoencoder.d_in, autoencoder.d_latent, device)
-    for rows in x.split(batch_size):
-        batch = rows.to(device)
-        statistics.update(batch, *autoencoder(batch))
+    wanted = x if target is None else target
+    mean = sum((rows.double().sum(0) for rows in wanted.split(batch_size)), torch.zeros(1)) / len(wanted)
+    statistics = FeatureStatistics(autoencoder.d_in, autoencoder.d_latent, device, mean)
+    for rows, wanted_rows in zip(x.split(batch_size), wanted.split(batch_size), strict=True):
+        statistics.update(wanted_rows.to(device), *autoencoder(rows.to(device)))
     return statistics
+
+
+@torch.no_grad()
+def mean_absolute_covariance(autoencoder: Autoencoder, x: Tensor | Rows, working_set: int = 256 << 20) -> float:
+    """Mean over i != j of |cov(latents)_ij| over activations [N, D].
+
+    In blocks of latents that take at most `working_set` bytes, with one pass over `x` each, so that neither N nor F^2
+    has to fit in memory.
+    """
+    device = autoencoder.mean.device
+    mean = feature_statistics(autoencoder, x).latent_mean
+    n_latents = autoencoder.d_latent
+    block = max(1, working_set // (8 * n_latents))
+    total = 0.0
+    for start in range(0, n_latents, block):
+        covariance = torch.zeros(min(block, n_latents - start), n_latents, dtype=torch.float64, device=device)
+        for rows in x.split(4096):
+            centred = autoencoder.encode(rows.to(device)).double() - mean
+            covariance += centred[:, start : start + block].T @ centred
+        covariance.diagonal(start).zero_()
+        total += float(covariance.abs().sum())
+    return total / ((len(x) - 1) * n_latents * (n_latents - 1))
+
+
+@torch.no_grad()
+def spectral_norm(dictionary: Tensor) -> float:
+    """Spectral norm of the covariance matrix [F, F] of a dictionary's rows [F, D], each row a variable (Table 1).
+
+    Its largest eigenvalue, taken from the D x D matrix with the same one.
+    """
+    centred = dictionary.double() - dictionary.double().mean(1, keepdim=True)
+    return float(torch.linalg.eigvalsh(centred.T @ centred)[-1]) / (dictionary.shape[1] - 1)

@@ -4,6 +4,15 @@ from bae_ray.autoencoders.bae import BinaryAutoencoder as BinaryAutoencoder
 from bae_ray.autoencoders.base import Autoencoder as Autoencoder
 from bae_ray.autoencoders.base import AutoencoderOutput as AutoencoderOutput
 from bae_ray.autoencoders.checkpoint import build_autoencoder as build_autoencoder
+from bae_ray.autoencoders.checkpoint import check_architecture as check_architecture
 from bae_ray.autoencoders.checkpoint import load_autoencoder as load_autoencoder
-from bae_ray.autoencoders.checkpoint import save_autoencoder as save_autoencoder
+from bae_ray.autoencoders.config import ArchitectureConfig as ArchitectureConfig
+from bae_ray.autoencoders.config import AutoencoderConfig as AutoencoderConfig
 from bae_ray.autoencoders.config import BAEConfig as BAEConfig
+from bae_ray.autoencoders.config import BatchTopKConfig as BatchTopKConfig
+from bae_ray.autoencoders.config import GatedConfig as GatedConfig
+from bae_ray.autoencoders.config import GatedSAEConfig as GatedSAEConfig
+from bae_ray.autoencoders.config import JumpReLUConfig as JumpReLUConfig
+from bae_ray.autoencoders.config import ReLUConfig as ReLUConfig
+from bae_ray.autoencoders.config import TopKConfig as TopKConfig
+from bae_ray.autoencoders.config import TranscoderConfig as TranscoderConfig

@@ -1,53 +1,61 @@
-"""The binary autoencoder (paper, Eq. 1-2)."""
+"""The binary autoencoder (paper, Eq. 1-2 and 7)."""
 
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from bae_ray.autoencoders.base import Autoencoder
-from bae_ray.autoencoders.binarize import binarize
+from bae_ray.autoencoders.binarize import Gradient, binarize
+from bae_ray.autoencoders.burstiness import burstiness
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.errors import InvalidInputError
 
 
 class BinaryAutoencoder(Autoencoder):
-    """x_hat = step(x W_enc [+ b_enc]) W_dec + b_dec (Eq. 1); the latents are a code of 0 and 1."""
+    """x_hat = features(step(x W_enc [+ b_enc])) W_dec + b_dec (Eq. 1); the latents are a code of 0 and 1.
+
+    The features are the code itself, or with C `bits_per_feature` one real number from every C of its bits (Eq. 7):
+    entropy is of the code, the dictionary is of the features.
+    """
+
+    penalties = ("entropy", "covariance")
 
     def __init__(self, config: BAEConfig) -> None:
-        if config.d_in is None:
-            raise InvalidInputError("d_in is not set: give the width of the activations in the architecture's config.")
-        super().__init__(config, config.d_in, config.d_in * config.expansion)
-        self.W_enc = nn.Parameter(torch.empty(self.d_in, self.d_latent))
-        self.b_enc = cast(
-            nn.Parameter | None,
-            nn.Parameter(torch.empty(self.d_latent)) if config.encoder_bias else None,
-        )
-        self.W_dec = nn.Parameter(torch.empty(self.d_latent, self.d_in))
-        self.b_dec = nn.Parameter(torch.empty(self.d_in))
+        _, d_latent = config.widths()
+        if d_latent % config.bits_per_feature:
+            raise InvalidInputError(
+                f"d_latent is {d_latent}, which {config.bits_per_feature} bits per feature do not divide. Choose an "
+                "expansion or a d_latent that is a multiple of bits_per_feature."
+            )
+        self.bits_per_feature = config.bits_per_feature
+        super().__init__(config)
+        self.gradient: Gradient = config.gradient
         self.reset_parameters(None)
 
+    @property
     @override
-    def reset_parameters(self, generator: torch.Generator | None) -> None:
-        """Draw all parameters uniformly in +-1/sqrt(fan in), as `torch.nn.Linear` does."""
-        for parameter, fan_in in (
-            (self.W_enc, self.d_in),
-            (self.b_enc, self.d_in),
-            (self.W_dec, self.d_latent),
-            (self.b_dec, self.d_latent),
-        ):
-            if parameter is not None:
-                nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
-
-    def pre_activations(self, x: Tensor) -> Tensor:
-        """What the step function is applied to, [N, F], for normalised activations [N, D]."""
-        return x @ self.W_enc if self.b_enc is None else torch.addmm(self.b_enc, x, self.W_enc)
+    def n_features(self) -> int:
+        return cast(BAEConfig, self.config).widths()[1] // self.bits_per_feature
 
     @override
-    def encode_normalized(self, x: Tensor) -> Tensor:
-        return binarize(self.pre_activations(x))
+    def activate(self, pre_activations: Tensor) -> Tensor:
+        return binarize(pre_activations, self.gradient)
+
+    def features(self, code: Tensor) -> Tensor:
+        """h_R of Eq. 7: sum over j of 2^j code_{iC+j} / (2^C - 1), [N, F / C], from a code [N, F]; in [0, 1]."""
+        if self.bits_per_feature == 1:
+            return code
+        place_values = 2.0 ** torch.arange(self.bits_per_feature, device=code.device, dtype=code.dtype)
+        return code.unflatten(-1, (-1, self.bits_per_feature)) @ (place_values / place_values.sum())
 
     @override
     def decode_normalized(self, latents: Tensor) -> Tensor:
-        return torch.addmm(self.b_dec, latents, self.W_dec)
+        return super().decode_normalized(self.features(latents))
+
+    @override
+    def magnitudes(self, x: Tensor) -> Tensor:
+        """Burstiness against the prior (section 5.2), [N, F]; with more-bit decoding the real features, [N, F / C]."""
+        code = self.encode(x)
+        return burstiness(code, self.prior) if self.bits_per_feature == 1 else self.features(code)

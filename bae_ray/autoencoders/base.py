@@ -1,12 +1,24 @@
-"""What all autoencoders have in common: the interface, and each cell's normalisation."""
+"""What all autoencoders have in common: weights, interface, and each cell's normalisation.
+
+Shapes: N samples, D d_in, F d_latent, G features (rows of the dictionary; G = F but for more-bit decoding). Parameters
+may carry one more, leading dimension of members: autoencoders of one architecture that are trained as one tensor
+(training/stack.py). So the methods that training calls work on the last two dimensions only.
+"""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from pathlib import Path
+from typing import ClassVar, NamedTuple, cast
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.autoencoders.config import ArchitectureConfig
+from bae_ray.errors import InvalidInputError
+from bae_ray.files import atomic_path, write_text
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
 
 
 class AutoencoderOutput(NamedTuple):
@@ -17,53 +29,153 @@ class AutoencoderOutput(NamedTuple):
 
 
 class Autoencoder(nn.Module, ABC):
-    """Base of the autoencoders.
+    """Base of the autoencoders: x_hat = activate(x W_enc + b_enc) W_dec + b_dec.
 
     `encode`, `decode` and `forward` take and give activations in the language model's own units. Inside, the
     autoencoder works on (x - mean) / scale, because the size of activations differs a thousandfold between layers and
-    one set of loss weights must mean the same in each; `encode_normalized` and `decode_normalized` are that inside.
+    one set of loss weights must mean the same in each; `pre_activations`, `activate` and `decode_normalized` are that
+    inside.
 
-    Buffers: `mean` [D], `scale` [], and `prior` [F], the firing rates over the activations it was trained on.
+    Buffers: `mean` [D] and `scale` []; `prior` [F], the firing rates over the reference set, by default all activations
+    of the training; with `standardize`, `latent_mean` and `latent_std` [F] over the same set.
     """
+
+    penalties: ClassVar[tuple[str, ...]] = ()
+    """Terms of the training objective besides the reconstruction (training/objective.py)."""
 
     mean: Tensor
     scale: Tensor
     prior: Tensor
+    latent_mean: Tensor
+    latent_std: Tensor
 
-    def __init__(self, config: BAEConfig, d_in: int, d_latent: int) -> None:
+    def __init__(self, config: ArchitectureConfig) -> None:
         super().__init__()
         self.config = config
-        self.d_in = d_in
-        self.d_latent = d_latent
-        self.register_buffer("mean", torch.zeros(d_in))
+        self.d_in, self.d_latent = config.widths()
+        self.standardize = bool(getattr(config, "standardize", False))
+        self.register_buffer("mean", torch.zeros(self.d_in))
         self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("prior", torch.zeros(d_latent))
+        self.register_buffer("prior", torch.zeros(self.d_latent))
+        if self.standardize:
+            self.register_buffer("latent_mean", torch.zeros(self.d_latent))
+            self.register_buffer("latent_std", torch.ones(self.d_latent))
+        self.W_enc = nn.Parameter(torch.empty(self.d_in, self.d_latent))
+        bias = nn.Parameter(torch.empty(self.d_latent)) if self.has_encoder_bias else None
+        self.b_enc = cast(nn.Parameter | None, bias)
+        self.W_dec = nn.Parameter(torch.empty(self.n_features, self.d_in))
+        self.b_dec = nn.Parameter(torch.empty(self.d_in))
+
+    @property
+    def has_encoder_bias(self) -> bool:
+        """Whether there is a `b_enc`."""
+        return self.config.encoder_bias
+
+    @property
+    def n_features(self) -> int:
+        """Rows of the dictionary W_dec."""
+        return self.d_latent
+
+    def reset_parameters(self, generator: torch.Generator | None) -> None:
+        """Draw the weights uniformly in +-1/sqrt(fan in), as `torch.nn.Linear` does, from `generator` if given."""
+        for parameter, fan_in in (
+            (self.W_enc, self.d_in),
+            (self.b_enc, self.d_in),
+            (self.W_dec, self.n_features),
+            (self.b_dec, self.n_features),
+        ):
+            if parameter is not None:
+                nn.init.uniform_(parameter, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
 
     def normalize(self, x: Tensor) -> Tensor:
         """(x - mean) / scale of activations [N, D], in the autoencoder's dtype."""
         return (x.to(self.mean.dtype) - self.mean) / self.scale
 
+    def normalize_target(self, y: Tensor) -> Tensor:
+        """What the reconstruction is compared with in training; the normalised activations, but for transcoders."""
+        return self.normalize(y)
+
+    def denormalize(self, x_hat: Tensor) -> Tensor:
+        """Undo `normalize_target`."""
+        return x_hat * self.scale + self.mean
+
     def encode(self, x: Tensor) -> Tensor:
-        """Latents [N, F] of activations [N, D]."""
-        return self.encode_normalized(self.normalize(x))
+        """Latents [N, F] of activations [N, D]. Raises `InvalidInputError` for another shape."""
+        _check_shape("x", x, "d_in", self.d_in)
+        return self.activate(self.pre_activations(self.normalize(x)))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Activations [N, D] reconstructed from latents [N, F]."""
-        return self.decode_normalized(latents) * self.scale + self.mean
+        """Activations [N, D] reconstructed from latents [N, F]. Raises `InvalidInputError` for another shape."""
+        _check_shape("latents", latents, "d_latent", self.d_latent)
+        return self.denormalize(self.decode_normalized(latents.to(self.mean.dtype)))
 
     def forward(self, x: Tensor) -> AutoencoderOutput:
         """Encode and decode activations [N, D]."""
         latents = self.encode(x)
         return AutoencoderOutput(latents, self.decode(latents))
 
-    @abstractmethod
-    def reset_parameters(self, generator: torch.Generator | None) -> None:
-        """Draw the initial weights, from `generator` or torch's global one."""
+    def magnitudes(self, x: Tensor) -> Tensor:
+        """How strongly each feature is present in activations [N, D]: [N, G], the larger the more.
+
+        What features are selected by (paper, section 5.1): the latents, standardised over the reference set if the
+        config says so.
+        """
+        latents = self.encode(x)
+        if not self.standardize:
+            return latents
+        varies = self.latent_std > 0
+        return torch.where(varies, (latents - self.latent_mean) / self.latent_std.where(varies, 1.0), 0.0)
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """X W_enc [+ b_enc], [N, F], of normalised activations [N, D]."""
+        return affine(x, self.W_enc, self.b_enc)
 
     @abstractmethod
-    def encode_normalized(self, x: Tensor) -> Tensor:
-        """Latents [N, F] of normalised activations [N, D]."""
+    def activate(self, pre_activations: Tensor) -> Tensor:
+        """Latents [N, F] from pre-activations [N, F]: the architecture's non-linearity."""
 
-    @abstractmethod
     def decode_normalized(self, latents: Tensor) -> Tensor:
         """Normalised activations [N, D] from latents [N, F]."""
+        return affine(latents, self.W_dec, self.b_dec)
+
+    def penalized(self, pre_activations: Tensor, latents: Tensor) -> Tensor:  # noqa: ARG002
+        """What the sparsity penalty of training is applied to, [N, F]."""
+        return latents
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` (weights, normalisation and reference set) into `folder`."""
+        folder = Path(folder)
+        with atomic_path(folder / WEIGHTS_FILE) as temporary:
+            save_file({name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}, temporary)
+        write_text(folder / CONFIG_FILE, self.config.model_dump_json(indent=2) + "\n")
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+        """Upload to the Hugging Face hub as `repo_id`, which is made if it is missing; the commit's address.
+
+        `load_autoencoder(repo_id)` gives it back.
+        """
+        from tempfile import TemporaryDirectory
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload autoencoder"))
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """X W + b of x [N, A] and W [A, B], either of them with or without a leading dimension of members."""
+    if x.ndim == 2 and weight.ndim == 2:
+        return x @ weight if bias is None else torch.addmm(bias, x, weight)
+    x = x.expand(weight.shape[0], *x.shape[-2:])
+    return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(-2), x, weight)
+
+
+def _check_shape(name: str, tensor: Tensor, width_name: str, width: int) -> None:
+    if tensor.ndim != 2 or tensor.shape[1] != width:
+        raise InvalidInputError(
+            f"{name} has shape {tuple(tensor.shape)}; this autoencoder takes [n, {width}] ({width_name} = {width}). "
+            "Reshape it, or load the autoencoder of these activations."
+        )

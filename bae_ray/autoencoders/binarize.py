@@ -1,9 +1,11 @@
-"""The step function of Eq. 2 and the gradient estimate of Eq. 6."""
+"""The step function of Eq. 2 and the estimates of its gradient."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+Gradient = Literal["sigmoid", "straight_through", "release"]
 
 
 class _SigmoidStep(torch.autograd.Function):
@@ -15,13 +17,39 @@ class _SigmoidStep(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
         (pre_activation,) = ctx.saved_tensors
-        smooth = torch.sigmoid(pre_activation)
-        return grad_outputs[0] * (smooth * (1 - smooth))
+        # The kernel of torch's own sigmoid: g s (1 - s) in one pass over memory.
+        return torch.ops.aten.sigmoid_backward(grad_outputs[0], pre_activation.sigmoid())
 
 
-def binarize(pre_activation: Tensor) -> Tensor:
+class _StraightThroughStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre_activation: Tensor) -> Tensor:  # noqa: ARG004
+        return (pre_activation >= 0).to(pre_activation.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ARG004
+        return grad_outputs[0]
+
+
+class _ReleaseStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre_activation: Tensor) -> Tensor:  # noqa: ARG004
+        return (pre_activation > 0).to(pre_activation.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ARG004
+        return grad_outputs[0] * (1 - grad_outputs[0])
+
+
+_STEPS = {"sigmoid": _SigmoidStep, "straight_through": _StraightThroughStep, "release": _ReleaseStep}
+
+
+def binarize(pre_activation: Tensor, gradient: Gradient = "sigmoid") -> Tensor:
     """1 where `pre_activation` >= 0, else 0 (Eq. 2), of the same shape and dtype.
 
-    Backward, the derivative is taken to be sigmoid(x) (1 - sigmoid(x)) (Eq. 6).
+    Backward, the incoming gradient g becomes, by `gradient`:
+    sigmoid: g sigmoid(x) (1 - sigmoid(x)), the paper's Eq. 6;
+    straight_through: g;
+    release: g (1 - g), the released code's rule, and the step is 1 only where x > 0, as there.
     """
-    return _SigmoidStep.apply(pre_activation)  # pyright: ignore[reportReturnType]
+    return _STEPS[gradient].apply(pre_activation)  # pyright: ignore[reportReturnType]

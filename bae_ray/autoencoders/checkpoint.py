@@ -1,53 +1,73 @@
-"""Saving and loading autoencoders: a folder with `config.json` and `model.safetensors`."""
+"""Building autoencoders from their configs, and loading saved ones from a folder or from the Hugging Face hub."""
 
 import json
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
+import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from bae_ray.autoencoders.bae import BinaryAutoencoder
-from bae_ray.autoencoders.base import Autoencoder
-from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE, Autoencoder
+from bae_ray.autoencoders.baselines import BatchTopKAutoencoder, GatedSAE, JumpReLUAutoencoder
+from bae_ray.autoencoders.config import ArchitectureConfig, AutoencoderConfig
+from bae_ray.autoencoders.sae import GatedAutoencoder, ReLUAutoencoder, TopKAutoencoder, Transcoder
 from bae_ray.errors import CheckpointError
-from bae_ray.files import atomic_path, write_text
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-
-
-def build_autoencoder(config: BAEConfig) -> Autoencoder:
-    """A freshly initialised autoencoder of the architecture that `config` describes."""
-    return BinaryAutoencoder(config)
-
-
-def save_autoencoder(autoencoder: Autoencoder, folder: str | Path) -> None:
-    """Write `config.json` and `model.safetensors` (weights, normalisation and prior) into `folder`."""
-    folder = Path(folder)
-    with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in autoencoder.state_dict().items()}, temporary)
-    write_text(folder / CONFIG_FILE, autoencoder.config.model_dump_json(indent=2) + "\n")
+_CLASSES: dict[str, Any] = {
+    "bae": BinaryAutoencoder,
+    "relu": ReLUAutoencoder,
+    "topk": TopKAutoencoder,
+    "gated": GatedAutoencoder,
+    "transcoder": Transcoder,
+    "batchtopk": BatchTopKAutoencoder,
+    "jumprelu": JumpReLUAutoencoder,
+    "gated_sae": GatedSAE,
+}
+_CONFIGS: TypeAdapter[AutoencoderConfig] = TypeAdapter(AutoencoderConfig)
 
 
-def load_autoencoder(folder: str | Path) -> Autoencoder:
-    """The autoencoder saved in `folder`, on the CPU, in evaluation mode.
+def build_autoencoder(config: ArchitectureConfig) -> Autoencoder:
+    """A freshly initialised autoencoder of the architecture that `config` describes.
+
+    Raises `InvalidInputError` for widths that do not go together: k above d_latent, d_latent not a multiple of
+    bits_per_feature, d_in not set.
+    """
+    return _CLASSES[config.architecture](config)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def check_architecture(config: ArchitectureConfig) -> None:
+    """Raise what `build_autoencoder` would, without the memory that the weights take."""
+    with torch.device("meta"):
+        build_autoencoder(config)
+
+
+def load_autoencoder(source: str | Path, revision: str | None = None) -> Autoencoder:
+    """The autoencoder saved in a folder, or on the Hugging Face hub under an id; on the CPU, in evaluation mode.
 
     Raises `CheckpointError` where a file is missing or unreadable, the config is not one of ours, or the weights do
     not fit it.
     """
-    folder = Path(folder)
+    folder = _find(source, revision)
     try:
-        config = BAEConfig.model_validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = _CONFIGS.validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{folder} is not a saved autoencoder: {Path(str(error.filename or WEIGHTS_FILE)).name} is missing. "
-            f"Give a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}."
+            f"Give a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}, or a hub id."
         ) from error
     except (ValidationError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder} cannot be loaded as an autoencoder: {error}") from error
     autoencoder = build_autoencoder(config)
+    load_weights(autoencoder, tensors, f"{folder / WEIGHTS_FILE}")
+    return autoencoder.eval()
+
+
+def load_weights(autoencoder: Autoencoder, tensors: dict[str, Any], source: str) -> None:
+    """Give an autoencoder all its weights. Raises `CheckpointError` that names each one that does not fit."""
     expected = {name: tuple(tensor.shape) for name, tensor in autoencoder.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
@@ -57,8 +77,27 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
             if expected.get(name) != found.get(name)
         ]
         raise CheckpointError(
-            f"the weights in {folder} do not fit its {CONFIG_FILE}: {'; '.join(differing)}. Restore the files that "
-            "were saved together."
+            f"the weights in {source} do not fit their config ({autoencoder.config.model_dump_json()}): "
+            f"{'; '.join(differing)}. Restore the files that were saved together."
         )
     autoencoder.load_state_dict(tensors)
-    return autoencoder.eval()
+
+
+def _find(source: str | Path, revision: str | None) -> Path:
+    """The local folder of a saved autoencoder, downloaded if it is on the hub."""
+    folder = Path(source)
+    parts = str(source).split("/")
+    if folder.exists() or len(parts) > 2 or isinstance(source, Path):
+        return folder
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            folder = Path(hf_hub_download(str(source), name, revision=revision)).parent
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise CheckpointError(
+            f"'{source}' is neither a folder nor an autoencoder on the Hugging Face hub that can be reached: "
+            f"{str(error).splitlines()[0]}. Check the name, the connection and HF_TOKEN."
+        ) from error
+    return folder

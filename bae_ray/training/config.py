@@ -1,10 +1,11 @@
 """How to train; and which run this is."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.autoencoders.config import AutoencoderConfig, BAEConfig
+from bae_ray.autoencoders.losses import EntropyForm, Reduction
 from bae_ray.config import Config, content_hash
 
 
@@ -21,19 +22,65 @@ class TrainingConfig(Config):
     """Adam's first momentum factor."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
     """Adam's second momentum factor."""
+    lr_warmup: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps, at the start, over which the learning rate rises linearly from 0."""
+    lr_decay: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps, at the end, over which the learning rate falls linearly to 0."""
+    grad_clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the gradient of all weights together; a longer one is scaled down. Left out: no limit."""
+    reconstruction: Reduction = "mean"
+    """mean: squared error averaged over d, which the paper's loss weights go with; sum: summed, as Eq. 3 prints it."""
+    entropy_form: EntropyForm = "bernoulli"
+    """bernoulli: -p log2 p - (1-p) log2(1-p); printed: -p log2 p alone, as Eq. 4 prints it."""
     entropy_weight: float = Field(default=1e-7, ge=0)
-    """Weight of the marginal entropy in bits (alpha_e of Eq. 4)."""
+    """bae: weight of the marginal entropy in bits (alpha_e of Eq. 4)."""
     covariance_weight: float = Field(default=1e-7, ge=0)
-    """Weight of the covariance penalty (alpha_c of Eq. 4)."""
-    entropy_warmup: float = Field(default=0.25, ge=0, le=1)
-    """Share of the epochs, at the start, without the entropy term (500 of 2000 in the paper)."""
+    """bae: weight of the covariance penalty (alpha_c of Eq. 4)."""
+    l1_weight: float = Field(default=1e-7, ge=0)
+    """relu, gated, transcoder, gated_sae: weight of the L1 penalty (alpha of Eq. 9, 14, 16)."""
+    l1_reduction: Reduction = "sum"
+    """sum: the L1 norm summed over the batch, as in the paper; mean: averaged over it."""
+    l0_weight: float = Field(default=1e-4, ge=0)
+    """jumprelu: weight of the L0 penalty, the mean number of latents that fire per sample."""
+    entropy_warmup: float = Field(default=0.25, ge=0)
+    """How long, from the start, the entropy term is left out (500 of 2000 epochs in the paper)."""
+    covariance_warmup: float = Field(default=0.0, ge=0)
+    """How long the covariance term is left out."""
+    l1_warmup: float = Field(default=0.0, ge=0)
+    """How long the L1 term is left out."""
+    l0_warmup: float = Field(default=0.0, ge=0)
+    """How long the L0 term is left out."""
+    warmup_unit: Literal["fraction", "epochs"] = "fraction"
+    """What the four above count: a fraction of the epochs, or epochs."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of the samples held out of training."""
     normalize: Literal["rms", "none"] = "rms"
     """rms: centre each cell and scale it to unit RMS, so that the loss weights mean the same in each. none: as the
     paper, which trains on the activations as they are."""
+    decoder_norm: Literal["free", "unit"] = "free"
+    """unit: the rows of the dictionary are kept at length 1."""
+    revive_every: int | None = Field(default=None, ge=1)
+    """Give latents that never fired during so many epochs a new start, at badly reconstructed samples. Left out:
+    dead latents stay as they are, as in the paper."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop when the held-out objective has not fallen for so many epochs after the warm-ups, and go back to its lowest.
+    Left out: all epochs are trained."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Of the matrix products. tf32: faster on recent GPUs, no effect on a CPU. bf16: autocast; weights stay fp32."""
+    compile: bool = False
+    """Compile the training step with torch.compile; needs a C++ compiler."""
+    log: Literal["epoch", "step"] = "epoch"
+    """A line of metrics per epoch (means over its steps) or per step."""
     seed: int = 0
     """Seed of the split, the initial weights and the order of the samples."""
+
+    @model_validator(mode="after")
+    def _check_warmups(self) -> Self:
+        for name in ("entropy_warmup", "covariance_warmup", "l1_warmup", "l0_warmup"):
+            value = getattr(self, name)
+            if self.warmup_unit == "fraction" and value > 1:
+                raise ValueError(f"{name} is {value}: a fraction is at most 1 (or set warmup_unit to epochs)")
+        return self
 
 
 class CellConfig(Config):
@@ -52,9 +99,11 @@ class RunConfig(Config):
 
     cell: CellConfig
     """Which activations."""
+    target: CellConfig | None = None
+    """transcoder: which activations it reconstructs from them."""
     data: str
-    """Fingerprint of the cell's activations in the store."""
-    autoencoder: BAEConfig = BAEConfig()
+    """Fingerprint of the activations in the store."""
+    autoencoder: AutoencoderConfig = BAEConfig()
     """Which autoencoder."""
     training: TrainingConfig = TrainingConfig()
     """How it is trained."""

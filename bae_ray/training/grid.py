@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from bae_ray.activations.store import ActivationStore, Cell
-from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig, AutoencoderConfig, BAEConfig
 from bae_ray.config import Config
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import RunConfig, TrainingConfig
@@ -21,13 +21,13 @@ class SweepConfig(Config):
     """Layers of the store. Left out: all of them."""
     positions: tuple[int, ...] | None = None
     """Positions of the store. Left out: all of them."""
-    autoencoder: BAEConfig = BAEConfig()
+    autoencoder: AutoencoderConfig = BAEConfig()
     """Architecture of every run, but for the axes."""
     training: TrainingConfig = TrainingConfig()
     """Training of every run, but for the axes."""
     axes: tuple[str, ...] = ()
-    """Further axes of the grid, each FIELD=VALUE,VALUE,... over a field of the two above, such as training.seed=0,1,2
-    or autoencoder.expansion=2,4."""
+    """Further axes of the grid, each FIELD=VALUE,VALUE,... over a field of the two above, such as training.seed=0,1,2,
+    autoencoder.expansion=2,4 or autoencoder.architecture=bae,relu,topk."""
     cpus_per_trial: float = Field(default=1, gt=0)
     """CPUs, and so threads, of each training."""
     gpus_per_trial: float | None = Field(default=None, ge=0)
@@ -72,14 +72,18 @@ def _selected(cell: Cell, config: SweepConfig) -> bool:
 def _parse_axis(text: str) -> tuple[str, list[Any]]:
     field, equals, listed = text.partition("=")
     section, dot, name = field.partition(".")
-    fields = {"training": TrainingConfig.model_fields, "autoencoder": BAEConfig.model_fields}.get(section, {})
-    if not (equals and dot and listed) or name not in fields:
-        known = [f"training.{key}" for key in TrainingConfig.model_fields]
-        known += [f"autoencoder.{key}" for key in BAEConfig.model_fields]
+    fields = {"training": list(TrainingConfig.model_fields), "autoencoder": _architecture_fields()}
+    if not (equals and dot and listed) or name not in fields.get(section, []):
+        known = [f"{section}.{key}" for section, keys in fields.items() for key in keys]
         raise InvalidInputError(
             f"axis '{text}' is not FIELD=VALUE,VALUE,... with a known field. Fields: {', '.join(known)}."
         )
     return field, [_parse_value(value) for value in listed.split(",")]
+
+
+def _architecture_fields() -> list[str]:
+    """Fields of any architecture."""
+    return list(dict.fromkeys(field for config in ARCHITECTURES.values() for field in config.model_fields))
 
 
 def _parse_value(text: str) -> Any:
@@ -89,14 +93,26 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def _with_settings(config: SweepConfig, settings: list[tuple[str, Any]]) -> tuple[BAEConfig, TrainingConfig]:
+def _with_settings(config: SweepConfig, settings: list[tuple[str, Any]]) -> tuple[ArchitectureConfig, TrainingConfig]:
     values = {"autoencoder": config.autoencoder.model_dump(), "training": config.training.model_dump()}
+    changes: dict[str, dict[str, Any]] = {"autoencoder": {}, "training": {}}
     for field, value in settings:
         section, _, name = field.partition(".")
-        values[section][name] = value
+        changes[section][name] = value
+    architecture = changes["autoencoder"].get("architecture", config.autoencoder.architecture)
+    if architecture not in ARCHITECTURES:
+        raise InvalidInputError(
+            f"axis value autoencoder.architecture={architecture!r} is not allowed: expected one of "
+            f"{', '.join(ARCHITECTURES)}."
+        )
+    chosen = ARCHITECTURES[architecture]
+    common = {name: value for name, value in values["autoencoder"].items() if name in chosen.model_fields}
     try:
-        return BAEConfig.model_validate(values["autoencoder"]), TrainingConfig.model_validate(values["training"])
+        return (
+            chosen.model_validate(common | changes["autoencoder"]),
+            TrainingConfig.model_validate(values["training"] | changes["training"]),
+        )
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"])) or "training"
         raise InvalidInputError(f"axis value {where}={first['input']!r} is not allowed: {first['msg']}.") from error

@@ -1,37 +1,35 @@
-"""Training one autoencoder on one matrix of activations.
+"""Training autoencoders on one matrix of activations.
 
 Shapes: N samples, D d_in.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from bae_ray.activations.rows import Rows
 from bae_ray.analysis.features import FeatureMetrics, feature_statistics
-from bae_ray.autoencoders import Autoencoder, BAEConfig, build_autoencoder
-from bae_ray.autoencoders.losses import covariance_penalty, marginal_entropy, reconstruction_loss
-from bae_ray.errors import DivergedError, TrainingError
+from bae_ray.autoencoders import ArchitectureConfig, Autoencoder, TranscoderConfig
+from bae_ray.autoencoders.sae import Transcoder
+from bae_ray.config import content_hash
+from bae_ray.errors import DivergedError, InvalidInputError, TrainingError
 from bae_ray.training.config import TrainingConfig
+from bae_ray.training.data import Batches, Placement
+from bae_ray.training.loop import Loop, Resume, TrainingMetrics
+from bae_ray.training.objective import Forms
+from bae_ray.training.seeds import stream
+from bae_ray.training.stack import Stack
 
+SHARED = ("epochs", "batch_size", "val_fraction", "normalize", "precision", "compile", "seed")
+"""Fields that make the batch stream, or are of the process: equal in all members that are trained together."""
 
-class EpochMetrics(NamedTuple):
-    """Means over the steps of one epoch, on normalised activations."""
-
-    epoch: int
-    """Counted from 1."""
-    loss: float
-    mse: float
-    entropy_bits: float
-    """Marginal entropy of the minibatches, in bits."""
-    covariance_penalty: float
-    entropy_weight: float
-    """0 during the warm-up."""
-    seconds: float
-    """Since training began."""
+ROWS_AT_ONCE = 8192
 
 
 class Trained(NamedTuple):
@@ -46,104 +44,181 @@ class Trained(NamedTuple):
 
 
 def train(
-    x: Tensor,
-    architecture: BAEConfig,
+    x: Tensor | Rows,
+    architecture: ArchitectureConfig,
     training: TrainingConfig,
     device: str | torch.device = "cpu",
-    on_epoch: Callable[[EpochMetrics], None] = lambda _: None,
+    on_epoch: Callable[[list[TrainingMetrics]], None] = lambda _: None,
+    target: Tensor | Rows | None = None,
+    checkpoint: Path | None = None,
+    placement: Placement | None = None,
 ) -> Trained:
-    """Train an autoencoder on activations [N, D] with the objective of Eq. 5.
+    """Train an autoencoder on activations [N, D] with the objective of Eq. 5, or that of its architecture.
 
-    The same `x`, configs and number of threads give the same numbers on a CPU. Raises `TrainingError` for data that
-    cannot be trained on, and `DivergedError` where the loss stops being finite.
+    The same `x`, configs and number of threads give the same numbers on a CPU. `target` [N, D] is what a transcoder
+    reconstructs. The state is saved at `checkpoint` now and then, and removed at the end; where one is there, the
+    training goes on from it exactly. `placement` says where the batches come from, memory by default where they fit.
+
+    Raises `TrainingError` for data that cannot be trained on, and `DivergedError` where the loss stops being finite.
+    """
+    members = [(architecture, training)]
+    (outcome,) = train_many(
+        x, members, device, lambda _, lines: on_epoch(lines), target=target, checkpoint=checkpoint, placement=placement
+    )
+    if isinstance(outcome, TrainingError):
+        raise outcome
+    return outcome
+
+
+def train_many(
+    x: Tensor | Rows,
+    members: Sequence[tuple[ArchitectureConfig, TrainingConfig]],
+    device: str | torch.device = "cpu",
+    on_epoch: Callable[[int, list[TrainingMetrics]], None] = lambda *_: None,
+    target: Tensor | Rows | None = None,
+    checkpoint: Path | None = None,
+    placement: Placement | None = None,
+) -> list[Trained | TrainingError]:
+    """Train several autoencoders on the same batches; each gets, to rounding, the numbers that it gets alone.
+
+    Members of one architecture are computed as one. A member that diverges is reported in its place, and the others go
+    on. `on_epoch` is given the member's number and its metrics. See `train` for the rest.
+
+    Raises `InvalidInputError` where members differ in a field of `SHARED`.
     """
     started = time.monotonic()
-    _check(x, architecture)
-    generator = torch.Generator().manual_seed(training.seed)
-    train_rows, val_rows = _split(len(x), training.val_fraction, generator)
-    autoencoder = build_autoencoder(architecture.model_copy(update={"d_in": x.shape[1]}))
-    autoencoder.reset_parameters(generator)
-    if training.normalize == "rms":
-        _fit_normalization(autoencoder, x[train_rows])
-    autoencoder.to(device)
-    data = autoencoder.normalize(x[train_rows].to(device))
-    _optimize(autoencoder, data, training, generator, on_epoch, started)
+    device = torch.device(device)
+    shared = _shared(members)
+    x = x if isinstance(x, Rows) else Rows([x])
+    target = Rows([target]) if isinstance(target, Tensor) else target
+    for architecture, _ in members:
+        _check(x, target, architecture)
+    train_rows, val_rows = _split(len(x), shared.val_fraction, stream(shared.seed, "split"))
+    statistics = _normalization(x.select(train_rows)) if shared.normalize == "rms" else None
+    target_statistics = (
+        _normalization(target.select(train_rows)) if target is not None and shared.normalize == "rms" else None
+    )
+    groups = _groups(members)
+    with _precision(shared.precision):
+        n_steps = shared.epochs * (len(train_rows) // min(shared.batch_size, len(train_rows)))
+        stacks = []
+        for numbers in groups:
+            config = members[numbers[0]][0].model_copy(update={"d_in": x.shape[1]})
+            stack = Stack(config, [members[number][1] for number in numbers], device, n_steps)
+            for member in stack.members:
+                _set_normalization(member.autoencoder, statistics, target_statistics)
+            stacks.append(stack)
+        first = stacks[0].members[0].autoencoder
+        data, held_out = (
+            Batches(
+                x.select(rows),
+                target.select(rows) if target is not None else None,
+                first.normalize,
+                first.normalize_target,
+                device,
+                placement,
+            )
+            for rows in (train_rows, val_rows)
+        )
+        identity = content_hash([[a.model_dump(), t.model_dump()] for a, t in members] + [list(x.shape)])
+        loop = Loop(
+            stacks,
+            data,
+            held_out,
+            shared,
+            lambda i, j, lines: on_epoch(groups[i][j], lines),
+            Resume(checkpoint, identity) if checkpoint else None,
+        )
+        loop.run()
+    outcomes: dict[int, Trained | TrainingError] = {}
+    for i, numbers in enumerate(groups):
+        for j, number in enumerate(numbers):
+            failure = loop.failures.get((i, j))
+            autoencoder = stacks[i].members[j].autoencoder
+            outcomes[number] = failure or _measured(autoencoder, x, target, train_rows, val_rows, started)
+    if checkpoint and not loop.failures:
+        checkpoint.unlink(missing_ok=True)
+    return [outcomes[number] for number in range(len(members))]
 
+
+def _shared(members: Sequence[tuple[ArchitectureConfig, TrainingConfig]]) -> TrainingConfig:
+    """The config that says what all members share."""
+    if not members:
+        raise InvalidInputError("there is nothing to train: give at least one architecture with its training.")
+    first = members[0][1]
+    for field in SHARED:
+        for number, (_, training) in enumerate(members):
+            if getattr(training, field) != getattr(first, field):
+                raise InvalidInputError(
+                    f"training.{field} is {getattr(training, field)} for member {number} and {getattr(first, field)} "
+                    "for member 0. Members trained together share it: train those that differ apart."
+                )
+    return first
+
+
+def _groups(members: Sequence[tuple[ArchitectureConfig, TrainingConfig]]) -> list[list[int]]:
+    """Numbers of the members that can be computed as one."""
+    groups: dict[tuple[ArchitectureConfig, Forms], list[int]] = {}
+    for number, (architecture, training) in enumerate(members):
+        groups.setdefault((architecture, Forms.of(training)), []).append(number)
+    return list(groups.values())
+
+
+def _measured(
+    autoencoder: Autoencoder, x: Rows, target: Rows | None, train_rows: Tensor, val_rows: Tensor, started: float
+) -> Trained | TrainingError:
+    """The measures of a trained autoencoder; and its reference set, which is all of `x`."""
     autoencoder.eval()
-    on_train = feature_statistics(autoencoder, x[train_rows])
-    on_val = feature_statistics(autoencoder, x[val_rows])
+    on_train, on_val = (
+        feature_statistics(autoencoder, x.select(rows), target=target.select(rows) if target is not None else None)
+        for rows in (train_rows, val_rows)
+    )
     train_metrics, val_metrics = on_train.metrics(), on_val.metrics()
     for name, metrics in (("training", train_metrics), ("held-out", val_metrics)):
         if math.isnan(metrics.fvu):
-            raise TrainingError(
+            return TrainingError(
                 f"all {metrics.n} {name} activations are identical, so their FVU is undefined. Leave this cell out."
             )
         if not math.isfinite(metrics.mse):
-            raise DivergedError(
-                f"the reconstruction of the {name} activations is {metrics.mse}. Lower lr ({training.lr})."
-            )
+            return DivergedError(f"the reconstruction of the {name} activations is {metrics.mse}. Lower lr.")
     on_train.merge(on_val)
-    autoencoder.prior.copy_(on_train.firing_rates)
+    on_train.set_reference(autoencoder)
     return Trained(autoencoder, train_metrics, val_metrics, on_train.metrics(), time.monotonic() - started)
 
 
-def _optimize(
-    autoencoder: Autoencoder,
-    data: Tensor,
-    training: TrainingConfig,
-    generator: torch.Generator,
-    on_epoch: Callable[[EpochMetrics], None],
-    started: float,
-) -> None:
-    optimizer = torch.optim.Adam(
-        autoencoder.parameters(), lr=training.lr, betas=(training.beta1, training.beta2), fused=True
-    )
-    batch_size = min(training.batch_size, len(data))
-    n_steps = len(data) // batch_size
-    warmup_epochs = round(training.entropy_warmup * training.epochs)
-    for epoch in range(1, training.epochs + 1):
-        entropy_weight = 0.0 if epoch <= warmup_epochs else training.entropy_weight
-        order = torch.randperm(len(data), generator=generator).to(data.device)
-        totals = torch.zeros(4, device=data.device)
-        for rows in order.split(batch_size)[:n_steps]:
-            batch = data[rows]
-            code = autoencoder.encode_normalized(batch)
-            terms = {
-                "mse": reconstruction_loss(autoencoder.decode_normalized(code), batch),
-                "entropy": marginal_entropy(code),
-                "covariance": covariance_penalty(code),
-            }
-            objective = (
-                terms["mse"] + entropy_weight * terms["entropy"] + training.covariance_weight * terms["covariance"]
-            )
-            optimizer.zero_grad(set_to_none=True)
-            objective.backward()
-            optimizer.step()
-            totals += torch.stack([objective.detach(), *(term.detach() for term in terms.values())])
-        loss, mse, entropy, covariance = (value / n_steps for value in totals.tolist())
-        on_epoch(EpochMetrics(epoch, loss, mse, entropy, covariance, entropy_weight, time.monotonic() - started))
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss became {loss} in epoch {epoch} of {training.epochs} (mse {mse}, entropy {entropy} bits, "
-                f"covariance penalty {covariance}). Lower lr ({training.lr}) or the loss weights."
-            )
-
-
-def _check(x: Tensor, architecture: BAEConfig) -> None:
-    if x.ndim != 2 or len(x) < 4:
-        raise TrainingError(f"activations have shape {tuple(x.shape)}; expected [n, d] with n of 4 or more.")
+def _check(x: Rows, target: Rows | None, architecture: ArchitectureConfig) -> None:
+    if len(x.shape) != 2 or len(x) < 4:
+        raise TrainingError(f"activations have shape {x.shape}; expected [n, d] with n of 4 or more.")
     if architecture.d_in not in (None, x.shape[1]):
         raise TrainingError(
             f"d_in is {architecture.d_in} but the activations are {x.shape[1]} wide. Leave d_in out: it is taken from "
             "them."
         )
-    if not torch.isfinite(x).all():
-        row = int((~torch.isfinite(x)).any(1).nonzero()[0])
-        raise TrainingError(f"activations hold NaN or infinite numbers, first in row {row}. Extract them anew.")
-    if bool((x == x[0]).all()):
+    if isinstance(architecture, TranscoderConfig) != (target is not None):
+        wanted = "needs target activations" if target is None else "takes no target activations"
+        raise TrainingError(f"architecture {type(architecture).__name__} {wanted}; only a transcoder has a target.")
+    if target is not None and target.shape != x.shape:
         raise TrainingError(
-            f"all {len(x)} activations are identical, so their entropy is 0 bits and FVU is undefined. Leave this cell "
-            "out; a position that always holds the same token, as the start token at 0, is the usual reason."
+            f"the target has shape {target.shape} but the activations {x.shape}. Both must come from the same texts "
+            "and positions of one model."
+        )
+    for rows in (x, target):
+        if rows is not None:
+            _check_values(rows)
+
+
+def _check_values(rows: Rows) -> None:
+    first, start, identical = rows.take(torch.tensor([0])), 0, True
+    for batch in rows.split(ROWS_AT_ONCE):
+        if not torch.isfinite(batch).all():
+            row = start + int((~torch.isfinite(batch)).any(1).nonzero()[0])
+            raise TrainingError(f"activations hold NaN or infinite numbers, first in row {row}. Extract them anew.")
+        identical = identical and bool((batch == first).all())
+        start += len(batch)
+    if identical:
+        raise TrainingError(
+            f"all {len(rows)} activations are identical, so their entropy is 0 bits and FVU is undefined. Leave this "
+            "cell out; a position that always holds the same token, as the start token at 0, is the usual reason."
         )
 
 
@@ -154,9 +229,31 @@ def _split(n: int, val_fraction: float, generator: torch.Generator) -> tuple[Ten
     return order[n_val:].sort().values, order[:n_val].sort().values
 
 
-def _fit_normalization(autoencoder: Autoencoder, x: Tensor) -> None:
-    """Set mean [D] and scale [] so that normalised training activations are centred and of unit RMS."""
-    x = x.double()
-    mean = x.mean(0)
-    autoencoder.mean.copy_(mean)
-    autoencoder.scale.copy_((x - mean).square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny))
+def _normalization(x: Rows) -> tuple[Tensor, Tensor]:
+    """Mean [D] and scale [] with which (x - mean) / scale is centred and of unit RMS."""
+    mean = sum((batch.double().sum(0) for batch in x.split(ROWS_AT_ONCE)), torch.zeros(x.shape[1])) / len(x)
+    squares = sum(float((batch.double() - mean).square().sum()) for batch in x.split(ROWS_AT_ONCE))
+    scale = math.sqrt(squares / (x.shape[0] * x.shape[1]))
+    return mean, torch.tensor(max(scale, torch.finfo(torch.float32).tiny))
+
+
+def _set_normalization(
+    autoencoder: Autoencoder, statistics: tuple[Tensor, Tensor] | None, target: tuple[Tensor, Tensor] | None
+) -> None:
+    if statistics is not None:
+        autoencoder.mean.copy_(statistics[0])
+        autoencoder.scale.copy_(statistics[1])
+    if target is not None and isinstance(autoencoder, Transcoder):
+        autoencoder.target_mean.copy_(target[0])
+        autoencoder.target_scale.copy_(target[1])
+
+
+@contextmanager
+def _precision(precision: str) -> Iterator[None]:
+    """TF32 matrix products on GPUs while the context is open, if asked for."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

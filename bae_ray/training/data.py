@@ -1,0 +1,84 @@
+"""Batches of normalised activations: from one copy on the device where it fits, else read ahead from disk."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal, NamedTuple
+
+import psutil
+import torch
+from torch import Tensor
+
+from bae_ray.activations.rows import Rows
+
+Placement = Literal["device", "disk"]
+
+READ_AHEAD = 4
+"""Batches that are read while the device computes."""
+SHARE_OF_MEMORY = 0.4
+"""The copy on the device may take this share of what is free there: several trainings may start at once."""
+
+
+class Batch(NamedTuple):
+    """Normalised activations [N, D] and what they are to be reconstructed as [N, D]."""
+
+    x: Tensor
+    target: Tensor
+
+
+class Batches:
+    """The rows of a split in any order, `batch_size` at a time, normalised, on the device.
+
+    Where the copy is, and so `placement`, changes the speed and not the numbers.
+    """
+
+    def __init__(
+        self,
+        x: Rows,
+        target: Rows | None,
+        normalize: Callable[[Tensor], Tensor],
+        normalize_target: Callable[[Tensor], Tensor],
+        device: torch.device,
+        placement: Placement | None = None,
+    ) -> None:
+        self._x, self._target = x, target
+        self._normalize, self._normalize_target = normalize, normalize_target
+        self._device = device
+        n_bytes = 4 * x.shape[0] * x.shape[1] * (2 if target else 1)
+        self._resident = None
+        if (placement or ("device" if n_bytes <= SHARE_OF_MEMORY * free_memory(device) else "disk")) == "device":
+            self._resident = self._read(torch.arange(len(x)))
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    def batches(self, order: Tensor, batch_size: int, first: int = 0) -> Iterator[Batch]:
+        """The whole batches of the rows in `order`, from batch number `first` on."""
+        selections = list(order.split(batch_size))[first : len(order) // batch_size]
+        if self._resident is not None:
+            x, target = self._resident
+            for rows in selections:
+                here = rows.to(self._device)
+                taken = x[here]
+                yield Batch(taken, taken if target is x else target[here])
+            return
+        with ThreadPoolExecutor(1, "read-ahead") as reader:
+            reading: list[Future[Batch]] = [reader.submit(self._read, rows) for rows in selections[:READ_AHEAD]]
+            for rows in [*selections[READ_AHEAD:], *[None] * len(reading)]:
+                batch = reading.pop(0).result()
+                if rows is not None:
+                    reading.append(reader.submit(self._read, rows))
+                yield batch
+
+    def _read(self, rows: Tensor) -> Batch:
+        x = self._normalize(self._moved(self._x.take(rows)))
+        return Batch(x, self._normalize_target(self._moved(self._target.take(rows))) if self._target else x)
+
+    def _moved(self, rows: Tensor) -> Tensor:
+        return rows.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else rows
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

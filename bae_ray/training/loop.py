@@ -1,0 +1,217 @@
+"""The training loop: epochs of steps over one stream of batches, for one or many autoencoders.
+
+Exactness: everything random is drawn from the seed and the epoch's number, so that a loop that was killed goes on from
+its last saved state with the numbers of one that was not.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bae_ray.errors import DivergedError
+from bae_ray.training.config import TrainingConfig
+from bae_ray.training.data import Batches
+from bae_ray.training.early_stop import EarlyStop
+from bae_ray.training.revival import revive
+from bae_ray.training.seeds import stream
+from bae_ray.training.stack import Stack
+from bae_ray.training.state import load_state, save_state
+
+STEPS_BETWEEN_CHECKS = 100
+"""Looking whether the loss is finite waits for the device, so it is not done in every step."""
+
+
+class TrainingMetrics(NamedTuple):
+    """One line of metrics, on normalised activations: of a step, or the means over the steps of an epoch."""
+
+    epoch: int
+    """Counted from 1."""
+    step: int
+    """Steps done, over the whole training."""
+    loss: float
+    terms: dict[str, float]
+    """The unweighted terms: reconstruction, entropy in bits, ..."""
+    weights: dict[str, float]
+    """Their weights in this epoch, 0 during a warm-up."""
+    seconds: float
+    """Since training began; a resumed training goes on from what it had."""
+
+
+class Resume(NamedTuple):
+    """Where the state of the unfinished training is kept."""
+
+    path: Path
+    identity: str
+    """Of the training: the state of another one is not taken."""
+    interval_s: float = 60.0
+    """Seconds between two savings; the first epoch is saved anyway."""
+
+
+class Loop:
+    """Trains stacks of autoencoders on the same batches."""
+
+    def __init__(
+        self,
+        stacks: list[Stack],
+        data: Batches,
+        held_out: Batches,
+        shared: TrainingConfig,
+        on_epoch: Callable[[int, int, list[TrainingMetrics]], None],
+        resume: Resume | None,
+    ) -> None:
+        self._stacks, self._data, self._held_out = stacks, data, held_out
+        self._shared, self._on_epoch, self._resume = shared, on_epoch, resume
+        self._batch_size = min(shared.batch_size, len(data))
+        self.n_steps = len(data) // self._batch_size
+        self._started = self._saved = time.monotonic()
+        self._epoch, self._step = 1, 0
+        self._records: list[list[Tensor]] = [[] for _ in stacks]
+        self._stops = {
+            (i, j): EarlyStop(member.training, stack.names)
+            for i, stack in enumerate(stacks)
+            for j, member in enumerate(stack.members)
+            if member.training.patience is not None
+        }
+        self.failures: dict[tuple[int, int], DivergedError] = {}
+        """By (stack, member): the members that diverged."""
+        self._restore()
+
+    def run(self) -> None:
+        """Train to the end, or until every member has stopped or diverged."""
+        members = {(i, j) for i, stack in enumerate(self._stacks) for j in range(len(stack.members))}
+        for epoch in range(self._epoch, self._shared.epochs + 1):
+            self._epoch = epoch
+            self._run_epoch()
+            if members <= self.failures.keys() | {key for key, stop in self._stops.items() if stop.stopped}:
+                break
+        for (i, j), stop in self._stops.items():
+            stop.restore(self._stacks[i].members[j].autoencoder)
+
+    def _run_epoch(self) -> None:
+        epoch, first = self._epoch, self._step
+        order = torch.randperm(len(self._data), generator=stream(self._shared.seed, "order", epoch))
+        weights = [stack.weights(epoch) for stack in self._stacks]
+        active = [
+            frozenset(name for name, row in zip(stack.names, rows.tolist(), strict=True) if any(row))
+            for stack, rows in zip(self._stacks, weights, strict=True)
+        ]
+        for batch in self._data.batches(order, self._batch_size, first):
+            done = (epoch - 1) * self.n_steps + self._step
+            for i, stack in enumerate(self._stacks):
+                self._records[i].append(stack.step(batch, weights[i], active[i], done))
+            self._step += 1
+            if self._step % STEPS_BETWEEN_CHECKS == 0 and self._step < self.n_steps:
+                self._check_finite()
+                self._save_if_due()
+        self._check_finite()
+        for i in range(len(self._stacks)):
+            self._report(i, weights[i])
+        self._after_epoch(weights)
+        self._records = [[] for _ in self._stacks]
+        self._epoch, self._step = epoch + 1, 0
+        self._save_if_due(at_once=epoch == 1)
+
+    def _check_finite(self) -> None:
+        for i, stack in enumerate(self._stacks):
+            record = torch.stack(self._records[i])
+            bad = ~record[:, 0].isfinite()
+            for j in bad.any(0).nonzero().flatten().tolist():
+                if (i, j) not in self.failures:
+                    step = int(bad[:, j].nonzero()[0])
+                    self.failures[i, j] = self._diverged(stack, j, step, record[step, :, j].tolist())
+
+    def _diverged(self, stack: Stack, member: int, step: int, values: list[float]) -> DivergedError:
+        training = stack.members[member].training
+        measured = ", ".join(f"{name} {value}" for name, value in zip(stack.names, values[1:], strict=True))
+        kept = self._resume is not None and self._resume.path.exists()
+        return DivergedError(
+            f"the loss became {values[0]} in epoch {self._epoch} of {training.epochs}, step {step + 1} of "
+            f"{self.n_steps} ({measured}). Lower lr ({training.lr}) or the loss weights."
+            + (f" The last state saved before is {self._resume.path}." if kept and self._resume else "")
+        )
+
+    def _report(self, i: int, weights: Tensor) -> None:
+        stack, elapsed = self._stacks[i], time.monotonic() - self._started
+        record = torch.stack(self._records[i]).double().cpu()
+        last = self._epoch * self.n_steps
+        for j, member in enumerate(stack.members):
+            if (i, j) in self.failures or ((i, j) in self._stops and self._stops[i, j].stopped):
+                continue
+            scales = dict(zip(stack.names, weights[:, j].tolist(), strict=True))
+            by_step = member.training.log == "step"
+            rows = record[:, :, j].tolist() if by_step else [record[:, :, j].mean(0).tolist()]
+            lines = [
+                TrainingMetrics(
+                    self._epoch,
+                    last - len(rows) + 1 + number,
+                    row[0],
+                    dict(zip(stack.names, row[1:], strict=True)),
+                    scales,
+                    elapsed,
+                )
+                for number, row in enumerate(rows)
+            ]
+            self._on_epoch(i, j, lines)
+
+    def _after_epoch(self, weights: list[Tensor]) -> None:
+        for i, stack in enumerate(self._stacks):
+            for member in stack.members:
+                every = member.training.revive_every
+                if every and self._epoch % every == 0 and self._epoch < member.training.epochs:
+                    revive(member, self._data, self._batch_size, stream(member.training.seed, "revival", self._epoch))
+            if any(key[0] == i for key in self._stops):
+                losses = self._held_out_losses(stack, weights[i])
+                for j, member in enumerate(stack.members):
+                    if (i, j) in self._stops:
+                        self._stops[i, j].observe(self._epoch, losses[j], member.autoencoder)
+
+    def _held_out_losses(self, stack: Stack, weights: Tensor) -> list[float]:
+        """Mean objective of each member over the held-out split."""
+        batch_size = min(self._batch_size, len(self._held_out))
+        batches = self._held_out.batches(torch.arange(len(self._held_out)), batch_size)
+        return torch.stack([stack.evaluate(batch, weights) for batch in batches]).mean(0).tolist()
+
+    def _save_if_due(self, at_once: bool = False) -> None:
+        if self._resume is None or self.failures:  # what is kept is the last good state
+            return
+        if not at_once and time.monotonic() - self._saved < self._resume.interval_s:
+            return
+        tensors = {
+            f"{i}.{name}": tensor for i, stack in enumerate(self._stacks) for name, tensor in stack.state().items()
+        }
+        for i, records in enumerate(self._records):
+            if records:
+                tensors[f"{i}.records"] = torch.stack(records)
+        for (i, j), stop in self._stops.items():
+            tensors |= {f"{i}.{j}.best.{name}": tensor for name, tensor in stop.best.items()}
+        facts = {
+            "identity": self._resume.identity,
+            "epoch": self._epoch,
+            "step": self._step,
+            "seconds": time.monotonic() - self._started,
+            "stops": {f"{i}.{j}": stop.facts() for (i, j), stop in self._stops.items()},
+        }
+        save_state(self._resume.path, tensors, facts)
+        self._saved = time.monotonic()
+
+    def _restore(self) -> None:
+        saved = load_state(self._resume.path, self._resume.identity) if self._resume else None
+        if saved is None:
+            return
+        tensors, facts = saved
+        self._epoch, self._step = facts["epoch"], facts["step"]
+        self._started -= facts["seconds"]
+        for i, stack in enumerate(self._stacks):
+            stack.restore(_below(tensors, f"{i}."))
+            if f"{i}.records" in tensors:
+                self._records[i] = list(tensors[f"{i}.records"].to(self._stacks[i].device).unbind(0))
+        for (i, j), stop in self._stops.items():
+            stop.resume(facts["stops"][f"{i}.{j}"], _below(tensors, f"{i}.{j}.best."))
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,96 @@
+"""The training objective (paper, Eq. 5, 9, 11, 14, 16): a reconstruction term and the architecture's penalties.
+
+Shapes: M members trained as one, N samples, D d_in.
+"""
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from bae_ray.autoencoders import Autoencoder
+from bae_ray.autoencoders.baselines import GatedSAE
+from bae_ray.autoencoders.losses import (
+    EntropyForm,
+    Reduction,
+    covariance_penalty,
+    l1_penalty,
+    marginal_entropy,
+    reconstruction_loss,
+)
+from bae_ray.training.config import TrainingConfig
+
+SCHEDULED = ("entropy", "covariance", "l1", "l0")
+"""Penalties with a weight and a warm-up in `TrainingConfig`; the others count fully from the start."""
+
+
+class Forms(NamedTuple):
+    """The variants of the terms, which members that are trained as one share."""
+
+    reconstruction: Reduction
+    entropy: EntropyForm
+    l1: Reduction
+
+    @classmethod
+    def of(cls, training: TrainingConfig) -> "Forms":
+        """The variants that a config asks for."""
+        return cls(training.reconstruction, training.entropy_form, training.l1_reduction)
+
+
+def term_names(autoencoder: Autoencoder) -> tuple[str, ...]:
+    """Names of an autoencoder's terms, the reconstruction first."""
+    return ("reconstruction", *autoencoder.penalties)
+
+
+def terms(autoencoder: Autoencoder, x: Tensor, target: Tensor, forms: Forms, active: frozenset[str]) -> list[Tensor]:
+    """The terms in the order of `term_names`, unweighted, a value per member [M].
+
+    `x` and `target` [N, D] are normalised. Terms that are not `active` are measured without a gradient.
+    """
+    pre_activations = autoencoder.pre_activations(x)
+    latents = autoencoder.activate(pre_activations)
+    x_hat = autoencoder.decode_normalized(latents)
+    measured = [reconstruction_loss(x_hat, target, forms.reconstruction)]
+    penalized = autoencoder.penalized(pre_activations, latents)
+    for name in autoencoder.penalties:
+        with torch.set_grad_enabled(name in active and torch.is_grad_enabled()):
+            match name:
+                case "entropy":
+                    term = marginal_entropy(penalized, forms.entropy)
+                case "covariance":
+                    term = covariance_penalty(penalized)
+                case "l1":
+                    term = l1_penalty(penalized, forms.l1)
+                case "l0":
+                    term = l1_penalty(penalized, "mean")
+                case "auxiliary":
+                    from_gate = cast(GatedSAE, autoencoder).auxiliary_reconstruction(pre_activations)
+                    term = reconstruction_loss(from_gate, target, forms.reconstruction)
+                case _:
+                    raise AssertionError(f"{name} is not a term")
+        measured.append(term)
+    return measured
+
+
+def weights(names: tuple[str, ...], training: TrainingConfig, epoch: int) -> list[float]:
+    """Weight of each term in an epoch, counted from 1; 0 during its warm-up."""
+    return [
+        0.0
+        if name in SCHEDULED and epoch <= warmup_epochs(name, training)
+        else float(getattr(training, f"{name}_weight", 1.0))
+        for name in names
+    ]
+
+
+def warmup_epochs(name: str, training: TrainingConfig) -> int:
+    """Epochs at the start without this term."""
+    length = float(getattr(training, f"{name}_warmup"))
+    return round(length * training.epochs if training.warmup_unit == "fraction" else length)
+
+
+def learning_rate(training: TrainingConfig, step: int, n_steps: int) -> float:
+    """Learning rate of a step, counted from 0, of `n_steps`: linear warm-up, then constant, then linear decay."""
+    rising, falling = training.lr_warmup * n_steps, training.lr_decay * n_steps
+    warm = min(1.0, (step + 1) / rising) if rising else 1.0
+    decay = min(1.0, (n_steps - step) / falling) if falling else 1.0
+    return training.lr * min(warm, decay)

@@ -1,0 +1,160 @@
+"""Members: autoencoders of one architecture, trained on the same batches as one.
+
+Their weights are slices of one tensor with a leading dimension of members, so that one batched matrix product serves
+all of them; each has an optimizer and loss weights of its own, and gets the numbers that it gets alone.
+
+Shapes: M members, N samples, D d_in.
+"""
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bae_ray.autoencoders import Autoencoder, build_autoencoder
+from bae_ray.autoencoders.config import ArchitectureConfig
+from bae_ray.training.config import TrainingConfig
+from bae_ray.training.data import Batch
+from bae_ray.training.objective import Forms, learning_rate, term_names, terms, weights
+from bae_ray.training.seeds import stream
+
+
+class Member(NamedTuple):
+    """One autoencoder of a stack; its weights are views of the stack's."""
+
+    autoencoder: Autoencoder
+    training: TrainingConfig
+    optimizer: torch.optim.Adam
+
+
+class Stack:
+    """Autoencoders of one architecture and their optimizers."""
+
+    def __init__(
+        self, config: ArchitectureConfig, trainings: list[TrainingConfig], device: torch.device, n_steps: int
+    ) -> None:
+        self._n_steps = n_steps
+        self._forms = Forms.of(trainings[0])
+        self._precision = trainings[0].precision
+        self.device = device
+        built: list[Autoencoder] = []
+        for training in trainings:
+            autoencoder = build_autoencoder(config)
+            autoencoder.reset_parameters(stream(training.seed, "weights"))
+            built.append(autoencoder.to(device))
+        self.module = _stacked(built)
+        self.names = term_names(self.module)
+        self.members = [
+            Member(
+                autoencoder,
+                training,
+                torch.optim.Adam(
+                    autoencoder.parameters(), lr=training.lr, betas=(training.beta1, training.beta2), fused=True
+                ),
+            )
+            for autoencoder, training in zip(built, trainings, strict=True)
+        ]
+        self._terms = torch.compile(terms) if trainings[0].compile else terms
+        for member in self.members:
+            _constrain(member)
+
+    def weights(self, epoch: int) -> Tensor:
+        """Weight of each term for each member in an epoch, [terms, M]."""
+        rows = [weights(self.names, member.training, epoch) for member in self.members]
+        return torch.tensor(rows, device=self.device).T
+
+    def step(self, batch: Batch, weights: Tensor, active: frozenset[str], step: int) -> Tensor:
+        """One optimizer step of every member; objective and terms before it, [1 + terms, M].
+
+        `active` names the terms that have a weight for some member; `step` is counted from 0 over the training.
+        """
+        with self._autocast():
+            measured = torch.stack(self._terms(self.module, batch.x, batch.target, self._forms, active))
+        objective = (measured * weights).sum(0)
+        objective.sum().backward()
+        gradients = [parameter.grad for parameter in self.module.parameters()]
+        for number, member in enumerate(self.members):
+            for parameter, gradient in zip(member.autoencoder.parameters(), gradients, strict=True):
+                parameter.grad = None if gradient is None else gradient[number]
+            _project(member)
+            if member.training.grad_clip is not None:
+                nn.utils.clip_grad_norm_(member.autoencoder.parameters(), member.training.grad_clip)
+            member.optimizer.param_groups[0]["lr"] = learning_rate(member.training, step, self._n_steps)
+            member.optimizer.step()
+            _constrain(member)
+        for parameter in self.module.parameters():
+            parameter.grad = None
+        return torch.cat([objective.detach().unsqueeze(0), measured.detach()])
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch, weights: Tensor) -> Tensor:
+        """The objective on a batch that is not trained on, [M]."""
+        self.module.eval()
+        measured = torch.stack(terms(self.module, batch.x, batch.target, self._forms, frozenset()))
+        self.module.train()
+        return (measured * weights).sum(0)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, by name."""
+        tensors: dict[str, Tensor] = {}
+        for number, member in enumerate(self.members):
+            for name, tensor in member.autoencoder.state_dict().items():
+                tensors[f"{number}.weights.{name}"] = tensor
+            for name, values in self._moments(member).items():
+                for key, tensor in values.items():
+                    tensors[f"{number}.adam.{key}.{name}"] = tensor
+        return tensors
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go back to a `state`."""
+        for number, member in enumerate(self.members):
+            for name, tensor in member.autoencoder.state_dict().items():
+                tensor.copy_(tensors[f"{number}.weights.{name}"])
+            for name, parameter in member.autoencoder.named_parameters():
+                saved = {key: tensors.get(f"{number}.adam.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+                moments = {key: tensor.to(self.device) for key, tensor in saved.items() if tensor is not None}
+                if moments:
+                    member.optimizer.state[parameter] = moments
+
+    def _moments(self, member: Member) -> dict[str, dict[str, Tensor]]:
+        return {
+            name: member.optimizer.state[parameter]
+            for name, parameter in member.autoencoder.named_parameters()
+            if parameter in member.optimizer.state
+        }
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self._precision == "bf16" else nullcontext()
+
+
+def _stacked(members: list[Autoencoder]) -> Autoencoder:
+    """An autoencoder whose tensors are the members' stacked; the members' own become views of them."""
+    module = copy.deepcopy(members[0]).train()
+    for name, _ in list(module.named_parameters()):
+        together = torch.stack([member.get_parameter(name).data for member in members])
+        setattr(module, name, nn.Parameter(together))
+        for number, member in enumerate(members):
+            setattr(member, name, nn.Parameter(together[number]))
+    for name, _ in list(module.named_buffers()):
+        together = torch.stack([member.get_buffer(name) for member in members])
+        setattr(module, name, together)
+        for number, member in enumerate(members):
+            setattr(member, name, together[number])
+    return module
+
+
+@torch.no_grad()
+def _project(member: Member) -> None:
+    """Take out of the dictionary's gradient what would only change the length of its rows."""
+    W_dec = member.autoencoder.W_dec
+    if member.training.decoder_norm == "unit" and W_dec.grad is not None:
+        W_dec.grad -= (W_dec.grad * W_dec).sum(1, keepdim=True) * W_dec
+
+
+@torch.no_grad()
+def _constrain(member: Member) -> None:
+    if member.training.decoder_norm == "unit":
+        nn.functional.normalize(member.autoencoder.W_dec, dim=1, out=member.autoencoder.W_dec.data)
