@@ -1,15 +1,19 @@
 """The `bae-ray` command: one sub-command per step, each a thin call of the library."""
 
+import re
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
 
 import tyro
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from bae_ray.activations.config import ExtractConfig
-from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig, AutoencoderConfig, BAEConfig
+from bae_ray.autoencoders.interop import Format, Kind
 from bae_ray.config import Config
 from bae_ray.errors import BaeRayError, InvalidInputError
 from bae_ray.files import write_text
@@ -18,6 +22,9 @@ from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig
 
 C = TypeVar("C", bound=Config)
+
+ARCHITECTURE_OPTION = re.compile(r"([\w-]+\.)*autoencoder\.architecture")
+"""It decides which other options there are, so it is read before them."""
 
 EXIT_SOME_FAILED = 1
 EXIT_INVALID = 2
@@ -44,7 +51,7 @@ class TrainCommand(Config):
     """Position of the cell."""
     site: str = "residual"
     """Site of the cell."""
-    autoencoder: BAEConfig = BAEConfig()
+    autoencoder: AutoencoderConfig = BAEConfig()
     """Architecture."""
     training: TrainingConfig = TrainingConfig()
     """Training."""
@@ -77,6 +84,38 @@ class ReportCommand(Config):
     """Folder of the three files."""
 
 
+class ExportCommand(Config):
+    """Write a saved autoencoder as a folder of SAELens, its normalisation folded into the weights."""
+
+    source: str
+    """Folder of the autoencoder, for example of a run, or its id on the Hugging Face hub."""
+    out: Path
+    """Folder to write, as sae_lens.SAE.load_from_disk reads it."""
+    layer: int | None = Field(default=None, ge=0)
+    """Layer l of the activations, hidden_states[l]: written into the metadata as the hook blocks.l.hook_resid_pre."""
+    hook_name: str | None = None
+    """TransformerLens' name of the activations, in place of a layer."""
+    model_name: str | None = None
+    """TransformerLens' name of the language model, for the metadata."""
+
+
+class ImportCommand(Config):
+    """Save an autoencoder of SAELens, sparsify or the paper's released code as one of bae_ray's."""
+
+    source: Path
+    """Folder of SAELens or sparsify, or file of the released code (.pt, .pth, .bin or .safetensors)."""
+    format: Format
+    """What wrote it."""
+    out: Path
+    """Folder of the autoencoder."""
+    kind: Kind | None = None
+    """Format release: which autoencoder it is. Left out: what experiment_params.txt beside it says, else bae."""
+    k: int | None = None
+    """Format release, kind topk: latents kept per sample, by default 10."""
+    threshold: float | None = None
+    """Format release, kind jumprelu: the fixed threshold, by default 0.5."""
+
+
 def extract(command: ExtractCommand) -> int:
     """Run `bae-ray extract`."""
     from bae_ray.activations.extract import extract as run
@@ -96,7 +135,7 @@ def train(command: TrainCommand) -> int:
     cell = Cell(command.layer, command.site, command.position)
     run = plan_run(store, cell, command.autoencoder, command.training)
     with track("Training", command.training.epochs) as tracker:
-        result = execute_run(run, store, command.out, on_epoch=lambda _: tracker.advance())
+        result = execute_run(run, store, command.out, on_epoch=tracker.reach)
     print(
         f"{result.entropy_bits:.1f} bits, FVU {result.fvu_train:.3f} on training and {result.fvu_val:.3f} on held-out "
         f"texts: {command.out / run.id}"
@@ -138,6 +177,37 @@ def report(command: ReportCommand) -> int:
     return 0
 
 
+def export(command: ExportCommand) -> int:
+    """Run `bae-ray export`."""
+    from bae_ray.autoencoders import load_autoencoder
+    from bae_ray.autoencoders.interop import export_saelens
+    from bae_ray.autoencoders.interop.saelens import CONFIG_FILE
+
+    hook_name = command.hook_name
+    if command.layer is not None:
+        if hook_name is not None:
+            raise InvalidInputError(f"--layer {command.layer} and --hook-name {hook_name} are both given: give one.")
+        hook_name = f"blocks.{command.layer}.hook_resid_pre"
+    _require_free(command.out, CONFIG_FILE)
+    with _printed_warnings():
+        export_saelens(load_autoencoder(command.source), command.out, command.model_name, hook_name)
+    print(command.out)
+    return 0
+
+
+def import_(command: ImportCommand) -> int:
+    """Run `bae-ray import`."""
+    from bae_ray.autoencoders.base import CONFIG_FILE
+    from bae_ray.autoencoders.interop import import_autoencoder
+
+    _require_free(command.out, CONFIG_FILE)
+    with _printed_warnings():
+        autoencoder = import_autoencoder(command.source, command.format, command.kind, command.k, command.threshold)
+    autoencoder.save_pretrained(command.out)
+    print(f"{autoencoder.config.model_dump_json()} in {command.out}")
+    return 0
+
+
 def report_failures(failures: list[str]) -> int:
     """Print what failed; the exit code that says so."""
     for failure in failures:
@@ -151,6 +221,8 @@ VERBS: dict[str, Callable[..., int]] = {
     "sweep": sweep,
     "entropy": entropy,
     "report": report,
+    "export": export,
+    "import": import_,
 }
 COMMANDS: dict[str, type[Config]] = {
     "extract": ExtractCommand,
@@ -158,18 +230,30 @@ COMMANDS: dict[str, type[Config]] = {
     "sweep": SweepCommand,
     "entropy": EntropyCommand,
     "report": ReportCommand,
+    "export": ExportCommand,
+    "import": ImportCommand,
 }
 
 
 def parse(command: type[C], prog: str, arguments: list[str], default: C | None = None) -> C:
     """A config from command-line arguments; `--config FILE` gives the values that the others then change."""
-    arguments, file = _take_config_file(arguments)
+    arguments, _, file = _take_option(arguments, re.compile("config"))
     if file is not None:
-        default = _read_config(command, file)
+        default = _read_config(command, Path(file))
+    arguments, path, architecture = _take_option(arguments, ARCHITECTURE_OPTION)
+    if architecture is not None:
+        default = _with_architecture(default or command.model_construct(), path.split(".")[:-1], architecture)
     description = (
         f"{command.__doc__}\n\n--config FILE replays the JSON config of an earlier run; other flags change it."
     )
-    parsed = tyro.cli(command, prog=prog, args=arguments, default=default, description=description)
+    parsed = tyro.cli(
+        command,
+        prog=prog,
+        args=arguments,
+        default=default,
+        description=description,
+        config=(tyro.conf.AvoidSubcommands,),  # an architecture's options stand among the others, not behind a word
+    )
     return cast(C, parsed)
 
 
@@ -221,15 +305,34 @@ def main() -> None:
     sys.exit(run_safely(lambda: VERBS[verb](parse(COMMANDS[verb], f"bae-ray {verb}", rest))))
 
 
-def _take_config_file(arguments: list[str]) -> tuple[list[str], Path | None]:
+def _take_option(arguments: list[str], name: re.Pattern[str]) -> tuple[list[str], str, str | None]:
+    """The arguments without the option --NAME VALUE, the option's full name, and its value; None where it is not."""
     for i, argument in enumerate(arguments):
-        if argument == "--config":
-            if i + 1 == len(arguments):
-                raise InvalidInputError("--config needs a file.")
-            return arguments[:i] + arguments[i + 2 :], Path(arguments[i + 1])
-        if argument.startswith("--config="):
-            return arguments[:i] + arguments[i + 1 :], Path(argument.removeprefix("--config="))
-    return arguments, None
+        option, equals, value = argument.partition("=")
+        if not option.startswith("--") or not name.fullmatch(option[2:]):
+            continue
+        if equals:
+            return arguments[:i] + arguments[i + 1 :], option[2:], value
+        if i + 1 == len(arguments):
+            raise InvalidInputError(f"{option} needs a value.")
+        return arguments[:i] + arguments[i + 2 :], option[2:], arguments[i + 1]
+    return arguments, "", None
+
+
+def _with_architecture(config: C, path: list[str], name: str) -> C:
+    """The config with another architecture at `path`, with its own defaults; what both have in common is kept."""
+    field = path[0]
+    if field not in type(config).model_fields:
+        raise InvalidInputError(f"{field} is not an option here: --help lists the options.")
+    value = getattr(config, field)
+    if len(path) > 1:
+        changed = _with_architecture(value, path[1:], name)
+    elif name in ARCHITECTURES:
+        common = {key: kept for key, kept in value.model_dump().items() if key in ArchitectureConfig.model_fields}
+        changed = ARCHITECTURES[name].model_validate(common)
+    else:
+        raise InvalidInputError(f"architecture '{name}' is not known; expected one of {', '.join(ARCHITECTURES)}.")
+    return config.model_copy(update={field: changed})
 
 
 def _read_config(command: type[C], file: Path) -> C:
@@ -241,6 +344,22 @@ def _read_config(command: type[C], file: Path) -> C:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise InvalidInputError(f"--config {file}: {where}: {first['msg']}.") from error
+
+
+def _require_free(folder: Path, file: str) -> None:
+    """Raise `InvalidInputError` where `folder` already holds an autoencoder, whose config is `file`."""
+    if (folder / file).exists():
+        raise InvalidInputError(f"--out {folder} already holds a {file}: give a folder that is empty or new.")
+
+
+@contextmanager
+def _printed_warnings() -> Iterator[None]:
+    """Print the warnings inside as messages of the command, without Python's line numbers."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
 
 
 def _save_config(command: Config, file: Path) -> None:

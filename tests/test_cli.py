@@ -5,7 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bae_ray import cli
+from bae_ray import cli, load_autoencoder, results
+from bae_ray.autoencoders import TopKConfig
+
+VERBS = ["extract", "train", "sweep", "entropy", "report", "export", "import"]
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -28,11 +31,11 @@ def bae_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def test_help_lists_the_verbs(bae_ray):
     code, out, _ = bae_ray("--help")
     assert code == 0
-    for verb in ("extract", "train", "sweep", "entropy", "report"):
+    for verb in VERBS:
         assert f"\n  {verb} " in out
 
 
-@pytest.mark.parametrize("verb", ["extract", "train", "sweep", "entropy", "report"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_of_each_verb_describes_every_option(bae_ray, verb: str):
     code, out, _ = bae_ray(verb, "--help")
     assert code == 0
@@ -129,6 +132,46 @@ def test_corrupted_shard_is_named_on_read(bae_ray, tiny_store: Path, tmp_path: P
     assert code == cli.EXIT_INVALID
     assert "these files are damaged" in err
     assert shard.name in err
+
+
+def test_any_architecture_by_name(bae_ray, tiny_store: Path, tmp_path: Path):
+    runs = tmp_path / "runs"
+    settings = ["--store", tiny_store, "--out", runs, "--training.epochs", 2]
+    cell = ["--layer", 1, "--position", 2]
+    code, printed, _ = bae_ray("train", *settings, *cell, "--autoencoder.architecture", "topk", "--autoencoder.k", 3)
+    assert code == 0
+    trained = load_autoencoder(printed.split(": ")[-1].strip())
+    assert trained.config == TopKConfig(d_in=16, k=3)
+    onwards = ["--autoencoder.target-site", "residual", "--autoencoder.target-layer-offset", 2]
+    code, printed, _ = bae_ray("train", *settings, *cell, "--autoencoder.architecture=transcoder", *onwards)
+    assert code == 0
+    axes = ["--layers", 1, 2, "--axes", "autoencoder.architecture=bae,relu"]
+    code, printed, err = bae_ray("sweep", *settings, "--gpus-per-trial", 0, *axes)
+    assert code == 0, err
+    assert "8 runs trained, 0 failed" in printed
+    assert set(results(runs)["autoencoder.architecture"]) == {"bae", "relu", "topk", "transcoder"}
+    code, _, err = bae_ray("report", "--runs", runs, "--out", tmp_path / "out")
+    assert code == 0, err
+    code, printed, _ = bae_ray("train", "--autoencoder.architecture", "topk", "--help")
+    assert "--autoencoder.k INT" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--autoencoder.architecture", "vae"], "architecture 'vae' is not known; expected one of bae, relu, topk"),
+        (["--autoencoder.architecture"], "--autoencoder.architecture needs a value"),
+        (["--autoencoder.architecture", "topk", "--autoencoder.k", "65"], "k is 65 but there are only 64 latents"),
+        (["--autoencoder.bits-per-feature", "3"], "d_latent is 64, which 3 bits per feature do not divide"),
+        (["--autoencoder.k", "3"], "autoencoder.k"),
+        (["--autoencoder.architecture", "transcoder"], "holds no cell (layer 1, mlp_out, position 2)"),
+    ],
+)
+def test_bad_architectures(bae_ray, tiny_store: Path, tmp_path: Path, arguments: list[str], message: str):
+    cell = ["--store", tiny_store, "--out", tmp_path, "--layer", 1, "--position", 2]
+    code, out, err = bae_ray("train", *cell, *arguments)
+    assert code == cli.EXIT_INVALID
+    assert message in " ".join((out + err).split())
 
 
 def test_unknown_verb_lists_the_verbs(bae_ray):

@@ -3,6 +3,7 @@
 Shapes: N samples, F d_latent.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ class JumpReLUAutoencoder(Autoencoder):
     @override
     def reset_parameters(self, generator: torch.Generator | None) -> None:
         super().reset_parameters(generator)
-        nn.init.constant_(self.log_threshold, torch.tensor(self.initial_threshold).log().item())
+        nn.init.constant_(self.log_threshold, math.log(self.initial_threshold))
 
     @override
     def activate(self, pre_activations: Tensor) -> Tensor:

@@ -60,6 +60,8 @@ class TopKConfig(_SAEConfig):
     """One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are this one's."""
     k: int = Field(default=15, ge=1)
     """Latents kept per sample."""
+    nonnegative: bool = False
+    """Set those of the k that are negative to 0, as SAELens and sparsify do and the paper does not."""
 
 
 class GatedConfig(_SAEConfig):

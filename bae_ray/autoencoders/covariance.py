@@ -95,7 +95,7 @@ def _value_and_gradient(
         total += covariance.abs().sum(dtype=total.dtype)
         if differentiate:
             products.append(multiply(operand, covariance.sign_().to(operand.dtype).T).to(code.dtype))
-    value = (total / (n * (n - 1))).to(code.dtype)
+    value = (total.double() / (n * (n - 1))).to(code.dtype)
     if not differentiate:
         return value, None
     product = torch.cat(products, 1)

@@ -33,12 +33,14 @@ class TopKAutoencoder(Autoencoder):
         super().__init__(config)
         check_k(config.k, self.d_latent)
         self.k = config.k
+        self.nonnegative = config.nonnegative
         self.reset_parameters(None)
 
     @override
     def activate(self, pre_activations: Tensor) -> Tensor:
         kept = pre_activations.topk(self.k, dim=-1)
-        return torch.zeros_like(pre_activations).scatter(-1, kept.indices, kept.values)
+        values = kept.values.relu() if self.nonnegative else kept.values
+        return torch.zeros_like(pre_activations).scatter(-1, kept.indices, values)
 
 
 class GatedAutoencoder(Autoencoder):

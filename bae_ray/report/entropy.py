@@ -10,6 +10,18 @@ from bae_ray.report.tables import print_entropies
 from bae_ray.training.results import entropy_table, results, write_csv
 from bae_ray.training.run import RUN_FILE
 
+NOTES = [
+    (
+        "Entropy is the marginal entropy of the binary code over all n texts, training and held-out, in bits: an upper "
+        "bound of what the code carries. It is comparable between cells only at like FVU (fraction of variance "
+        "unexplained), so read both: a cell with a high held-out FVU is not described by its code, whatever its bits."
+    ),
+    (
+        "l0: latents that fire per text; dead: share that never fires; dense: share that fires on more than a tenth of "
+        "the texts."
+    ),
+]
+
 
 class ReportFiles(NamedTuple):
     """Where the results are."""
@@ -31,8 +43,9 @@ def report_entropies(
     out = Path(out)
     made = ReportFiles(out / "entropy.csv", out / "entropy.png", out / "report.html")
     write_csv(entropy_table(table), made.table)
-    save_png(entropy_figure(table), made.picture)
-    write_report(table, made.page, "Entropy by layer and token position", config_json)
+    figure = entropy_figure(table)
+    save_png(figure, made.picture)
+    write_report(made.page, "Entropy by layer and token position", [figure], NOTES, table, config_json)
     print_entropies(table)
     for name, path in made._asdict().items():
         print(f"{name:8} {path}")

@@ -25,7 +25,10 @@ def variants(table: pd.DataFrame) -> list[Variant]:
     differing = [column for column in settings if table[column].nunique(dropna=False) > 1]
     if not differing:
         return [Variant("", table)]
-    return [
-        Variant(", ".join(f"{column}={value}" for column, value in zip(differing, values, strict=True)), runs)
-        for values, runs in table.groupby(differing, dropna=False)
-    ]
+    return [Variant(_label(differing, values), runs) for values, runs in table.groupby(differing, dropna=False)]
+
+
+def _label(columns: list[str], values: tuple[object, ...]) -> str:
+    """The settings that a variant has; one of another architecture lacks some."""
+    named = pd.Series(values, index=columns).dropna()
+    return ", ".join(f"{column}={value}" for column, value in named.items())

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from bae_ray.errors import DivergedError
+from bae_ray.seeds import stream
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.data import Batches
 from bae_ray.training.early_stop import EarlyStop
 from bae_ray.training.revival import revive
-from bae_ray.training.seeds import stream
 from bae_ray.training.stack import Stack
 from bae_ray.training.state import load_state, save_state
 

@@ -15,7 +15,7 @@ import torch
 from ray import tune
 from typing_extensions import override
 
-from bae_ray.activations.store import ActivationStore
+from bae_ray.activations.store import ActivationStore, Cell
 from bae_ray.cluster import check_fits, connect, total
 from bae_ray.progress import Tracker, console, track
 from bae_ray.training.config import RunConfig
@@ -41,22 +41,35 @@ class SweepOutcome(NamedTuple):
 
 
 def sweep(config: SweepConfig, store: ActivationStore, out: str | Path) -> SweepOutcome:
-    """Train every run of the grid that is not finished in `out` yet, and write `out/results.parquet`.
+    """Train every run of the grid that is not finished in `out` yet; see `train_runs`."""
+    return train_runs(expand(config, store), store, out, config.cpus_per_trial, config.gpus_per_trial)
 
-    A run that fails is reported in the outcome and in its directory; the others go on.
+
+def train_runs(
+    runs: list[RunConfig],
+    store: ActivationStore,
+    out: str | Path,
+    cpus_per_trial: float = 1,
+    gpus_per_trial: float | None = None,
+) -> SweepOutcome:
+    """Train those of the runs that are not finished in `out` yet, and write `out/results.parquet`.
+
+    A run that fails is reported in the outcome and in its directory; the others go on. CPUs and GPUs as in
+    `SweepConfig`.
     """
     out = Path(out).absolute()
-    runs = expand(config, store)
     missing = [run for run in runs if not is_finished(out, run)]
     console.print(f"Sweep: {len(runs)} runs, {len(runs) - len(missing)} of them finished already.")
-    failures = _train(config, missing, store, out) if missing else []
+    failures = _train(missing, store, out, cpus_per_trial, gpus_per_trial) if missing else []
     finished = [run.id for run in runs if is_finished(out, run)]
     if finished:
         write_parquet(results(out, only=finished), out / RESULTS_FILE)
     return SweepOutcome(runs, finished, len(missing) - len(failures), failures)
 
 
-def _train(config: SweepConfig, missing: list[RunConfig], store: ActivationStore, out: Path) -> list[str]:
+def _train(
+    missing: list[RunConfig], store: ActivationStore, out: Path, cpus: float, gpus_per_trial: float | None
+) -> list[str]:
     """Train the missing runs; a line for each that failed."""
     # Result files of every trial in four formats cost more than a small training; ours are in the run directories.
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
@@ -64,15 +77,15 @@ def _train(config: SweepConfig, missing: list[RunConfig], store: ActivationStore
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output points to Tune's folder even at verbosity 0
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # misses those files
     connect()
-    gpus = config.gpus_per_trial if config.gpus_per_trial is not None else float(total("GPU") > 0)
-    check_fits("a training", config.cpus_per_trial, gpus)
-    threads = max(1, int(config.cpus_per_trial))
+    gpus = gpus_per_trial if gpus_per_trial is not None else float(total("GPU") > 0)
+    check_fits("a training", cpus, gpus)
+    threads = max(1, int(cpus))
     trainable = tune.with_parameters(RunTrainable, store=store.path, out=out, threads=threads, gpus=gpus)
     scratch = out / f".tune-{uuid.uuid4().hex}"
     try:
         with track("Training", len(missing)) as tracker:
             tune.Tuner(
-                tune.with_resources(trainable, {"cpu": config.cpus_per_trial, "gpu": gpus}),
+                tune.with_resources(trainable, {"cpu": cpus, "gpu": gpus}),
                 param_space={"run": tune.grid_search([run.model_dump(mode="json") for run in missing])},
                 tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
                 run_config=tune.RunConfig(
@@ -88,10 +101,14 @@ def _train(config: SweepConfig, missing: list[RunConfig], store: ActivationStore
         shutil.rmtree(scratch, ignore_errors=True)
     died = f"its worker died {MAX_RETRIES_PER_TRIAL + 1} times; too little memory is the usual reason"
     return [
-        f"run {run.id} (layer {run.cell.layer}, position {run.cell.position}): {failure_reason(out, run) or died}"
+        f"run {run.id} ({_cell(run)}): {failure_reason(out, run) or died}"
         for run in missing
         if not is_finished(out, run)
     ]
+
+
+def _cell(run: RunConfig) -> Cell:
+    return Cell(run.cell.layer, run.cell.site, run.cell.position)
 
 
 class RunTrainable(tune.Trainable):

@@ -19,11 +19,11 @@ from bae_ray.autoencoders import ArchitectureConfig, Autoencoder, TranscoderConf
 from bae_ray.autoencoders.sae import Transcoder
 from bae_ray.config import content_hash
 from bae_ray.errors import DivergedError, InvalidInputError, TrainingError
+from bae_ray.seeds import stream
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.data import Batches, Placement
 from bae_ray.training.loop import Loop, Resume, TrainingMetrics
 from bae_ray.training.objective import Forms
-from bae_ray.training.seeds import stream
 from bae_ray.training.stack import Stack
 
 SHARED = ("epochs", "batch_size", "val_fraction", "normalize", "precision", "compile", "seed")

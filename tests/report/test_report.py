@@ -56,7 +56,8 @@ def test_unlike_runs_are_never_averaged(table: pd.DataFrame, capsys: pytest.Capt
 
 
 def test_page_is_self_contained_and_escapes(table: pd.DataFrame, tmp_path: Path):
-    write_report(table, tmp_path / "r.html", "Entropies", '{"corpus": "</pre><script>alert(1)</script>"}')
+    config = '{"corpus": "</pre><script>alert(1)</script>"}'
+    write_report(tmp_path / "r.html", "Entropies", [entropy_figure(table)], ["a note <script>"], table, config)
     page = (tmp_path / "r.html").read_text()
     assert "<script" not in page
     assert page.count("<tr>") == len(table) + 1

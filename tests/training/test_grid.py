@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from bae_ray.activations.store import ActivationStore
-from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.autoencoders.config import BAEConfig, ReLUConfig, TopKConfig, TranscoderConfig
 from bae_ray.errors import InvalidInputError
+from bae_ray.training.config import CellConfig
 from bae_ray.training.grid import SweepConfig, expand
 
 
@@ -35,6 +36,36 @@ def test_a_run_is_named_by_what_determines_it(store: ActivationStore):
     assert other.id != first.id
 
 
+def test_architectures_are_an_axis(store: ActivationStore):
+    config = SweepConfig(
+        layers=(1,),
+        autoencoder=BAEConfig(expansion=2, gradient="release"),
+        axes=("autoencoder.architecture=bae,relu,topk",),
+    )
+    runs = expand(config, store)
+    assert len(runs) == 2 * 3
+    assert {run.autoencoder for run in runs} == {
+        BAEConfig(d_in=16, expansion=2, gradient="release"),
+        ReLUConfig(d_in=16, expansion=2),
+        TopKConfig(d_in=16, expansion=2),
+    }
+    only_topk = expand(SweepConfig(autoencoder=TopKConfig(), axes=("autoencoder.k=2,4",)), store)
+    assert {(run.autoencoder.architecture, getattr(run.autoencoder, "k", None)) for run in only_topk} == {
+        ("topk", 2),
+        ("topk", 4),
+    }
+
+
+def test_a_transcoder_is_given_its_target(store: ActivationStore):
+    onwards = TranscoderConfig(target_site="residual", target_layer_offset=1)
+    (run,) = expand(SweepConfig(layers=(1,), positions=(2,), autoencoder=onwards), store)
+    assert run.target == CellConfig(layer=2, position=2)
+    with pytest.raises(InvalidInputError, match=r"holds no cell \(layer 4, residual, position 2\)"):
+        expand(SweepConfig(layers=(3,), autoencoder=onwards), store)
+    with pytest.raises(InvalidInputError, match=r"holds no cell \(layer 1, mlp_out, position 2\)"):
+        expand(SweepConfig(layers=(1,), autoencoder=TranscoderConfig()), store)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -47,6 +78,17 @@ def test_a_run_is_named_by_what_determines_it(store: ActivationStore):
         ({"axes": ("training.lr=",)}, r"axis 'training\.lr=' is not FIELD=VALUE"),
         ({"axes": ("training.lr=1e-3,-1",)}, r"axis value lr=-1 is not allowed: .*greater than 0"),
         ({"axes": ("training.epochs=many",)}, r"axis value epochs='many' is not allowed"),
+        (
+            {"axes": ("autoencoder.architecture=bae,vae",)},
+            r"autoencoder.architecture='vae' is not allowed: expected one of",
+        ),
+        (
+            {"axes": ("autoencoder.k=3",)},
+            r"axis value bae\.k=3 is not allowed: Extra inputs|axis value k=3 is not allowed",
+        ),
+        ({"axes": ("autoencoder.bits_per_feature=1,3",)}, r"d_latent is 64, which 3 bits per feature do not divide"),
+        ({"autoencoder": TopKConfig(k=65)}, r"k is 65 but there are only 64 latents"),
+        ({"axes": ("training.entropy_warmup=9",)}, r"entropy_warmup is 9.0: a fraction is at most 1"),
     ],
 )
 def test_bad_grids_are_refused_whole(store: ActivationStore, change: dict, message: str):

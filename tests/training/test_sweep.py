@@ -49,7 +49,7 @@ def test_a_directory_per_run(swept: Path):
 def test_table_says_what_the_checkpoints_measure(swept: Path, tiny_store: Path):
     table = results(swept)
     assert list(entropy_table(table).columns) == ENTROPY_COLUMNS
-    assert not table.isna().any().any()
+    assert not entropy_table(table).isna().any().any()
     assert table["training.epochs"].tolist() == [3] * 4
     store = ActivationStore.open(tiny_store)
     for row in table.to_dict("records"):
@@ -114,9 +114,9 @@ def test_failing_cells_are_reported_and_lose_nothing(store_with_bad_cells: Activ
     assert outcome.trained == 1
     assert len(outcome.failures) == 2
     constant, damaged = outcome.failures
-    assert "(layer 1, position 2): all" in constant
+    assert "(layer 1, residual, position 2): all" in constant
     assert "identical" in constant
-    assert "(layer 2, position 2):" in damaged
+    assert "(layer 2, residual, position 2):" in damaged
     assert "has checksum" in damaged
     assert results(tmp_path / "out")["layer"].tolist() == [0]
     reasons = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*/failure.json")]

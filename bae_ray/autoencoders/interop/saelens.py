@@ -1,0 +1,171 @@
+"""Autoencoders read from SAELens folders (github.com/decoderesearch/SAELens, sae_lens/saes/ and loading/)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from bae_ray.autoencoders.base import Autoencoder
+from bae_ray.autoencoders.config import (
+    ArchitectureConfig,
+    BAEConfig,
+    GatedSAEConfig,
+    JumpReLUConfig,
+    ReLUConfig,
+    TopKConfig,
+    TranscoderConfig,
+)
+from bae_ray.autoencoders.interop.weights import (
+    assemble,
+    check_tensors,
+    read_json,
+    read_safetensors,
+)
+from bae_ray.errors import CheckpointError
+
+CONFIG_FILE = "cfg.json"
+WEIGHTS_FILE = "sae_weights.safetensors"
+R_MAG_OF_CODES = -1000.0
+"""exp of it is 0 in every float type: how a binary autoencoder is written as a Gated SAE."""
+GRADIENT_FIELD = "bae_ray_gradient"
+"""Metadata field with the gradient of a binary autoencoder's step."""
+
+_COMMON = {"W_enc": "D F", "W_dec": "F O", "b_dec": "O"}
+_LAYOUTS = {
+    "standard": {**_COMMON, "b_enc": "F"},
+    "topk": {**_COMMON, "b_enc": "F"},
+    "jumprelu": {**_COMMON, "b_enc": "F", "threshold": "F"},
+    "gated": {**_COMMON, "b_gate": "F", "b_mag": "F", "r_mag": "F"},
+    "transcoder": {**_COMMON, "b_enc": "F"},
+}
+_RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
+
+
+def import_saelens(folder: str | Path) -> Autoencoder:
+    """The autoencoder in a folder of SAELens, with `cfg.json` and `sae_weights.safetensors`, in evaluation mode.
+
+    standard becomes `relu`, topk `topk`, jumprelu `jumprelu`, transcoder `transcoder`, gated `gated_sae`, or `bae`
+    where its magnitudes are 1 whatever the input, as `export_saelens` writes it. Their b_dec that is subtracted from
+    the input, and their scaling by the decoder's norms, are folded into the weights, in float64. Configs of SAELens
+    before 6.0 are read too.
+
+    Raises `CheckpointError` for damaged files, and for an
+    architecture or an option that cannot be represented here.
+    """
+    folder = Path(folder)
+    file = folder / CONFIG_FILE
+    config = _modern(read_json(file))
+    _check_options(config, file)
+    tensors = read_safetensors(folder / WEIGHTS_FILE)
+    # Old folders carry a factor for fine-tuning, nearly always 1. Only then is it of no effect.
+    factor = tensors.pop("scaling_factor", None)
+    if factor is not None and not torch.allclose(factor, torch.ones_like(factor)):
+        raise CheckpointError(
+            f"scaling_factor in {folder / WEIGHTS_FILE} is not 1: fine-tuned scaling cannot be represented. Multiply "
+            "W_dec by it, and remove it."
+        )
+    architecture = config["architecture"]
+    sizes = {"D": _positive(config, "d_in", file), "F": _positive(config, "d_sae", file)}
+    sizes["O"] = _positive(config, "d_out", file) if architecture == "transcoder" else sizes["D"]
+    if sizes["O"] != sizes["D"]:
+        _refuse(file, "d_out", sizes["O"], f"d_in ({sizes['D']}): bae_ray's transcoders have one width")
+    check_tensors(tensors, _LAYOUTS[architecture], folder / WEIGHTS_FILE, sizes)
+    kind, fields, weights = _convert(config, {name: tensor.double() for name, tensor in tensors.items()}, file)
+    return assemble(kind, sizes, fields, weights, file)
+
+
+def _modern(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as SAELens 6.0 and later write it, from one of any version."""
+    config = {_RENAMED.get(name, name): value for name, value in config.items()}
+    config["architecture"] = str(config.get("architecture", "standard"))
+    config.setdefault("apply_b_dec_to_input", config["architecture"] != "transcoder")
+    settings = config.get("activation_fn_kwargs") or {}
+    if config.get("activation_fn") == "topk" and isinstance(settings, dict) and "k" in settings:
+        config |= {"architecture": "topk", "k": settings["k"]}
+    if not config.get("normalize_activations"):  # None or False in old ones
+        config["normalize_activations"] = "none"
+    if "reshape_activations" not in config:
+        config["reshape_activations"] = "hook_z" if "hook_z" in str(config.get("hook_name")) else "none"
+    return config
+
+
+def _check_options(config: Mapping[str, Any], file: Path) -> None:
+    """Raise `CheckpointError` for an option under which SAELens computes what no autoencoder of ours does."""
+    architecture = config["architecture"]
+    if architecture not in _LAYOUTS:
+        hint = "; save it with save_inference_model, which makes it a jumprelu" if "batchtopk" in architecture else ""
+        _refuse(file, "architecture", architecture, f"one of {', '.join(_LAYOUTS)}{hint}")
+    if config["normalize_activations"] != "none":
+        _refuse(
+            file,
+            "normalize_activations",
+            config["normalize_activations"],
+            "'none'; where SAELens can, fold it into the weights (fold_activation_norm_scaling_factor or "
+            "fold_activation_whitening) and save again",
+        )
+    if config["reshape_activations"] != "none":
+        _refuse(file, "reshape_activations", config["reshape_activations"], "'none': activations are vectors here")
+    if config.get("activation_fn", "relu") not in ("relu", "topk"):
+        _refuse(file, "activation_fn", config["activation_fn"], "'relu' or 'topk'")
+    settings = config.get("activation_fn_kwargs") or {}
+    if not isinstance(settings, dict) or any(value for name, value in settings.items() if name != "k"):
+        _refuse(file, "activation_fn_kwargs", settings, "nothing but k")
+    if not isinstance(config["apply_b_dec_to_input"], bool):
+        _refuse(file, "apply_b_dec_to_input", config["apply_b_dec_to_input"], "true or false")
+    if architecture == "transcoder" and config["apply_b_dec_to_input"]:
+        _refuse(file, "apply_b_dec_to_input", True, "false for a transcoder")
+    if architecture == "topk" and "k" not in config:
+        _refuse(file, "k", None, "the number of latents kept")
+
+
+def _convert(
+    config: Mapping[str, Any], tensors: dict[str, Tensor], file: Path
+) -> tuple[type[ArchitectureConfig], dict[str, Any], dict[str, Tensor]]:
+    """Our config class, its fields besides the widths, and the weights, in float64."""
+    weights = {name: tensors[name] for name in ("W_enc", "W_dec", "b_dec")}
+    shift = torch.zeros_like(tensors["W_enc"][0])
+    if config["apply_b_dec_to_input"]:
+        shift = -(tensors["b_dec"] @ tensors["W_enc"])
+    if config["architecture"] == "gated":
+        return _convert_gated(config, tensors, weights, shift)
+    weights["b_enc"] = tensors["b_enc"] + shift
+    if config["architecture"] == "topk":
+        if config.get("rescale_acts_by_decoder_norm"):
+            norms = weights["W_dec"].norm(dim=-1)
+            if not bool(norms.all()):
+                _refuse(file, "rescale_acts_by_decoder_norm", True, "false, as W_dec has rows of norm 0")
+            weights["W_enc"] = weights["W_enc"] * norms
+            weights["b_enc"] = weights["b_enc"] * norms
+            weights["W_dec"] = weights["W_dec"] / norms.unsqueeze(-1)
+        return TopKConfig, {"k": config["k"], "nonnegative": True}, weights
+    if config["architecture"] == "jumprelu":
+        # Their latents are also cut at 0, so that a threshold below it is as good as 0.
+        return JumpReLUConfig, {}, weights | {"log_threshold": tensors["threshold"].clamp_min(0).log()}
+    return (TranscoderConfig if config["architecture"] == "transcoder" else ReLUConfig), {}, weights
+
+
+def _convert_gated(
+    config: Mapping[str, Any], tensors: dict[str, Tensor], weights: dict[str, Tensor], shift: Tensor
+) -> tuple[type[ArchitectureConfig], dict[str, Any], dict[str, Tensor]]:
+    """A Gated SAE; a binary autoencoder where every magnitude is 1."""
+    b_gate, b_mag, r_mag = tensors["b_gate"] + shift, tensors["b_mag"], tensors["r_mag"]
+    if bool((r_mag == R_MAG_OF_CODES).all() and (b_mag == 1).all()):
+        metadata = config.get("metadata")
+        # Their gate is open above 0, as the step of the release: that of an autoencoder that is not known as ours.
+        gradient = metadata.get(GRADIENT_FIELD, "release") if isinstance(metadata, dict) else "release"
+        return BAEConfig, {"gradient": gradient}, weights | {"b_enc": b_gate}
+    b_mag = b_mag + shift * r_mag.exp()
+    return GatedSAEConfig, {}, weights | {"b_gate": b_gate, "b_mag": b_mag, "r_mag": r_mag}
+
+
+def _positive(config: Mapping[str, Any], name: str, file: Path) -> int:
+    value = config.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        _refuse(file, name, value, "a positive whole number")
+    return value
+
+
+def _refuse(file: Path, name: str, value: object, expected: str) -> NoReturn:
+    raise CheckpointError(f"{name} is {value!r} in {file}; expected {expected}. This cannot be imported as it is.")

@@ -1,0 +1,177 @@
+"""The results of the synthetic benchmark: the paper's Fig. 2 and Fig. 12, and a table."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from rich.console import Console
+from rich.table import Table
+
+from bae_ray.activations.synthetic import rank_of
+from bae_ray.report.figures import save_png
+from bae_ray.report.html import write_report
+from bae_ray.training.results import write_csv
+from bae_ray.training.run import METRICS_FILE
+
+GRADIENT_COLORS = {"sigmoid": "tab:green", "straight_through": "tab:orange", "release": "tab:purple"}
+GRADIENT_NAMES = {"sigmoid": "sigmoid (Eq. 6)", "straight_through": "straight-through", "release": "released code"}
+ENTROPY_COLORS = {True: "tab:green", False: "tab:red"}
+MARKERS = "osD^vP"
+CLEAR_FVU = 1e-2
+"""At this FVU and above a point is drawn faint: its code does not describe the set."""
+PAPER_EXPANSION, PAPER_GRADIENT = 4, "sigmoid"
+
+NOTES = [
+    (
+        "Each set has r bits by construction. A point is a trained autoencoder: its marginal entropy over all vectors, "
+        "faint where it leaves a hundredth of the variance or more unexplained."
+    ),
+    "With the entropy loss: entropy and covariance weights as configured; without: both 0.",
+]
+
+
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `results` that the figures are made of, a row per run, by rank."""
+    tidied = pd.DataFrame(
+        {
+            "rank": table["site"].map(rank_of),
+            "gradient": table["autoencoder.gradient"],
+            "expansion": table["autoencoder.expansion"],
+            "entropy_loss": (table["training.entropy_weight"] > 0) | (table["training.covariance_weight"] > 0),
+            "entropy_bits": table["entropy_bits"],
+            "fvu_train": table["fvu_train"],
+            "fvu_val": table["fvu_val"],
+            "seed": table["seed"],
+            "run": table["run"],
+        }
+    )
+    return tidied.sort_values(["rank", "gradient", "expansion", "entropy_loss", "seed"], ignore_index=True)
+
+
+def entropy_by_rank(table: pd.DataFrame) -> Figure:
+    """Bits against r: with and without the entropy loss for every expansion (Fig. 2), and for every gradient."""
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    by_loss, by_gradient = figure.subplots(1, 2, sharey=True)
+    expansions = sorted(table["expansion"].unique())
+    markers = dict(zip(expansions, MARKERS * len(expansions), strict=False))
+    paper = table[table["gradient"] == PAPER_GRADIENT]
+    for (expansion, entropy_loss), runs in paper.groupby(["expansion", "entropy_loss"]):
+        _points(by_loss, runs, ENTROPY_COLORS[bool(entropy_loss)], markers[expansion])
+    handles = [
+        _handle(color, "o", f"{'with' if on else 'without'} entropy loss") for on, color in ENTROPY_COLORS.items()
+    ]
+    handles += [_handle("grey", marker, f"expansion {expansion}x") for expansion, marker in markers.items()]
+    _frame(by_loss, table, "Entropy loss and expansion", handles)
+    shown = table[(table["expansion"] == PAPER_EXPANSION) & table["entropy_loss"]]
+    for gradient, runs in shown.groupby("gradient"):
+        _points(by_gradient, runs, GRADIENT_COLORS[str(gradient)], "o")
+    gradients = [GRADIENT_NAMES[g] for g in GRADIENT_COLORS]
+    _frame(
+        by_gradient,
+        table,
+        f"Gradient of the step function, {PAPER_EXPANSION}x",
+        [_handle(color, "o", name) for color, name in zip(GRADIENT_COLORS.values(), gradients, strict=True)],
+    )
+    by_loss.set_ylabel("Entropy / bits")
+    return figure
+
+
+def dynamics(table: pd.DataFrame, runs: Path) -> Figure | None:
+    """Loss against entropy at every step, with and without the entropy loss (Fig. 12); None where no run logged steps.
+
+    A row per rank. The colour is the step, from dark to bright.
+    """
+    traces = {
+        (int(row["rank"]), bool(row["entropy_loss"])): trace
+        for _, row in table.iterrows()
+        if (trace := _trace(runs / str(row["run"]) / METRICS_FILE)) is not None
+    }
+    ranks = sorted({rank for rank, _ in traces})
+    if not ranks:
+        return None
+    figure = Figure(figsize=(12, 3.8 * len(ranks)), layout="constrained")
+    for axes, rank in zip(figure.subplots(len(ranks), 2, squeeze=False, sharey="row"), ranks, strict=True):
+        for axis, entropy_loss in zip(axes, (True, False), strict=True):
+            trace = traces.get((rank, entropy_loss))
+            if trace is not None:
+                points = axis.scatter(
+                    trace["reconstruction"], trace["entropy"], c=trace["step"], s=3, cmap="viridis", rasterized=True
+                )
+                figure.colorbar(points, ax=axis, label="Step")
+            axis.axhline(rank, color="grey", linewidth=0.8, linestyle="--")
+            axis.set_xscale("log")
+            axis.set_yscale("symlog", linthresh=1)
+            axis.set_title(f"r = {rank}, {'with' if entropy_loss else 'without'} entropy loss")
+            axis.set(xlabel="Reconstruction loss of the batch", ylabel="Entropy of the batch / bits")
+    return figure
+
+
+def report_synthetic(table: pd.DataFrame, runs: Path, out: Path, config_json: str) -> None:
+    """Write synthetic.csv, synthetic.png, dynamics.png and report.html into `out`; print the table and the paths.
+
+    `table` is that of `results`, `runs` the folder that it was made from.
+    """
+    tidied = tidy(table)
+    figures = {"synthetic.png": entropy_by_rank(tidied)}
+    trained = dynamics(tidied, runs)
+    if trained is not None:
+        figures["dynamics.png"] = trained
+    write_csv(tidied, out / "synthetic.csv")
+    for name, figure in figures.items():
+        save_png(figure, out / name)
+    title = "Entropy of synthetic sets of known entropy"
+    write_report(out / "report.html", title, list(figures.values()), NOTES, tidied, config_json)
+    Console().print(_printed(tidied))
+    for name in ("synthetic.csv", *figures, "report.html"):
+        print(out / name)
+
+
+def _printed(table: pd.DataFrame) -> Table:
+    printed = Table(title="Entropy in bits (lowest to highest over seeds), worst FVU on training / held-out vectors")
+    printed.add_column("gradient, expansion, entropy loss")
+    ranks = sorted(table["rank"].unique())
+    for rank in ranks:
+        printed.add_column(f"r = {rank}", justify="right", no_wrap=True)
+    for (gradient, expansion, entropy_loss), runs in table.groupby(["gradient", "expansion", "entropy_loss"]):
+        cells = [_cell(runs[runs["rank"] == rank]) for rank in ranks]
+        printed.add_row(f"{gradient}, {expansion}x, {'with' if entropy_loss else 'without'}", *cells)
+    return printed
+
+
+def _cell(runs: pd.DataFrame) -> str:
+    if runs.empty:
+        return "-"
+    lowest, highest = f"{runs['entropy_bits'].min():.2f}", f"{runs['entropy_bits'].max():.2f}"
+    bits = lowest if lowest == highest else f"{lowest}-{highest}"
+    return f"{bits}\n{runs['fvu_train'].max():.2g}/{runs['fvu_val'].max():.2g}"
+
+
+def _points(axes: Axes, runs: pd.DataFrame, color: str, marker: str) -> None:
+    faint = runs["fvu_val"] >= CLEAR_FVU
+    for part, alpha in ((runs[~faint], 0.9), (runs[faint], 0.25)):
+        axes.scatter(part["rank"], part["entropy_bits"], c=color, marker=marker, alpha=alpha, s=36, linewidths=0)
+
+
+def _frame(axes: Axes, table: pd.DataFrame, title: str, handles: list[Line2D]) -> None:
+    ranks = np.array(sorted(table["rank"].unique()))
+    axes.plot(ranks, ranks, color="grey", linewidth=0.8, linestyle="--", zorder=0)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    axes.set(xlabel="Rank r of the set (its entropy in bits)", title=title)
+    axes.legend(handles=[*handles, Line2D([], [], color="grey", linestyle="--", label="r")], fontsize="small")
+
+
+def _handle(color: str, marker: str, label: str) -> Line2D:
+    return Line2D([], [], color=color, marker=marker, linestyle="", label=label)
+
+
+def _trace(file: Path) -> pd.DataFrame | None:
+    """The metrics of a run that logged every step; None for another."""
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    frame = pd.DataFrame(lines)
+    return frame if frame["step"].diff().max() == 1 else None

@@ -1,0 +1,74 @@
+"""The synthetic benchmark as a user runs it, at tiny size."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from bae_ray.cli import parse_preset
+
+FILE = Path(__file__).parents[2] / "jobs" / "synthetic_entropy.py"
+TINY = [
+    "--data.d", "8", "--data.ranks", "1", "2", "--data.n", "400", "--training.epochs", "4",
+    "--training.batch-size", "64", "--expansions", "1", "4", "--seeds", "0", "1", "--dynamics", "2",
+    "--gpus-per-trial", "0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def job() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("synthetic_entropy", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_run_of_the_figures_once(
+    ray_cluster, job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = parse_preset(job.PRESETS, "job", ["cpu", *TINY, "--out", str(tmp_path)])
+    assert job.run(config) == 0
+    printed = capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "synthetic.csv")
+    # Per rank: 2 seeds, 2 further gradients, 1 further expansion; 2 expansions without the entropy loss.
+    assert len(table) == 2 * (2 + 2 + 1 + 2)
+    assert table["run"].is_unique
+    assert set(table["gradient"]) == {"sigmoid", "straight_through", "release"}
+    assert not table.loc[~table["entropy_loss"], "gradient"].ne("sigmoid").any()
+    for name in ("synthetic.png", "dynamics.png"):
+        assert str(tmp_path / name) in printed
+        assert imread(tmp_path / name).std() > 0.01
+    stepwise = [
+        int(row["rank"])
+        for _, row in table.iterrows()
+        if len((tmp_path / "sweep" / str(row["run"]) / "metrics.jsonl").read_text().splitlines()) > 4
+    ]
+    assert stepwise == [2, 2]
+    assert "<svg" in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "config.json").read_text())["data"]["d"] == 8
+
+    assert job.run(config) == 0
+    assert "0 runs trained" not in capsys.readouterr().err
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "synthetic.csv"), table)
+
+
+@pytest.mark.slow
+def test_known_entropies_are_measured(ray_cluster, job: ModuleType, tmp_path: Path):
+    """Section 4.1 at the job's own size, for two ranks and one seed: r bits within 2 % or a quarter of a bit."""
+    arguments = ["cpu", "--data.ranks", "1", "8", "--seeds", "0", "--expansions", "4", "--gpus-per-trial", "0"]
+    config = parse_preset(job.PRESETS, "job", [*arguments, "--dynamics", "8", "--out", str(tmp_path)])
+    assert job.run(config) == 0
+    table = pd.read_csv(tmp_path / "synthetic.csv")
+    measured = table[(table["gradient"] == "sigmoid") & table["entropy_loss"]]
+    assert len(measured) == 2
+    for _, row in measured.iterrows():
+        assert abs(row["entropy_bits"] - row["rank"]) <= max(0.25, 0.02 * row["rank"])
+        assert max(row["fvu_train"], row["fvu_val"]) <= 0.01
+    free = table[~table["entropy_loss"]].set_index("rank")["entropy_bits"]
+    assert (free > measured.set_index("rank")["entropy_bits"]).all()

@@ -1,0 +1,69 @@
+"""A run's directory, above all after an interruption."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bae_ray.activations.store import ActivationStore, Cell
+from bae_ray.autoencoders import BAEConfig, ReLUConfig
+from bae_ray.errors import DivergedError
+from bae_ray.training import loop
+from bae_ray.training.config import TrainingConfig
+from bae_ray.training.run import STATE_FILE, execute_run, failure_reason, is_finished, plan_run
+
+TRAINING = TrainingConfig(epochs=6, batch_size=16, lr=1e-2, log="step")
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def test_an_interrupted_run_goes_on_and_its_directory_is_that_of_one_that_was_not(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = ActivationStore.open(tiny_store)
+    run = plan_run(store, Cell(1, "residual", 2), BAEConfig(expansion=2), TRAINING)
+    expected = execute_run(run, store, tmp_path / "whole", "cpu")
+    seen: list[int] = []
+
+    def kill_in_epoch_4(epoch: int) -> None:
+        seen.append(epoch)
+        if epoch == 4:
+            raise KilledError
+
+    monkeypatch.setattr(loop, "STEPS_BETWEEN_CHECKS", 1)
+    with pytest.raises(KilledError):
+        execute_run(run, store, tmp_path / "killed", "cpu", kill_in_epoch_4)
+    folder = tmp_path / "killed" / run.id
+    assert (folder / STATE_FILE).exists()
+    with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"epoch": 5, "lo')  # the line that was being written
+    found = execute_run(run, store, tmp_path / "killed", "cpu", seen.append)
+    assert seen == [1, 2, 3, 4, 2, 3, 4, 5, 6], "the state was saved after the first epoch"
+    assert found.model_dump(exclude={"seconds"}) == expected.model_dump(exclude={"seconds"})
+    logs, weights = [], []
+    for name in ("whole", "killed"):
+        assert {file.name for file in (tmp_path / name / run.id).iterdir()} == {
+            "run.json", "metrics.jsonl", "config.json", "model.safetensors", "result.json"
+        }  # fmt: skip
+        lines = (tmp_path / name / run.id / "metrics.jsonl").read_text().splitlines()
+        logs.append([{**json.loads(line), "seconds": 0} for line in lines])
+        weights.append(load_file(tmp_path / name / run.id / "model.safetensors"))
+    assert logs[0] == logs[1]
+    assert [line["step"] for line in logs[0]] == list(range(1, len(logs[0]) + 1))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_diverged_run_says_why_and_keeps_its_last_state(tiny_store: Path, tmp_path: Path):
+    store = ActivationStore.open(tiny_store)
+    diverging = TRAINING.model_copy(update={"l1_weight": 1e38, "l1_warmup": 0.5})
+    run = plan_run(store, Cell(1, "residual", 2), ReLUConfig(), diverging)
+    with pytest.raises(DivergedError, match=r"in epoch 4 of 6, step \d+ of"):
+        execute_run(run, store, tmp_path, "cpu")
+    assert not is_finished(tmp_path, run)
+    assert "Lower lr (0.01) or the loss weights" in str(failure_reason(tmp_path, run))
+    state = load_file(tmp_path / run.id / STATE_FILE)
+    assert all(tensor.isfinite().all() for tensor in state.values())
