@@ -17,6 +17,7 @@ __all__ = [
     "Reduction",
     "bernoulli_entropy",
     "covariance_penalty",
+    "l0_penalty",
     "l1_penalty",
     "marginal_entropy",
     "printed_entropy",
@@ -60,6 +61,14 @@ def l1_penalty(latents: Tensor, reduction: Reduction = "sum") -> Tensor:
     """L1 norm of latents [N, F], summed over F and, by `reduction`, over the batch (Eq. 9, 14, 16) or averaged."""
     total = latents.abs().sum((-2, -1), dtype=torch.promote_types(latents.dtype, torch.float32))
     return total if reduction == "sum" else total / latents.shape[-2]
+
+
+def l0_penalty(fires: Tensor) -> Tensor:
+    """Latents that fire per sample, of [N, F] that is 1 where one does, else 0.
+
+    Not an L1 norm, whose gradient is 0 where a latent does not fire: the thresholds' gradient comes from both sides.
+    """
+    return fires.sum((-2, -1), dtype=torch.promote_types(fires.dtype, torch.float32)) / fires.shape[-2]
 
 
 def _entropy(firing_rate: Tensor, entropy: Callable[[Tensor], Tensor]) -> Tensor:

@@ -69,7 +69,11 @@ class Loop:
         self.n_steps = len(data) // self._batch_size
         self._started = self._saved = time.monotonic()
         self._epoch, self._step = 1, 0
-        self._records: list[list[Tensor]] = [[] for _ in stacks]
+        # Objective and terms of every step of the epoch, [steps, 1 + terms, members]: kept on the device, read seldom.
+        self._records = [
+            torch.zeros(self.n_steps, 1 + len(stack.names), len(stack.members), device=stack.device) for stack in stacks
+        ]
+        self._checked = 0
         self._stops = {
             (i, j): EarlyStop(member.training, stack.names)
             for i, stack in enumerate(stacks)
@@ -102,7 +106,7 @@ class Loop:
         for batch in self._data.batches(order, self._batch_size, first):
             done = (epoch - 1) * self.n_steps + self._step
             for i, stack in enumerate(self._stacks):
-                self._records[i].append(stack.step(batch, weights[i], active[i], done))
+                self._records[i][self._step] = stack.step(batch, weights[i], active[i], done)
             self._step += 1
             if self._step % STEPS_BETWEEN_CHECKS == 0 and self._step < self.n_steps:
                 self._check_finite()
@@ -111,18 +115,18 @@ class Loop:
         for i in range(len(self._stacks)):
             self._report(i, weights[i])
         self._after_epoch(weights)
-        self._records = [[] for _ in self._stacks]
-        self._epoch, self._step = epoch + 1, 0
+        self._epoch, self._step, self._checked = epoch + 1, 0, 0
         self._save_if_due(at_once=epoch == 1)
 
     def _check_finite(self) -> None:
         for i, stack in enumerate(self._stacks):
-            record = torch.stack(self._records[i])
+            record = self._records[i][self._checked : self._step]
             bad = ~record[:, 0].isfinite()
             for j in bad.any(0).nonzero().flatten().tolist():
                 if (i, j) not in self.failures:
-                    step = int(bad[:, j].nonzero()[0])
-                    self.failures[i, j] = self._diverged(stack, j, step, record[step, :, j].tolist())
+                    row = int(bad[:, j].nonzero()[0])
+                    self.failures[i, j] = self._diverged(stack, j, self._checked + row, record[row, :, j].tolist())
+        self._checked = self._step
 
     def _diverged(self, stack: Stack, member: int, step: int, values: list[float]) -> DivergedError:
         training = stack.members[member].training
@@ -136,7 +140,7 @@ class Loop:
 
     def _report(self, i: int, weights: Tensor) -> None:
         stack, elapsed = self._stacks[i], time.monotonic() - self._started
-        record = torch.stack(self._records[i]).double().cpu()
+        record = self._records[i].double().cpu()
         last = self._epoch * self.n_steps
         for j, member in enumerate(stack.members):
             if (i, j) in self.failures or ((i, j) in self._stops and self._stops[i, j].stopped):
@@ -183,9 +187,7 @@ class Loop:
         tensors = {
             f"{i}.{name}": tensor for i, stack in enumerate(self._stacks) for name, tensor in stack.state().items()
         }
-        for i, records in enumerate(self._records):
-            if records:
-                tensors[f"{i}.records"] = torch.stack(records)
+        tensors |= {f"{i}.records": record for i, record in enumerate(self._records)}
         for (i, j), stop in self._stops.items():
             tensors |= {f"{i}.{j}.best.{name}": tensor for name, tensor in stop.best.items()}
         facts = {
@@ -203,12 +205,12 @@ class Loop:
         if saved is None:
             return
         tensors, facts = saved
-        self._epoch, self._step = facts["epoch"], facts["step"]
+        self._epoch = facts["epoch"]
+        self._step = self._checked = facts["step"]
         self._started -= facts["seconds"]
         for i, stack in enumerate(self._stacks):
             stack.restore(_below(tensors, f"{i}."))
-            if f"{i}.records" in tensors:
-                self._records[i] = list(tensors[f"{i}.records"].to(self._stacks[i].device).unbind(0))
+            self._records[i].copy_(tensors[f"{i}.records"])
         for (i, j), stop in self._stops.items():
             stop.resume(facts["stops"][f"{i}.{j}"], _below(tensors, f"{i}.{j}.best."))
 

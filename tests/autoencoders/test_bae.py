@@ -69,9 +69,7 @@ def test_gradients_of_the_released_code(golden: dict, penalty: Callable[[Tensor]
     torch.testing.assert_close(
         autoencoder.W_enc.grad.T[compared], torch.tensor(expected["encoder.weight"])[compared], rtol=0, atol=1e-5
     )
-    torch.testing.assert_close(
-        autoencoder.W_dec.grad.T, torch.tensor(expected["decoder.weight"]), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(autoencoder.W_dec.grad.T, torch.tensor(expected["decoder.weight"]), rtol=0, atol=1e-5)
 
 
 def test_another_rule_has_other_gradients(golden: dict):

@@ -1,5 +1,6 @@
 """The sparse autoencoders of the literature against their papers' formulas."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder, BatchTopKConfig, GatedSAEConfig, JumpReLUConfig
 from bae_ray.autoencoders.baselines import BatchTopKAutoencoder, GatedSAE, JumpReLUAutoencoder
-from bae_ray.autoencoders.losses import l1_penalty, reconstruction_loss
+from bae_ray.autoencoders.losses import l0_penalty, l1_penalty, reconstruction_loss
+from bae_ray.training.objective import Forms, term_names, terms
 
 N, D_IN, D_LATENT, K = 40, 6, 24, 3
 
@@ -146,7 +148,7 @@ class TestJumpReLU:
         assert autoencoder.log_threshold.grad is not None
         assert pre_activations.grad is not None
         for j, log_threshold in enumerate(autoencoder.log_threshold.tolist()):
-            theta = torch.tensor(log_threshold, dtype=torch.float64).exp().item()
+            theta = math.exp(log_threshold)
             column, weights = pre_activations[:, j].tolist(), incoming[:, j].tolist()
             by_theta = sum(
                 g * -(theta / self.BANDWIDTH) * self.kernel(z, theta) for z, g in zip(column, weights, strict=True)
@@ -156,27 +158,36 @@ class TestJumpReLU:
             assert pre_activations.grad[:, j].tolist() == pytest.approx(expected)
         assert int((autoencoder.log_threshold.grad != 0).sum()) == D_LATENT
 
-    def test_gradients_of_the_l0_penalty(self, autoencoder: JumpReLUAutoencoder, pre_activations: Tensor):
-        """Eq. 12: in the threshold -(1 / bandwidth) K((z - theta) / bandwidth), and in the pre-activation 0."""
-        fires = autoencoder.penalized(pre_activations, autoencoder.activate(pre_activations))
-        l1_penalty(fires, "mean").backward()
+    def check_l0_gradient(self, autoencoder: JumpReLUAutoencoder, pre_activations: Tensor) -> None:
+        """Eq. 12: in the threshold -(1 / bandwidth) K((z - theta) / bandwidth), on either side of it."""
         assert autoencoder.log_threshold.grad is not None
-        assert pre_activations.grad is None
         for j, log_threshold in enumerate(autoencoder.log_threshold.tolist()):
-            theta = torch.tensor(log_threshold, dtype=torch.float64).exp().item()
+            theta = math.exp(log_threshold)
             by_theta = sum(-1 / self.BANDWIDTH * self.kernel(z, theta) for z in pre_activations[:, j].tolist()) / N
             assert autoencoder.log_threshold.grad[j].item() == pytest.approx(by_theta * theta, rel=1e-6, abs=1e-12)
 
+    def test_gradients_of_the_l0_penalty(self, autoencoder: JumpReLUAutoencoder, pre_activations: Tensor):
+        l0_penalty(autoencoder.penalized(pre_activations, autoencoder.activate(pre_activations))).backward()
+        assert pre_activations.grad is None
+        self.check_l0_gradient(autoencoder, pre_activations)
+
+    def test_gradients_of_the_l0_term_of_training(self, autoencoder: JumpReLUAutoencoder, x: Tensor):
+        x = x.double()
+        objective = terms(autoencoder, x, x, Forms("mean", "bernoulli", "sum"), frozenset({"l0"}))
+        objective[term_names(autoencoder).index("l0")].backward()
+        assert autoencoder.W_enc.grad is None
+        self.check_l0_gradient(autoencoder, autoencoder.pre_activations(x))
+
     def test_the_l0_penalty_counts_latents(self, autoencoder: JumpReLUAutoencoder, pre_activations: Tensor):
         latents = autoencoder.activate(pre_activations)
-        l0 = l1_penalty(autoencoder.penalized(pre_activations, latents), "mean").item()
+        l0 = l0_penalty(autoencoder.penalized(pre_activations, latents)).item()
         assert l0 == pytest.approx(sum(sum(v != 0 for v in row) for row in latents.tolist()) / N)
 
-    def test_the_expected_loss_falls_along_the_gradient(self):
-        """Over many samples the estimate is the derivative of the expected L0, -density(theta), of normal values."""
+    def test_the_gradient_is_that_of_the_expected_l0(self):
+        """Over many samples of normal values, minus their density at the threshold."""
         made = JumpReLUAutoencoder(JumpReLUConfig(d_in=1, d_latent=1, initial_threshold=0.8, bandwidth=0.1))
         z = torch.randn(400_000, 1, generator=torch.Generator().manual_seed(0))
-        l1_penalty(made.penalized(z, made.activate(z)), "mean").backward()
+        l0_penalty(made.penalized(z, made.activate(z))).backward()
         assert made.log_threshold.grad is not None
         density = torch.distributions.Normal(0, 1).log_prob(torch.tensor(0.8)).exp().item()
         assert made.log_threshold.grad.item() == pytest.approx(-density * 0.8, rel=0.03)

@@ -206,6 +206,6 @@ def test_memory_is_bounded(precision: Precision, tmp_path: Path):
     memory = sorted((e for e in events if e["name"] == "[memory]"), key=lambda e: e["ts"])
     totals = np.cumsum([0, *(e["args"]["Bytes"] for e in memory)])
     assert len(totals) > 100
-    assert totals.max() < 0, totals.max()
+    assert totals.max() < 2 * n * f * 4 + 4 * working_set  # 3 MB; all covariances are 4 MB in int8, 16 MB in float
     assert code.grad is not None
     assert int(code.grad.any(0).sum()) == v

@@ -94,6 +94,20 @@ def test_state_of_another_training_is_not_taken(tmp_path: Path):
     assert train(data(), BAEConfig(), other).all != expected.all
 
 
+def test_state_of_other_activations_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    state = tmp_path / "state.safetensors"
+
+    def kill(lines: list[TrainingMetrics]) -> None:
+        if lines[0].epoch == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(data(), BAEConfig(), TRAINING, on_epoch=kill, checkpoint=state)
+    assert state.exists()
+    expected = train(data() + 1, BAEConfig(), TRAINING)
+    assert train(data() + 1, BAEConfig(), TRAINING, checkpoint=state).all == expected.all
+
+
 def test_damaged_state_is_said(tmp_path: Path):
     state = tmp_path / "state.safetensors"
     state.write_bytes(b"nothing of the kind")
