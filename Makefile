@@ -23,6 +23,7 @@ lint: $(VENV)/.installed-dev  ## format, lint, types, import rules
 bench: $(VENV)/.installed-dev  ## side-by-side measurements
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/training.py
 
 $(VENV)/.installed: $(PINS)
 	requirements/install.sh $(VENV) bundled

@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from bae_ray.autoencoders import load_autoencoder as load_autoencoder
     from bae_ray.training.results import results as results
     from bae_ray.training.trainer import train as train
+    from bae_ray.training.trainer import train_many as train_many
 
 _PUBLIC = {
     "ActivationStore": "bae_ray.activations.store",
     "load_autoencoder": "bae_ray.autoencoders",
     "results": "bae_ray.training.results",
     "train": "bae_ray.training.trainer",
+    "train_many": "bae_ray.training.trainer",
 }
 
 

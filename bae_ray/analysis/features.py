@@ -147,8 +147,11 @@ def feature_statistics(
     wanted = x if target is None else target
     mean = sum((rows.double().sum(0) for rows in wanted.split(batch_size)), torch.zeros(1)) / len(wanted)
     statistics = FeatureStatistics(autoencoder.d_in, autoencoder.d_latent, device, mean)
+    training = autoencoder.training
+    autoencoder.eval()
     for rows, wanted_rows in zip(x.split(batch_size), wanted.split(batch_size), strict=True):
         statistics.update(wanted_rows.to(device), *autoencoder(rows.to(device)))
+    autoencoder.train(training)
     return statistics
 
 

@@ -10,6 +10,7 @@ from bae_ray.autoencoders.base import Autoencoder
 from bae_ray.autoencoders.binarize import Gradient, binarize
 from bae_ray.autoencoders.burstiness import burstiness
 from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.autoencoders.decoding import decode_varying
 from bae_ray.errors import InvalidInputError
 
 
@@ -52,7 +53,10 @@ class BinaryAutoencoder(Autoencoder):
 
     @override
     def decode_normalized(self, latents: Tensor) -> Tensor:
-        return super().decode_normalized(self.features(latents))
+        features = self.features(latents)
+        if self.training:
+            return decode_varying(features, self.W_dec, self.b_dec)
+        return super().decode_normalized(features)  # a sample's reconstruction must not depend on the others
 
     @override
     def magnitudes(self, x: Tensor) -> Tensor:

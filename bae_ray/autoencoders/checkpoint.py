@@ -14,7 +14,7 @@ from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE, Autoencoder
 from bae_ray.autoencoders.baselines import BatchTopKAutoencoder, GatedSAE, JumpReLUAutoencoder
 from bae_ray.autoencoders.config import ArchitectureConfig, AutoencoderConfig
 from bae_ray.autoencoders.sae import GatedAutoencoder, ReLUAutoencoder, TopKAutoencoder, Transcoder
-from bae_ray.errors import CheckpointError
+from bae_ray.errors import CheckpointError, InvalidInputError
 
 _CLASSES: dict[str, Any] = {
     "bae": BinaryAutoencoder,
@@ -54,14 +54,14 @@ def load_autoencoder(source: str | Path, revision: str | None = None) -> Autoenc
     try:
         config = _CONFIGS.validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS_FILE)
-    except FileNotFoundError as error:
+        autoencoder = build_autoencoder(config)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
             f"{folder} is not a saved autoencoder: {Path(str(error.filename or WEIGHTS_FILE)).name} is missing. "
             f"Give a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}, or a hub id."
         ) from error
-    except (ValidationError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValidationError, InvalidInputError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder} cannot be loaded as an autoencoder: {error}") from error
-    autoencoder = build_autoencoder(config)
     load_weights(autoencoder, tensors, f"{folder / WEIGHTS_FILE}")
     return autoencoder.eval()
 

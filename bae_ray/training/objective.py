@@ -14,6 +14,7 @@ from bae_ray.autoencoders.losses import (
     EntropyForm,
     Reduction,
     covariance_penalty,
+    l0_penalty,
     l1_penalty,
     marginal_entropy,
     reconstruction_loss,
@@ -62,7 +63,7 @@ def terms(autoencoder: Autoencoder, x: Tensor, target: Tensor, forms: Forms, act
                 case "l1":
                     term = l1_penalty(penalized, forms.l1)
                 case "l0":
-                    term = l1_penalty(penalized, "mean")
+                    term = l0_penalty(penalized)
                 case "auxiliary":
                     from_gate = cast(GatedSAE, autoencoder).auxiliary_reconstruction(pre_activations)
                     term = reconstruction_loss(from_gate, target, forms.reconstruction)

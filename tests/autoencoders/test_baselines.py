@@ -66,9 +66,7 @@ class TestBatchTopK:
             expected = smallest if expected is None else 0.99 * expected + 0.01 * smallest
             assert autoencoder.threshold.item() == pytest.approx(expected, rel=1e-5)
 
-    def test_a_batch_without_positive_values_moves_nothing(
-        self, autoencoder: BatchTopKAutoencoder, pre_activations: Tensor
-    ):
+    def test_a_batch_without_positive_values_moves_nothing(self, autoencoder: BatchTopKAutoencoder):
         assert not autoencoder.activate(-torch.ones(4, D_LATENT)).any()
         assert autoencoder.threshold.item() == 0
         autoencoder.threshold.fill_(0.7)

@@ -91,10 +91,10 @@ def test_random_codes(n: int, f: int, precision: Precision | None, working_set: 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_precision_and_blocks_change_no_bit(dtype: torch.dtype):
-    code = random_code(300, 200).to(dtype)
+    code = random_code(300, 150).to(dtype)
     value, gradient = ours(code, "float")
     for precision in PRECISIONS:
-        for working_set in (SMALL, 200 * 2 * 4 * 100, None):
+        for working_set in (SMALL, 150 * 2 * 4 * 100, None):
             other_value, other_gradient = ours(code, precision, working_set)
             assert torch.equal(value, other_value), (precision, working_set)
             assert torch.equal(gradient, other_gradient), (precision, working_set)
