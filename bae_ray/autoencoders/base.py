@@ -166,7 +166,7 @@ class Autoencoder(nn.Module, ABC):
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`x` [N, A] times `weight` [A, B] plus `bias` [B]; or members' weights [M, A, B], with `x` theirs or one for all."""
+    """X W + b of x [N, A], W [A, B] and b [B]; or of members' W and b, [M, ...], with x theirs or one for all."""
     if x.ndim == 2 and weight.ndim == 2:
         return x @ weight if bias is None else torch.addmm(bias, x, weight)
     x = x.expand(weight.shape[0], *x.shape[-2:])

@@ -14,7 +14,7 @@ DENSE_SHARE = 0.5
 
 @torch.compiler.disable()  # its shapes depend on the data
 def decode_varying(latents: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Latents W + b, [N, D], of latents [N, F], W [F, D] and b [D]; all of them with a dimension of members before, or none.
+    """Latents W + b, [N, D], of latents [N, F], W [F, D] and b [D]; or members', [M, ...].
 
     A latent that is constant in the batch adds the same multiple of its row to every sample, and its row's gradient is
     that multiple of the output's summed gradient. So two of the three products, latents W and the gradient of W, are

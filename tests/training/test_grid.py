@@ -44,11 +44,11 @@ def test_architectures_are_an_axis(store: ActivationStore):
     )
     runs = expand(config, store)
     assert len(runs) == 2 * 3
-    assert {run.autoencoder for run in runs} == {
+    assert [run.autoencoder for run in runs[:3]] == [
         BAEConfig(d_in=16, expansion=2, gradient="release"),
         ReLUConfig(d_in=16, expansion=2),
         TopKConfig(d_in=16, expansion=2),
-    }
+    ]
     only_topk = expand(SweepConfig(autoencoder=TopKConfig(), axes=("autoencoder.k=2,4",)), store)
     assert {(run.autoencoder.architecture, getattr(run.autoencoder, "k", None)) for run in only_topk} == {
         ("topk", 2),
