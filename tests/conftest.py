@@ -1,14 +1,17 @@
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
+from bae_ray import cli
 from bae_ray.activations.config import ExtractConfig
+from bae_ray.autoencoders import Autoencoder
 
 WORDS = [f"w{i}" for i in range(60)]
 N_LAYERS = 3
@@ -19,6 +22,21 @@ D = 16
 def golden() -> dict:
     """Numbers that the paper's released code produced at d = 8."""
     return json.loads((Path(__file__).parent / "golden" / "release_d8.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def set_released_weights() -> Callable[[Autoencoder, dict[str, Any]], None]:
+    """Give an autoencoder the weights of a state dict of the released code, as in the golden file."""
+
+    def set_weights(autoencoder: Autoencoder, state: dict[str, Any]) -> None:
+        weights = {name: torch.tensor(values) for name, values in state.items()}
+        with torch.no_grad():
+            autoencoder.W_enc.copy_(weights["encoder.weight"].T)
+            autoencoder.W_dec.copy_(weights["decoder.weight"].T)
+            autoencoder.get_parameter("b_enc").copy_(weights["encoder.bias"])
+            autoencoder.b_dec.copy_(weights["decoder.bias"])
+
+    return set_weights
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +107,18 @@ def tiny_store(ray_cluster: None, tiny_config: ExtractConfig, tmp_path_factory: 
     path = tmp_path_factory.mktemp("stores") / "tiny"
     extract(tiny_config, path)
     return path
+
+
+@pytest.fixture
+def bae_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call the command as the shell would: exit code, what it printed, what it complained of."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["bae-ray", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(exit_.value.code or 0), printed.out, printed.err
+
+    return call

@@ -13,21 +13,6 @@ VERBS = ["extract", "train", "sweep", "entropy", "report", "export", "import"]
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-@pytest.fixture
-def bae_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Call the command as the shell would: exit code, what it printed, what it complained of."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["bae-ray", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(exit_.value.code or 0), printed.out, printed.err
-
-    return call
-
-
 def test_help_lists_the_verbs(bae_ray):
     code, out, _ = bae_ray("--help")
     assert code == 0

@@ -11,16 +11,16 @@ from bae_ray.autoencoders.binarize import Gradient
 from bae_ray.autoencoders.losses import covariance_penalty, marginal_entropy, reconstruction_loss
 
 
-def with_golden_weights(golden: dict, gradient: Gradient = "sigmoid") -> BinaryAutoencoder:
-    autoencoder = BinaryAutoencoder(BAEConfig(d_in=golden["d_in"], d_latent=golden["d_latent"], gradient=gradient))
-    weights = {name: torch.tensor(values) for name, values in golden["bae_state_dict"].items()}
-    with torch.no_grad():
-        autoencoder.W_enc.copy_(weights["encoder.weight"].T)
-        autoencoder.W_dec.copy_(weights["decoder.weight"].T)
-        assert autoencoder.b_enc is not None
-        autoencoder.b_enc.copy_(weights["encoder.bias"])
-        autoencoder.b_dec.copy_(weights["decoder.bias"])
-    return autoencoder
+@pytest.fixture
+def with_golden_weights(golden: dict, set_released_weights) -> Callable[..., BinaryAutoencoder]:
+    """Make a BAE with the weights of the golden file."""
+
+    def make(gradient: Gradient = "sigmoid") -> BinaryAutoencoder:
+        autoencoder = BinaryAutoencoder(BAEConfig(d_in=golden["d_in"], d_latent=golden["d_latent"], gradient=gradient))
+        set_released_weights(autoencoder, golden["bae_state_dict"])
+        return autoencoder
+
+    return make
 
 
 def losses(
@@ -32,14 +32,14 @@ def losses(
 
 
 @pytest.fixture
-def released(golden: dict) -> BinaryAutoencoder:
+def released(golden: dict, with_golden_weights) -> BinaryAutoencoder:
     """A BAE with the weights of the golden file."""
-    return with_golden_weights(golden)
+    return with_golden_weights()
 
 
 @pytest.mark.parametrize("gradient", ["sigmoid", "release"])
-def test_codes_and_reconstructions_of_the_released_code(golden: dict, gradient: Gradient):
-    latents, x_hat = with_golden_weights(golden, gradient)(torch.tensor(golden["x"]))
+def test_codes_and_reconstructions_of_the_released_code(golden: dict, gradient: Gradient, with_golden_weights):
+    latents, x_hat = with_golden_weights(gradient)(torch.tensor(golden["x"]))
     assert latents.tolist() == golden["bae"]["code"]
     torch.testing.assert_close(x_hat, torch.tensor(golden["bae"]["reconstruction"]), rtol=0, atol=1e-5)
 
@@ -51,10 +51,10 @@ def dense_covariance(code: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("penalty", [covariance_penalty, dense_covariance])
-def test_gradients_of_the_released_code(golden: dict, penalty: Callable[[Tensor], Tensor]):
+def test_gradients_of_the_released_code(golden: dict, penalty: Callable[[Tensor], Tensor], with_golden_weights):
     """To 1e-5, but for latents that have a covariance of exactly 0 with another: ours leaves those alone."""
     expected = golden["bae_release_gradient"]
-    autoencoder = with_golden_weights(golden, "release")
+    autoencoder = with_golden_weights("release")
     mse, entropy, covariance = losses(autoencoder, torch.tensor(golden["x"]), penalty)
     loss = mse + expected["entropy_weight"] * entropy + expected["covariance_weight"] * covariance
     loss.backward()
@@ -72,17 +72,17 @@ def test_gradients_of_the_released_code(golden: dict, penalty: Callable[[Tensor]
     torch.testing.assert_close(autoencoder.W_dec.grad.T, torch.tensor(expected["decoder.weight"]), rtol=0, atol=1e-5)
 
 
-def test_another_rule_has_other_gradients(golden: dict):
-    autoencoder = with_golden_weights(golden)
+def test_another_rule_has_other_gradients(golden: dict, with_golden_weights):
+    autoencoder = with_golden_weights()
     losses(autoencoder, torch.tensor(golden["x"]))[0].backward()
     assert autoencoder.W_enc.grad is not None
     release = torch.tensor(golden["bae_release_gradient"]["encoder.weight"])
     assert (autoencoder.W_enc.grad.T - release).abs().max() > 1e-2
 
 
-def test_training_of_the_released_code(golden: dict):
+def test_training_of_the_released_code(golden: dict, with_golden_weights):
     expected = golden["bae_release_training"]
-    autoencoder, x = with_golden_weights(golden, "release"), torch.tensor(golden["x"])
+    autoencoder, x = with_golden_weights("release"), torch.tensor(golden["x"])
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=expected["lr"])
     measured = []
     for _ in range(expected["steps"]):

@@ -495,21 +495,6 @@ def test_options_of_the_release_alone(tmp_path: Path, value: dict):
         interop.import_autoencoder(tmp_path, format="saelens", **value)
 
 
-@pytest.fixture
-def bae_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Call the command as the shell would: exit code, what it printed, what it complained of."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["bae-ray", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(exit_.value.code or 0), printed.out, printed.err
-
-    return call
-
-
 @pytest.mark.parametrize("verb", ["export", "import"])
 def test_help_of_the_commands(bae_ray, verb: str):
     code, out, _ = bae_ray(verb, "--help")

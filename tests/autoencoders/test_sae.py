@@ -51,17 +51,13 @@ class TestReleasedCode:
     )
 
     @VARIANTS
-    def test_numbers(self, golden: dict, variant: str, architecture: str, options: dict[str, Any]):
+    def test_numbers(
+        self, golden: dict, set_released_weights, variant: str, architecture: str, options: dict[str, Any]
+    ):
         expected = golden[variant]
         assert (expected["topk"], expected["theta"]) == (4, 0.5)
         autoencoder = build_autoencoder(ARCHITECTURES[architecture](d_in=8, d_latent=32, **options))
-        weights = {name: torch.tensor(values) for name, values in expected["state_dict"].items()}
-        with torch.no_grad():
-            autoencoder.W_enc.copy_(weights["encoder.weight"].T)
-            autoencoder.W_dec.copy_(weights["decoder.weight"].T)
-            assert autoencoder.b_enc is not None
-            autoencoder.b_enc.copy_(weights["encoder.bias"])
-            autoencoder.b_dec.copy_(weights["decoder.bias"])
+        set_released_weights(autoencoder, expected["state_dict"])
         x = torch.tensor(golden["x"])
         latents, x_hat = autoencoder(x)
         torch.testing.assert_close(latents, torch.tensor(expected["latents"]), rtol=0, atol=1e-5)

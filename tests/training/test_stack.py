@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,22 +10,23 @@ from bae_ray.training.data import Batch
 from bae_ray.training.objective import learning_rate
 from bae_ray.training.stack import Stack
 
+Released = Callable[[str, float, float], Stack]
 
-def released(golden: dict, gradient: str, entropy_weight: float, covariance_weight: float, lr: float = 5e-4) -> Stack:
-    """A stack of one BAE with the weights of the golden file."""
-    training = TrainingConfig(
-        epochs=30, lr=lr, entropy_weight=entropy_weight, covariance_weight=covariance_weight, entropy_warmup=0
-    )
-    config = BAEConfig.model_validate({"d_in": 8, "gradient": gradient})
-    stack = Stack(config, [training], torch.device("cpu"), n_steps=30)
-    autoencoder = stack.members[0].autoencoder
-    weights = {name: torch.tensor(values) for name, values in golden["bae_state_dict"].items()}
-    with torch.no_grad():
-        autoencoder.W_enc.copy_(weights["encoder.weight"].T)
-        autoencoder.W_dec.copy_(weights["decoder.weight"].T)
-        autoencoder.get_parameter("b_enc").copy_(weights["encoder.bias"])
-        autoencoder.b_dec.copy_(weights["decoder.bias"])
-    return stack
+
+@pytest.fixture
+def released(golden: dict, set_released_weights) -> Released:
+    """Make a stack of one BAE with the weights of the golden file, by gradient, entropy and covariance weight."""
+
+    def make(gradient: str, entropy_weight: float, covariance_weight: float) -> Stack:
+        training = TrainingConfig(
+            epochs=30, lr=5e-4, entropy_weight=entropy_weight, covariance_weight=covariance_weight, entropy_warmup=0
+        )
+        config = BAEConfig.model_validate({"d_in": 8, "gradient": gradient})
+        stack = Stack(config, [training], torch.device("cpu"), n_steps=30)
+        set_released_weights(stack.members[0].autoencoder, golden["bae_state_dict"])
+        return stack
+
+    return make
 
 
 def run(stack: Stack, x: Tensor, steps: int) -> Tensor:
@@ -32,15 +35,15 @@ def run(stack: Stack, x: Tensor, steps: int) -> Tensor:
     return torch.stack([stack.step(Batch(x, x), weights, active, step)[1:, 0] for step in range(steps)])
 
 
-def test_thirty_steps_of_the_released_code(golden: dict):
+def test_thirty_steps_of_the_released_code(golden: dict, released: Released):
     recorded = golden["bae_release_training"]
     assert recorded["lr"] == 5e-4
-    stack = released(golden, "release", recorded["entropy_weight"], recorded["covariance_weight"])
+    stack = released("release", recorded["entropy_weight"], recorded["covariance_weight"])
     ours = run(stack, torch.tensor(golden["x"]), recorded["steps"])
     torch.testing.assert_close(ours, torch.tensor(recorded["mse_entropy_cov_per_step"]), rtol=1e-4, atol=1e-4)
 
 
-def test_steps_follow_the_plain_objective_of_equations_4_to_6(golden: dict):
+def test_steps_follow_the_plain_objective_of_equations_4_to_6(golden: dict, released: Released):
     """Against plain autograd through dense covariances, with Eq. 6 as a smooth part of the forward pass."""
     x = torch.tensor(golden["x"])
     weights = {k: torch.tensor(v).requires_grad_() for k, v in golden["bae_state_dict"].items()}
@@ -59,13 +62,13 @@ def test_steps_follow_the_plain_objective_of_equations_4_to_6(golden: dict):
         (mse + 1e-3 * entropy + 1e-4 * covariance).backward()
         optimizer.step()
         expected.append([mse.item(), entropy.item(), covariance.item()])
-    ours = run(released(golden, "sigmoid", 1e-3, 1e-4), x, 10)
+    ours = run(released("sigmoid", 1e-3, 1e-4), x, 10)
     torch.testing.assert_close(ours, torch.tensor(expected), rtol=1e-3, atol=1e-5)
 
 
-def test_terms_without_a_weight_are_measured_and_change_nothing(golden: dict):
+def test_terms_without_a_weight_are_measured_and_change_nothing(golden: dict, released: Released):
     x = torch.tensor(golden["x"])
-    counted, left_out = (released(golden, "sigmoid", 0.0, 0.0) for _ in range(2))
+    counted, left_out = (released("sigmoid", 0.0, 0.0) for _ in range(2))
     with_gradient = run(counted, x, 5)
     weights = left_out.weights(1)
     without = torch.stack([left_out.step(Batch(x, x), weights, frozenset(), step)[1:, 0] for step in range(5)])
@@ -73,10 +76,10 @@ def test_terms_without_a_weight_are_measured_and_change_nothing(golden: dict):
     assert (without[:, 1:] > 0).all()
 
 
-def test_gradients_longer_than_the_limit_are_scaled(golden: dict):
+def test_gradients_longer_than_the_limit_are_scaled(golden: dict, released: Released):
     """One step of SGD's size: with Adam the first step does not depend on the gradient's length, its moments do."""
     x = torch.tensor(golden["x"])
-    stack = released(golden, "sigmoid", 1e-3, 1e-4)
+    stack = released("sigmoid", 1e-3, 1e-4)
     member = stack.members[0]
     stack.members[0] = member._replace(training=member.training.model_copy(update={"grad_clip": 1e-3}))
     run(stack, x, 1)
