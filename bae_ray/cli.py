@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig, AutoencoderConfig, BAEConfig
 from bae_ray.autoencoders.interop import Format, Kind
-from bae_ray.config import Config
+from bae_ray.config import Config, describe
 from bae_ray.errors import BaeRayError, InvalidInputError
 from bae_ray.files import write_text
 from bae_ray.progress import track
@@ -341,9 +341,7 @@ def _read_config(command: type[C], file: Path) -> C:
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"--config {file} cannot be read: {error}.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise InvalidInputError(f"--config {file}: {where}: {first['msg']}.") from error
+        raise InvalidInputError(f"--config {file}: {describe(error)}.") from error
 
 
 def _require_free(folder: Path, file: str) -> None:

@@ -4,13 +4,20 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Config(BaseModel):
-    """Base of all configs: frozen, unknown keys refused, JSON in and out."""
+    """Base of all configs: frozen, unknown keys and numbers that are not finite refused, JSON in and out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def describe(error: ValidationError) -> str:
+    """The first problem of a config, in one line: the field, its value, and what was expected."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where} is {first['input']!r}: {first['msg']}" if where else str(first["msg"])
 
 
 def content_hash(value: Any) -> str:

@@ -149,7 +149,10 @@ def test_any_architecture_by_name(bae_ray, tiny_store: Path, tmp_path: Path):
         (["--autoencoder.architecture", "topk", "--autoencoder.k", "65"], "k is 65 but there are only 64 latents"),
         (["--autoencoder.bits-per-feature", "3"], "d_latent is 64, which 3 bits per feature do not divide"),
         (["--autoencoder.k", "3"], "autoencoder.k"),
-        (["--autoencoder.architecture", "transcoder"], "holds no cell (layer 1, mlp_out, position 2)"),
+        (
+            ["--autoencoder.architecture", "transcoder"],
+            "is to reconstruct the cell (layer 1, mlp_out, position 2), which",
+        ),
     ],
 )
 def test_bad_architectures(bae_ray, tiny_store: Path, tmp_path: Path, arguments: list[str], message: str):
@@ -167,7 +170,11 @@ def test_unknown_verb_lists_the_verbs(bae_ray):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot be read"), ("{", "Invalid JSON"), (json.dumps({"out": "x", "colour": 1}), "colour: Extra inputs")],
+    [
+        (None, "cannot be read"),
+        ("{", "Invalid JSON"),
+        (json.dumps({"out": "x", "colour": 1}), "colour is 1: Extra inputs"),
+    ],
 )
 def test_bad_config_file(bae_ray, tmp_path: Path, content: str | None, message: str):
     file = tmp_path / "c.json"

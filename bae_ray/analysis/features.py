@@ -3,6 +3,8 @@
 Shapes: N samples, D d_in, F d_latent.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Self
 
 import torch
@@ -14,6 +16,9 @@ from bae_ray.autoencoders.losses import bernoulli_entropy
 
 DENSE_RATE = 0.1
 """A feature that fires on more than this share of the samples counts as dense."""
+ROWS_AT_ONCE = 4096
+BYTES_PER_LATENT = 32  # measured: pre-activation, latent, and what the sums make of them
+
 DEAD_RATE = 0.0
 """A feature that fires on no more than this share of the samples counts as dead."""
 
@@ -29,7 +34,7 @@ class FeatureMetrics(NamedTuple):
     cosine: float
     """Cosine of activation and reconstruction, mean over the samples; a large common mean makes it large by itself."""
     cosine_centred: float
-    """The same after this set's mean of the activations is taken from both."""
+    """The same after the mean of the activations is taken from both; in training, the mean of both splits together."""
     l0: float
     """Latents that fire per sample, on average."""
     dead: float
@@ -48,12 +53,11 @@ class FeatureMetrics(NamedTuple):
 class FeatureStatistics:
     """Accumulates, in double precision, what `FeatureMetrics` needs over any number of batches.
 
-    The centred cosine is about the set's mean, which is known at the end only: `mean` [D], where it is given, is taken
-    for it; else the first batch's.
+    The centred cosine is about `centre` [D]; left out, about the first batch's mean.
     """
 
     def __init__(
-        self, d_in: int, d_latent: int, device: torch.device | str = "cpu", mean: Tensor | None = None
+        self, d_in: int, d_latent: int, device: torch.device | str = "cpu", centre: Tensor | None = None
     ) -> None:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
@@ -62,7 +66,7 @@ class FeatureStatistics:
         self._fired, self._latents, self._latents_squared = zeros(d_latent), zeros(d_latent), zeros(d_latent)
         self._squared_error, self._cosine, self._cosine_centred = zeros(), zeros(), zeros()
         # Sums are taken around a mean: around 0, the variance of a large-mean set would cancel away.
-        self._origin = mean.to(device, torch.float64) if mean is not None else None
+        self._origin = centre.to(device, torch.float64) if centre is not None else None
         self._shift, self._squared = zeros(d_in), zeros()
 
     def update(self, x: Tensor, latents: Tensor, x_hat: Tensor) -> None:
@@ -73,7 +77,7 @@ class FeatureStatistics:
         self._n += len(x)
         self._fired += (latents != 0).sum(0)
         self._latents += latents.sum(0, dtype=torch.float64)
-        self._latents_squared += latents.double().square().sum(0)
+        self._latents_squared += latents.square().sum(0, dtype=torch.float64)
         self._squared_error += (x_hat - x).square().sum()
         centred = x - self._origin
         self._shift += centred.sum(0)
@@ -83,7 +87,7 @@ class FeatureStatistics:
         self._cosine_centred += cosine(centred, x_hat - self._origin).sum()
 
     def merge(self, other: Self) -> None:
-        """Add the samples of another set."""
+        """Add the samples of another set; its centred cosines are taken as they are, about its own centre."""
         if other._origin is None:
             return
         if self._origin is None:
@@ -137,44 +141,74 @@ class FeatureStatistics:
 
 @torch.no_grad()
 def feature_statistics(
-    autoencoder: Autoencoder, x: Tensor | Rows, batch_size: int = 4096, target: Tensor | Rows | None = None
+    autoencoder: Autoencoder,
+    x: Tensor | Rows,
+    batch_size: int | None = None,
+    target: Tensor | Rows | None = None,
+    centre: Tensor | None = None,
 ) -> FeatureStatistics:
     """Statistics of an autoencoder over activations [N, D], a batch at a time on the autoencoder's device.
 
-    `target` [N, D] is what a transcoder reconstructs; left out, `x` itself.
+    `target` [N, D] is what a transcoder reconstructs; left out, `x` itself. `centre` [D] is what the centred cosine is
+    about; left out, the mean of `target`. `batch_size`: left out, as many rows as take some 256 MiB.
     """
     device = autoencoder.mean.device
+    size = batch_size or _rows_at_once(autoencoder)
     wanted = x if target is None else target
-    mean = sum((rows.double().sum(0) for rows in wanted.split(batch_size)), torch.zeros(1)) / len(wanted)
-    statistics = FeatureStatistics(autoencoder.d_in, autoencoder.d_latent, device, mean)
-    training = autoencoder.training
-    autoencoder.eval()
-    for rows, wanted_rows in zip(x.split(batch_size), wanted.split(batch_size), strict=True):
-        statistics.update(wanted_rows.to(device), *autoencoder(rows.to(device)))
-    autoencoder.train(training)
+    statistics = FeatureStatistics(
+        autoencoder.d_in, autoencoder.d_latent, device, column_mean(wanted) if centre is None else centre
+    )
+    with _evaluating(autoencoder):
+        for rows, wanted_rows in zip(x.split(size), wanted.split(size), strict=True):
+            statistics.update(wanted_rows.to(device), *autoencoder(rows.to(device)))
     return statistics
 
 
 @torch.no_grad()
-def mean_absolute_covariance(autoencoder: Autoencoder, x: Tensor | Rows, working_set: int = 256 << 20) -> float:
+def mean_absolute_covariance(autoencoder: Autoencoder, x: Tensor | Rows, working_set: int = 512 << 20) -> float:
     """Mean over i != j of |cov(latents)_ij| over activations [N, D].
 
-    In blocks of latents that take at most `working_set` bytes, with one pass over `x` each, so that neither N nor F^2
-    has to fit in memory.
+    Only latents that vary have any. They are taken in blocks, with one pass over `x` each, so that a block's
+    covariances, in double precision, take at most `working_set` bytes: neither N nor F^2 has to fit in memory.
     """
     device = autoencoder.mean.device
-    mean = feature_statistics(autoencoder, x).latent_mean
-    n_latents = autoencoder.d_latent
-    block = max(1, working_set // (8 * n_latents))
+    statistics = feature_statistics(autoencoder, x)
+    varying = (statistics.latent_std > 0).nonzero().squeeze(1)
+    mean = statistics.latent_mean[varying]
+    block = max(1, working_set // (8 * max(1, len(varying))))
     total = 0.0
-    for start in range(0, n_latents, block):
-        covariance = torch.zeros(min(block, n_latents - start), n_latents, dtype=torch.float64, device=device)
-        for rows in x.split(4096):
-            centred = autoencoder.encode(rows.to(device)).double() - mean
-            covariance += centred[:, start : start + block].T @ centred
-        covariance.diagonal(start).zero_()
-        total += float(covariance.abs().sum())
-    return total / ((len(x) - 1) * n_latents * (n_latents - 1))
+    with _evaluating(autoencoder):
+        for start in range(0, len(varying), block):
+            covariance = torch.zeros(
+                len(varying[start : start + block]), len(varying), dtype=torch.float64, device=device
+            )
+            for rows in x.split(_rows_at_once(autoencoder)):
+                centred = autoencoder.encode(rows.to(device)).index_select(1, varying).double() - mean
+                covariance += centred[:, start : start + block].T @ centred
+            covariance.diagonal(start).zero_()
+            total += float(covariance.abs_().sum())
+    return total / ((len(x) - 1) * autoencoder.d_latent * (autoencoder.d_latent - 1))
+
+
+def column_mean(x: Tensor | Rows) -> Tensor:
+    """Mean [D] of activations [N, D], in double precision, on their device."""
+    return torch.stack([rows.double().sum(0) for rows in x.split(ROWS_AT_ONCE)]).sum(0) / len(x)
+
+
+def _rows_at_once(autoencoder: Autoencoder) -> int:
+    """Rows whose latents and what is computed of them take no more than some 256 MiB."""
+    return max(1, min(ROWS_AT_ONCE, (256 << 20) // (BYTES_PER_LATENT * autoencoder.d_latent)))
+
+
+@contextmanager
+def _evaluating(autoencoder: Autoencoder) -> Iterator[None]:
+    """The autoencoder in evaluation mode: in training, latents may depend on the batch."""
+    training = autoencoder.training
+    autoencoder.eval()
+    try:
+        yield
+    finally:
+        autoencoder.train(training)
 
 
 @torch.no_grad()

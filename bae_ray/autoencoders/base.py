@@ -7,7 +7,7 @@ may carry one more, leading dimension of members: autoencoders of one architectu
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from safetensors.torch import save_file
@@ -19,6 +19,19 @@ from bae_ray.files import atomic_path, write_text
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+
+MODEL_CARD = """---
+library_name: bae_ray
+tags: [autoencoder, interpretability]
+---
+An autoencoder of a language model's hidden states, trained with bae_ray (arXiv 2509.20997): `{config}`
+
+```python
+from bae_ray import load_autoencoder
+
+autoencoder = load_autoencoder("{repo_id}")
+```
+"""
 
 
 class AutoencoderOutput(NamedTuple):
@@ -142,17 +155,35 @@ class Autoencoder(nn.Module, ABC):
         """What the sparsity penalty of training is applied to, [N, F]."""
         return latents
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` (weights, normalisation and reference set) into `folder`."""
-        folder = Path(folder)
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` (weights, normalisation, reference set) into a folder."""
+        folder = Path(save_directory)
         with atomic_path(folder / WEIGHTS_FILE) as temporary:
             save_file({name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}, temporary)
         write_text(folder / CONFIG_FILE, self.config.model_dump_json(indent=2) + "\n")
 
-    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **hub: Any) -> "Autoencoder":
+        """The autoencoder saved in a folder or on the hub, whichever its architecture; see `load_autoencoder`."""
+        from bae_ray.autoencoders.checkpoint import (
+            load_autoencoder,
+        )  # which knows all architectures, and they this class
+
+        return load_autoencoder(source, **hub)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload autoencoder",
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
         """Upload to the Hugging Face hub as `repo_id`, which is made if it is missing; the commit's address.
 
-        `load_autoencoder(repo_id)` gives it back.
+        With a model card, which says how to load it: `load_autoencoder(repo_id)`.
         """
         from tempfile import TemporaryDirectory
 
@@ -162,7 +193,17 @@ class Autoencoder(nn.Module, ABC):
         api.create_repo(repo_id, private=private, exist_ok=True)
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload autoencoder"))
+            write_text(
+                Path(folder) / "README.md", MODEL_CARD.format(config=self.config.model_dump_json(), repo_id=repo_id)
+            )
+            uploaded = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            )
+            return str(uploaded)
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

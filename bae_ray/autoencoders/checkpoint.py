@@ -14,6 +14,7 @@ from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE, Autoencoder
 from bae_ray.autoencoders.baselines import BatchTopKAutoencoder, GatedSAE, JumpReLUAutoencoder
 from bae_ray.autoencoders.config import ArchitectureConfig, AutoencoderConfig
 from bae_ray.autoencoders.sae import GatedAutoencoder, ReLUAutoencoder, TopKAutoencoder, Transcoder
+from bae_ray.config import describe
 from bae_ray.errors import CheckpointError, InvalidInputError
 
 _CLASSES: dict[str, Any] = {
@@ -44,30 +45,43 @@ def check_architecture(config: ArchitectureConfig) -> None:
         build_autoencoder(config)
 
 
-def load_autoencoder(source: str | Path, revision: str | None = None) -> Autoencoder:
+def load_autoencoder(
+    source: str | Path, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
+) -> Autoencoder:
     """The autoencoder saved in a folder, or on the Hugging Face hub under an id; on the CPU, in evaluation mode.
+
+    Its weights take no gradients: it is there to be used. Call `requires_grad_()` to go on training it. `revision`,
+    `token` and `cache_dir` are for the hub.
 
     Raises `CheckpointError` where a file is missing or unreadable, the config is not one of ours, or the weights do
     not fit it.
     """
-    folder = _find(source, revision)
+    folder = _find(source, revision, token, cache_dir)
     try:
         config = _CONFIGS.validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS_FILE)
-        autoencoder = build_autoencoder(config)
+        with torch.device("meta"):  # a config may ask for any size; the weights' file says what is really there
+            autoencoder = build_autoencoder(config)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
             f"{folder} is not a saved autoencoder: {Path(str(error.filename or WEIGHTS_FILE)).name} is missing. "
             f"Give a folder that holds {CONFIG_FILE} and {WEIGHTS_FILE}, or a hub id."
         ) from error
-    except (ValidationError, InvalidInputError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} is not the config of an autoencoder: {describe(error)}."
+        ) from error
+    except (InvalidInputError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder} cannot be loaded as an autoencoder: {error}") from error
     load_weights(autoencoder, tensors, f"{folder / WEIGHTS_FILE}")
-    return autoencoder.eval()
+    return autoencoder
 
 
 def load_weights(autoencoder: Autoencoder, tensors: dict[str, Any], source: str) -> None:
-    """Give an autoencoder all its weights. Raises `CheckpointError` that names each one that does not fit."""
+    """Give an autoencoder, which may be on the meta device, all its weights, for use and not for training.
+
+    Raises `CheckpointError` that names each tensor that is missing, too many, of another shape, or not finite.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in autoencoder.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
@@ -80,10 +94,22 @@ def load_weights(autoencoder: Autoencoder, tensors: dict[str, Any], source: str)
             f"the weights in {source} do not fit their config ({autoencoder.config.model_dump_json()}): "
             f"{'; '.join(differing)}. Restore the files that were saved together."
         )
-    autoencoder.load_state_dict(tensors)
+    bad = [
+        name
+        for name, tensor in tensors.items()
+        # A log_threshold of -inf is a threshold of 0.
+        if not tensor.is_floating_point() or tensor.isnan().any() or (tensor.isinf().any() and name != "log_threshold")
+    ]
+    if bad:
+        raise CheckpointError(
+            f"{', '.join(bad)} in {source}: expected finite floating-point numbers, found others. The file is "
+            "damaged, or its training diverged: train the autoencoder again."
+        )
+    autoencoder.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+    autoencoder.requires_grad_(False).eval()
 
 
-def _find(source: str | Path, revision: str | None) -> Path:
+def _find(source: str | Path, revision: str | None, token: str | None, cache_dir: str | Path | None) -> Path:
     """The local folder of a saved autoencoder, downloaded if it is on the hub."""
     folder = Path(source)
     parts = str(source).split("/")
@@ -94,7 +120,9 @@ def _find(source: str | Path, revision: str | None) -> Path:
 
     try:
         for name in (CONFIG_FILE, WEIGHTS_FILE):
-            folder = Path(hf_hub_download(str(source), name, revision=revision)).parent
+            folder = Path(
+                hf_hub_download(str(source), name, revision=revision, token=token, cache_dir=cache_dir)
+            ).parent
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise CheckpointError(
             f"'{source}' is neither a folder nor an autoencoder on the Hugging Face hub that can be reached: "

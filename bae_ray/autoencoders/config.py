@@ -69,7 +69,7 @@ class GatedConfig(_SAEConfig):
 
     architecture: Literal["gated"] = "gated"
     """One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are this one's."""
-    threshold: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    threshold: float = Field(default=0.5, ge=0)
     """Gamma of Eq. 13."""
 
 
@@ -101,9 +101,9 @@ class JumpReLUConfig(_SAEConfig):
 
     architecture: Literal["jumprelu"] = "jumprelu"
     """One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are this one's."""
-    initial_threshold: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    initial_threshold: float = Field(default=0.01, gt=0)
     """Threshold that training starts from."""
-    bandwidth: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    bandwidth: float = Field(default=0.05, gt=0)
     """Width of the kernel that estimates the thresholds' gradients."""
 
 

@@ -14,10 +14,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from bae_ray.errors import InvalidInputError
+
 Precision = Literal["float", "bfloat16", "int8"]
 
-WORKING_SET = {"cpu": 8 << 20, "cuda": 512 << 20}
-"""Bytes of covariances held at once, by device: what fits the cache of a CPU; what keeps a GPU busy."""
+WORKING_SET = {"cpu": 16 << 20, "cuda": 512 << 20}
+"""Bytes that a block of covariances takes at most, by device: what fits the cache of a CPU; what keeps a GPU busy."""
+
+BYTES_PER_COVARIANCE = 16
+"""Of a block: itself, the product subtracted from it, its absolute values and its signs, at most 4 bytes each."""
 
 BFLOAT16_EXACT = 256
 """Integers up to this are exact in bfloat16."""
@@ -35,14 +40,18 @@ def covariance_penalty(code: Tensor, precision: Precision | None = None, working
     Only the latents that vary in the batch are looked at: a constant one has zero covariance with every other and a
     zero subgradient, so value and gradient are those of the dense definition at a fraction of its cost.
 
-    `precision` and `working_set` (bytes; the whole needs N x V numbers besides) change the speed and not the result.
-    Left out, the device decides.
+    The code must be of 0 and 1: what is computed of other numbers is not their covariance. `precision` and
+    `working_set` (bytes; besides, some 10 for each of the N x V entries that vary) change the speed and not the result.
+    Left out, the device decides. Raises `InvalidInputError` for int8 on a GPU, whose products take not every shape.
     """
     if code.ndim == 3:
         return torch.stack([covariance_penalty(member, precision, working_set) for member in code.unbind(0)])
-    if code.dtype in (torch.bfloat16, torch.float16):
+    if precision == "int8" and code.is_cuda:
+        raise InvalidInputError("precision is int8 on a GPU; expected bfloat16 or float. Leave it out for the fastest.")
+    if code.dtype not in (torch.float32, torch.float64):
         code = code.float()
-    return _CovariancePenalty.apply(code, precision, working_set)  # pyright: ignore[reportReturnType]
+    with torch.autocast(code.device.type, enabled=False):  # which would round the products
+        return _CovariancePenalty.apply(code, precision, working_set)  # pyright: ignore[reportReturnType]
 
 
 class _CovariancePenalty(torch.autograd.Function):
@@ -83,8 +92,8 @@ def _value_and_gradient(
     transposed = operand.T.contiguous()
     fired = code.sum(0).to(torch.int32 if precision == "int8" else code.dtype)
     total = torch.zeros((), dtype=torch.int64 if precision == "int8" else torch.float64, device=code.device)
-    products: list[Tensor] = []
-    block = max(64, working_set // (n_varying * 2 * fired.element_size()))
+    product = torch.empty_like(code) if differentiate else None
+    block = max(1, working_set // (n_varying * BYTES_PER_COVARIANCE))
     for start in range(0, n_varying, block):
         rows = slice(start, start + block)
         covariance = multiply(transposed[rows], operand)  # then N (N-1) cov, [B, V]
@@ -93,13 +102,13 @@ def _value_and_gradient(
         covariance -= torch.outer(fired[rows], fired)
         covariance.diagonal(start).zero_()
         total += covariance.abs().sum(dtype=total.dtype)
-        if differentiate:
-            products.append(multiply(operand, covariance.sign_().to(operand.dtype).T).to(code.dtype))
+        if product is not None:
+            product[:, rows] = multiply(operand, covariance.sign_().to(operand.dtype).T)
     value = (total.double() / (n * (n - 1))).to(code.dtype)
-    if not differentiate:
-        return value, None
-    product = torch.cat(products, 1)
-    return value, (product - product.mean(0)) * (2 / (n - 1))
+    if product is not None:
+        product -= product.mean(0)
+        product *= 2 / (n - 1)
+    return value, product
 
 
 def _arithmetic(code: Tensor, precision: Precision) -> tuple[Tensor, Callable[[Tensor, Tensor], Tensor]]:

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -53,30 +52,30 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def entropy_by_rank(table: pd.DataFrame) -> Figure:
-    """Bits against r: with and without the entropy loss for every expansion (Fig. 2), and for every gradient."""
-    figure = Figure(figsize=(12, 5.2), layout="constrained")
-    by_loss, by_gradient = figure.subplots(1, 2, sharey=True)
+    """Bits against r with and without the entropy loss, by expansion (Fig. 2); bits and FVU for every gradient."""
+    figure = Figure(figsize=(16, 5), layout="constrained")
+    by_loss, by_gradient, unexplained = figure.subplots(1, 3)
     expansions = sorted(table["expansion"].unique())
     markers = dict(zip(expansions, MARKERS * len(expansions), strict=False))
     paper = table[table["gradient"] == PAPER_GRADIENT]
     for (expansion, entropy_loss), runs in paper.groupby(["expansion", "entropy_loss"]):
-        _points(by_loss, runs, ENTROPY_COLORS[bool(entropy_loss)], markers[expansion])
+        _points(by_loss, runs, "entropy_bits", ENTROPY_COLORS[bool(entropy_loss)], markers[expansion])
     handles = [
         _handle(color, "o", f"{'with' if on else 'without'} entropy loss") for on, color in ENTROPY_COLORS.items()
     ]
     handles += [_handle("grey", marker, f"expansion {expansion}x") for expansion, marker in markers.items()]
-    _frame(by_loss, table, "Entropy loss and expansion", handles)
+    _frame(by_loss, table, "Entropy loss and expansion", "Entropy / bits", handles)
     shown = table[(table["expansion"] == PAPER_EXPANSION) & table["entropy_loss"]]
-    for gradient, runs in shown.groupby("gradient"):
-        _points(by_gradient, runs, GRADIENT_COLORS[str(gradient)], "o")
-    gradients = [GRADIENT_NAMES[g] for g in GRADIENT_COLORS]
-    _frame(
-        by_gradient,
-        table,
-        f"Gradient of the step function, {PAPER_EXPANSION}x",
-        [_handle(color, "o", name) for color, name in zip(GRADIENT_COLORS.values(), gradients, strict=True)],
-    )
-    by_loss.set_ylabel("Entropy / bits")
+    for aside, (gradient, runs) in zip((0.9, 1.0, 1.1), shown.groupby("gradient"), strict=False):
+        color = GRADIENT_COLORS[str(gradient)]
+        _points(by_gradient, runs, "entropy_bits", color, "o", aside)
+        _points(unexplained, runs, "fvu_val", color, "o", aside)
+    handles = [_handle(color, "o", GRADIENT_NAMES[gradient]) for gradient, color in GRADIENT_COLORS.items()]
+    _frame(by_gradient, table, f"Gradient of the step function, {PAPER_EXPANSION}x", "Entropy / bits", handles)
+    _ranks(unexplained, table)
+    unexplained.axhline(CLEAR_FVU, color="grey", linewidth=0.8, linestyle=":")
+    unexplained.set_yscale("log")
+    unexplained.set(title="What the code leaves unexplained", ylabel="FVU on held-out vectors")
     return figure
 
 
@@ -125,45 +124,57 @@ def report_synthetic(table: pd.DataFrame, runs: Path, out: Path, config_json: st
         save_png(figure, out / name)
     title = "Entropy of synthetic sets of known entropy"
     write_report(out / "report.html", title, list(figures.values()), NOTES, tidied, config_json)
-    Console().print(_printed(tidied))
+    _print(tidied)
     for name in ("synthetic.csv", *figures, "report.html"):
         print(out / name)
 
 
-def _printed(table: pd.DataFrame) -> Table:
-    printed = Table(title="Entropy in bits (lowest to highest over seeds), worst FVU on training / held-out vectors")
-    printed.add_column("gradient, expansion, entropy loss")
+def _print(table: pd.DataFrame) -> None:
+    printed = Table(
+        title="Entropy in bits (lowest to highest over seeds); worst FVU on training / held-out vectors",
+        title_justify="left",
+    )
+    printed.add_column("gradient, expansion, entropy loss", no_wrap=True)
     ranks = sorted(table["rank"].unique())
     for rank in ranks:
         printed.add_column(f"r = {rank}", justify="right", no_wrap=True)
     for (gradient, expansion, entropy_loss), runs in table.groupby(["gradient", "expansion", "entropy_loss"]):
         cells = [_cell(runs[runs["rank"] == rank]) for rank in ranks]
         printed.add_row(f"{gradient}, {expansion}x, {'with' if entropy_loss else 'without'}", *cells)
-    return printed
+    console = Console()
+    Console(width=max(console.width, 40 + 22 * len(ranks))).print(printed)
 
 
 def _cell(runs: pd.DataFrame) -> str:
     if runs.empty:
         return "-"
     lowest, highest = f"{runs['entropy_bits'].min():.2f}", f"{runs['entropy_bits'].max():.2f}"
-    bits = lowest if lowest == highest else f"{lowest}-{highest}"
-    return f"{bits}\n{runs['fvu_train'].max():.2g}/{runs['fvu_val'].max():.2g}"
+    bits = lowest if lowest == highest else f"{lowest} - {highest}"
+    return f"{bits}\n{runs['fvu_train'].max():.1e} / {runs['fvu_val'].max():.1e}"
 
 
-def _points(axes: Axes, runs: pd.DataFrame, color: str, marker: str) -> None:
+def _points(axes: Axes, runs: pd.DataFrame, column: str, color: str, marker: str, aside: float = 1.0) -> None:
+    """A point per run; `aside` moves those of one kind, so that they do not hide others."""
     faint = runs["fvu_val"] >= CLEAR_FVU
-    for part, alpha in ((runs[~faint], 0.9), (runs[faint], 0.25)):
-        axes.scatter(part["rank"], part["entropy_bits"], c=color, marker=marker, alpha=alpha, s=36, linewidths=0)
+    for part, alpha in ((runs[~faint], 0.9), (runs[faint], 0.3)):
+        axes.scatter(aside * part["rank"], part[column], c=color, marker=marker, alpha=alpha, s=36, linewidths=0)
 
 
-def _frame(axes: Axes, table: pd.DataFrame, title: str, handles: list[Line2D]) -> None:
-    ranks = np.array(sorted(table["rank"].unique()))
+def _frame(axes: Axes, table: pd.DataFrame, title: str, label: str, handles: list[Line2D]) -> None:
+    ranks = _ranks(axes, table)
     axes.plot(ranks, ranks, color="grey", linewidth=0.8, linestyle="--", zorder=0)
-    axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
-    axes.set_xticks(ranks, [str(rank) for rank in ranks])
-    axes.set(xlabel="Rank r of the set (its entropy in bits)", title=title)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set(title=title, ylabel=label)
     axes.legend(handles=[*handles, Line2D([], [], color="grey", linestyle="--", label="r")], fontsize="small")
+
+
+def _ranks(axes: Axes, table: pd.DataFrame) -> list[int]:
+    ranks = sorted(int(rank) for rank in table["rank"].unique())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    axes.set_xlabel("Rank r of the set: its entropy in bits")
+    return ranks
 
 
 def _handle(color: str, marker: str, label: str) -> Line2D:

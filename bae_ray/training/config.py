@@ -60,8 +60,8 @@ class TrainingConfig(Config):
     decoder_norm: Literal["free", "unit"] = "free"
     """unit: the rows of the dictionary are kept at length 1."""
     revive_every: int | None = Field(default=None, ge=1)
-    """Give latents that never fired during so many epochs a new start, at badly reconstructed samples. Left out:
-    dead latents stay as they are, as in the paper."""
+    """Every so many epochs, give latents that fire on no training sample a new start, at badly reconstructed samples.
+    Left out: dead latents stay as they are, as in the paper."""
     patience: int | None = Field(default=None, ge=1)
     """Stop when the held-out objective has not fallen for so many epochs after the warm-ups, and go back to its lowest.
     Left out: all epochs are trained."""
@@ -75,11 +75,15 @@ class TrainingConfig(Config):
     """Seed of the split, the initial weights and the order of the samples."""
 
     @model_validator(mode="after")
-    def _check_warmups(self) -> Self:
+    def _check_schedules(self) -> Self:
         for name in ("entropy_warmup", "covariance_warmup", "l1_warmup", "l0_warmup"):
             value = getattr(self, name)
             if self.warmup_unit == "fraction" and value > 1:
                 raise ValueError(f"{name} is {value}: a fraction is at most 1 (or set warmup_unit to epochs)")
+        if self.lr_warmup + self.lr_decay > 1:
+            raise ValueError(
+                f"lr_warmup {self.lr_warmup} and lr_decay {self.lr_decay} overlap: together they are at most 1"
+            )
         return self
 
 

@@ -14,6 +14,7 @@ Placement = Literal["device", "disk"]
 
 READ_AHEAD = 4
 """Batches that are read while the device computes."""
+ROWS_AT_ONCE = 8192
 SHARE_OF_MEMORY = 0.4
 """The copy on the device may take this share of what is free there: several trainings may start at once."""
 
@@ -46,14 +47,14 @@ class Batches:
         n_bytes = 4 * x.shape[0] * x.shape[1] * (2 if target else 1)
         self._resident = None
         if (placement or ("device" if n_bytes <= SHARE_OF_MEMORY * free_memory(device) else "disk")) == "device":
-            self._resident = self._read(torch.arange(len(x)))
+            self._resident = self._read_all()
 
     def __len__(self) -> int:
         return len(self._x)
 
-    def batches(self, order: Tensor, batch_size: int, first: int = 0) -> Iterator[Batch]:
-        """The whole batches of the rows in `order`, from batch number `first` on."""
-        selections = list(order.split(batch_size))[first : len(order) // batch_size]
+    def batches(self, order: Tensor, batch_size: int, first: int = 0, partial: bool = False) -> Iterator[Batch]:
+        """The whole batches of the rows in `order`, from number `first` on; if `partial`, a smaller last one too."""
+        selections = list(order.split(batch_size))[first : None if partial else len(order) // batch_size]
         if self._resident is not None:
             x, target = self._resident
             for rows in selections:
@@ -68,6 +69,17 @@ class Batches:
                 if rows is not None:
                     reading.append(reader.submit(self._read, rows))
                 yield batch
+
+    def _read_all(self) -> Batch:
+        """Everything, a piece at a time: never two copies of it."""
+        x = torch.empty(self._x.shape, device=self._device)
+        target = torch.empty_like(x) if self._target else x
+        for rows in torch.arange(len(self._x)).split(ROWS_AT_ONCE):
+            piece = self._read(rows)
+            x[rows[0] : rows[-1] + 1] = piece.x
+            if self._target:
+                target[rows[0] : rows[-1] + 1] = piece.target
+        return Batch(x, target)
 
     def _read(self, rows: Tensor) -> Batch:
         x = self._normalize(self._moved(self._x.take(rows)))

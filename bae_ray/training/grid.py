@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 
 from bae_ray.activations.store import ActivationStore, Cell
 from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig, AutoencoderConfig, BAEConfig
-from bae_ray.config import Config
+from bae_ray.config import Config, describe
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import RunConfig, TrainingConfig
 from bae_ray.training.run import plan_run
@@ -113,6 +113,4 @@ def _with_settings(config: SweepConfig, settings: list[tuple[str, Any]]) -> tupl
             TrainingConfig.model_validate(values["training"] | changes["training"]),
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "training"
-        raise InvalidInputError(f"axis value {where}={first['input']!r} is not allowed: {first['msg']}.") from error
+        raise InvalidInputError(f"a value of the axes is not allowed: {describe(error)}.") from error

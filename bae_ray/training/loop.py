@@ -24,6 +24,9 @@ from bae_ray.training.state import load_state, save_state
 STEPS_BETWEEN_CHECKS = 100
 """Looking whether the loss is finite waits for the device, so it is not done in every step."""
 
+SHARE_OF_TIME = 20
+"""Between two savings of the state pass at least so many times the seconds that one takes."""
+
 
 class TrainingMetrics(NamedTuple):
     """One line of metrics, on normalised activations: of a step, or the means over the steps of an epoch."""
@@ -47,8 +50,8 @@ class Resume(NamedTuple):
     path: Path
     identity: str
     """Of the training: the state of another one is not taken."""
-    interval_s: float = 60.0
-    """Seconds between two savings; the first epoch is saved anyway."""
+    interval_s: float
+    """Seconds between two savings, or more where saving takes long; the first epoch is saved anyway."""
 
 
 class Loop:
@@ -68,6 +71,7 @@ class Loop:
         self._batch_size = min(shared.batch_size, len(data))
         self.n_steps = len(data) // self._batch_size
         self._started = self._saved = time.monotonic()
+        self._pause = resume.interval_s if resume else 0.0
         self._epoch, self._step = 1, 0
         # Objective and terms of every step of the epoch, [steps, 1 + terms, members]: kept on the device, read seldom.
         self._records = [
@@ -90,10 +94,14 @@ class Loop:
         for epoch in range(self._epoch, self._shared.epochs + 1):
             self._epoch = epoch
             self._run_epoch()
-            if members <= self.failures.keys() | {key for key, stop in self._stops.items() if stop.stopped}:
+            if members <= self._ended():
                 break
         for (i, j), stop in self._stops.items():
             stop.restore(self._stacks[i].members[j].autoencoder)
+
+    def _ended(self) -> set[tuple[int, int]]:
+        """The members that have diverged or stopped early; they are computed on with the others, and ignored."""
+        return self.failures.keys() | {key for key, stop in self._stops.items() if stop.stopped}
 
     def _run_epoch(self) -> None:
         epoch, first = self._epoch, self._step
@@ -139,11 +147,11 @@ class Loop:
         )
 
     def _report(self, i: int, weights: Tensor) -> None:
-        stack, elapsed = self._stacks[i], time.monotonic() - self._started
+        stack, elapsed, ended = self._stacks[i], time.monotonic() - self._started, self._ended()
         record = self._records[i].double().cpu()
         last = self._epoch * self.n_steps
         for j, member in enumerate(stack.members):
-            if (i, j) in self.failures or ((i, j) in self._stops and self._stops[i, j].stopped):
+            if (i, j) in ended:
                 continue
             scales = dict(zip(stack.names, weights[:, j].tolist(), strict=True))
             by_step = member.training.log == "step"
@@ -162,28 +170,38 @@ class Loop:
             self._on_epoch(i, j, lines)
 
     def _after_epoch(self, weights: list[Tensor]) -> None:
+        ended = self._ended()
         for i, stack in enumerate(self._stacks):
-            for member in stack.members:
+            for j, member in enumerate(stack.members):
                 every = member.training.revive_every
-                if every and self._epoch % every == 0 and self._epoch < member.training.epochs:
+                due = every is not None and self._epoch % every == 0 and self._epoch < member.training.epochs
+                if due and (i, j) not in ended:
                     revive(member, self._data, self._batch_size, stream(member.training.seed, "revival", self._epoch))
-            if any(key[0] == i for key in self._stops):
+            if any(key[0] == i for key in self._stops.keys() - ended):
                 losses = self._held_out_losses(stack, weights[i])
                 for j, member in enumerate(stack.members):
-                    if (i, j) in self._stops:
+                    if (i, j) in self._stops.keys() - ended:
                         self._stops[i, j].observe(self._epoch, losses[j], member.autoencoder)
 
     def _held_out_losses(self, stack: Stack, weights: Tensor) -> list[float]:
-        """Mean objective of each member over the held-out split."""
-        batch_size = min(self._batch_size, len(self._held_out))
-        batches = self._held_out.batches(torch.arange(len(self._held_out)), batch_size)
-        return torch.stack([stack.evaluate(batch, weights) for batch in batches]).mean(0).tolist()
+        """Mean objective of each member over the held-out split, a batch counting by its samples."""
+        total, n = torch.zeros(len(stack.members), device=stack.device), len(self._held_out)
+        for batch in self._held_out.batches(torch.arange(n), self._batch_size, partial=True):
+            # A covariance needs two samples.
+            total += stack.evaluate(batch, weights) * len(batch.x) if len(batch.x) > 1 else 0
+        return (total / n).tolist()
 
     def _save_if_due(self, at_once: bool = False) -> None:
-        if self._resume is None or self.failures:  # what is kept is the last good state
+        if self._resume is None or (not at_once and time.monotonic() - self._saved < self._pause):
             return
-        if not at_once and time.monotonic() - self._saved < self._resume.interval_s:
+        if len(self.failures) == sum(len(stack.members) for stack in self._stacks):
             return
+        started = time.monotonic()
+        if not all(
+            stack.is_finite(j) for i, stack in enumerate(self._stacks) for j in range(len(stack.members))
+            if (i, j) not in self.failures
+        ):  # fmt: skip
+            return  # the loss will tell; what is kept is the last good state
         tensors = {
             f"{i}.{name}": tensor for i, stack in enumerate(self._stacks) for name, tensor in stack.state().items()
         }
@@ -196,9 +214,11 @@ class Loop:
             "step": self._step,
             "seconds": time.monotonic() - self._started,
             "stops": {f"{i}.{j}": stop.facts() for (i, j), stop in self._stops.items()},
+            "failures": {f"{i}.{j}": str(failure) for (i, j), failure in self.failures.items()},
         }
         save_state(self._resume.path, tensors, facts)
         self._saved = time.monotonic()
+        self._pause = max(self._resume.interval_s, SHARE_OF_TIME * (self._saved - started))
 
     def _restore(self) -> None:
         saved = load_state(self._resume.path, self._resume.identity) if self._resume else None
@@ -211,6 +231,10 @@ class Loop:
         for i, stack in enumerate(self._stacks):
             stack.restore(_below(tensors, f"{i}."))
             self._records[i].copy_(tensors[f"{i}.records"])
+        for i, stack in enumerate(self._stacks):
+            for j in range(len(stack.members)):
+                if message := facts["failures"].get(f"{i}.{j}"):
+                    self.failures[i, j] = DivergedError(message)
         for (i, j), stop in self._stops.items():
             stop.resume(facts["stops"][f"{i}.{j}"], _below(tensors, f"{i}.{j}.best."))
 

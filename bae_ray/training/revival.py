@@ -6,7 +6,10 @@ Shapes: N samples, D d_in, F d_latent, K dead latents.
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from bae_ray.autoencoders import Autoencoder
+from bae_ray.autoencoders.baselines import JumpReLUAutoencoder
 from bae_ray.training.data import Batches
 from bae_ray.training.stack import Member
 
@@ -14,31 +17,38 @@ ENCODER_SHARE = 0.2
 """Length of a revived latent's encoder column against the mean of the living ones: it should not fire everywhere."""
 
 
+MARGIN = 1.5
+"""How far above what the sample keeps at least the revived latent fires on it."""
+
+BIASES = ("b_enc", "b_gate", "b_mag", "r_mag")
+
+
 @torch.no_grad()
 def revive(member: Member, data: Batches, batch_size: int, generator: torch.Generator) -> int:
     """Restart every latent that fires on no training sample; how many there were.
 
     Each gets the direction of a sample, drawn with a probability proportional to its squared error, as its encoder
-    column and, where a latent has a dictionary row of its own, as that row. Its moments in Adam are forgotten.
+    column, long enough to fire on it, and, where a latent has a dictionary row of its own, as that row. Its biases are
+    0, its threshold is the mean of the others', and its moments in Adam are forgotten.
     """
     autoencoder = member.autoencoder.eval()
-    fired = torch.zeros(autoencoder.d_latent, dtype=torch.bool, device=autoencoder.mean.device)
-    errors = []
-    for batch in data.batches(torch.arange(len(data)), batch_size):
-        latents = autoencoder.activate(autoencoder.pre_activations(batch.x))
-        fired |= (latents != 0).any(0)
-        errors.append((autoencoder.decode_normalized(latents) - batch.target).square().sum(1))
-    autoencoder.train()
+    fired, errors = _survey(autoencoder, data, batch_size)
     dead = (~fired).nonzero().flatten()
-    error = torch.cat(errors).double().cpu()
-    if len(dead) == 0 or not fired.any() or error.sum() == 0:
+    if len(dead) == 0 or not fired.any() or not errors.isfinite().all() or errors.sum() == 0:
+        autoencoder.train()
         return 0
-    drawn = torch.multinomial(error, len(dead), replacement=True, generator=generator)
-    batch = next(data.batches(drawn, len(drawn)))
-    into = torch.nn.functional.normalize(batch.x, dim=1)
-    autoencoder.W_enc[:, dead] = into.T * (ENCODER_SHARE * autoencoder.W_enc[:, fired].norm(dim=0).mean())
+    drawn = _draw(errors, len(dead), generator)
+    (batch,) = data.batches(drawn, len(drawn))
     restarted: dict[str, tuple[Any, ...]] = {"W_enc": (slice(None), dead)}
-    for name in ("b_enc", "b_gate", "b_mag", "r_mag"):
+    least = _least_kept(autoencoder, batch.x)
+    if isinstance(autoencoder, JumpReLUAutoencoder):
+        autoencoder.log_threshold[dead] = autoencoder.log_threshold[fired].mean()
+        least = torch.maximum(least, autoencoder.log_threshold[dead].exp())
+        restarted["log_threshold"] = (dead,)
+    usual = ENCODER_SHARE * autoencoder.W_enc[:, fired].norm(dim=0).mean()
+    length = torch.maximum(usual, MARGIN * least / batch.x.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny))
+    autoencoder.W_enc[:, dead] = torch.nn.functional.normalize(batch.x, dim=1).T * length
+    for name in BIASES:
         if getattr(autoencoder, name, None) is not None:
             autoencoder.get_parameter(name)[dead] = 0.0
             restarted[name] = (dead,)
@@ -51,4 +61,32 @@ def revive(member: Member, data: Batches, batch_size: int, generator: torch.Gene
         for key in ("exp_avg", "exp_avg_sq"):
             if key in moments:
                 moments[key][where] = 0.0
+    autoencoder.train()
     return len(dead)
+
+
+def _survey(autoencoder: Autoencoder, data: Batches, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Which latents fire on any sample, [F]; the squared error of every sample, [N], double, on the CPU."""
+    fired = torch.zeros(autoencoder.d_latent, dtype=torch.bool, device=autoencoder.mean.device)
+    errors = []
+    for batch in data.batches(torch.arange(len(data)), batch_size, partial=True):
+        latents = autoencoder.activate(autoencoder.pre_activations(batch.x))
+        fired |= (latents != 0).any(0)
+        errors.append((autoencoder.decode_normalized(latents) - batch.target).square().sum(1))
+    return fired, torch.cat(errors).double().cpu()
+
+
+def _draw(weights: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """`n` indices drawn with probabilities proportional to `weights`; torch.multinomial takes only 2^24 of these."""
+    ends = weights.cumsum(0)
+    drawn = torch.searchsorted(ends, torch.rand(n, dtype=torch.float64, generator=generator) * ends[-1], right=True)
+    return drawn.clamp_max(len(weights) - 1)
+
+
+def _least_kept(autoencoder: Autoencoder, x: Tensor) -> Tensor:
+    """The smallest pre-activation that fires on each sample, [N]; where none does, the largest of the others'."""
+    pre_activations = autoencoder.pre_activations(x)
+    fires = autoencoder.activate(pre_activations) != 0
+    least = pre_activations.where(fires, torch.inf).amin(1)
+    known = least.isfinite()
+    return least.where(known, least[known].amax() if known.any() else 0.0).clamp_min(0)

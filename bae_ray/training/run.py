@@ -20,6 +20,7 @@ from bae_ray.activations.store import ActivationStore, Cell
 from bae_ray.analysis.features import spectral_norm
 from bae_ray.autoencoders import ArchitectureConfig, TranscoderConfig, check_architecture
 from bae_ray.config import content_hash
+from bae_ray.errors import InvalidInputError
 from bae_ray.files import write_text
 from bae_ray.training.config import CellConfig, RunConfig, TrainingConfig
 from bae_ray.training.loop import TrainingMetrics
@@ -76,6 +77,12 @@ def plan_run(
     target = None
     if isinstance(autoencoder, TranscoderConfig):
         target = Cell(cell.layer + autoencoder.target_layer_offset, autoencoder.target_site, cell.position)
+        if target not in store.cells:
+            raise InvalidInputError(
+                f"the transcoder is to reconstruct the cell ({target}), which {store.path} does not hold. Set "
+                "autoencoder.target_site and target_layer_offset to what it holds, such as residual and 1: the next "
+                "layer's hidden state."
+            )
         data = content_hash([data, store.fingerprint(target)])
     filled = autoencoder.model_copy(update={"d_in": autoencoder.d_in or store.manifest.d})
     check_architecture(filled)

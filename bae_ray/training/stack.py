@@ -96,6 +96,19 @@ class Stack:
         self.module.train()
         return (measured * weights).sum(0)
 
+    def is_finite(self, number: int) -> bool:
+        """Whether a member's weights and moments are; its loss may still be, from before its last step."""
+        tensors = [tensor for name, tensor in self.state().items() if name.startswith(f"{number}.")]
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+    def release(self) -> None:
+        """Give the members weights of their own, with no gradients, so that each can go its way."""
+        for member in self.members:
+            for tensor in (*member.autoencoder.parameters(), *member.autoencoder.buffers()):
+                tensor.grad = None
+                tensor.data = tensor.data.clone()
+            member.autoencoder.requires_grad_(False).eval()
+
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name."""
         tensors: dict[str, Tensor] = {}

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from bae_ray.activations.rows import Rows
-from bae_ray.analysis.features import FeatureMetrics, feature_statistics
+from bae_ray.analysis.features import FeatureMetrics, column_mean, feature_statistics
 from bae_ray.autoencoders import ArchitectureConfig, Autoencoder, TranscoderConfig
 from bae_ray.autoencoders.sae import Transcoder
 from bae_ray.config import content_hash
 from bae_ray.errors import DivergedError, InvalidInputError, TrainingError
 from bae_ray.seeds import stream
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.data import Batches, Placement
+from bae_ray.training.data import Batches, Placement, free_memory
 from bae_ray.training.loop import Loop, Resume, TrainingMetrics
 from bae_ray.training.objective import Forms
 from bae_ray.training.stack import Stack
@@ -52,19 +52,28 @@ def train(
     on_epoch: Callable[[list[TrainingMetrics]], None] = lambda _: None,
     target: Tensor | Rows | None = None,
     checkpoint: Path | None = None,
+    checkpoint_every_s: float = 60.0,
     placement: Placement | None = None,
 ) -> Trained:
     """Train an autoencoder on activations [N, D] with the objective of Eq. 5, or that of its architecture.
 
     The same `x`, configs and number of threads give the same numbers on a CPU. `target` [N, D] is what a transcoder
-    reconstructs. The state is saved at `checkpoint` now and then, and removed at the end; where one is there, the
-    training goes on from it exactly. `placement` says where the batches come from, memory by default where they fit.
+    reconstructs. The state is saved at `checkpoint` every `checkpoint_every_s` seconds and removed at the end; where
+    there is one, the training goes on from it exactly. `placement` says where the batches come from, memory by default
+    where they fit. The autoencoder that is returned is in evaluation mode and takes no gradients.
 
-    Raises `TrainingError` for data that cannot be trained on, and `DivergedError` where the loss stops being finite.
+    Raises `TrainingError` for data that cannot be trained on, and `DivergedError` where the loss stops being finite;
+    then the last good state is kept at `checkpoint`.
     """
-    members = [(architecture, training)]
     (outcome,) = train_many(
-        x, members, device, lambda _, lines: on_epoch(lines), target=target, checkpoint=checkpoint, placement=placement
+        x,
+        [(architecture, training)],
+        device,
+        lambda _, lines: on_epoch(lines),
+        target,
+        checkpoint,
+        checkpoint_every_s,
+        placement,
     )
     if isinstance(outcome, TrainingError):
         raise outcome
@@ -78,6 +87,7 @@ def train_many(
     on_epoch: Callable[[int, list[TrainingMetrics]], None] = lambda *_: None,
     target: Tensor | Rows | None = None,
     checkpoint: Path | None = None,
+    checkpoint_every_s: float = 60.0,
     placement: Placement | None = None,
 ) -> list[Trained | TrainingError]:
     """Train several autoencoders on the same batches; each gets, to rounding, the numbers that it gets alone.
@@ -88,10 +98,10 @@ def train_many(
     Raises `InvalidInputError` where members differ in a field of `SHARED`.
     """
     started = time.monotonic()
-    device = torch.device(device)
+    device = _device(device)
     shared = _shared(members)
-    x = x if isinstance(x, Rows) else Rows([x])
-    target = Rows([target]) if isinstance(target, Tensor) else target
+    x = _as_rows(x)
+    target = None if target is None else _as_rows(target)
     for architecture, _ in members:
         _check(x, target, architecture)
     train_rows, val_rows = _split(len(x), shared.val_fraction, stream(shared.seed, "split"))
@@ -100,6 +110,7 @@ def train_many(
         _normalization(target.select(train_rows)) if target is not None and shared.normalize == "rms" else None
     )
     groups = _groups(members)
+    _check_memory(members, x.shape[1], device)
     with _precision(shared.precision):
         n_steps = shared.epochs * (len(train_rows) // min(shared.batch_size, len(train_rows)))
         stacks = []
@@ -129,16 +140,18 @@ def train_many(
             held_out,
             shared,
             lambda i, j, lines: on_epoch(groups[i][j], lines),
-            Resume(checkpoint, identity) if checkpoint else None,
+            Resume(checkpoint, identity, checkpoint_every_s) if checkpoint else None,
         )
         loop.run()
+    centre = column_mean(x if target is None else target)
     outcomes: dict[int, Trained | TrainingError] = {}
     for i, numbers in enumerate(groups):
+        stacks[i].release()
         for j, number in enumerate(numbers):
             failure = loop.failures.get((i, j))
             autoencoder = stacks[i].members[j].autoencoder
-            outcomes[number] = failure or _measured(autoencoder, x, target, train_rows, val_rows, started)
-    if checkpoint and not loop.failures:
+            outcomes[number] = failure or _measured(autoencoder, x, target, (train_rows, val_rows), centre, started)
+    if checkpoint and len(loop.failures) < len(members):
         checkpoint.unlink(missing_ok=True)
     return [outcomes[number] for number in range(len(members))]
 
@@ -167,13 +180,22 @@ def _groups(members: Sequence[tuple[ArchitectureConfig, TrainingConfig]]) -> lis
 
 
 def _measured(
-    autoencoder: Autoencoder, x: Rows, target: Rows | None, train_rows: Tensor, val_rows: Tensor, started: float
+    autoencoder: Autoencoder,
+    x: Rows,
+    target: Rows | None,
+    split: tuple[Tensor, Tensor],
+    centre: Tensor,
+    started: float,
 ) -> Trained | TrainingError:
     """The measures of a trained autoencoder; and its reference set, which is all of `x`."""
-    autoencoder.eval()
     on_train, on_val = (
-        feature_statistics(autoencoder, x.select(rows), target=target.select(rows) if target is not None else None)
-        for rows in (train_rows, val_rows)
+        feature_statistics(
+            autoencoder,
+            x.select(rows),
+            target=target.select(rows) if target is not None else None,
+            centre=centre,
+        )
+        for rows in split
     )
     train_metrics, val_metrics = on_train.metrics(), on_val.metrics()
     for name, metrics in (("training", train_metrics), ("held-out", val_metrics)):
@@ -186,6 +208,39 @@ def _measured(
     on_train.merge(on_val)
     on_train.set_reference(autoencoder)
     return Trained(autoencoder, train_metrics, val_metrics, on_train.metrics(), time.monotonic() - started)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInputError(f"device is {name} but torch finds no GPU here. Use cpu, or install torch for CUDA.")
+    return device
+
+
+def _as_rows(x: object) -> Rows:
+    """Activations as they may be given; those on a GPU come back to it in batches."""
+    if isinstance(x, Rows):
+        return x
+    if not isinstance(x, Tensor):
+        raise TrainingError(f"activations are a {type(x).__name__}; expected a torch.Tensor [n, d] or Rows.")
+    return Rows([x.detach().cpu()])
+
+
+def _check_memory(
+    members: Sequence[tuple[ArchitectureConfig, TrainingConfig]], width: int, device: torch.device
+) -> None:
+    """Weights, gradients, Adam's two moments and some four batches of latents must fit on the device."""
+    widths = [architecture.model_copy(update={"d_in": width}).widths() for architecture, _ in members]
+    needed = sum(
+        4 * (4 * 2 * d_in * d_latent + 4 * training.batch_size * d_latent)
+        for (d_in, d_latent), (_, training) in zip(widths, members, strict=True)
+    )
+    if needed > (free := free_memory(device)):
+        largest = max(d_latent for _, d_latent in widths)
+        raise InvalidInputError(
+            f"{len(members)} autoencoders of up to {largest:,} latents on {width} dimensions need {needed / 1e9:,.1f} "
+            f"GB; {device} has {free / 1e9:,.1f} GB free. Lower expansion, d_latent or batch_size."
+        )
 
 
 def _digest(rows: Rows) -> str:
@@ -239,7 +294,7 @@ def _split(n: int, val_fraction: float, generator: torch.Generator) -> tuple[Ten
 
 def _normalization(x: Rows) -> tuple[Tensor, Tensor]:
     """Mean [D] and scale [] with which (x - mean) / scale is centred and of unit RMS."""
-    mean = sum((batch.double().sum(0) for batch in x.split(ROWS_AT_ONCE)), torch.zeros(x.shape[1])) / len(x)
+    mean = column_mean(x)
     squares = sum(float((batch.double() - mean).square().sum()) for batch in x.split(ROWS_AT_ONCE))
     scale = math.sqrt(squares / (x.shape[0] * x.shape[1]))
     return mean, torch.tensor(max(scale, torch.finfo(torch.float32).tiny))
@@ -259,9 +314,9 @@ def _set_normalization(
 @contextmanager
 def _precision(precision: str) -> Iterator[None]:
     """TF32 matrix products on GPUs while the context is open, if asked for."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        torch.backends.cuda.matmul.fp32_precision = before

@@ -54,7 +54,7 @@ def real_sample(n: int, offset: float = 0.0, seed: int = 0) -> Sample:
 
 
 def statistics_of(sample: Sample, cuts: list[int], mean: Tensor | None = None) -> FeatureStatistics:
-    statistics = FeatureStatistics(D_IN, D_LATENT, mean=mean)
+    statistics = FeatureStatistics(D_IN, D_LATENT, centre=mean)
     bounds = [0, *cuts, len(sample.x)]
     for start, end in pairwise(bounds):
         statistics.update(*sample.part(slice(start, end)))

@@ -209,3 +209,25 @@ def test_memory_is_bounded(precision: Precision, tmp_path: Path):
     assert totals.max() < 2 * n * f * 4 + 4 * working_set  # 3 MB; all covariances are 4 MB in int8, 16 MB in float
     assert code.grad is not None
     assert int(code.grad.any(0).sum()) == v
+
+
+@pytest.mark.parametrize("precision", ["float", "bfloat16", "int8"])
+def test_exact_under_autocast(precision):
+    """Training with bf16 runs it under autocast, which must not touch its products."""
+    generator = torch.Generator().manual_seed(0)
+    code = (torch.rand(512, 60, generator=generator) < 0.9).float()
+    exact, rounded = code.clone().requires_grad_(), code.bfloat16().requires_grad_()
+    expected = covariance_penalty(exact, "float")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = covariance_penalty(rounded, precision)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    (ours,) = torch.autograd.grad(found, rounded)
+    (wanted,) = torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(ours.float(), wanted, rtol=1e-2, atol=1e-6)
+
+
+def test_codes_of_other_types():
+    code = torch.rand(50, 9, generator=torch.Generator().manual_seed(0)) < 0.3
+    expected = covariance_penalty(code.float()).item()
+    assert covariance_penalty(code).item() == pytest.approx(expected)
+    assert covariance_penalty(code.long()).item() == pytest.approx(expected)

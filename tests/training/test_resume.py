@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bae_ray.autoencoders import BAEConfig, BatchTopKConfig
+from bae_ray.autoencoders import BAEConfig, BatchTopKConfig, ReLUConfig
 from bae_ray.errors import CheckpointError, DivergedError
 from bae_ray.training import loop
 from bae_ray.training.config import TrainingConfig
@@ -33,11 +33,7 @@ class KilledError(Exception):
 @pytest.fixture
 def saved_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "STEPS_BETWEEN_CHECKS", 1)
-    monkeypatch.setattr(loop.Resume, "__new__", _eager, raising=True)
-
-
-def _eager(cls, path, identity, interval_s=0.0):
-    return tuple.__new__(cls, (path, identity, 0.0))
+    monkeypatch.setattr(loop, "SHARE_OF_TIME", 0)
 
 
 @pytest.mark.parametrize("kill_at_step", [0, 1, 7, 10, 57, 119])
@@ -65,7 +61,7 @@ def test_resumed_at_any_step(
 
     monkeypatch.setattr(loop.Stack, "step", killed)
     with pytest.raises(KilledError):
-        train_many(data(), members, checkpoint=state)
+        train_many(data(), members, checkpoint=state, checkpoint_every_s=0)
     monkeypatch.setattr(loop.Stack, "step", step)
     assert state.exists() == (kill_at_step > 0)
     lines: list[tuple[int, TrainingMetrics]] = []
@@ -118,10 +114,44 @@ def test_damaged_state_is_said(tmp_path: Path):
 def test_divergence_keeps_the_last_good_state(tmp_path: Path, saved_every_step: None):
     state = tmp_path / "state.safetensors"
     x = data()
-    good = TRAINING.model_copy(update={"lr": 1e18, "revive_every": None})
-    with pytest.raises(DivergedError, match=r"The last state saved before is .*state\.safetensors"):
-        train(x, BAEConfig(), good, checkpoint=state)
+    late = TRAINING.model_copy(update={"l1_weight": 1e38, "l1_warmup": 0.5})  # infinite from epoch 7 on
+    with pytest.raises(
+        DivergedError, match=r"epoch 7 of 12, step 1 .* last state saved before is .*state\.safetensors"
+    ):
+        train(x, ReLUConfig(), late, checkpoint=state, checkpoint_every_s=0)
     assert all(tensor.isfinite().all() for tensor in load_file(state).values())
+
+
+@pytest.mark.parametrize("architecture", [BAEConfig(), ReLUConfig()])
+def test_no_state_is_kept_whose_weights_are_lost(architecture, tmp_path: Path, saved_every_step: None):
+    """With lr so large the loss is finite in the step that makes the weights infinite."""
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(DivergedError):
+        train(data(), architecture, TRAINING.model_copy(update={"lr": 1e38}), checkpoint=state, checkpoint_every_s=0)
+    assert not state.exists() or all(tensor.isfinite().all() for tensor in load_file(state).values())
+
+
+def test_resuming_with_one_member_lost(tmp_path: Path, saved_every_step: None):
+    state = tmp_path / "state.safetensors"
+    members = [
+        (ReLUConfig(), TRAINING.model_copy(update={"l1_weight": 1e38, "l1_warmup": 0.3, "revive_every": 1})),
+        (BAEConfig(), TRAINING),
+    ]
+
+    def kill(member: int, lines: list[TrainingMetrics]) -> None:
+        if member == 1 and lines[0].epoch == 8:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train_many(data(), members, on_epoch=kill, checkpoint=state, checkpoint_every_s=0)
+    seen: list[int] = []
+    lost, other = train_many(data(), members, on_epoch=lambda _, lines: seen.append(lines[0].epoch), checkpoint=state)
+    assert isinstance(lost, DivergedError)
+    assert "in epoch 5 of 12" in str(lost)
+    assert min(seen) == 8
+    assert not isinstance(other, Exception)
+    assert other.all == train(data(), BAEConfig(), TRAINING).all
+    assert not state.exists()
 
 
 SCRIPT = """
@@ -135,13 +165,13 @@ from bae_ray.training.trainer import train
 
 torch.set_num_threads(1)
 loop.STEPS_BETWEEN_CHECKS = 3
-loop.Resume.__new__.__defaults__ = (0.05,)
 x = torch.randn(4000, 32, generator=torch.Generator().manual_seed(1))
 training = TrainingConfig(epochs=60, batch_size=64, lr=1e-2, entropy_weight=1e-3, covariance_weight=1e-4)
 out = Path(sys.argv[1])
 def report(lines):
     print(lines[-1].epoch, flush=True)
-trained = train(x, BAEConfig(), training, on_epoch=report, checkpoint=out / "state.safetensors")
+trained = train(x, BAEConfig(), training, on_epoch=report, checkpoint=out / "state.safetensors",
+                checkpoint_every_s=0.05)
 trained.autoencoder.save_pretrained(out)
 """
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from bae_ray.activations.rows import Rows
-from bae_ray.autoencoders import ArchitectureConfig, BAEConfig, GatedSAEConfig, ReLUConfig
+from bae_ray.autoencoders import ArchitectureConfig, GatedSAEConfig
+from bae_ray.autoencoders.config import ARCHITECTURES
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.data import Batch, Batches
 from bae_ray.training.revival import revive
@@ -11,16 +12,20 @@ from bae_ray.training.stack import Stack
 DEAD = [0, 3, 7]
 
 
-@pytest.mark.parametrize("architecture", [BAEConfig, ReLUConfig, GatedSAEConfig])
+@pytest.mark.parametrize("architecture", [c for name, c in ARCHITECTURES.items() if name != "transcoder"])
 def test_dead_latents_start_anew(architecture: type[ArchitectureConfig]):
     x = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
     data = Batches(Rows([x]), None, lambda rows: rows, lambda rows: rows, torch.device("cpu"))
-    stack = Stack(architecture(d_in=6, expansion=2), [TrainingConfig(lr=1e-3)], torch.device("cpu"), 10)
+    config = architecture.model_validate(
+        {"d_in": 6, "expansion": 2} | ({"k": 2} if "k" in architecture.model_fields else {})
+    )
+    stack = Stack(config, [TrainingConfig(lr=1e-3)], torch.device("cpu"), 10)
     stack.step(Batch(x, x), stack.weights(1), frozenset(stack.names), 0)
     member = stack.members[0]
     bias = "b_gate" if architecture is GatedSAEConfig else "b_enc"
     with torch.no_grad():
-        member.autoencoder.get_parameter(bias).fill_(10.0)[DEAD] = -1e6
+        # Every other latent fires on some sample.
+        member.autoencoder.get_parameter(bias).fill_(2.0)[DEAD] = -1e6
     before = {name: tensor.clone() for name, tensor in member.autoencoder.state_dict().items()}
     assert revive(member, data, 32, torch.Generator().manual_seed(1)) == len(DEAD)
     fires = member.autoencoder.activate(member.autoencoder.pre_activations(x)) != 0
