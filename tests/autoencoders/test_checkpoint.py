@@ -168,7 +168,23 @@ class TestRefusals:
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null"])
     def test_damaged_config_is_refused(self, folder: Path, content: bytes):
         (folder / "config.json").write_bytes(content)
-        with pytest.raises(CheckpointError, match="is not the config of an autoencoder"):
+        with pytest.raises(CheckpointError, match=r"is not the config of an autoencoder|cannot be loaded as an auto"):
+            load_autoencoder(folder)
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("W_dec", float("nan")), ("b_enc", float("inf")), ("prior", float("nan"))]
+    )
+    def test_weights_that_are_no_numbers_are_refused(self, folder: Path, name: str, value: float):
+        weights = load_file(folder / "model.safetensors")
+        weights[name].view(-1)[0] = value
+        save_file(weights, folder / "model.safetensors")
+        with pytest.raises(CheckpointError, match=rf"{name} in .*: expected finite floating-point numbers"):
+            load_autoencoder(folder)
+
+    def test_a_config_of_absurd_size_takes_no_memory(self, folder: Path):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "d_latent": 10**12}))
+        with pytest.raises(CheckpointError, match=r"W_enc: expected \(6, 1000000000000\), found"):
             load_autoencoder(folder)
 
     @pytest.mark.parametrize("keep", [0, 5, 100, 1800])
@@ -278,6 +294,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.server.tokens.add(self.headers.get("Authorization"))
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/api/validate-yaml":
+            self.answer(200, {"errors": [], "warnings": []})
+            return
         if self.path == "/api/repos/create":
             wanted = json.loads(body)
             name = f"{wanted['organization']}/{wanted['name']}"
@@ -365,6 +384,9 @@ print(json.dumps({{
         HF_HUB_DISABLE_XET="1",
     )
     assert all(COMMIT in address for address in found["addresses"])
+    card = hub.repositories["someone/bae"].pop("README.md").decode()
+    assert "library_name: bae_ray" in card
+    assert 'load_autoencoder("someone/bae")' in card
     assert hub.repositories == {
         "someone/bae": {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
     }

@@ -28,6 +28,7 @@ def test_dead_latents_start_anew(architecture: type[ArchitectureConfig]):
         member.autoencoder.get_parameter(bias).fill_(2.0)[DEAD] = -1e6
     before = {name: tensor.clone() for name, tensor in member.autoencoder.state_dict().items()}
     assert revive(member, data, 32, torch.Generator().manual_seed(1)) == len(DEAD)
+    member.autoencoder.eval()  # in training, a batchtopk keeps what is largest in the batch
     fires = member.autoencoder.activate(member.autoencoder.pre_activations(x)) != 0
     assert fires[:, DEAD].any(0).all()
     alive = [latent for latent in range(12) if latent not in DEAD]
