@@ -253,13 +253,6 @@ def test_early_stop_goes_back_to_the_lowest_held_out_objective():
     assert errors.index(min(errors)) == len(lines) - 3, "two epochs without a fall, and the one of the lowest before"
 
 
-@pytest.mark.gpu
-def test_training_on_a_gpu():
-    trained = train(data(), BAEConfig(), SMALL, device="cuda")
-    assert trained.autoencoder.W_enc.is_cuda
-    assert trained.all.fvu == pytest.approx(train(data(), BAEConfig(), SMALL).all.fvu, rel=0.05)
-
-
 @pytest.mark.slow
 def test_rank_8_synthetic_set_has_8_bits():
     """Section 4.1: sums of a random subset of 8 orthonormal vectors carry 8 bits."""
