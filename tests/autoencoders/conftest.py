@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,3 +59,18 @@ def activations() -> torch.Tensor:
 def _untrained(autoencoder: Autoencoder) -> Autoencoder:
     autoencoder.threshold.fill_(-1)  # pyright: ignore[reportCallIssue]
     return autoencoder
+
+
+def randomized(autoencoder: Autoencoder) -> Autoencoder:
+    """Every parameter and every buffer has a value that no fresh autoencoder has."""
+    generator = torch.Generator().manual_seed(7)
+    for tensor in autoencoder.state_dict().values():
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.1)
+    return autoencoder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, random_autoencoder: Callable[..., Autoencoder]) -> Path:
+    """A saved BAE of 6 inputs and 24 latents."""
+    randomized(random_autoencoder("bae")).save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
