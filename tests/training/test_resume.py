@@ -184,12 +184,11 @@ def test_killed_process(after_s: float, tmp_path: Path):
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.readline()  # the first epoch is done
-    time.sleep(after_s)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the first epoch is done
+        time.sleep(after_s)
+        process.send_signal(signal.SIGKILL)
     assert (tmp_path / "killed" / "state.safetensors").exists()
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     again = subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True, text=True)

@@ -224,7 +224,9 @@ def test_lower_precision_and_compiled_steps_agree_roughly():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::FutureWarning:torch.*")
+@pytest.mark.filterwarnings(  # the compiler's own
+    "ignore::FutureWarning:torch.*", "ignore::DeprecationWarning:torch.*", "ignore:The .grad attribute:UserWarning"
+)
 def test_compiled_training_agrees():
     for architecture in (BAEConfig(), ReLUConfig()):
         exact = train(data(400), architecture, SMALL)
