@@ -16,10 +16,10 @@ def connect() -> None:
     ray.init(include_dashboard=False, logging_level=logging.WARNING)
 
 
-def configure_data() -> None:
-    """Ray Data settings of the project: rows keep their order, and progress is shown by us."""
+def configure_data(keep_order: bool = True) -> None:
+    """Ray Data settings of the project: rows keep their order unless it is of no use, and progress is shown by us."""
     context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
+    context.execution_options.preserve_order = keep_order
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 

@@ -7,7 +7,9 @@ for missing in ("ray", "matplotlib", "tyro"):
     sys.modules[missing] = None
 import torch
 from bae_ray import ActivationStore, load_autoencoder, results, train
-from bae_ray.activations.model import ResidualCapture
+from bae_ray.activations.compute import ShardComputer
+from bae_ray.activations.export import export_cells
+from bae_ray.activations.writer import StoreWriter
 from bae_ray.autoencoders import BAEConfig
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.run import execute_run

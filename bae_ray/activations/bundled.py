@@ -12,7 +12,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +20,22 @@ import pyarrow.parquet as pq
 from bae_ray.errors import UnreadableFileError
 
 BUNDLED_MODEL = "smollm2-135m"
-BUNDLED_CORPORA = {"agnews": "agnews", "sst2": "sst2", "mr": "rotten_tomatoes"}
+
+
+class BundledCorpus(NamedTuple):
+    """A labelled corpus of StaICC, and how its prompts are written there."""
+
+    file: str
+    text_prefix: str
+    label_prefix: str
+    label_words: tuple[str, ...]
+
+
+BUNDLED_CORPORA = {
+    "agnews": BundledCorpus("agnews", "news: ", "topic: ", ("world", "sports", "business", "science")),
+    "sst2": BundledCorpus("sst2", "sentence: ", "sentiment: ", ("negative", "positive")),
+    "mr": BundledCorpus("rotten_tomatoes", "review: ", "sentiment: ", ("negative", "positive")),
+}
 
 _CACHE_VERSION = "1"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -97,7 +112,7 @@ class _DataOnlyUnpickler(pickle.Unpickler):
 
 
 def _convert_corpus(name: str, target: Path) -> None:
-    file = _package_folder("StaICC", "StaICC") / "cached_dataset" / f"{BUNDLED_CORPORA[name]}.dataset"
+    file = _package_folder("StaICC", "StaICC") / "cached_dataset" / f"{BUNDLED_CORPORA[name].file}.dataset"
     with open(file, "rb") as stream:
         examples: list[tuple[list[str], int]] = _DataOnlyUnpickler(stream).load()
     table = pa.table({"text": [texts[0] for texts, _ in examples], "label": [label for _, label in examples]})

@@ -1,15 +1,25 @@
 """What to extract, and how."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
+from bae_ray.activations.inputs import InputConfig, TextsInput
 from bae_ray.config import Config
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_CORPUS = "agnews"
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Site = Literal["residual", "mlp_in", "mlp_out"]
+Position = int | Literal["last", "all"]
+"""A token's index in the text; the text's last token; or all of its tokens, each with a vector of its own."""
+
+
+def _named_once(values: tuple[Site, ...]) -> tuple[Site, ...]:
+    if not values or len(set(values)) != len(values):
+        raise ValueError("expected at least one, each named once")
+    return values
 
 
 class CorpusConfig(Config):
@@ -27,12 +37,29 @@ class CorpusConfig(Config):
     corpus_revision: str | None = None
     """Revision of a hub data set."""
     max_texts: int | None = Field(default=2048, ge=2)
-    """Use the first this many texts that are long enough. None: all."""
+    """Use the first this many texts (windows, prompts, sequences) that are long enough. None: all there are."""
+
+
+class TokensConfig(Config):
+    """With position `all`: which tokens of a text are taken."""
+
+    per_text: int | None = Field(default=None, ge=1)
+    """At most so many of each text, drawn at random. Left out: all."""
+    max_vectors: int | None = Field(default=None, ge=2)
+    """Stop at so many vectors in all (the paper trains on 8,243,323). Left out: no limit."""
+    special: bool = True
+    """Take special tokens, such as the start of a text, too."""
+    first: bool = True
+    """Take the first token too, on which many models put an outlier: an attention sink."""
+    seed: int = 0
+    """Seed of the tokens drawn."""
 
 
 class ExtractConfig(CorpusConfig):
-    """One pass of a language model over a corpus, for every requested layer x position."""
+    """One pass of a language model over a corpus, for every requested layer x site x position."""
 
+    input: InputConfig = TextsInput()
+    """What the model reads, made of the corpus."""
     model: str = DEFAULT_MODEL
     """The bundled smollm2-135m, a local folder, or a model id on the Hugging Face hub."""
     revision: str | None = None
@@ -40,19 +67,56 @@ class ExtractConfig(CorpusConfig):
     layers: tuple[int, ...] | None = None
     """Indices into the model's hidden_states: 0 is the embeddings, the last one is after the final norm. Left out:
     all."""
-    positions: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    """Token indices, counted from 0. A text too short for the last one is left out, and counted."""
+    sites: Annotated[tuple[Site, ...], AfterValidator(_named_once)] = ("residual",)
+    """Where in a layer: residual, the hidden state; mlp_in and mlp_out, what the MLP of the block that reads that
+    hidden state gets and gives."""
+    positions: tuple[Position, ...] = (1, 2, 4, 8, 16, 32)
+    """Token indices, counted from 0; last, the last token of each text; or all, every token. A text too short for the
+    last index is left out, and counted."""
+    powers_of_two: int | None = Field(default=None, ge=1)
+    """In place of positions: 1, 2, 4, 8, ... up to this one."""
+    tokens: TokensConfig = TokensConfig()
+    """With position all: which tokens."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest text in tokens. With position all, longer ones are cut there; with position last, they are left out.
+    Left out: what the model takes."""
     dtype: Precision = "float32"
     """Precision of the forward pass and of the stored activations."""
     batch_size: int = Field(default=32, ge=1)
-    """Texts per forward pass."""
+    """Texts per forward pass, at most."""
+    batch_tokens: int = Field(default=16_384, ge=1)
+    """Tokens per forward pass, at most, padding included; a single longer text is a batch by itself."""
     shard_size: int = Field(default=512, ge=1)
-    """Texts per shard: the unit of work that is retried, resumed and written at once."""
+    """Texts per shard, at most: the unit of work that is retried, resumed and written at once."""
+    shard_mb: int = Field(default=512, ge=1)
+    """MB of activations per shard, at most: a worker holds two shards in memory."""
+    compile: bool = False
+    """Compile the model's blocks with torch.compile; needs a C++ compiler, and pays off in long runs."""
     workers: int | None = Field(default=None, ge=1)
     """Copies of the model that run in parallel. Left out: as many as fit on the cluster as it is now; say how many
     where the cluster grows on demand."""
     cpus_per_worker: float = Field(default=1, gt=0)
     """CPUs, and so threads, of each worker."""
-    gpus_per_worker: float | None = Field(default=None, ge=0)
-    """GPU share of each worker, such as 0.5; 0: it runs on the CPU. Left out: 1 where the cluster has GPUs now, else
-    0; say it where the cluster grows on demand."""
+    gpus_per_worker: float | None = Field(default=None, ge=0, le=1)
+    """GPU share of each worker: 1, or 0.5 for two copies of the model on a GPU; 0: it runs on the CPU. Left out: 1
+    where the cluster has GPUs now, else 0; say it where the cluster grows on demand."""
+    attempts: int = Field(default=3, ge=1)
+    """How often a shard is tried whose worker dies; then it is reported, and the others go on."""
+
+    @property
+    def all_positions(self) -> tuple[Position, ...]:
+        """The positions, the powers of two counted out; indices in order, then names."""
+        if self.powers_of_two is not None:
+            return tuple(1 << i for i in range(self.powers_of_two.bit_length()))
+        indices = sorted(position for position in self.positions if isinstance(position, int))
+        return (*indices, *(position for position in self.positions if not isinstance(position, int)))
+
+    @model_validator(mode="after")
+    def _check_positions(self) -> Self:
+        if self.powers_of_two is None and not (self.positions and len(set(self.positions)) == len(self.positions)):
+            raise ValueError(f"positions {self.positions}: expected at least one, each named once")
+        if "all" in self.positions and len(self.positions) > 1 and self.powers_of_two is None:
+            raise ValueError(f"positions {self.positions}: all takes every token, so it stands alone")
+        if self.tokens != TokensConfig() and self.all_positions != ("all",):
+            raise ValueError(f"tokens choose among all tokens, but positions are {self.all_positions}: give all")
+        return self

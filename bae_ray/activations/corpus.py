@@ -3,6 +3,7 @@
 import glob
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,14 +33,14 @@ class HubDataset(NamedTuple):
     sha: str
 
 
-def resolve(config: CorpusConfig) -> LocalFiles | HubDataset:
-    """What `config.corpus` stands for.
+def resolve(config: CorpusConfig, others: Sequence[str] = ()) -> LocalFiles | HubDataset:
+    """What `config.corpus` stands for; its files must have a text column and these other columns.
 
     Raises `UnknownCorpusError` where it stands for nothing, and `UnreadableFileError` where its files are not what
-    their names say or lack the text column.
+    their names say or lack a column.
     """
     if config.corpus in BUNDLED_CORPORA:
-        return LocalFiles((bundled_corpus_file(config.corpus),), ".parquet")
+        return _local_files(config, [bundled_corpus_file(config.corpus)], others)
     path = Path(config.corpus).expanduser()
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.suffix in FORMATS and file.is_file())
@@ -51,7 +52,7 @@ def resolve(config: CorpusConfig) -> LocalFiles | HubDataset:
         raise UnknownCorpusError(f"corpus '{config.corpus}': there is no such file or folder. Check the path.")
     else:
         return _hub_dataset(config)
-    return _local_files(config, [file.resolve() for file in found])
+    return _local_files(config, [file.resolve() for file in found], others)
 
 
 def identity(config: CorpusConfig, source: LocalFiles | HubDataset) -> dict[str, object]:
@@ -62,7 +63,7 @@ def identity(config: CorpusConfig, source: LocalFiles | HubDataset) -> dict[str,
     return {"files": [[path.name, checksum(path)] for path in source.paths], **fields}
 
 
-def _local_files(config: CorpusConfig, paths: list[Path]) -> LocalFiles:
+def _local_files(config: CorpusConfig, paths: list[Path], others: Sequence[str]) -> LocalFiles:
     if not paths:
         raise UnknownCorpusError(f"corpus '{config.corpus}' matches no file that ends in {', '.join(FORMATS)}.")
     formats = {path.suffix for path in paths}
@@ -72,11 +73,11 @@ def _local_files(config: CorpusConfig, paths: list[Path]) -> LocalFiles:
             f"{', '.join(FORMATS)} for all of them. Narrow the folder or glob."
         )
     for path in paths:
-        _check_readable(config, path)
+        _check_readable(config, path, others)
     return LocalFiles(tuple(paths), formats.pop())
 
 
-def _check_readable(config: CorpusConfig, path: Path) -> None:
+def _check_readable(config: CorpusConfig, path: Path, others: Sequence[str]) -> None:
     """Open the file and look at its beginning: a bad file must not be found an hour into the run."""
     try:
         if path.suffix == ".parquet":
@@ -89,7 +90,7 @@ def _check_readable(config: CorpusConfig, path: Path) -> None:
         else:
             with open(path, encoding="utf-8") as file:
                 file.read(1 << 20)
-            return
+            columns = {config.text_column: True}
     except (OSError, pa.ArrowInvalid, ValueError, AttributeError) as error:
         raise UnreadableFileError(f"corpus file {path} cannot be read as {path.suffix}: {error}") from error
     if config.text_column not in columns:
@@ -99,6 +100,12 @@ def _check_readable(config: CorpusConfig, path: Path) -> None:
         )
     if not columns[config.text_column]:
         raise UnreadableFileError(f"column '{config.text_column}' of corpus file {path} holds no text. Name another.")
+    for column in others:
+        if column not in columns:
+            raise UnreadableFileError(
+                f"corpus file {path} has no column '{column}'; it has: {', '.join(columns)}. Name the right one with "
+                "--input.label-column."
+            )
 
 
 def _hub_dataset(config: CorpusConfig) -> HubDataset:

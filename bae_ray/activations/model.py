@@ -1,7 +1,4 @@
-"""Loading a causal language model and capturing its residual stream at chosen layers and positions.
-
-Shapes: B texts, T tokens, P positions, D hidden size.
-"""
+"""Finding and loading a causal language model and its tokenizer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +6,21 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import hf_hub_download
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from bae_ray.activations.bundled import BUNDLED_MODEL, bundled_model_folder
-from bae_ray.activations.config import Precision
+from bae_ray.activations.capture import Capture
+from bae_ray.activations.config import Position, Precision
 from bae_ray.errors import InvalidInputError, UnknownModelError
 from bae_ray.files import checksum
 
@@ -37,6 +42,9 @@ class ModelSource(NamedTuple):
     """Number of blocks; `hidden_states` has one entry more."""
     hidden_size: int
     max_positions: int | None
+    """Longest text in tokens, if the model has a limit."""
+    vocabulary: int
+    """Number of token ids."""
 
     @property
     def path(self) -> str:
@@ -75,6 +83,7 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
         n_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         max_positions=getattr(config, "max_position_embeddings", None),
+        vocabulary=config.vocab_size,
     )
 
 
@@ -98,78 +107,59 @@ def load_model(source: ModelSource, dtype: Precision, device: str) -> PreTrained
     return model.eval().to(device)
 
 
-def check_layers_and_positions(source: ModelSource, layers: Sequence[int], positions: Sequence[int]) -> None:
-    """Raise `InvalidInputError` for a layer or position that the model does not have, or that is named twice."""
+def load_model_with_head(source: ModelSource, dtype: Precision, device: str) -> tuple[PreTrainedModel, nn.Module]:
+    """The model's decoder stack, and the head that turns its last vectors into logits; both in evaluation mode.
+
+    Raises `InvalidInputError` where the weights have no head.
+    """
+    transformers_logging.disable_progress_bar()
+    found: Any = AutoModelForCausalLM.from_pretrained(
+        source.path, revision=source.revision, dtype=TORCH_DTYPES[dtype], output_loading_info=True
+    )
+    loaded, notes = found
+    head = loaded.get_output_embeddings()
+    if head is None or any(name.startswith(("lm_head", "embed_out")) for name in notes["missing_keys"]):
+        raise InvalidInputError(
+            f"model '{source.name}' has no language-model head, so it cannot answer prompts. Give the causal model "
+            "whose weights include one."
+        )
+    loaded.eval().to(device)
+    return loaded.base_model, head
+
+
+def check_request(
+    source: ModelSource, layers: Sequence[int], sites: Sequence[str], positions: Sequence[Position], longest: int | None
+) -> None:
+    """Raise `InvalidInputError` for a layer, site or position that the model does not have, or that is named twice.
+
+    `longest` is the longest text in tokens that is wanted. The model is built without its weights to look for its MLPs.
+    """
     for layer in layers:
         if not 0 <= layer <= source.n_layers:
             raise InvalidInputError(
                 f"layer {layer} is out of range: the model has layers 0 (embeddings) to {source.n_layers} "
                 "(after the final norm)."
             )
+        if layer == source.n_layers and (others := [site for site in sites if site != "residual"]):
+            raise InvalidInputError(
+                f"layer {layer} has no {' or '.join(others)}: the last block, layer {layer - 1}, was before it. Leave "
+                f"layer {layer} out, or take the site residual alone."
+            )
+    if not layers or len(set(layers)) != len(layers):
+        raise InvalidInputError(f"layers {tuple(layers)}: expected at least one, each named once.")
     limit = source.max_positions
+    if longest is not None and limit is not None and longest > limit:
+        raise InvalidInputError(f"texts of {longest} tokens are too long: the model takes {limit}, its context.")
+    limit = longest if longest is not None else limit
     for position in positions:
-        if position < 0 or (limit is not None and position >= limit):
-            upper = "" if limit is None else f" to {limit - 1}, the model's context"
+        if isinstance(position, int) and (position < 0 or (limit is not None and position >= limit)):
+            upper = (
+                ""
+                if limit is None
+                else f" to {limit - 1}, " + ("the longest text" if longest else "the model's context")
+            )
             raise InvalidInputError(f"position {position} is out of range: expected 0{upper}.")
-    for name, values in (("layers", layers), ("positions", positions)):
-        if not values or len(set(values)) != len(values):
-            raise InvalidInputError(f"{name} {tuple(values)}: expected at least one, each named once.")
-
-
-class _LastLayerReachedError(Exception):
-    """Ends a forward pass at the last layer wanted."""
-
-
-class ResidualCapture:
-    """Forward passes that keep only the wanted vectors of the residual stream.
-
-    `hidden_states[l]` is what block l receives, and the last entry what the model returns after its final norm. Blocks
-    past the last wanted layer are dropped from the model: they are neither held in memory nor run.
-    """
-
-    def __init__(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
-        self._model = model
-        self._layers = set(layers)
-        self._n_layers = model.config.get_text_config().num_hidden_layers
-        self._last = max(self._layers)
-        self._positions: Tensor = torch.empty(0, dtype=torch.long)
-        self._captured: dict[int, Tensor] = {}
-        blocks = _blocks(model, self._n_layers)
-        del blocks[self._last + 1 :]  # block `_last` stays, to be asked for its input; it never runs
-        for layer, block in enumerate(blocks):
-            if layer in self._layers:
-                block.register_forward_pre_hook(self._hook(layer), with_kwargs=True)
-
-    def __call__(self, token_ids: Tensor, positions: Tensor) -> dict[int, Tensor]:
-        """Activations [B, P, D] by layer, for token ids [B, T] and positions [P], on the model's device."""
-        self._positions = positions.to(token_ids.device)
-        self._captured = {}
-        with torch.inference_mode():
-            try:
-                final = self._model(input_ids=token_ids, use_cache=False).last_hidden_state
-                if self._n_layers in self._layers:
-                    self._captured[self._n_layers] = final.index_select(1, self._positions)
-            except _LastLayerReachedError:
-                pass
-        captured, self._captured = self._captured, {}
-        return captured
-
-    def _hook(self, layer: int) -> Any:
-        def capture(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            self._captured[layer] = hidden.index_select(1, self._positions)
-            if layer == self._last:
-                raise _LastLayerReachedError
-
-        return capture
-
-
-def _blocks(model: PreTrainedModel, n_layers: int) -> nn.ModuleList:
-    """The list of the model's blocks: its only ModuleList with one entry per layer."""
-    found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == n_layers]
-    if len(found) != 1:
-        raise InvalidInputError(
-            f"cannot find the blocks of a {type(model).__name__}: expected one list of {n_layers} modules, found "
-            f"{len(found)}. A decoder-only model is needed."
-        )
-    return found[0]
+    if set(sites) != {"residual"}:
+        config = AutoConfig.from_pretrained(source.path, revision=source.revision)
+        with torch.device("meta"):
+            Capture(AutoModel.from_config(config), layers, sites)

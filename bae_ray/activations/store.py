@@ -1,295 +1,224 @@
-"""The activation store: vectors of a language model on disk, by cell and shard.
+"""Reading an activation store: one matrix per cell, and the texts that its rows are of."""
 
-    manifest.json                         written last: what the store holds, and a checksum per file
-    request.json                          written first: what the store is for
-    rows.json                             how many texts were read, kept, and left out
-    rows/00003.parquet                    text_id, token_ids, text of the texts of shard 3
-    cells/residual/layer-05/position-00016/00003.safetensors
-                                          their activations: one tensor `activations` [n, d]
-    receipts/00003.json                   written when every file of shard 3 is: its checksums
-
-Rows stand in the same order in every file of a shard, so row i of any cell's matrix belongs to row i of `rows`.
-"""
-
-import os
-import shutil
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Self
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import load_file, save_file
+from pydantic import ValidationError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from bae_ray.activations.config import Precision
+from bae_ray.activations.cache import DEFAULT_LIMIT_GB, FileCache
+from bae_ray.activations.config import Position
+from bae_ray.activations.layout import (
+    FORMAT_VERSION,
+    MANIFEST,
+    REQUEST,
+    TENSOR,
+    Cell,
+    Manifest,
+    predictions_file,
+    rows_file,
+)
+from bae_ray.activations.rows import Rows
 from bae_ray.config import content_hash
-from bae_ray.errors import CorruptShardError, ForeignStoreError, IncompleteStoreError, InvalidInputError
-from bae_ray.files import TEMPORARY_SUFFIX, atomic_path, checksum, write_text
+from bae_ray.errors import CorruptShardError, IncompleteStoreError, InvalidInputError
+from bae_ray.progress import track
+from bae_ray.seeds import stream
+from bae_ray.storage import Folder, Location, folder_at
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-REQUEST = "request.json"
-TENSOR = "activations"
-
-
-class Cell(NamedTuple):
-    """One (layer, site, position) of a store; its activations are one matrix [n, d]."""
-
-    layer: int
-    site: str
-    position: int
-
-    def __str__(self) -> str:
-        return f"layer {self.layer}, {self.site}, position {self.position}"
-
-    def file(self, shard: int) -> str:
-        """Path of one shard of this cell, relative to the store."""
-        return f"cells/{self.site}/layer-{self.layer:02d}/position-{self.position:05d}/{shard:05d}.safetensors"
-
-
-def rows_file(shard: int) -> str:
-    """Path of the rows of one shard, relative to the store."""
-    return f"rows/{shard:05d}.parquet"
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Request(_Record):
-    """What a store is for; two stores with equal requests hold the same vectors."""
-
-    format_version: Literal[1] = FORMAT_VERSION
-    model: dict[str, Any]
-    tokenizer: dict[str, Any]
-    corpus: dict[str, Any]
-    layers: tuple[int, ...]
-    sites: tuple[str, ...]
-    positions: tuple[int, ...]
-    dtype: Precision
-    batch_size: int
-    shard_size: int
-
-
-class Receipt(_Record):
-    """One finished shard: the number of its rows, and the checksum of each of its files."""
-
-    shard: int
-    n: int
-    files: dict[str, str]
-
-
-class Manifest(_Record):
-    """What a finished store holds."""
-
-    request: Request
-    d: int
-    n: int
-    texts_read: int
-    """Texts of the corpus that were looked at."""
-    texts_too_short: int
-    """How many of them did not reach the last position."""
-    shards: tuple[Receipt, ...]
-
-
-class StoreWriter:
-    """Writes a store shard by shard; any number of processes may write different shards at once."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    def claim(self, request: Request) -> bool:
-        """Make the folder this request's store; whether it is new.
-
-        Raises `ForeignStoreError` where it is already something else.
-        """
-        file = self.path / REQUEST
-        if file.exists():
-            try:
-                found = Request.model_validate_json(file.read_text(encoding="utf-8"))
-            except ValidationError as error:
-                raise ForeignStoreError(
-                    f"{file} is not the request of a store of format {FORMAT_VERSION} ({error.error_count()} fields do "
-                    "not fit). Choose another output folder."
-                ) from error
-            if found != request:
-                raise ForeignStoreError(
-                    f"{self.path} holds the store of a different run: {'; '.join(_differences(found, request))}. "
-                    "Stores are never mixed or overwritten: choose another output folder, or delete this one."
-                )
-        elif self.path.exists() and any(file.suffix != TEMPORARY_SUFFIX for file in self.path.iterdir()):
-            raise ForeignStoreError(
-                f"{self.path} is not empty and holds no activation store. Choose an empty or a new output folder."
-            )
-        else:
-            write_text(file, request.model_dump_json(indent=2) + "\n")
-            return True
-        return False
-
-    def give_up(self) -> None:
-        """Remove a store that was claimed for nothing."""
-        shutil.rmtree(self.path)
-
-    def write_shard(self, shard: int, vectors: dict[Cell, Tensor]) -> Receipt:
-        """Write the [n, d] activations of every cell of a shard, then its receipt."""
-        names = [rows_file(shard)]
-        for cell, matrix in vectors.items():
-            names.append(cell.file(shard))
-            with atomic_path(self.path / names[-1]) as temporary:
-                save_file({TENSOR: matrix}, temporary)
-        files = {name: checksum(self.path / name) for name in names}
-        receipt = Receipt(shard=shard, n=len(next(iter(vectors.values()))), files=files)
-        write_text(self._receipt_file(shard), receipt.model_dump_json(indent=2) + "\n")
-        return receipt
-
-    def bytes_written(self) -> int:
-        """Bytes of the activations that are there already."""
-        return sum(file.stat().st_size for file in (self.path / "cells").rglob("*.safetensors"))
-
-    def begin_attempt(self, shard: int) -> int:
-        """Count an attempt at a shard, across workers that died on it; which attempt this is, from 1."""
-        file = self.path / "attempts" / f"{shard:05d}"
-        attempt = int(file.read_text(encoding="utf-8")) + 1 if file.exists() else 1
-        write_text(file, str(attempt))
-        return attempt
-
-    def forget_attempts(self) -> None:
-        """Start counting attempts anew."""
-        shutil.rmtree(self.path / "attempts", ignore_errors=True)
-
-    def receipt(self, shard: int) -> Receipt | None:
-        """The receipt of a shard, if it is finished and its files are still there."""
-        file = self._receipt_file(shard)
-        if not file.exists():
-            return None
-        try:
-            receipt = Receipt.model_validate_json(file.read_text(encoding="utf-8"))
-        except ValidationError:  # damaged: the shard is computed again
-            return None
-        return receipt if all((self.path / name).exists() for name in receipt.files) else None
-
-    def finish(self, manifest: Manifest) -> None:
-        """Write the manifest, which makes the store readable."""
-        write_text(self.path / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-
-    def _receipt_file(self, shard: int) -> Path:
-        return self.path / "receipts" / f"{shard:05d}.json"
+FileOfShard = Callable[[int], str]
 
 
 class ActivationStore:
     """A finished store, for reading. Every file is checked against its checksum before it is first used."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, manifest: Manifest, cache_gb: float = DEFAULT_LIMIT_GB) -> None:
+        self.folder = folder
         self.manifest = manifest
-        request = manifest.request
-        self.cells = tuple(
-            Cell(layer, site, position)
-            for layer in request.layers
-            for site in request.sites
-            for position in request.positions
-        )
+        self.cells = manifest.request.cells
         self._verified: set[str] = set()
+        self._cache = FileCache(cache_gb)
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
-        """Open a finished store. Raises `IncompleteStoreError` where there is none."""
-        path = Path(path).absolute()  # workers that are given it have another working folder
+    def open(cls, location: Location, cache_gb: float = DEFAULT_LIMIT_GB) -> Self:
+        """Open a finished store. Of a remote one, at most `cache_gb` GB are kept on this machine.
+
+        Raises `IncompleteStoreError` where there is none.
+        """
+        folder = folder_at(location)
         try:
-            text = (path / MANIFEST).read_text(encoding="utf-8")
+            text = folder.read_text(MANIFEST)
         except (FileNotFoundError, NotADirectoryError) as error:
-            begun = (path / REQUEST).exists()
+            begun = folder.exists(REQUEST)
             raise IncompleteStoreError(
-                f"{path} holds no finished activation store ({MANIFEST} is missing). "
+                f"{folder} holds no finished activation store ({MANIFEST} is missing). "
                 + ("Run the same extraction again to finish it." if begun else "Make one with 'bae-ray extract'.")
             ) from error
         try:
-            return cls(path, Manifest.model_validate_json(text))
+            return cls(folder, Manifest.model_validate_json(text), cache_gb)
         except ValidationError as error:
-            raise CorruptShardError(
-                f"{path / MANIFEST} cannot be read ({error.error_count()} errors; the first: "
-                f"{error.errors()[0]['msg']}). Delete it and run the same extraction again: finished shards are kept."
-            ) from error
+            raise CorruptShardError(_bad_manifest(folder, text, error)) from error
 
     @property
     def rows(self) -> pd.DataFrame:
-        """text_id, token_ids and text of every row, in the order of the matrices."""
-        return pd.concat(
-            [pq.read_table(self._checked(rows_file(s.shard), s)).to_pandas() for s in self.manifest.shards],
-            ignore_index=True,
-        )
+        """A row for each row of the matrices; see `rows_table`."""
+        return self.rows_table().to_pandas()
 
-    def matrix(self, layer: int, position: int, site: str = "residual") -> Tensor:
+    def rows_table(self) -> pa.Table:
+        """What each row of the matrices is of, in their order.
+
+        A row per text, with text_id, token_ids, text and what the kind of the texts adds; with position `all`, a row
+        per token taken: text_id, position, token_id.
+        """
+        texts = self.texts_table()
+        if "all" not in self.manifest.request.positions:
+            return texts
+        kept = texts["kept"].combine_chunks()
+        positions = kept.flatten().to_numpy()
+        text = np.repeat(np.arange(len(texts)), kept.value_lengths().to_numpy())
+        ids = texts["token_ids"].combine_chunks()
+        lengths = ids.value_lengths().to_numpy()
+        token_ids = ids.flatten().to_numpy()[(np.cumsum(lengths) - lengths)[text] + positions]
+        text_ids = texts["text_id"].take(pa.array(text))
+        return pa.table({"text_id": text_ids, "position": pa.array(positions), "token_id": pa.array(token_ids)})
+
+    @property
+    def texts(self) -> pd.DataFrame:
+        """A row per text: text_id, token_ids, text, and what the kind of the texts adds."""
+        return self.texts_table().to_pandas()
+
+    def texts_table(self) -> pa.Table:
+        """The same as an Arrow table."""
+        return self._tables(rows_file)
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        """What the model answered to each prompt: text_id, label, predicted, label_token, predicted_token.
+
+        Raises `InvalidInputError` where the texts are no prompts.
+        """
+        if self.manifest.request.input["kind"] != "icl":
+            raise InvalidInputError(
+                f"the store {self.folder} is of {self.manifest.request.input['kind']}, which ask for no label. Only "
+                "in-context-learning prompts have predictions: extract with --input.kind icl."
+            )
+        return self._tables(predictions_file).to_pandas()
+
+    def matrix(self, layer: int, position: Position, site: str = "residual") -> Tensor:
         """The activations [n, d] of one cell; a memory map of the file where the store has a single shard.
 
-        Raises `InvalidInputError` for a cell that the store does not hold, and `CorruptShardError`.
+        Otherwise a copy, filled shard by shard: never more in memory than the matrix itself. Raises
+        `InvalidInputError` for a cell that the store does not hold, and `CorruptShardError`.
         """
         parts = self.shards(layer, position, site)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if len(parts) == 1:
+            return parts[0]
+        matrix = torch.empty(sum(map(len, parts)), self.manifest.d, dtype=parts[0].dtype)
+        start = 0
+        for part in parts:
+            matrix[start : start + len(part)] = part
+            start += len(part)
+        return matrix
 
-    def shards(self, layer: int, position: int, site: str = "residual") -> list[Tensor]:
+    def shards(self, layer: int, position: Position, site: str = "residual") -> list[Tensor]:
         """The activations of one cell as memory maps of its files; see `matrix`."""
         cell = Cell(layer, site, position)
         self._check_held(cell)
-        return [load_file(self._checked(cell.file(s.shard), s))[TENSOR] for s in self.manifest.shards]
+        return [load_file(path)[TENSOR] for path in self._checked(cell.file)]
+
+    def iter_batches(
+        self,
+        layer: int,
+        position: Position,
+        site: str = "residual",
+        *,
+        batch_size: int = 512,
+        shuffle: bool = True,
+        seed: int = 0,
+        epoch: int = 0,
+    ) -> Iterator[Tensor]:
+        """One pass over a cell's activations as float32 batches [batch_size, d]; the last may have fewer.
+
+        `shuffle`: in a random order over all shards, another one in each epoch, the same for the same seed and epoch;
+        else in the order of `rows`. Only the batch is read into memory.
+        """
+        rows = Rows(self.shards(layer, position, site))
+        if not shuffle:
+            yield from rows.split(batch_size)
+            return
+        order = torch.randperm(len(rows), generator=stream(seed, "iter_batches", epoch))
+        for part in order.split(batch_size):
+            yield rows.take(part)
 
     def fingerprint(self, cell: Cell) -> str:
         """Identifies the content of one cell: a hash over the checksums of its shards."""
         self._check_held(cell)
-        return content_hash([shard.files[cell.file(shard.shard)] for shard in self.manifest.shards])
+        return content_hash([shard.files[cell.file(shard.shard)].checksum for shard in self.manifest.shards])
+
+    def verify(self) -> None:
+        """Check every file of the store, showing progress. Raises `CorruptShardError` that names all bad ones."""
+        files = {name: record for shard in self.manifest.shards for name, record in shard.files.items()}
+        bad: list[str] = []
+        with track("Verifying", len(files)) as tracker:
+            for name, record in files.items():
+                if problem := self.folder.problem(name, record):
+                    bad.append(problem)
+                tracker.advance()
+        if bad:
+            raise CorruptShardError(_corrupt_message(self.folder, bad))
 
     def _check_held(self, cell: Cell) -> None:
         if cell not in self.cells:
             request = self.manifest.request
             raise InvalidInputError(
-                f"the store {self.path} holds no cell ({cell}); it has layers {list(request.layers)}, sites "
+                f"the store {self.folder} holds no cell ({cell}); it has layers {list(request.layers)}, sites "
                 f"{list(request.sites)} and positions {list(request.positions)}."
             )
 
-    def verify(self) -> None:
-        """Check every file of the store. Raises `CorruptShardError` that names all bad ones."""
-        bad = [problem for s in self.manifest.shards for name in s.files if (problem := self._problem(name, s))]
-        if bad:
-            raise CorruptShardError(_corrupt_message(self.path, bad))
+    def _tables(self, file_of_shard: FileOfShard) -> pa.Table:
+        return pa.concat_tables([pq.read_table(path) for path in self._checked(file_of_shard)])
 
-    def _checked(self, name: str, receipt: Receipt) -> Path:
-        if name not in self._verified:
-            if problem := self._problem(name, receipt):
-                raise CorruptShardError(_corrupt_message(self.path, [problem]))
-            self._verified.add(name)
-        return self.path / name
-
-    def _problem(self, name: str, receipt: Receipt) -> str | None:
-        file = self.path / name
-        if not file.exists():
-            return f"{name} is missing"
-        found = checksum(file)
-        return None if found == receipt.files[name] else f"{name} has checksum {found}, expected {receipt.files[name]}"
+    def _checked(self, file_of_shard: FileOfShard) -> list[Path]:
+        """Local paths of a file of each shard, each of them checked at least once."""
+        wanted = {file_of_shard(s.shard): s.files[file_of_shard(s.shard)] for s in self.manifest.shards}
+        if self.folder.path is None:
+            try:
+                return self._cache.fetch(self.folder, wanted)
+            except CorruptShardError as error:
+                raise CorruptShardError(_corrupt_message(self.folder, str(error).split("\n  "))) from error
+        unchecked = {name: record for name, record in wanted.items() if name not in self._verified}
+        if bad := [problem for name, record in unchecked.items() if (problem := self.folder.problem(name, record))]:
+            raise CorruptShardError(_corrupt_message(self.folder, bad))
+        self._verified |= set(unchecked)
+        return [self.folder.path / name for name in wanted]
 
 
-def _corrupt_message(path: Path, problems: Iterable[str]) -> str:
-    listed = "\n  ".join(problems)
+def _bad_manifest(folder: Folder, text: str, error: ValidationError) -> str:
+    try:
+        version = json.loads(text)["request"]["format_version"]
+    except (ValueError, KeyError, TypeError):
+        version = FORMAT_VERSION
+    if version != FORMAT_VERSION:
+        return (
+            f"{folder} is a store of format {version}, and this bae_ray reads format {FORMAT_VERSION}. Extract it anew "
+            "into another folder."
+        )
     return (
-        f"{path}: these files are damaged:\n  {listed}\n"
-        f"Delete them and {MANIFEST}, then run the same extraction again: only their shards are computed anew."
+        f"{folder}/{MANIFEST} cannot be read ({error.error_count()} errors; the first: {error.errors()[0]['msg']}). "
+        "Delete it and run the same extraction again: finished shards are kept."
     )
 
 
-def _differences(found: Request, wanted: Request) -> list[str]:
-    ours, theirs = wanted.model_dump(mode="json"), found.model_dump(mode="json")
-    return [f"{key} is {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]]
-
-
-def store_bytes(n: int, d: int, n_cells: int, bytes_per_number: int) -> int:
-    """Bytes that the activations of a store take on disk, headers left aside."""
-    return n * d * n_cells * bytes_per_number
-
-
-def free_bytes(path: Path) -> int:
-    """Free space of the file system that `path` is or will be on."""
-    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    stats = os.statvfs(existing)
-    return stats.f_bavail * stats.f_frsize
+def _corrupt_message(folder: Folder, problems: Iterable[str]) -> str:
+    listed = "\n  ".join(problems)
+    return (
+        f"{folder}: these files are damaged:\n  {listed}\n"
+        f"Delete them and {MANIFEST}, then run the same extraction again: only their shards are computed anew."
+    )

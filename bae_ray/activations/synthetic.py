@@ -3,19 +3,19 @@
 Shapes: N samples, D width, R rank.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from bae_ray.activations.store import ActivationStore, Cell, Manifest, Request, StoreWriter, rows_file
+from bae_ray.activations.layout import MANIFEST, Cell, Manifest, Request
+from bae_ray.activations.store import ActivationStore
+from bae_ray.activations.writer import StoreWriter
 from bae_ray.config import Config
-from bae_ray.files import atomic_path
 from bae_ray.seeds import stream
+from bae_ray.storage import Location, folder_at
 
 
 class SyntheticConfig(Config):
@@ -58,40 +58,52 @@ def random_subset_sums(rank: int, config: SyntheticConfig) -> tuple[Tensor, Tens
     return chosen.float() @ basis, chosen
 
 
-def make_synthetic_store(config: SyntheticConfig, out: str | Path) -> ActivationStore:
+def make_synthetic_store(config: SyntheticConfig, out: Location) -> ActivationStore:
     """The store of all sets, a cell for each rank; made if it is not there yet.
 
     Its rows' `token_ids` are the subsets' numbers in the set of the largest rank. Raises `ForeignStoreError` where the
     folder holds something else.
     """
-    writer = StoreWriter(out)
+    writer = StoreWriter(folder_at(out))
     request = Request(
         model={"name": "synthetic", **config.model_dump(mode="json")},
         tokenizer={},
-        corpus={},
+        input={"kind": "synthetic"},
         layers=(0,),
         sites=tuple(site(rank) for rank in config.ranks),
         positions=(0,),
         dtype="float32",
         batch_size=config.n,
+        batch_tokens=config.n,
         shard_size=config.n,
+        shard_mb=1,
     )
     writer.claim(request)
-    receipt = writer.receipt(0)
-    if receipt is None:
-        sets = {rank: random_subset_sums(rank, config) for rank in config.ranks}
-        chosen = sets[max(config.ranks)][1]
-        rows = pa.table(
-            {
-                "text_id": pa.array(range(config.n), pa.int64()),
-                "token_ids": pa.array([row.nonzero().flatten().tolist() for row in chosen], pa.list_(pa.int32())),
-                "text": pa.array([""] * config.n),
-            }
-        )
-        with atomic_path(writer.path / rows_file(0)) as temporary:
-            pq.write_table(rows, temporary)
-        receipt = writer.write_shard(0, {Cell(0, site(rank), 0): vectors for rank, (vectors, _) in sets.items()})
+    if writer.folder.exists(MANIFEST):
+        return ActivationStore.open(out)
+    sets = {rank: random_subset_sums(rank, config) for rank in config.ranks}
+    chosen = sets[max(config.ranks)][1]
+    rows = pa.table(
+        {
+            "text_id": pa.array(range(config.n), pa.int64()),
+            "token_ids": pa.array([row.nonzero().flatten().tolist() for row in chosen], pa.list_(pa.int32())),
+            "text": pa.array([""] * config.n),
+        }
+    )
+    written = writer.write_rows(0, rows, n=config.n, tokens=int(chosen.sum()))
+    cells = {Cell(0, site(rank), 0): vectors for rank, (vectors, _) in sets.items()}
+    receipt = writer.write_shard(0, written, cells)
     writer.finish(
-        Manifest(request=request, d=config.d, n=config.n, texts_read=config.n, texts_too_short=0, shards=(receipt,))
+        Manifest(
+            request=request,
+            d=config.d,
+            n=config.n,
+            texts=config.n,
+            tokens=written.tokens,
+            texts_read=config.n,
+            texts_too_short=0,
+            texts_too_long=0,
+            shards=(receipt,),
+        )
     )
     return ActivationStore.open(out)

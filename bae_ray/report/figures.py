@@ -60,16 +60,19 @@ def _lines(figure: SubFigure, axes: Axes, table: pd.DataFrame) -> None:
     layers, positions, bits = cell_grid(table, "entropy_bits")
     lowest, highest = (cell_grid(table, "entropy_bits", how).values for how in ("min", "max"))
     fvu = cell_grid(table, "fvu_val").values
+    numbered = all(isinstance(position, int) for position in positions)
+    places = positions if numbered else range(len(positions))
     for row, layer in enumerate(layers):
         color = LAYER_COLORS(0.9 * row / max(len(layers) - 1, 1))
-        axes.plot(positions, bits[row], color=color, label=str(layer), zorder=1)
-        axes.fill_between(positions, lowest[row], highest[row], color=color, alpha=0.2, linewidth=0, zorder=0)
+        axes.plot(places, bits[row], color=color, label=str(layer), zorder=1)
+        axes.fill_between(places, lowest[row], highest[row], color=color, alpha=0.2, linewidth=0, zorder=0)
     points = axes.scatter(
-        np.tile(positions, len(layers)), bits.ravel(), c=fvu.ravel(), cmap="magma_r", s=36,
+        np.tile(places, len(layers)), bits.ravel(), c=fvu.ravel(), cmap="magma_r", s=36,
         edgecolors="grey", linewidths=0.5, zorder=2,
     )  # fmt: skip
-    axes.set_xscale("symlog", base=2, linthresh=1)
-    axes.set_xticks(positions, [str(position) for position in positions])
+    if numbered:
+        axes.set_xscale("symlog", base=2, linthresh=1)
+    axes.set_xticks(places, [str(position) for position in positions])
     axes.minorticks_off()
     axes.set(xlabel="Token position", ylabel="Entropy / bits", title="Entropy against position")
     axes.set_ylim(bottom=0)

@@ -7,23 +7,25 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from bae_ray.activations.config import Position
 from bae_ray.report.variants import Variant, variants
+from bae_ray.training.results import position_order
 
 
 class CellGrid(NamedTuple):
     """One column of a results table over layer x position, averaged over the runs that share a cell."""
 
     layers: list[int]
-    positions: list[int]
+    positions: list[Position]
     values: np.ndarray[Any, np.dtype[np.float64]]
     """[L, P]; NaN where the sweep has no such run."""
 
 
 def cell_grid(table: pd.DataFrame, column: str, how: Literal["mean", "min", "max"] = "mean") -> CellGrid:
     """The grid of one column of runs of one variant; `how` combines the runs of a cell: mean, min or max."""
-    grid = table.pivot_table(index="layer", columns="position", values=column, aggfunc=how)
-    grid = grid.sort_index(axis=0).sort_index(axis=1)
-    return CellGrid([int(x) for x in grid.index], [int(x) for x in grid.columns], grid.to_numpy(dtype=np.float64))
+    grid = table.pivot_table(index="layer", columns="position", values=column, aggfunc=how, sort=False).sort_index()
+    positions = sorted(table["position"].unique().tolist(), key=position_order)
+    return CellGrid([int(x) for x in grid.index], positions, grid[positions].to_numpy(dtype=np.float64))
 
 
 def print_entropies(table: pd.DataFrame) -> None:

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from bae_ray.activations.config import Position
 from bae_ray.autoencoders.config import AutoencoderConfig, BAEConfig
 from bae_ray.autoencoders.losses import EntropyForm, Reduction
 from bae_ray.config import Config, content_hash
@@ -92,8 +93,8 @@ class CellConfig(Config):
 
     layer: int
     """Layer: index into hidden_states."""
-    position: int
-    """Token index in the text."""
+    position: Position
+    """Token index in the text, or last or all."""
     site: str = "residual"
     """Where in the layer."""
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from bae_ray.activations.store import ActivationStore, Cell
+from bae_ray.activations.config import Position
+from bae_ray.activations.layout import Cell
+from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig, AutoencoderConfig, BAEConfig
 from bae_ray.config import Config, describe
 from bae_ray.errors import InvalidInputError
@@ -19,7 +21,7 @@ class SweepConfig(Config):
 
     layers: tuple[int, ...] | None = None
     """Layers of the store. Left out: all of them."""
-    positions: tuple[int, ...] | None = None
+    positions: tuple[Position, ...] | None = None
     """Positions of the store. Left out: all of them."""
     autoencoder: AutoencoderConfig = BAEConfig()
     """Architecture of every run, but for the axes."""
@@ -44,7 +46,9 @@ def expand(config: SweepConfig, store: ActivationStore) -> list[RunConfig]:
     ):
         for value in wanted or ():
             if value not in there:
-                raise InvalidInputError(f"{name} {value} is not in the store {store.path}; it has {sorted(there)}.")
+                raise InvalidInputError(
+                    f"{name} {value} is not in the store {store.folder}; it has {sorted(there, key=str)}."
+                )
     if config.autoencoder.d_in not in (None, store.manifest.d):
         raise InvalidInputError(
             f"autoencoder.d_in is {config.autoencoder.d_in} but the store's activations are {store.manifest.d} wide. "

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pydantic import ValidationError
 
+from bae_ray.activations.config import Position
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path
 from bae_ray.training.run import RESULT_FILE, RUN_FILE, RunResult
@@ -38,7 +40,7 @@ def results(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFrame
     """
     runs = Path(runs)
     wanted = None if only is None else set(only)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for file in sorted(runs.glob(f"*/{RESULT_FILE}")):
         if wanted is not None and file.parent.name not in wanted:
             continue
@@ -56,8 +58,13 @@ def results(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFrame
         rows.append({**result.model_dump(), **settings})
     if not rows:
         raise InvalidInputError(f"{runs} holds no finished run. Make some with 'bae-ray sweep' or 'bae-ray train'.")
-    order = ["layer", "site", "position", "seed", "run"]
-    return pd.DataFrame(rows).sort_values(order, ignore_index=True)
+    rows.sort(key=lambda row: (row["layer"], row["site"], position_order(row["position"]), row["seed"], row["run"]))
+    return pd.DataFrame(rows)
+
+
+def position_order(position: Position) -> tuple[bool, int, str]:
+    """Sorts positions: indices by number, then names."""
+    return (False, position, "") if isinstance(position, int) else (True, 0, position)
 
 
 def entropy_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -72,6 +79,8 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def write_parquet(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table as Parquet, atomically."""
+    """Write a table as Parquet, atomically; positions as text where some of them are names."""
+    if "position" in table and table["position"].dtype == object:
+        table = table.astype({"position": str})
     with atomic_path(Path(path)) as temporary:
         table.to_parquet(temporary, index=False)

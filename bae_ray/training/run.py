@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from bae_ray.activations.config import Position
+from bae_ray.activations.layout import Cell
 from bae_ray.activations.rows import Rows
-from bae_ray.activations.store import ActivationStore, Cell
+from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import spectral_norm
 from bae_ray.autoencoders import ArchitectureConfig, TranscoderConfig, check_architecture
 from bae_ray.config import content_hash
@@ -42,7 +44,7 @@ class RunResult(BaseModel):
     model: str
     layer: int
     site: str
-    position: int
+    position: Position
     n_train: int
     n_val: int
     d_in: int
@@ -79,7 +81,7 @@ def plan_run(
         target = Cell(cell.layer + autoencoder.target_layer_offset, autoencoder.target_site, cell.position)
         if target not in store.cells:
             raise InvalidInputError(
-                f"the transcoder is to reconstruct the cell ({target}), which {store.path} does not hold. Set "
+                f"the transcoder is to reconstruct the cell ({target}), which {store.folder} does not hold. Set "
                 "autoencoder.target_site and target_layer_offset to what it holds, such as residual and 1: the next "
                 "layer's hidden state."
             )

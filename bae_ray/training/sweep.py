@@ -15,7 +15,8 @@ import torch
 from ray import tune
 from typing_extensions import override
 
-from bae_ray.activations.store import ActivationStore, Cell
+from bae_ray.activations.layout import Cell
+from bae_ray.activations.store import ActivationStore
 from bae_ray.cluster import check_fits, connect, total
 from bae_ray.progress import Tracker, console, track
 from bae_ray.training.config import RunConfig
@@ -80,7 +81,7 @@ def _train(
     gpus = gpus_per_trial if gpus_per_trial is not None else float(total("GPU") > 0)
     check_fits("a training", cpus, gpus)
     threads = max(1, int(cpus))
-    trainable = tune.with_parameters(RunTrainable, store=store.path, out=out, threads=threads, gpus=gpus)
+    trainable = tune.with_parameters(RunTrainable, store=store.folder, out=out, threads=threads, gpus=gpus)
     scratch = out / f".tune-{uuid.uuid4().hex}"
     try:
         with track("Training", len(missing)) as tracker:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bae_ray.activations.store import ActivationStore, Cell
+from bae_ray.activations.layout import Cell
+from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import BAEConfig, ReLUConfig
 from bae_ray.errors import DivergedError
 from bae_ray.training import loop

@@ -7,10 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bae_ray import results
-from bae_ray.activations.store import ActivationStore, Cell, Manifest, StoreWriter
+from bae_ray.activations.layout import Cell, Manifest
+from bae_ray.activations.store import ActivationStore
+from bae_ray.activations.writer import StoreWriter
 from bae_ray.autoencoders import load_autoencoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import checksum
+from bae_ray.storage import folder_at
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig
 from bae_ray.training.results import ENTROPY_COLUMNS, entropy_table
@@ -91,21 +94,20 @@ def test_an_unfinished_run_is_trained_anew_to_the_same_numbers(swept: Path, tiny
 def store_with_bad_cells(tiny_store: Path, tmp_path: Path) -> ActivationStore:
     """Three cells of one shard: a good one, a constant one, and one whose file is damaged after it was written."""
     source = ActivationStore.open(tiny_store)
-    writer = StoreWriter(tmp_path / "bad")
+    writer = StoreWriter(folder_at(tmp_path / "bad"))
     cells = {Cell(layer, "residual", 2): source.matrix(2, 2).clone() for layer in (0, 1, 2)}
     cells[Cell(1, "residual", 2)][:] = 3
-    (writer.path / "rows").mkdir(parents=True)
-    (writer.path / "rows" / "00000.parquet").write_bytes(b"")
-    receipt = writer.write_shard(0, cells)
+    n = source.manifest.n
+    receipt = writer.write_shard(0, writer.write_rows(0, source.texts_table(), n, n), cells)
     request = source.manifest.request.model_copy(update={"layers": (0, 1, 2), "positions": (2,)})
     fields = source.manifest.model_dump()
     writer.finish(
         Manifest.model_validate({**fields, "request": request.model_dump(), "shards": [receipt.model_dump()]})
     )
-    damaged = writer.path / Cell(2, "residual", 2).file(0)
+    damaged = tmp_path / "bad" / Cell(2, "residual", 2).file(0)
     save_file({"activations": torch.zeros(4, 16)}, damaged)
-    assert checksum(damaged) != receipt.files[Cell(2, "residual", 2).file(0)]
-    return ActivationStore.open(writer.path)
+    assert checksum(damaged) != receipt.files[Cell(2, "residual", 2).file(0)].checksum
+    return ActivationStore.open(writer.folder)
 
 
 def test_failing_cells_are_reported_and_lose_nothing(store_with_bad_cells: ActivationStore, tmp_path: Path):

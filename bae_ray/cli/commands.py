@@ -1,53 +1,43 @@
-"""The `bae-ray` command: one sub-command per step, each a thin call of the library."""
+"""The verbs of the `bae-ray` command, each a thin call of the library."""
 
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar, cast
 
-import tyro
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from bae_ray.activations.config import ExtractConfig
-from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig, AutoencoderConfig, BAEConfig
+from bae_ray.activations.config import ExtractConfig, Position
+from bae_ray.autoencoders.config import AutoencoderConfig, BAEConfig
 from bae_ray.autoencoders.interop import Format, Kind
-from bae_ray.config import Config, describe
-from bae_ray.errors import BaeRayError, InvalidInputError
+from bae_ray.cli.parsing import EXIT_SOME_FAILED
+from bae_ray.config import Config
+from bae_ray.errors import InvalidInputError
 from bae_ray.files import write_text
 from bae_ray.progress import track
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig
 
-C = TypeVar("C", bound=Config)
-
-ARCHITECTURE_OPTION = re.compile(r"([\w-]+\.)*autoencoder\.architecture")
-"""It decides which other options there are, so it is read before them."""
-
-EXIT_SOME_FAILED = 1
-EXIT_INVALID = 2
-EXIT_INTERRUPTED = 130
-
 
 class ExtractCommand(ExtractConfig):
-    """Run a language model over a corpus once and store the activations of every layer x position."""
+    """Run a language model over a corpus once and store the activations of every layer x site x position."""
 
-    out: Path
-    """Folder of the activation store. The same command on the same folder finishes an interrupted run."""
+    out: str
+    """Folder of the activation store: a path, or a URI such as s3://bucket/folder. The same command on the same folder
+    finishes an interrupted run."""
 
 
 class TrainCommand(Config):
     """Train one autoencoder on one cell of an activation store."""
 
-    store: Path
-    """Activation store."""
+    store: str
+    """Activation store: a path, or a URI such as s3://bucket/folder."""
     out: Path
     """Folder of runs; this one gets a directory named by the hash of its config."""
     layer: int
     """Layer of the cell."""
-    position: int
+    position: Position
     """Position of the cell."""
     site: str = "residual"
     """Site of the cell."""
@@ -60,8 +50,8 @@ class TrainCommand(Config):
 class SweepCommand(SweepConfig):
     """Train a grid of autoencoders over the cells of an activation store. Finished runs are never trained again."""
 
-    store: Path
-    """Activation store."""
+    store: str
+    """Activation store: a path, or a URI such as s3://bucket/folder."""
     out: Path
     """Folder of runs, a directory for each, and of results.parquet."""
 
@@ -121,14 +111,15 @@ def extract(command: ExtractCommand) -> int:
     from bae_ray.activations.extract import extract as run
 
     store = run(command, command.out)
-    _save_config(command, command.out / "extract.json")
-    print(f"{len(store.cells)} cells of {store.manifest.n} x {store.manifest.d} in {store.path}")
+    store.folder.write_text("extract.json", command.model_dump_json(indent=2) + "\n")
+    print(f"{len(store.cells)} cells of {store.manifest.n} x {store.manifest.d} in {store.folder}")
     return 0
 
 
 def train(command: TrainCommand) -> int:
     """Run `bae-ray train`; needs no Ray."""
-    from bae_ray.activations.store import ActivationStore, Cell
+    from bae_ray.activations.layout import Cell
+    from bae_ray.activations.store import ActivationStore
     from bae_ray.training.run import execute_run, plan_run
 
     store = ActivationStore.open(command.store)
@@ -213,135 +204,6 @@ def report_failures(failures: list[str]) -> int:
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return EXIT_SOME_FAILED if failures else 0
-
-
-VERBS: dict[str, Callable[..., int]] = {
-    "extract": extract,
-    "train": train,
-    "sweep": sweep,
-    "entropy": entropy,
-    "report": report,
-    "export": export,
-    "import": import_,
-}
-COMMANDS: dict[str, type[Config]] = {
-    "extract": ExtractCommand,
-    "train": TrainCommand,
-    "sweep": SweepCommand,
-    "entropy": EntropyCommand,
-    "report": ReportCommand,
-    "export": ExportCommand,
-    "import": ImportCommand,
-}
-
-
-def parse(command: type[C], prog: str, arguments: list[str], default: C | None = None) -> C:
-    """A config from command-line arguments; `--config FILE` gives the values that the others then change."""
-    arguments, _, file = _take_option(arguments, re.compile("config"))
-    if file is not None:
-        default = _read_config(command, Path(file))
-    arguments, path, architecture = _take_option(arguments, ARCHITECTURE_OPTION)
-    if architecture is not None:
-        default = _with_architecture(default or command.model_construct(), path.split(".")[:-1], architecture)
-    description = (
-        f"{command.__doc__}\n\n--config FILE replays the JSON config of an earlier run; other flags change it."
-    )
-    parsed = tyro.cli(
-        command,
-        prog=prog,
-        args=arguments,
-        default=default,
-        description=description,
-        config=(tyro.conf.AvoidSubcommands,),  # an architecture's options stand among the others, not behind a word
-    )
-    return cast(C, parsed)
-
-
-def parse_preset(presets: dict[str, C], prog: str, arguments: list[str]) -> C:
-    """A job's config: the preset that the first argument names, with the other arguments' changes."""
-    name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
-    if name in presets:
-        return parse(type(presets[name]), f"{prog} {name}", arguments[1:], presets[name])
-    if not name and {"-h", "--help"} & set(arguments):
-        first = next(iter(presets))
-        return parse(type(presets[first]), f"{prog} {first}", arguments, presets[first])
-    given = f"preset '{name}' is not known" if name else "no preset is given"
-    raise InvalidInputError(f"{given}: begin with one of {', '.join(presets)}.")
-
-
-def run_safely(main: Callable[[], int]) -> int:
-    """Call `main`; an error that bae_ray raised on purpose is printed and becomes an exit code."""
-    try:
-        return main()
-    except KeyboardInterrupt:
-        print("interrupted: what is finished is kept, and the same command goes on from there.", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except OSError as error:
-        print(f"error: {error}. Check the path, its permissions and the free space.", file=sys.stderr)
-        return EXIT_INVALID
-    except BaeRayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_INVALID
-    except ValidationError as error:
-        for problem in error.errors():
-            field = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
-            print(f"error: --{field} is {problem['input']!r}: {problem['msg']}.", file=sys.stderr)
-        return EXIT_INVALID
-
-
-def main() -> None:
-    """Entry point of `bae-ray`."""
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] not in VERBS:
-        print("usage: bae-ray VERB [options]\n\nverbs:")
-        for verb, command in COMMANDS.items():
-            print(f"  {verb:8} {(command.__doc__ or '').splitlines()[0]}")
-        print("\n'bae-ray VERB --help' lists a verb's options.")
-        unknown = bool(arguments) and arguments[0] not in ("-h", "--help")
-        if unknown:
-            print(f"error: '{arguments[0]}' is not a verb; expected one of {', '.join(VERBS)}.", file=sys.stderr)
-        sys.exit(EXIT_INVALID if unknown else 0)
-    verb, rest = arguments[0], arguments[1:]
-    sys.exit(run_safely(lambda: VERBS[verb](parse(COMMANDS[verb], f"bae-ray {verb}", rest))))
-
-
-def _take_option(arguments: list[str], name: re.Pattern[str]) -> tuple[list[str], str, str | None]:
-    """The arguments without the option --NAME VALUE, the option's full name, and its value; None where it is not."""
-    for i, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if not option.startswith("--") or not name.fullmatch(option[2:]):
-            continue
-        if equals:
-            return arguments[:i] + arguments[i + 1 :], option[2:], value
-        if i + 1 == len(arguments):
-            raise InvalidInputError(f"{option} needs a value.")
-        return arguments[:i] + arguments[i + 2 :], option[2:], arguments[i + 1]
-    return arguments, "", None
-
-
-def _with_architecture(config: C, path: list[str], name: str) -> C:
-    """The config with another architecture at `path`, with its own defaults; what both have in common is kept."""
-    field = path[0]
-    if field not in type(config).model_fields:
-        raise InvalidInputError(f"{field} is not an option here: --help lists the options.")
-    value = getattr(config, field)
-    if len(path) > 1:
-        changed = _with_architecture(value, path[1:], name)
-    elif name in ARCHITECTURES:
-        common = {key: kept for key, kept in value.model_dump().items() if key in ArchitectureConfig.model_fields}
-        changed = ARCHITECTURES[name].model_validate(common)
-    else:
-        raise InvalidInputError(f"architecture '{name}' is not known; expected one of {', '.join(ARCHITECTURES)}.")
-    return config.model_copy(update={field: changed})
-
-
-def _read_config(command: type[C], file: Path) -> C:
-    try:
-        return command.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"--config {file} cannot be read: {error}.") from error
-    except ValidationError as error:
-        raise InvalidInputError(f"--config {file}: {describe(error)}.") from error
 
 
 def _require_free(folder: Path, file: str) -> None:

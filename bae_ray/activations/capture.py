@@ -1,0 +1,132 @@
+"""Reading a language model's activations at chosen layers and sites while it runs.
+
+Shapes: B texts, T tokens, M vectors wanted of a batch, D hidden size, S = layers x sites.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bae_ray.errors import InvalidInputError
+
+SITES = ("residual", "mlp_in", "mlp_out")
+"""In the order in which a block comes to them."""
+MLP_NAMES = ("mlp", "ffn", "feed_forward", "block_sparse_moe")
+"""What the architectures of transformers call the MLP of a block."""
+
+
+class Tap(NamedTuple):
+    """A place in the model whose activations are wanted."""
+
+    layer: int
+    site: str
+
+
+class _LastTapReachedError(Exception):
+    """Ends a forward pass at the last tap."""
+
+
+class Capture:
+    """Forward passes that keep only the wanted vectors.
+
+    The residual stream at layer l is what block l receives, as `hidden_states[l]` of transformers; the last one is what
+    the model returns after its final norm. mlp_in and mlp_out at layer l are what the MLP of block l gets and gives. A
+    pass ends at the last tap, and blocks past it are dropped from the model: neither held in memory nor run.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, layers: Sequence[int], sites: Sequence[str], to_the_end: bool = False
+    ) -> None:
+        """Hook a model. `to_the_end`: run all of it and keep what it returns, whatever the last tap is.
+
+        Raises `InvalidInputError` for an architecture whose blocks, or their MLPs, cannot be found.
+        """
+        self._model = model
+        n_layers = model.config.get_text_config().num_hidden_layers
+        self.taps = [Tap(layer, site) for layer in sorted(layers) for site in SITES if site in sites]
+        self._final = Tap(n_layers, "residual")
+        self._last = None if to_the_end or self._final in self.taps else self.taps[-1]
+        self._index: Tensor = torch.empty(0, dtype=torch.long)
+        self._captured: dict[Tap, Tensor] = {}
+        self.blocks = _blocks(model, n_layers)
+        if self._last is not None:
+            del self.blocks[self._last.layer + 1 :]
+        for tap in self.taps:
+            if tap != self._final:
+                self._hook(tap)
+
+    def __call__(self, token_ids: Tensor, index: Tensor, final: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Activations [S, M, D] of `taps`, for token ids [B, T] padded on the right, on the model's device.
+
+        `index` [M] says which, counting through the B T tokens; `final` likewise which of the model's own last vectors
+        are returned beside them, [len(final), D].
+        """
+        self._index, self._captured = index, {}
+        returned = None
+        with torch.inference_mode():
+            try:
+                # No mask: the padding comes after a text's tokens, and a causal model never looks there.
+                hidden = self._model(input_ids=token_ids, use_cache=False).last_hidden_state
+                if self._final in self.taps:
+                    self._keep(self._final, hidden)
+                if final is not None:
+                    returned = hidden.flatten(0, 1).index_select(0, final)
+            except _LastTapReachedError:
+                pass
+            captured, self._captured = self._captured, {}
+            return torch.stack([captured[tap] for tap in self.taps]), returned
+
+    def compile(self) -> None:
+        """Compile the model's blocks; hooks stay outside of what is compiled."""
+        inside = any(tap.site != "residual" for tap in self.taps)
+        for block in self.blocks:
+            for part in block.children() if inside else [block]:
+                part.forward = torch.compile(part.forward, dynamic=True)
+
+    def _keep(self, tap: Tap, hidden: Tensor) -> None:
+        self._captured[tap] = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._index)
+
+    def _hook(self, tap: Tap) -> None:
+        def received(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._keep(tap, args[0] if args else kwargs["hidden_states"])
+            if tap == self._last:
+                raise _LastTapReachedError
+
+        def given(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            self._keep(tap, output[0] if isinstance(output, tuple) else output)
+            if tap == self._last:
+                raise _LastTapReachedError
+
+        block = self.blocks[tap.layer]
+        if tap.site == "residual":
+            block.register_forward_pre_hook(received, with_kwargs=True)
+        elif tap.site == "mlp_in":
+            _mlp(block).register_forward_pre_hook(received, with_kwargs=True)
+        else:
+            _mlp(block).register_forward_hook(given)
+
+
+def _blocks(model: PreTrainedModel, n_layers: int) -> nn.ModuleList:
+    """The list of the model's blocks: its only ModuleList with one entry per layer."""
+    found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == n_layers]
+    if len(found) != 1:
+        raise InvalidInputError(
+            f"cannot find the blocks of a {type(model).__name__}: expected one list of {n_layers} modules, found "
+            f"{len(found)}. A decoder-only model is needed."
+        )
+    return found[0]
+
+
+def _mlp(block: nn.Module) -> nn.Module:
+    """The block's MLP."""
+    for name in MLP_NAMES:
+        if isinstance(module := getattr(block, name, None), nn.Module):
+            return module
+    parts = ", ".join(name for name, _ in block.named_children())
+    raise InvalidInputError(
+        f"cannot find the MLP of a {type(block).__name__}: expected a module called {', '.join(MLP_NAMES)}, found "
+        f"{parts}. The site residual works with this model; mlp_in and mlp_out do not."
+    )

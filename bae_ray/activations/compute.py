@@ -1,0 +1,180 @@
+"""From the texts of one shard to its activations: batches, the forward pass, and the model's answers to prompts.
+
+Shapes: N texts, V vectors (N of them, or with position `all` one per token taken), B texts of a batch, T its longest
+text, M vectors wanted of a batch, D hidden size.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from bae_ray.activations.capture import Capture
+from bae_ray.activations.config import Position, Precision
+from bae_ray.activations.layout import Cell
+from bae_ray.activations.model import TORCH_DTYPES, ModelSource, load_model, load_model_with_head
+from bae_ray.activations.ragged import Ints, Ragged
+from bae_ray.errors import ExtractionError
+
+MAX_CELLS_SHOWN = 10
+
+
+class Work(NamedTuple):
+    """What a worker has to know."""
+
+    model: ModelSource
+    layers: tuple[int, ...]
+    sites: tuple[str, ...]
+    positions: tuple[Position, ...]
+    dtype: Precision
+    batch_size: int
+    batch_tokens: int
+    compile: bool
+    label_tokens: tuple[int, ...] | None
+    """Prompts: the token that begins each label's word. None: the texts ask for no label."""
+
+
+class Batch(NamedTuple):
+    """Texts that go through the model together."""
+
+    texts: Ints
+    """Their numbers in the shard."""
+    token_ids: Tensor
+    """[B, T], padded on the right."""
+    lengths: Ints
+
+
+class ShardComputer:
+    """A copy of the model that turns texts into activations."""
+
+    def __init__(self, work: Work, device: str) -> None:
+        self._work, self._device = work, device
+        if work.label_tokens is None:
+            model, self._head = load_model(work.model, work.dtype, device), None
+        else:
+            model, self._head = load_model_with_head(work.model, work.dtype, device)
+        self._capture = Capture(model, work.layers, work.sites, to_the_end=self._head is not None)
+        if work.compile:
+            self._capture.compile()
+
+    def measure(self, rows: pa.Table) -> float:
+        """Tokens per second of one batch of these texts, after another one to warm up."""
+        batches = list(self._batches(Ragged.of(rows["token_ids"])))
+        started = 0.0
+        for batch in (batches[0], batches[-1 if len(batches) < 3 else 1]):
+            self._wait()
+            started = time.perf_counter()
+            self._forward(batch, torch.tensor([0]))
+            self._wait()
+        return int(batch.lengths.sum()) / (time.perf_counter() - started)
+
+    def compute(self, rows: pa.Table) -> tuple[dict[Cell, Tensor], pa.Table | None]:
+        """The activations [V, D] of every cell, in the order of the texts, and the model's answers to prompts.
+
+        Raises `ExtractionError` where activations are not finite.
+        """
+        work = self._work
+        kept = Ragged.of(rows["kept"]) if "all" in work.positions else None
+        n = len(rows) if kept is None else len(kept.values)
+        width, dtype = work.model.hidden_size, TORCH_DTYPES[work.dtype]
+        vectors: dict[Cell, Tensor] = {
+            Cell(tap.layer, tap.site, position): torch.empty(n, width, dtype=dtype)
+            for tap in self._capture.taps
+            for position in work.positions
+        }
+        answers = np.zeros((len(rows), 2), dtype=np.int32)
+        for batch in self._batches(Ragged.of(rows["token_ids"])):
+            wanted = [_wanted(position, batch, kept) for position in work.positions]
+            index = torch.from_numpy(np.concatenate([source for source, _ in wanted]))
+            captured, answered = self._forward(batch, index)
+            captured = captured.cpu()
+            start = 0
+            for position, (source, target) in zip(work.positions, wanted, strict=True):
+                for tap, found in zip(self._capture.taps, captured, strict=True):
+                    vectors[Cell(tap.layer, tap.site, position)][target] = found[start : start + len(source)]
+                start += len(source)
+            if answered is not None:
+                answers[batch.texts] = answered.cpu().numpy()
+        _check_finite(vectors, rows, kept)
+        return vectors, None if self._head is None else _predictions(rows, answers)
+
+    def _batches(self, token_ids: Ragged) -> Iterator[Batch]:
+        """All texts, the longest first: those of like length together, and what does not fit memory fails at once."""
+        lengths = token_ids.lengths
+        order = np.argsort(-lengths, kind="stable")
+        while len(order):
+            longest = int(lengths[order[0]])
+            texts, order = np.split(order, [max(1, min(self._work.batch_size, self._work.batch_tokens // longest))])
+            padded = torch.zeros(len(texts), longest, dtype=torch.long)
+            for row, text in zip(padded, texts.tolist(), strict=True):
+                row[: lengths[text]] = torch.tensor(token_ids.list(text))
+            yield Batch(texts, padded, lengths[texts])
+
+    def _forward(self, batch: Batch, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Activations [S, M, D], and for prompts [B, 2]: the label answered, and the token answered."""
+        final = None if self._head is None else torch.from_numpy(_last(batch)).to(self._device)
+        captured, last = self._capture(batch.token_ids.to(self._device), index.to(self._device), final)
+        if self._head is None or last is None or self._work.label_tokens is None:
+            return captured, None
+        with torch.inference_mode():
+            logits = self._head(last)
+        labels = torch.tensor(self._work.label_tokens, device=logits.device)
+        return captured, torch.stack([logits[:, labels].argmax(1), logits.argmax(1)], 1)
+
+    def _wait(self) -> None:
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+
+
+def _last(batch: Batch) -> Ints:
+    """Where each text's last token is among the batch's B T tokens."""
+    return np.arange(len(batch.texts)) * batch.token_ids.shape[1] + batch.lengths - 1
+
+
+def _wanted(position: Position, batch: Batch, kept: Ragged | None) -> tuple[Ints, Ints]:
+    """Where the vectors of a position are among the batch's B T tokens, and which rows of the matrix they are."""
+    longest = batch.token_ids.shape[1]
+    if position == "last":
+        return _last(batch), batch.texts
+    if isinstance(position, int):
+        return np.arange(len(batch.texts)) * longest + position, batch.texts
+    assert kept is not None
+    source = [i * longest + kept.list(text) for i, text in enumerate(batch.texts.tolist())]
+    target = [
+        np.arange(end - length, end)
+        for end, length in zip(kept.ends[batch.texts], kept.lengths[batch.texts], strict=True)
+    ]
+    return np.concatenate(source).astype(np.int64), np.concatenate(target)
+
+
+def _predictions(rows: pa.Table, answers: np.ndarray) -> pa.Table:
+    """What the model answered to each prompt: a label among those there are, and a token among all."""
+    return pa.table(
+        {
+            "text_id": rows["text_id"],
+            "label": rows["label"],
+            "predicted": pa.array(answers[:, 0], pa.int32()),
+            "label_token": rows["label_token"],
+            "predicted_token": pa.array(answers[:, 1], pa.int32()),
+        }
+    )
+
+
+def _check_finite(vectors: dict[Cell, Tensor], rows: pa.Table, kept: Ragged | None) -> None:
+    """Raise `ExtractionError` that says which cells hold NaN or infinity, how many, and in which text first."""
+    found: list[str] = []
+    for cell, matrix in vectors.items():
+        finite = torch.isfinite(matrix)
+        if not bool(finite.all()):
+            row = int((~finite).any(1).nonzero()[0])
+            text = row if kept is None else int(np.searchsorted(kept.ends, row, side="right"))
+            text_id = rows["text_id"][text].as_py()
+            found.append(f"{int((~finite).sum())} NaN or infinite numbers in {cell}, first in text {text_id}")
+    if found:
+        more = f"; and in {len(found) - MAX_CELLS_SHOWN} more cells" if len(found) > MAX_CELLS_SHOWN else ""
+        remedy = " (try --dtype bfloat16 or float32, or leave that text out)"
+        raise ExtractionError("; ".join(found[:MAX_CELLS_SHOWN]) + more + remedy)

@@ -1,0 +1,160 @@
+"""The layout of an activation store: names of its files and the records that describe it (docs/formats.md).
+
+request.json                          written first: what the store is for
+rows.json                             what was found in the corpus, and a record of each rows file
+rows/00003.parquet                    the texts of shard 3: text_id, token_ids, text, and what their kind adds
+cells/residual/layer-05/position-00016/00003.safetensors
+                                      their activations: one tensor `activations` [n, d]
+predictions/00003.parquet             what the model answered, where the texts ask for a label
+receipts/00003.json                   written when every file of shard 3 is: their sizes and checksums
+manifest.json                         written last: what the store holds
+"""
+
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from bae_ray.activations.config import Position, Precision
+from bae_ray.storage import FileRecord
+
+FORMAT_VERSION = 2
+MANIFEST = "manifest.json"
+REQUEST = "request.json"
+ROWS_INDEX = "rows.json"
+TENSOR = "activations"
+
+
+class Cell(NamedTuple):
+    """One (layer, site, position) of a store; its activations are one matrix [n, d]."""
+
+    layer: int
+    site: str
+    position: Position
+
+    def __str__(self) -> str:
+        return f"layer {self.layer}, {self.site}, position {self.position}"
+
+    @property
+    def name(self) -> str:
+        """The cell as a relative path."""
+        position = f"{self.position:05d}" if isinstance(self.position, int) else self.position
+        return f"{self.site}/layer-{self.layer:02d}/position-{position}"
+
+    def file(self, shard: int) -> str:
+        """Path of one shard of this cell, relative to the store."""
+        return f"cells/{self.name}/{shard:05d}.safetensors"
+
+
+def rows_file(shard: int) -> str:
+    """Path of the texts of one shard, relative to the store."""
+    return f"rows/{shard:05d}.parquet"
+
+
+def predictions_file(shard: int) -> str:
+    """Path of the model's answers to the texts of one shard, relative to the store."""
+    return f"predictions/{shard:05d}.parquet"
+
+
+def receipt_file(shard: int) -> str:
+    """Path of the receipt of one shard, relative to the store."""
+    return f"receipts/{shard:05d}.json"
+
+
+class Record(BaseModel):
+    """Base of the store's records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> str:
+        """The record as the text of its file."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+class Request(Record):
+    """What a store is for; two stores with equal requests hold the same vectors."""
+
+    format_version: Literal[2] = FORMAT_VERSION
+    model: dict[str, Any]
+    tokenizer: dict[str, Any]
+    input: dict[str, Any]
+    """The kind of the texts, the corpus they are of, down to its content, and how they were made of it."""
+    layers: tuple[int, ...]
+    sites: tuple[str, ...]
+    positions: tuple[Position, ...]
+    tokens: dict[str, Any] | None = None
+    """With position `all`: which tokens of a text were taken."""
+    dtype: Precision
+    batch_size: int
+    batch_tokens: int
+    shard_size: int
+    shard_mb: int
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell of the store, layer by layer."""
+        return tuple(
+            Cell(layer, site, position) for layer in self.layers for site in self.sites for position in self.positions
+        )
+
+
+class ShardRows(Record):
+    """The texts of one shard."""
+
+    texts: int
+    n: int
+    """Vectors that each cell gets of them: one per text, or with position `all` one per token taken."""
+    tokens: int
+    file: FileRecord
+
+
+class RowsIndex(Record):
+    """What was found in the corpus; written when every rows file is."""
+
+    texts_read: int
+    texts_too_short: int
+    texts_too_long: int
+    shards: tuple[ShardRows, ...]
+
+    @property
+    def n(self) -> int:
+        """Vectors of each cell."""
+        return sum(shard.n for shard in self.shards)
+
+    @property
+    def texts(self) -> int:
+        """Texts kept."""
+        return sum(shard.texts for shard in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the texts kept."""
+        return sum(shard.tokens for shard in self.shards)
+
+
+class Receipt(Record):
+    """One finished shard: its numbers of texts and vectors, and what each of its files must be like."""
+
+    shard: int
+    texts: int
+    n: int
+    files: dict[str, FileRecord]
+
+
+class Manifest(Record):
+    """What a finished store holds."""
+
+    request: Request
+    d: int
+    n: int
+    """Vectors of each cell."""
+    texts: int
+    """Texts they are of."""
+    tokens: int
+    """Tokens of these texts."""
+    texts_read: int
+    """Texts of the corpus that were looked at."""
+    texts_too_short: int
+    """How many of them did not reach the last position, or had no token to take."""
+    texts_too_long: int
+    """How many of them did not fit the model's context, so that their last token has no vector."""
+    shards: tuple[Receipt, ...]

@@ -1,0 +1,73 @@
+"""One worker of the extraction: a shard's number in, how it went out. Knows nothing of who calls it."""
+
+import threading
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from bae_ray.activations.compute import ShardComputer, Work
+from bae_ray.activations.layout import RowsIndex
+from bae_ray.activations.writer import StoreWriter
+
+MEASURE = -1
+"""In place of a shard's number: measure the speed."""
+Outcome = Literal["finished", "failed", "unwritable"]
+
+
+class ShardExtractor:
+    """One worker: a copy of the model that turns rows files into activation shards.
+
+    Called by two threads at a time, it computes for one while the other one's shard is written.
+    """
+
+    def __init__(
+        self, work: Work, attempts: int, cpus: float, gpus: float, writer: StoreWriter, index: RowsIndex
+    ) -> None:
+        torch.set_num_threads(max(1, int(cpus)))
+        # Asked for no GPU, Ray leaves the machine's GPUs visible: what was asked for decides.
+        self._computer = ShardComputer(work, "cuda" if gpus and torch.cuda.is_available() else "cpu")
+        self._attempts, self._writer, self._index = attempts, writer, index
+        self._computing = threading.Lock()
+
+    def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
+        """Compute one shard (a batch is one row with its number) and say how it went; no shard stops the others."""
+        shard, like = int(batch["shard"][0]), int(batch["like"][0])
+        if shard == MEASURE:
+            with self._computing:
+                return _result(shard, tokens_per_s=self._computer.measure(self._rows(like)))
+        try:
+            outcome, problem = self._extract(shard)
+        except Exception as error:
+            outcome, problem = "failed", f"{type(error).__name__}: {error}"
+        return _result(shard, outcome, problem)
+
+    def _extract(self, shard: int) -> tuple[Outcome, str]:
+        if self._writer.receipt(shard) is not None:  # Ray asks again where the node with the first answer is gone
+            return "finished", ""
+        with self._computing:
+            # Ray replaces a dead worker and retries its shard without end: one that kills its workers is given up here.
+            if self._writer.begin_attempt(shard) > self._attempts:
+                died = f"its worker died {self._attempts} times; too little memory is the usual reason"
+                return "failed", died
+            rows = self._rows(shard)
+            vectors, predictions = self._computer.compute(rows)
+        try:
+            self._writer.write_shard(shard, self._index.shards[shard], vectors, predictions)
+        except OSError as error:
+            return "unwritable", f"{type(error).__name__}: {error}"
+        return "finished", ""
+
+    def _rows(self, shard: int) -> pa.Table:
+        return self._writer.read_rows(shard, self._index.shards[shard].file)
+
+
+RESULT = ("shard", "outcome", "problem", "tokens_per_s")
+"""What a worker says of a shard."""
+
+
+def _result(
+    shard: int, outcome: Outcome = "finished", problem: str = "", tokens_per_s: float = 0.0
+) -> dict[str, list[Any]]:
+    return {name: [value] for name, value in zip(RESULT, (shard, outcome, problem, tokens_per_s), strict=True)}

@@ -1,0 +1,156 @@
+"""Writing an activation store, shard by shard, from any number of processes at once."""
+
+import io
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+from safetensors.torch import save
+from torch import Tensor
+
+from bae_ray.activations.layout import (
+    FORMAT_VERSION,
+    MANIFEST,
+    REQUEST,
+    ROWS_INDEX,
+    TENSOR,
+    Cell,
+    Manifest,
+    Receipt,
+    Request,
+    RowsIndex,
+    ShardRows,
+    predictions_file,
+    receipt_file,
+    rows_file,
+)
+from bae_ray.errors import CorruptShardError, ForeignStoreError
+from bae_ray.files import TEMPORARY_SUFFIX
+from bae_ray.storage import FileRecord, Folder
+
+
+class StoreWriter:
+    """Writes a store: the request first, then rows, then shards in any order, the manifest last.
+
+    A shard counts as finished when its receipt is there, and that is written after all its files.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+
+    def claim(self, request: Request) -> bool:
+        """Make the folder this request's store; whether it is new.
+
+        Raises `ForeignStoreError` where it is already something else.
+        """
+        if self.folder.exists(REQUEST):
+            try:
+                found = Request.model_validate_json(self.folder.read_text(REQUEST))
+            except ValidationError as error:
+                raise ForeignStoreError(
+                    f"{self.folder}/{REQUEST} is not the request of a store of format {FORMAT_VERSION} "
+                    f"({error.error_count()} fields do not fit). Choose another output folder."
+                ) from error
+            if found != request:
+                raise ForeignStoreError(
+                    f"{self.folder} holds the store of a different run: {'; '.join(_differences(found, request))}. "
+                    "Stores are never mixed or overwritten: choose another output folder, or delete this one."
+                )
+            return False
+        if any(not name.endswith(TEMPORARY_SUFFIX) for name in self.folder.files()):
+            raise ForeignStoreError(
+                f"{self.folder} is not empty and holds no activation store. Choose an empty or a new output folder."
+            )
+        self.folder.write_text(REQUEST, request.to_json())
+        return True
+
+    def give_up(self) -> None:
+        """Remove a store that was claimed for nothing."""
+        self.folder.remove()
+
+    def write_rows(self, shard: int, rows: pa.Table, n: int, tokens: int) -> ShardRows:
+        """Write the texts of a shard, of which each cell gets `n` vectors."""
+        record = self.folder.write(rows_file(shard), _parquet(rows))
+        return ShardRows(texts=len(rows), n=n, tokens=tokens, file=record)
+
+    def read_rows(self, shard: int, expected: FileRecord) -> pa.Table:
+        """The texts of a shard. Raises `CorruptShardError` where the file is not what was written."""
+        content = self.folder.read(rows_file(shard)) if self.folder.exists(rows_file(shard)) else b""
+        if FileRecord.of(content) != expected:
+            raise CorruptShardError(
+                f"{self.folder}/{rows_file(shard)} is missing or damaged. Delete {ROWS_INDEX} beside it and run the "
+                "same extraction again: the texts are read anew, and finished shards are kept."
+            )
+        return pq.read_table(pa.BufferReader(content))
+
+    def write_index(self, index: RowsIndex) -> None:
+        """Write down that every rows file is there."""
+        self.folder.write_text(ROWS_INDEX, index.to_json())
+
+    def index(self) -> RowsIndex | None:
+        """The index of the rows, if all of them were written and are still there."""
+        if not self.folder.exists(ROWS_INDEX):
+            return None
+        try:
+            index = RowsIndex.model_validate_json(self.folder.read_text(ROWS_INDEX))
+        except ValidationError:  # damaged: the corpus is read again
+            return None
+        sizes = self.folder.sizes(rows_file(shard) for shard in range(len(index.shards)))
+        return index if sizes == [shard.file.size for shard in index.shards] else None
+
+    def write_shard(
+        self, shard: int, rows: ShardRows, vectors: Mapping[Cell, Tensor], predictions: pa.Table | None = None
+    ) -> Receipt:
+        """Write the [n, d] activations of every cell of a shard, the model's answers if there are any, and a receipt.
+
+        Where that fails, no receipt is left: what is there of the shard is written over by the next try.
+        """
+        files = {rows_file(shard): rows.file}
+        for cell, matrix in vectors.items():
+            files[cell.file(shard)] = self.folder.write(cell.file(shard), save({TENSOR: matrix}))
+        if predictions is not None:
+            files[predictions_file(shard)] = self.folder.write(predictions_file(shard), _parquet(predictions))
+        receipt = Receipt(shard=shard, texts=rows.texts, n=rows.n, files=files)
+        self.folder.write_text(receipt_file(shard), receipt.to_json())
+        return receipt
+
+    def bytes_written(self) -> int:
+        """Bytes of the activations that are there already."""
+        return sum(self.folder.files("cells").values())
+
+    def begin_attempt(self, shard: int) -> int:
+        """Count an attempt at a shard, across workers that died on it; which attempt this is, from 1."""
+        name = f"attempts/{shard:05d}"
+        attempt = int(self.folder.read_text(name)) + 1 if self.folder.exists(name) else 1
+        self.folder.write_text(name, str(attempt))
+        return attempt
+
+    def forget_attempts(self) -> None:
+        """Start counting attempts anew."""
+        self.folder.remove("attempts")
+
+    def receipt(self, shard: int) -> Receipt | None:
+        """The receipt of a shard, if it is finished and its files are still there in full length."""
+        try:
+            receipt = Receipt.model_validate_json(self.folder.read_text(receipt_file(shard)))
+        except (FileNotFoundError, ValidationError):  # not there or damaged: the shard is computed
+            return None
+        sizes = self.folder.sizes(receipt.files)
+        return receipt if sizes == [record.size for record in receipt.files.values()] else None
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest, which makes the store readable; what killed workers left half-written goes."""
+        self.folder.write_text(MANIFEST, manifest.to_json())
+        self.folder.remove_temporary()
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _differences(found: Request, wanted: Request) -> list[str]:
+    ours, theirs = wanted.model_dump(mode="json"), found.model_dump(mode="json")
+    return [f"{key} is {theirs[key]} there, {ours[key]} here" for key in ours if ours[key] != theirs[key]]

@@ -1,0 +1,133 @@
+"""Configs from command lines: options, presets, replayed files; and errors as exit codes."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar, cast
+
+import tyro
+from pydantic import ValidationError
+
+from bae_ray.activations.inputs import INPUTS
+from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig
+from bae_ray.config import Config, describe
+from bae_ray.errors import BaeRayError, InvalidInputError
+
+C = TypeVar("C", bound=Config)
+
+
+class Choice(NamedTuple):
+    """An option that decides which others there are, so that it is read before them."""
+
+    option: re.Pattern[str]
+    name: str
+    """What messages call it."""
+    configs: dict[str, type[Config]]
+    """The config that each of its values stands for."""
+    common: type[Config]
+    """What is in all of them, and kept from one to another."""
+
+
+CHOICES = (
+    Choice(re.compile(r"([\w-]+\.)*autoencoder\.architecture"), "architecture", {**ARCHITECTURES}, ArchitectureConfig),
+    Choice(re.compile(r"([\w-]+\.)*input\.kind"), "kind of input", INPUTS, Config),
+)
+
+EXIT_SOME_FAILED = 1
+EXIT_INVALID = 2
+EXIT_INTERRUPTED = 130
+
+
+def parse(command: type[C], prog: str, arguments: list[str], default: C | None = None) -> C:
+    """A config from command-line arguments; `--config FILE` gives the values that the others then change."""
+    arguments, _, file = _take_option(arguments, re.compile("config"))
+    if file is not None:
+        default = _read_config(command, Path(file))
+    for choice in CHOICES:
+        arguments, path, value = _take_option(arguments, choice.option)
+        if value is not None:
+            default = _with_choice(default or command.model_construct(), path.split(".")[:-1], choice, value)
+    description = (
+        f"{command.__doc__}\n\n--config FILE replays the JSON config of an earlier run; other flags change it."
+    )
+    parsed = tyro.cli(
+        command,
+        prog=prog,
+        args=arguments,
+        default=default,
+        description=description,
+        config=(tyro.conf.AvoidSubcommands,),  # an architecture's options stand among the others, not behind a word
+    )
+    return cast(C, parsed)
+
+
+def parse_preset(presets: dict[str, C], prog: str, arguments: list[str]) -> C:
+    """A job's config: the preset that the first argument names, with the other arguments' changes."""
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    if name in presets:
+        return parse(type(presets[name]), f"{prog} {name}", arguments[1:], presets[name])
+    if not name and {"-h", "--help"} & set(arguments):
+        first = next(iter(presets))
+        return parse(type(presets[first]), f"{prog} {first}", arguments, presets[first])
+    given = f"preset '{name}' is not known" if name else "no preset is given"
+    raise InvalidInputError(f"{given}: begin with one of {', '.join(presets)}.")
+
+
+def run_safely(main: Callable[[], int]) -> int:
+    """Call `main`; an error that bae_ray raised on purpose is printed and becomes an exit code."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, and the same command goes on from there.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        print(f"error: {error}. Check the path, its permissions and the free space.", file=sys.stderr)
+        return EXIT_INVALID
+    except BaeRayError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_INVALID
+    except ValidationError as error:
+        for problem in error.errors():
+            field = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
+            print(f"error: --{field} is {problem['input']!r}: {problem['msg']}.", file=sys.stderr)
+        return EXIT_INVALID
+
+
+def _take_option(arguments: list[str], name: re.Pattern[str]) -> tuple[list[str], str, str | None]:
+    """The arguments without the option --NAME VALUE, the option's full name, and its value; None where it is not."""
+    for i, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if not option.startswith("--") or not name.fullmatch(option[2:]):
+            continue
+        if equals:
+            return arguments[:i] + arguments[i + 1 :], option[2:], value
+        if i + 1 == len(arguments):
+            raise InvalidInputError(f"{option} needs a value.")
+        return arguments[:i] + arguments[i + 2 :], option[2:], arguments[i + 1]
+    return arguments, "", None
+
+
+def _with_choice(config: C, path: list[str], choice: Choice, chosen: str) -> C:
+    """The config with another kind of config at `path`, with its own defaults; what both have in common is kept."""
+    field = path[0]
+    if field not in type(config).model_fields:
+        raise InvalidInputError(f"{field} is not an option here: --help lists the options.")
+    value = getattr(config, field)
+    if len(path) > 1:
+        changed = _with_choice(value, path[1:], choice, chosen)
+    elif chosen in choice.configs:
+        common = {key: kept for key, kept in value.model_dump().items() if key in choice.common.model_fields}
+        changed = choice.configs[chosen].model_validate(common)
+    else:
+        raise InvalidInputError(f"{choice.name} '{chosen}' is not known; expected one of {', '.join(choice.configs)}.")
+    return config.model_copy(update={field: changed})
+
+
+def _read_config(command: type[C], file: Path) -> C:
+    try:
+        return command.model_validate_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"--config {file} cannot be read: {error}.") from error
+    except ValidationError as error:
+        raise InvalidInputError(f"--config {file}: {describe(error)}.") from error

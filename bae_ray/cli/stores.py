@@ -1,0 +1,96 @@
+"""The verbs `bae-ray store info | verify | export`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bae_ray.activations.config import Position
+from bae_ray.activations.export import ExportFormat
+from bae_ray.config import Config
+
+
+class InfoCommand(Config):
+    """Say what an activation store holds."""
+
+    store: str
+    """Activation store: a path, or a URI such as s3://bucket/folder."""
+
+
+class VerifyCommand(Config):
+    """Check every file of an activation store against its checksum; the bad ones are named."""
+
+    store: str
+    """Activation store: a path, or a URI such as s3://bucket/folder."""
+
+
+class ExportStoreCommand(Config):
+    """Write cells of an activation store as files that other tools read."""
+
+    store: str
+    """Activation store: a path, or a URI such as s3://bucket/folder."""
+    out: Path
+    """Folder to write."""
+    format: ExportFormat = "npy"
+    """npy: a NumPy array per cell. parquet: a table per cell, its vectors in Arrow's fixed-shape-tensor type. release:
+    per position a list of its layers' vectors, as the paper's released code takes them, as safetensors."""
+    layers: tuple[int, ...] | None = None
+    """Layers to export. Left out: all."""
+    positions: tuple[Position, ...] | None = None
+    """Positions to export. Left out: all."""
+    sites: tuple[str, ...] | None = None
+    """Sites to export. Left out: all."""
+
+
+def info(command: InfoCommand) -> int:
+    """Run `bae-ray store info`."""
+    from bae_ray.activations.store import ActivationStore
+
+    store = ActivationStore.open(command.store)
+    manifest, request = store.manifest, store.manifest.request
+    size = sum(record.size for shard in manifest.shards for record in shard.files.values())
+    table = Table("", str(store.folder), title_justify="left")
+    for name, value in {
+        "model": request.model["name"],
+        "input": _listed(f"{key} {value}" for key, value in request.input.items() if key != "corpus"),
+        "layers": _listed(request.layers),
+        "sites": _listed(request.sites),
+        "positions": _listed(request.positions),
+        "tokens taken": _listed(f"{key} {value}" for key, value in (request.tokens or {}).items()) or "-",
+        "cells": f"{len(store.cells)} of {manifest.n} x {manifest.d} in {request.dtype}",
+        "texts": f"{manifest.texts} with {manifest.tokens} tokens; of {manifest.texts_read} read, "
+        f"{manifest.texts_too_short} too short and {manifest.texts_too_long} too long",
+        "shards": str(len(manifest.shards)),
+        "size": f"{size / 1e9:.3f} GB in {sum(len(shard.files) for shard in manifest.shards)} files",
+    }.items():
+        table.add_row(name, value)
+    Console().print(table)
+    return 0
+
+
+def verify(command: VerifyCommand) -> int:
+    """Run `bae-ray store verify`."""
+    from bae_ray.activations.store import ActivationStore
+
+    store = ActivationStore.open(command.store)
+    store.verify()
+    files = sum(len(shard.files) for shard in store.manifest.shards)
+    print(f"{store.folder}: {files} files, each as it was written.")
+    return 0
+
+
+def export(command: ExportStoreCommand) -> int:
+    """Run `bae-ray store export`."""
+    from bae_ray.activations.export import export_cells
+    from bae_ray.activations.store import ActivationStore
+
+    store = ActivationStore.open(command.store)
+    written = export_cells(store, command.out, command.format, command.layers, command.positions, command.sites)
+    print(f"{len(written)} files in {command.out}, such as {written[0]}")
+    return 0
+
+
+def _listed(values: object) -> str:
+    assert isinstance(values, Sequence) or hasattr(values, "__iter__")
+    return ", ".join(map(str, values))  # pyright: ignore[reportArgumentType]
