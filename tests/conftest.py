@@ -1,5 +1,6 @@
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from bae_ray import cli
 from bae_ray.activations.config import ExtractConfig
@@ -122,3 +123,15 @@ def bae_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return int(exit_.value.code or 0), printed.out, printed.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def tiny_causal_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a language-model head, untied and random."""
+    folder = tmp_path_factory.mktemp("tiny_causal") / "model"
+    shutil.copytree(tiny_model, folder)
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(LlamaConfig.from_pretrained(tiny_model))
+    model.model.load_state_dict(LlamaModel.from_pretrained(tiny_model).state_dict())
+    model.save_pretrained(folder)
+    return folder

@@ -8,7 +8,18 @@ import pytest
 from bae_ray import cli, load_autoencoder, results
 from bae_ray.autoencoders import TopKConfig
 
-VERBS = ["extract", "train", "sweep", "entropy", "report", "export", "import"]
+VERBS = [
+    "extract",
+    "store info",
+    "store verify",
+    "store export",
+    "train",
+    "sweep",
+    "entropy",
+    "report",
+    "export",
+    "import",
+]
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -22,7 +33,7 @@ def test_help_lists_the_verbs(bae_ray):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_each_verb_describes_every_option(bae_ray, verb: str):
-    code, out, _ = bae_ray(verb, "--help")
+    code, out, _ = bae_ray(*verb.split(), "--help")
     assert code == 0
     assert (cli.COMMANDS[verb].__doc__ or "?") in " ".join(out.split())
     assert "--config FILE replays" in out
@@ -39,7 +50,9 @@ def test_from_texts_to_report(
         "--gpus-per-worker", 0, "--out", store,
     )  # fmt: skip
     assert code == 0, err
-    assert "Plan: 4 cells x 16 numbers in float32 for each text.\nPlan: at most 2048 texts, 0.00 GB in" in err
+    assert (
+        "Plan: 4 cells x 16 numbers in float32 for each vector.\nPlan: at most 2048 vectors for each cell, 0.00" in err
+    )
     assert f"4 cells of {len(pd.read_parquet(store / 'rows'))} x 16" in printed
 
     monkeypatch.chdir(tmp_path)
@@ -165,7 +178,7 @@ def test_bad_architectures(bae_ray, tiny_store: Path, tmp_path: Path, arguments:
 def test_unknown_verb_lists_the_verbs(bae_ray):
     code, _, err = bae_ray("exract")
     assert code == cli.EXIT_INVALID
-    assert "'exract' is not a verb; expected one of extract, train" in err
+    assert "'exract' is not a verb; expected one of extract, store info," in err
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,7 @@ def write_rows(
     shards: list[ShardRows] = []
     largest = max(1, config.shard_mb * 10**6 // bytes_per_vector)
     with track("Tokenising", config.max_texts) as tracker:
-        texts = _long_enough(tables, wanted, config.max_texts, counts)
-        if "all" in config.all_positions:
-            texts = _with_taken_tokens(texts, config, special, counts)
+        texts = _chosen(tables, config, wanted, special, counts)
         for rows in _cut(texts, config.shard_size, largest):
             tokens = len(Ragged.of(rows["token_ids"]).values)
             shards.append(writer.write_rows(len(shards), rows, int(_vectors(rows).sum()), tokens))
@@ -64,8 +62,14 @@ class _Counts:
     too_short: int = 0
     too_long: int = 0
     longest: int = 0
-    full: bool = False
-    """Whether the wanted number of vectors is reached."""
+
+    def add(self, lengths: Ints, wanted: Lengths, used: int) -> None:
+        """Count the next texts, of which so many are used; those that fit but give no vector count as too short."""
+        too_long = int((lengths > wanted.most).sum()) if wanted.most is not None else 0
+        self.read += len(lengths)
+        self.too_long += too_long
+        self.too_short += len(lengths) - too_long - used
+        self.longest = max(self.longest, int(lengths.max(initial=0)))
 
 
 def _nothing_kept(config: ExtractConfig, wanted: Lengths, counts: _Counts) -> str:
@@ -85,47 +89,42 @@ def _nothing_kept(config: ExtractConfig, wanted: Lengths, counts: _Counts) -> st
     )
 
 
-def _long_enough(tables: Iterator[pa.Table], wanted: Lengths, limit: int | None, counts: _Counts) -> Iterator[pa.Table]:
-    """The first `limit` texts of a length wanted, numbered; reads no further than the last."""
-    missing = limit if limit is not None else sys.maxsize
-    while missing and not counts.full and (table := next(tables, None)) is not None:
-        lengths = Ragged.of(table["token_ids"]).lengths
+def _chosen(
+    tables: Iterator[pa.Table], config: ExtractConfig, wanted: Lengths, special: frozenset[int], counts: _Counts
+) -> Iterator[pa.Table]:
+    """The first texts that give a vector, numbered, up to the wanted number of texts and of vectors.
+
+    However the corpus is cut into tables, the texts and the counts are the same: nothing past the last text counts.
+    """
+    every = "all" in config.all_positions
+    texts_left = config.max_texts if config.max_texts is not None else sys.maxsize
+    vectors_left = config.tokens.max_vectors if config.tokens.max_vectors is not None else sys.maxsize
+    while texts_left > 0 and vectors_left > 0 and (table := next(tables, None)) is not None:
+        token_ids = Ragged.of(table["token_ids"])
+        lengths = token_ids.lengths
         fits = (lengths >= wanted.least) & (lengths <= (wanted.most if wanted.most is not None else sys.maxsize))
-        (fitting,) = np.nonzero(fits)
-        if len(fitting) >= missing:
-            fitting = fitting[:missing]
-            lengths = lengths[: fitting[-1] + 1]
-        text_ids = pa.array(counts.read + fitting, pa.int64())
-        counts.read += len(lengths)
-        short = int((lengths < wanted.least).sum())
-        counts.too_short += short
-        counts.too_long += len(lengths) - short - len(fitting)
-        counts.longest = max(counts.longest, int(lengths.max(initial=0)))
-        missing -= len(fitting)
-        taken = table.take(pa.array(fitting))
+        given = fits.astype(np.int64)
+        kept: list[Ints] = []
+        if every:
+            kept = [
+                taken_tokens(token_ids.list(i), counts.read + i, config.tokens, special) if fits[i] else lengths[:0]
+                for i in range(len(table))
+            ]
+            given = np.array([len(positions) for positions in kept], dtype=np.int64)
+        enough = (np.cumsum(given > 0) >= texts_left) | (np.cumsum(given) >= vectors_left)
+        end = int(enough.argmax()) + 1 if enough.any() else len(table)
+        (used,) = np.nonzero(given[:end])
+        text_ids = pa.array(counts.read + used, pa.int64())
+        counts.add(lengths[:end], wanted, len(used))
+        texts_left -= len(used)
+        vectors_left -= int(given[:end].sum())
+        if vectors_left < 0:
+            kept[used[-1]] = kept[used[-1]][:vectors_left]
+        taken = table.take(pa.array(used))
         added = taken.drop_columns(["token_ids", "text"])
         columns = [text_ids, taken["token_ids"], taken["text"], *added.columns]
-        yield pa.table(columns, schema=pa.schema([*ROWS_SCHEMA, *added.schema]))
-
-
-def _with_taken_tokens(
-    tables: Iterator[pa.Table], config: ExtractConfig, special: frozenset[int], counts: _Counts
-) -> Iterator[pa.Table]:
-    """The same texts with the positions of their tokens that are taken, up to the wanted number of vectors."""
-    missing = config.tokens.max_vectors if config.tokens.max_vectors is not None else sys.maxsize
-    for table in tables:
-        token_ids = Ragged.of(table["token_ids"])
-        kept: list[Ints] = []
-        for i, text_id in enumerate(table["text_id"].to_pylist()):
-            kept.append(taken_tokens(token_ids.list(i), text_id, config.tokens, special)[:missing])
-            missing -= len(kept[-1])
-        some = np.array([len(positions) > 0 for positions in kept])
-        if missing:
-            counts.too_short += int((~some).sum())
-        counts.full = not missing
-        yield table.append_column(KEPT, pa.array(kept, KEPT.type)).filter(pa.array(some))
-        if counts.full:
-            return
+        rows = pa.table(columns, schema=pa.schema([*ROWS_SCHEMA, *added.schema]))
+        yield rows.append_column(KEPT, pa.array([kept[i] for i in used], KEPT.type)) if every else rows
 
 
 def _vectors(rows: pa.Table) -> Ints:

@@ -70,6 +70,7 @@ def _windows(tables: Iterator[pa.Table], window: WindowsInput, model: ModelSourc
     before = tokens_before(tokenizer)
     start = before if window.start_token else []
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
+    between = np.array([] if end is None else [end], dtype=np.int32)
     step = window.length - len(start)
     if step < 1:
         raise InvalidInputError(f"input.length is {window.length}, but the start token alone takes {len(start)}.")
@@ -78,7 +79,7 @@ def _windows(tables: Iterator[pa.Table], window: WindowsInput, model: ModelSourc
         ids = Ragged.of(table["token_ids"])
         texts = [ids.list(i)[len(before) :] for i in range(len(ids))]
         if window.joined:
-            ended = [part for text in texts for part in (text, [end] if end is not None else [])]
+            ended = [part for text in texts for part in (text, between)]
             left = np.concatenate([left, *ended])
             texts = [left]
         cut = [text[: len(text) // step * step].reshape(-1, step) for text in texts]

@@ -154,8 +154,8 @@ class ActivationStore:
             yield from rows.split(batch_size)
             return
         order = torch.randperm(len(rows), generator=stream(seed, "iter_batches", epoch))
-        for part in order.split(batch_size):
-            yield rows.take(part)
+        for start in range(0, len(order), batch_size):
+            yield rows.take(order[start : start + batch_size])
 
     def fingerprint(self, cell: Cell) -> str:
         """Identifies the content of one cell: a hash over the checksums of its shards."""

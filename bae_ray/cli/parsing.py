@@ -62,9 +62,11 @@ def parse(command: type[C], prog: str, arguments: list[str], default: C | None =
     return cast(C, parsed)
 
 
-def parse_preset(presets: dict[str, C], prog: str, arguments: list[str]) -> C:
-    """A job's config: the preset that the first argument names, with the other arguments' changes."""
+def parse_preset(presets: dict[str, C], prog: str, arguments: list[str], default: str | None = None) -> C:
+    """A job's config: the preset that the first argument names, else `default`, with the other arguments' changes."""
     name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    if not name and default is not None:
+        name, arguments = default, [default, *arguments]
     if name in presets:
         return parse(type(presets[name]), f"{prog} {name}", arguments[1:], presets[name])
     if not name and {"-h", "--help"} & set(arguments):

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from bae_ray.activations.config import ExtractConfig
-from bae_ray.activations.extract import MAX_ATTEMPTS_PER_SHARD, extract
+from bae_ray.activations.extract import extract
 from bae_ray.activations.store import ActivationStore
+from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import (
     ExtractionError,
     ForeignStoreError,
@@ -20,8 +21,12 @@ from bae_ray.errors import (
     NotEnoughDiskError,
     NoTextLongEnoughError,
 )
+from bae_ray.storage import folder_at
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+ATTEMPTS = 3
 
 
 def changed(config: ExtractConfig, **changes) -> ExtractConfig:
@@ -94,7 +99,7 @@ def test_nan_names_count_cell_and_text(
 
 
 def test_disk_too_small_is_said_before_anything_is_written(tiny_config: ExtractConfig, tmp_path: Path):
-    with pytest.raises(NotEnoughDiskError, match=r"needs at most .* GB more, but .* free\. Use fewer texts"):
+    with pytest.raises(NotEnoughDiskError, match=r"needs .* GB more, but .* free\. Use fewer texts"):
         extract(changed(tiny_config, max_texts=10**14), tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
@@ -143,16 +148,18 @@ def test_shard_that_kills_its_worker_is_given_up_and_the_others_kept(
     path = Path(shutil.copytree(tiny_store, tmp_path / "store"))
     (path / "manifest.json").unlink()
     shutil.rmtree(path / "receipts")
-    rows = path / "rows" / "00001.parquet"
-    content = rows.read_bytes()
-    pq.write_table(pa.concat_tables([pq.read_table(rows)] * 10_000), rows)
+    rows, writer = path / "rows" / "00001.parquet", StoreWriter(folder_at(path))
+    content, index = rows.read_bytes(), writer.index()
+    assert index is not None
+    long = writer.write_rows(1, pa.concat_tables([pq.read_table(rows)] * 10_000), 1, 1)
+    writer.write_index(index.model_copy(update={"shards": (index.shards[0], long, *index.shards[2:])}))
     kills: list[int] = []
     stopped = threading.Event()
 
     def kill_whoever_tries() -> None:
         while not stopped.wait(0.05):
             attempt = path / "attempts" / "00001"
-            if attempt.exists() and int(attempt.read_text()) == len(kills) + 1 and len(kills) < MAX_ATTEMPTS_PER_SHARD:
+            if attempt.exists() and int(attempt.read_text()) == len(kills) + 1 and len(kills) < ATTEMPTS:
                 for process in psutil.process_iter(["name", "cmdline"]):
                     if "MapWorker" in " ".join(process.info["cmdline"] or []):
                         process.kill()
@@ -162,15 +169,17 @@ def test_shard_that_kills_its_worker_is_given_up_and_the_others_kept(
     killer.start()
     try:
         with pytest.raises(
-            ExtractionError, match=r"1 of \d shards were not written:\s+shard 1: its worker died 3 times"
+            ExtractionError,
+            match=r"1 of \d shards were not written:\s+shard 1 \(\d+ texts, .*\): its worker died 3 times",
         ):
             extract(tiny_config, path)
     finally:
         stopped.set()
         killer.join()
-    assert len(kills) == MAX_ATTEMPTS_PER_SHARD
+    assert len(kills) == ATTEMPTS
     n_shards = len(ActivationStore.open(tiny_store).manifest.shards)
     assert len(receipts(path)) == n_shards - 1
 
     rows.write_bytes(content)
+    writer.write_index(index)
     assert extract(tiny_config, path).manifest == ActivationStore.open(tiny_store).manifest

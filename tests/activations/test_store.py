@@ -3,20 +3,15 @@ import shutil
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pytest
 import torch
 
-from bae_ray.activations.store import (
-    ActivationStore,
-    Cell,
-    Manifest,
-    Receipt,
-    Request,
-    StoreWriter,
-    free_bytes,
-    store_bytes,
-)
+from bae_ray.activations.layout import Cell, Manifest, Receipt, Request, RowsIndex
+from bae_ray.activations.store import ActivationStore
+from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import CorruptShardError, ForeignStoreError, IncompleteStoreError, InvalidInputError
+from bae_ray.storage import folder_at
 
 
 @pytest.fixture
@@ -27,10 +22,32 @@ def store(tiny_store: Path, tmp_path: Path) -> Path:
 
 def request(**changes) -> Request:
     fields = {
-        "model": {"name": "m"}, "tokenizer": {}, "corpus": {"corpus": "c"}, "layers": (0,), "sites": ("residual",),
-        "positions": (1,), "dtype": "float32", "batch_size": 2, "shard_size": 4,
+        "model": {"name": "m"}, "tokenizer": {}, "input": {"kind": "texts"}, "layers": (0,), "sites": ("residual",),
+        "positions": (1,), "dtype": "float32", "batch_size": 2, "batch_tokens": 9, "shard_size": 4, "shard_mb": 1,
     }  # fmt: skip
     return Request.model_validate({**fields, **changes})
+
+
+def write_store(path: Path, shards: list[dict[Cell, torch.Tensor]], **changes) -> ActivationStore:
+    """A store of these shards, a text of two tokens per row."""
+    writer = StoreWriter(folder_at(path))
+    receipts: list[Receipt] = []
+    for shard, vectors in enumerate(shards):
+        n = len(next(iter(vectors.values())))
+        first = sum(receipt.n for receipt in receipts)
+        texts = pa.table(
+            {
+                "text_id": pa.array(range(first, first + n), pa.int64()),
+                "token_ids": pa.array([[1, 2]] * n, pa.list_(pa.int32())),
+                "text": ["a b"] * n,
+            }
+        )
+        receipts.append(writer.write_shard(shard, writer.write_rows(shard, texts, n, 2 * n), vectors))
+    n = sum(receipt.n for receipt in receipts)
+    counts = {"n": n, "texts": n, "tokens": 2 * n, "texts_read": n, "texts_too_short": 0, "texts_too_long": 0}
+    d = next(iter(shards[0].values())).shape[1]
+    writer.finish(Manifest(request=request(**changes), d=d, shards=tuple(receipts), **counts))
+    return ActivationStore.open(path)
 
 
 def test_matrices_and_rows_belong_together(tiny_store: Path):
@@ -47,15 +64,8 @@ def test_matrices_and_rows_belong_together(tiny_store: Path):
 
 def test_single_shard_is_a_memory_map(tmp_path: Path):
     """Reading a cell of one shard of 64 MB takes next to no memory until its pages are touched."""
-    writer = StoreWriter(tmp_path / "s")
     matrix = torch.ones(1_000_000, 16)
-    (tmp_path / "s" / "rows").mkdir(parents=True)
-    (tmp_path / "s" / "rows" / "00000.parquet").write_bytes(b"")
-    receipt = writer.write_shard(0, {Cell(0, "residual", 1): matrix})
-    assert writer.receipt(0) == receipt
-    assert writer.receipt(1) is None
-    writer.finish(Manifest(request=request(), d=16, n=len(matrix), texts_read=1, texts_too_short=0, shards=(receipt,)))
-    store = ActivationStore.open(tmp_path / "s")
+    store = write_store(tmp_path / "s", [{Cell(0, "residual", 1): matrix}])
     process = psutil.Process()
     private = process.memory_full_info().uss
     mapped = store.matrix(0, 1)
@@ -116,9 +126,9 @@ def test_unfinished_store_is_refused(store: Path, tmp_path: Path):
 
 
 def test_foreign_store_names_what_differs(tmp_path: Path):
-    writer = StoreWriter(tmp_path / "s")
-    writer.claim(request())
-    writer.claim(request())
+    writer = StoreWriter(folder_at(tmp_path / "s"))
+    assert writer.claim(request())
+    assert not writer.claim(request())
     with pytest.raises(
         ForeignStoreError, match=r"layers is \[0\] there, \[0, 5\] here; dtype is float32 there, bfloat16"
     ):
@@ -129,18 +139,102 @@ def test_foreign_store_names_what_differs(tmp_path: Path):
 def test_folder_with_something_else_is_left_alone(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(ForeignStoreError, match="is not empty and holds no activation store"):
-        StoreWriter(tmp_path).claim(request())
+        StoreWriter(folder_at(tmp_path)).claim(request())
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_receipt_of_a_shard_whose_file_is_gone_does_not_count(store: Path):
-    writer = StoreWriter(store)
+    writer = StoreWriter(folder_at(store))
     receipt = writer.receipt(1)
     assert isinstance(receipt, Receipt)
     (store / Cell(2, "residual", 2).file(1)).unlink()
     assert writer.receipt(1) is None
 
 
-def test_sizes(tmp_path: Path):
-    assert store_bytes(10, 4, 3, 2) == 240
-    assert free_bytes(tmp_path / "not" / "yet" / "there") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.01)
+def test_receipt_of_a_shard_whose_file_was_cut_short_does_not_count(store: Path):
+    """As a machine that lost its power may leave it."""
+    file = store / Cell(2, "residual", 2).file(1)
+    file.write_bytes(file.read_bytes()[:100])
+    assert StoreWriter(folder_at(store)).receipt(1) is None
+    assert StoreWriter(folder_at(store)).receipt(0) is not None
+
+
+def test_damaged_rows_are_not_computed_from(tmp_path: Path):
+    writer = StoreWriter(folder_at(tmp_path))
+    written = writer.write_rows(0, pa.table({"text_id": [1]}), 1, 1)
+    assert writer.read_rows(0, written.file)["text_id"].to_pylist() == [1]
+    index = RowsIndex(texts_read=1, texts_too_short=0, texts_too_long=0, shards=(written,))
+    writer.write_index(index)
+    assert writer.index() == index
+    (tmp_path / "rows" / "00000.parquet").write_bytes(b"PAR1")
+    assert writer.index() is None
+    with pytest.raises(CorruptShardError, match=r"rows/00000\.parquet is missing or damaged\. Delete rows\.json"):
+        writer.read_rows(0, written.file)
+
+
+def test_what_killed_writers_left_goes_at_the_end(tmp_path: Path):
+    left = tmp_path / "s" / "cells" / "residual" / ".00000.safetensors.0123.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    write_store(tmp_path / "s", [{Cell(0, "residual", 1): torch.ones(3, 2)}])
+    assert not left.exists()
+
+
+def test_store_of_an_earlier_format_says_so(store: Path):
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["request"]["format_version"] = 1
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorruptShardError, match="is a store of format 1, and this bae_ray reads format 2"):
+        ActivationStore.open(store)
+
+
+@pytest.fixture(scope="module")
+def three_shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[ActivationStore, torch.Tensor]:
+    """A cell of three shards of different lengths in bfloat16, and all of it."""
+    rows = torch.arange(700)
+    whole = torch.stack([rows // 100, rows % 100], 1).to(torch.bfloat16)  # which row it is, in numbers bfloat16 has
+    shards = [{Cell(0, "residual", "last"): part} for part in whole.split([300, 1, 399])]
+    path = tmp_path_factory.mktemp("three")
+    return write_store(path, shards, positions=("last",), dtype="bfloat16"), whole
+
+
+def test_matrix_of_several_shards_is_all_of_them(three_shards: tuple[ActivationStore, torch.Tensor]):
+    store, whole = three_shards
+    assert torch.equal(store.matrix(0, "last"), whole)
+    assert store.rows["text_id"].tolist() == list(range(700))
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 700, 1000])
+def test_batches_in_order(three_shards: tuple[ActivationStore, torch.Tensor], batch_size: int):
+    store, whole = three_shards
+    batches = list(store.iter_batches(0, "last", batch_size=batch_size, shuffle=False))
+    assert {len(batch) for batch in batches[:-1]} <= {batch_size}
+    assert all(batch.dtype == torch.float32 for batch in batches)
+    assert torch.equal(torch.cat(batches), whole.float())
+
+
+def test_batches_are_shuffled_over_all_shards(three_shards: tuple[ActivationStore, torch.Tensor]):
+    store, _ = three_shards
+
+    def one_pass(**chosen: int) -> torch.Tensor:
+        return torch.cat(list(store.iter_batches(0, "last", batch_size=100, **chosen)))
+
+    first = one_pass()
+    assert torch.equal(first, one_pass())
+    assert not torch.equal(first, one_pass(seed=1))
+    assert not torch.equal(first, one_pass(epoch=1))
+    for shuffled in (first, one_pass(epoch=1)):
+        rows = (shuffled[:, 0] * 100 + shuffled[:, 1]).long()
+        assert torch.equal(rows.sort().values, torch.arange(700))
+        assert (rows[:100] < 300).any(), "a batch holds rows of the first shard"
+        assert (rows[:100] > 300).any(), "and of the last"
+
+
+def test_reading_one_batch_reads_no_more(tmp_path: Path):
+    """Of 128 MB, a batch of ten rows, and the order of them all."""
+    store = write_store(tmp_path / "s", [{Cell(0, "residual", 1): torch.ones(500_000, 32)} for _ in range(2)])
+    process = psutil.Process()
+    batches = store.iter_batches(0, 1, batch_size=10)
+    private = process.memory_full_info().uss
+    next(batches)
+    assert process.memory_full_info().uss - private < 64e6
