@@ -39,7 +39,7 @@ class ICLEntropy(Config):
 
 
 PRESETS = {
-    # Sized for a laptop: some ten minutes on 2 cores.
+    # Sized for a laptop: five minutes on 2 cores.
     "cpu": ICLEntropy(
         out=Path("runs/icl"),
         extract=ExtractConfig(
@@ -47,7 +47,7 @@ PRESETS = {
             input=ICLInput(),
             layers=(0, 5, 10, 15, 20, 25, 30),
             positions=("last",),
-            max_texts=512,
+            max_texts=256,
             batch_size=16,
             shard_size=64,
         ),

@@ -51,7 +51,7 @@ class TokensConfig(Config):
     """Take special tokens, such as the start of a text, too."""
     first: bool = True
     """Take the first token too, on which many models put an outlier: an attention sink."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of the tokens drawn."""
 
 

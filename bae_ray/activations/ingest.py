@@ -149,6 +149,8 @@ def _cut(tables: Iterator[pa.Table], size: int, most_vectors: int) -> Iterator[p
 
 def _first_cut(rows: pa.Table, size: int, most_vectors: int) -> int | None:
     """How many rows make the first shard; None where further rows may still belong to it."""
+    if not len(rows):
+        return None
     ends = np.cumsum(_vectors(rows.slice(0, size)))
     fitting = max(1, int(np.searchsorted(ends, most_vectors, side="right")))
     return fitting if fitting < len(ends) or fitting == size else None

@@ -38,7 +38,7 @@ class ICLInput(Config):
     demonstrations: Literal["sampled", "fixed"] = "sampled"
     """sampled: drawn anew for each query, never the query's own text. fixed: the corpus's first k for all queries, as
     in the released code, where the query may be one of them."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of queries and demonstrations. The same queries come for every k, and a smaller k's demonstrations are the
     first of a larger one's."""
     label_column: str = "label"
@@ -61,7 +61,7 @@ class RandomTokensInput(Config):
     """Tokens per sequence, each one of the two with equal chance: r."""
     tokens: tuple[int, int] = (0, 1)
     """The two tokens' ids."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of the sequences."""
 
 

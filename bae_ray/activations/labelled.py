@@ -39,9 +39,13 @@ def read_labelled(
     """The labelled corpus in memory. Raises `InvalidInputError` where its labels cannot be told apart."""
     connect()
     configure_data()
-    table = pa.concat_tables(tables(read_corpus(found, config, chosen.label_column), config))
-    table = table.drop_null()
+    blocks = tables(read_corpus(found, config, chosen.label_column), config)
+    table = pa.concat_tables(blocks, promote_options="permissive").drop_null()
+    if not len(table):
+        raise InvalidInputError(f"corpus '{config.corpus}' has 0 examples with a text and a label. Give another.")
     column = table[chosen.label_column]
+    if pa.types.is_floating(column.type):  # numbers among which some are missing
+        column = column.cast(pa.int64())
     own = BUNDLED_CORPORA.get(config.corpus)
     words = chosen.label_words or (own.label_words if own else None)
     if pa.types.is_integer(column.type):
@@ -74,21 +78,23 @@ def label_tokens(form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tupl
 
     Raises `InvalidInputError` where two labels begin with the same one, or a word melts into what is before it.
     """
-    prompt = form.label_prefix.rstrip(" ")
+    prompt = form.write(["a"], np.zeros(1, dtype=np.int32), [], 0)
     before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     first: dict[int, str] = {}
     for word in form.label_words:
-        ids = tokenizer(f"{form.label_prefix}{word}", add_special_tokens=False)["input_ids"]
+        answered = f"{form.text_prefix}a {form.label_prefix}{word}"
+        ids = tokenizer(answered, add_special_tokens=False)["input_ids"]
         if ids[: len(before)] != before or len(ids) == len(before):
             raise InvalidInputError(
                 f"the tokenizer joins '{prompt}' and the label '{word}' into one token. Give other --input.label-words "
                 "or --input.label-prefix."
             )
-        if (other := first.setdefault(ids[len(before)], word)) != word:
+        if (other := first.get(ids[len(before)])) is not None:
             raise InvalidInputError(
                 f"the labels '{other}' and '{word}' begin with the same token, so the model's answers cannot be told "
                 "apart. Give other --input.label-words."
             )
+        first[ids[len(before)]] = word
     return tuple(first)
 
 
@@ -107,14 +113,14 @@ def prompt_tables(
     )
     numbers = ray.data.range(n, override_num_blocks=-(-n // PROMPTS_PER_BLOCK))
     dataset = numbers.map_batches(
-        partial(_write_prompts, examples=examples, drawer=drawer, column=config.text_column),
+        partial(_write_prompts, examples=examples, drawer=drawer),
         batch_format="pyarrow",
         batch_size=None,
     )
-    return tokenized(dataset, config, model, read, added=False)
+    return tokenized(dataset, config, model, read, column="prompt", added=False)
 
 
-def _write_prompts(table: pa.Table, examples: Labelled, drawer: SampledPrompts | FixedPrompts, column: str) -> pa.Table:
+def _write_prompts(table: pa.Table, examples: Labelled, drawer: SampledPrompts | FixedPrompts) -> pa.Table:
     drawn = [drawer.draw(i) for i in table["id"].to_pylist()]
     labels = examples.labels[[prompt.query for prompt in drawn]]
     written = [
@@ -122,7 +128,7 @@ def _write_prompts(table: pa.Table, examples: Labelled, drawer: SampledPrompts |
     ]
     return pa.table(
         {
-            column: pa.array(written, pa.string()),
+            "prompt": pa.array(written, pa.string()),
             "query": pa.array([prompt.query for prompt in drawn], pa.int64()),
             "demonstrations": pa.array([prompt.demonstrations for prompt in drawn], pa.list_(pa.int64())),
             "label": pa.array(labels, pa.int32()),

@@ -46,7 +46,7 @@ class SampledPrompts:
         self._k, self._seed = k, seed
         self._order: tuple[int, Ints] | None = None
         eligible = len(texts) - int(np.bincount(self._same).max(initial=0))
-        if eligible < k:
+        if not texts or eligible < k:
             raise InvalidInputError(
                 f"k is {k}, but of {len(texts)} examples some query has only {eligible} others to be demonstrated by. "
                 "Ask for fewer demonstrations, or give a larger corpus."

@@ -52,7 +52,8 @@ def find_source(config: ExtractConfig, model: ModelSource, read: int | None) -> 
         )
     if isinstance(chosen, ICLInput):
         examples = read_labelled(config, chosen, found, model)
-        identity |= {"format": examples.format._asdict(), "label_tokens": list(examples.label_tokens)}
+        form = {**examples.format._asdict(), "label_words": list(examples.format.label_words)}
+        identity |= {"format": form, "label_tokens": list(examples.label_tokens)}
         return Source(identity, lambda: prompt_tables(examples, config, chosen, model, read), examples.label_tokens)
     return Source(identity, lambda: tokenized(read_corpus(found, config), config, model, read))
 
@@ -85,8 +86,9 @@ def _windows(tables: Iterator[pa.Table], window: WindowsInput, model: ModelSourc
         cut = [text[: len(text) // step * step].reshape(-1, step) for text in texts]
         left = left[len(left) // step * step :]
         rows = np.concatenate([np.empty((0, step), dtype=np.int32), *cut])
-        rows = np.concatenate([np.tile(np.asarray(start, dtype=np.int32), (len(rows), 1)), rows], axis=1)
-        yield _table(rows, tokenizer)
+        if len(rows):
+            rows = np.concatenate([np.tile(np.asarray(start, dtype=np.int32), (len(rows), 1)), rows], axis=1)
+            yield _table(rows, tokenizer)
 
 
 def _number_of_sequences(config: ExtractConfig, chosen: RandomTokensInput, model: ModelSource) -> int:

@@ -41,9 +41,8 @@ def tokenize(table: pa.Table, column: str, model: ModelSource, read: int | None,
 
 def tokens_before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The special tokens that the tokenizer puts before a text."""
-    with_them = tokenizer("a")["input_ids"]
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    return with_them[: next(i for i in range(len(with_them)) if with_them[i : i + len(bare)] == bare)]
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    return encoded["input_ids"][: encoded["special_tokens_mask"].index(0)]
 
 
 def tokens_after(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -58,12 +57,18 @@ def tokenizer_of(model: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def tokenized(
-    dataset: ray.data.Dataset, config: CorpusConfig, model: ModelSource, read: int | None, added: bool = True
+    dataset: ray.data.Dataset,
+    config: CorpusConfig,
+    model: ModelSource,
+    read: int | None,
+    *,
+    column: str | None = None,
+    added: bool = True,
 ) -> Iterator[pa.Table]:
-    """The texts of a data set in order, tokenised."""
+    """The texts of a data set in order, tokenised; `column` holds them, by default the corpus's text column."""
     configure_data()
     tokenized = dataset.map_batches(
-        partial(tokenize, column=config.text_column, model=model, read=read, added=added),
+        partial(tokenize, column=column or config.text_column, model=model, read=read, added=added),
         batch_format="pyarrow",
         batch_size=TOKENIZED_AT_ONCE,
         zero_copy_batch=True,

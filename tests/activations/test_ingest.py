@@ -1,34 +1,43 @@
+"""From a corpus, through the tokenizer, to the rows files of a store."""
+
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from bae_ray.activations.config import CorpusConfig
-from bae_ray.activations.corpus import resolve
-from bae_ray.activations.ingest import ROWS_SCHEMA, RowsIndex, _Counts, _long_enough, _regroup, write_rows
+from bae_ray.activations.config import ExtractConfig, Position, TokensConfig
+from bae_ray.activations.ingest import write_rows
+from bae_ray.activations.inputs import WindowsInput
+from bae_ray.activations.layout import RowsIndex
 from bae_ray.activations.model import find_model
-from bae_ray.activations.store import rows_file
+from bae_ray.activations.selection import lengths
+from bae_ray.activations.sources import find_source
+from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import NoTextLongEnoughError, UnreadableFileError
+from bae_ray.storage import folder_at
 
 
-def write(
-    store: Path, corpus: Path | str, model: Path, length: int, shard_size: int, max_texts: int = 1000
-) -> RowsIndex:
-    config = CorpusConfig(corpus=str(corpus), max_texts=max_texts)
-    return write_rows(store, resolve(config), config, find_model(str(model)), length, shard_size)
+def write(store: Path, corpus: Path, model: Path, *positions: Position, **options: Any) -> RowsIndex:
+    config = ExtractConfig(corpus=str(corpus), model=str(model), positions=positions, **options)
+    source = find_model(config.model)
+    wanted = lengths(config.all_positions, config.max_tokens or source.max_positions)
+    tables = find_source(config, source, wanted.read).tables()
+    return write_rows(StoreWriter(folder_at(store)), tables, config, wanted, frozenset({0}), bytes_per_vector=4)
 
 
 def read(store: Path, index: RowsIndex) -> pd.DataFrame:
-    tables = [pq.read_table(store / rows_file(shard)) for shard in range(len(index.rows_per_shard))]
-    return pa.concat_tables(tables).to_pandas()
+    writer = StoreWriter(folder_at(store))
+    return pa.concat_tables(writer.read_rows(i, shard.file) for i, shard in enumerate(index.shards)).to_pandas()
+
+
+def ids_of(text: str) -> list[int]:
+    return [int(word[1:]) + 1 for word in text.split()]
 
 
 def as_txt(texts: list[str], folder: Path) -> Path:
@@ -51,22 +60,24 @@ def as_jsonl(texts: list[str], folder: Path) -> Path:
 
 @pytest.mark.parametrize("save", [as_txt, as_parquet, as_jsonl])
 def test_rows_are_the_long_texts_in_order(ray_cluster, tiny_model: Path, tiny_texts: list[str], tmp_path: Path, save):
-    index = write(tmp_path / "store", save(tiny_texts, tmp_path), tiny_model, length=8, shard_size=30)
+    index = write(tmp_path / "store", save(tiny_texts, tmp_path), tiny_model, 2, 7, shard_size=30)
     rows = read(tmp_path / "store", index)
     expected = [i for i, text in enumerate(tiny_texts) if len(text.split()) >= 8]
+    assert rows.columns.tolist() == ["text_id", "token_ids", "text"]
     assert rows["text_id"].tolist() == expected
     assert rows["text"].tolist() == [tiny_texts[i] for i in expected]
-    assert [list(ids) for ids in rows["token_ids"]] == [
-        [int(word[1:]) + 1 for word in tiny_texts[i].split()[:8]] for i in expected
-    ]
-    assert (index.texts_read, index.texts_too_short, index.n) == (200, 200 - len(expected), len(expected))
-    assert set(index.rows_per_shard[:-1]) == {30}
+    assert [list(ids) for ids in rows["token_ids"]] == [ids_of(tiny_texts[i])[:8] for i in expected]
+    assert (index.texts_read, index.texts_too_short, index.texts_too_long) == (200, 200 - len(expected), 0)
+    assert (index.n, index.texts, index.tokens) == (len(expected), len(expected), 8 * len(expected))
+    assert {shard.texts for shard in index.shards[:-1]} == {30}
 
 
 def test_stops_at_the_wanted_number(ray_cluster, tiny_model: Path, tiny_corpus: Path, tiny_texts: list[str], tmp_path):
-    index = write(tmp_path, tiny_corpus, tiny_model, length=8, shard_size=16, max_texts=40)
+    index = write(tmp_path, tiny_corpus, tiny_model, 7, shard_size=16, max_texts=40)
     long = [i for i, text in enumerate(tiny_texts) if len(text.split()) >= 8][:40]
-    assert index.rows_per_shard == (16, 16, 8)
+    assert [(shard.texts, shard.n, shard.tokens) for shard in index.shards] == [
+        (16, 16, 128), (16, 16, 128), (8, 8, 64),
+    ]  # fmt: skip
     assert index.texts_read == long[-1] + 1
     assert index.texts_too_short == index.texts_read - 40
 
@@ -75,7 +86,41 @@ def test_no_text_long_enough_says_the_longest(ray_cluster, tiny_model: Path, tin
     with pytest.raises(
         NoTextLongEnoughError, match=r"position 39, which takes 40 tokens: the longest of 200 .* has 24"
     ):
-        write(tmp_path, tiny_corpus, tiny_model, length=40, shard_size=16)
+        write(tmp_path, tiny_corpus, tiny_model, 39)
+
+
+@pytest.mark.parametrize(("positions", "least"), [(["last"], 1), ([5, "last"], 6)])
+def test_texts_too_long_for_their_last_token_are_left_out(
+    ray_cluster, tiny_model, tiny_corpus, tiny_texts, tmp_path, positions: list[Position], least: int
+):
+    index = write(tmp_path, tiny_corpus, tiny_model, *positions, max_tokens=10)
+    sizes = [len(text.split()) for text in tiny_texts]
+    expected = [i for i, size in enumerate(sizes) if least <= size <= 10]
+    rows = read(tmp_path, index)
+    assert rows["text_id"].tolist() == expected
+    assert [list(ids) for ids in rows["token_ids"]] == [ids_of(tiny_texts[i]) for i in expected]
+    assert index.texts_read == 200
+    assert index.texts_too_long == sum(size > 10 for size in sizes)
+    assert index.texts_too_short == sum(size < least for size in sizes)
+
+
+def test_every_token_up_to_the_longest_wanted(ray_cluster, tiny_model: Path, tiny_corpus: Path, tiny_texts, tmp_path):
+    index = write(tmp_path, tiny_corpus, tiny_model, "all", max_tokens=10, tokens=TokensConfig(first=False))
+    rows = read(tmp_path, index)
+    expected = [i for i, text in enumerate(tiny_texts) if len(text.split()) >= 2]
+    assert rows["text_id"].tolist() == expected
+    assert [list(ids) for ids in rows["token_ids"]] == [ids_of(tiny_texts[i])[:10] for i in expected]
+    assert [list(kept) for kept in rows["kept"]] == [list(range(1, len(ids))) for ids in rows["token_ids"]]
+    assert index.n == index.tokens - index.texts
+    assert (index.texts_too_short, index.texts_too_long) == (200 - len(expected), 0)
+
+
+def test_windows_of_texts_that_have_none(ray_cluster, tiny_model: Path, tmp_path: Path):
+    corpus = as_txt(["w1 w2", "w3"] * 700 + ["w4 w5 w6 w7 w8"], tmp_path)
+    window = WindowsInput(length=5, joined=False)
+    index = write(tmp_path / "store", corpus, tiny_model, "all", input=window)
+    assert [list(ids) for ids in read(tmp_path / "store", index)["token_ids"]] == [[5, 6, 7, 8, 9]]
+    assert index.texts_read == 1
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -87,9 +132,9 @@ def test_rows_begin_with_the_text_whatever_the_tokenizer(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model, truncation_side=side)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A <unk>", special_tokens=[("<unk>", 0)])
     tokenizer.save_pretrained(model)
-    rows = read(tmp_path / "s", write(tmp_path / "s", tiny_corpus, model, length=8, shard_size=500))
+    rows = read(tmp_path / "s", write(tmp_path / "s", tiny_corpus, model, 7, shard_size=500))
     ids = dict(zip(rows["text_id"], map(list, rows["token_ids"]), strict=True))
-    words = {i: [int(word[1:]) + 1 for word in text.split()] for i, text in enumerate(tiny_texts)}
+    words = {i: ids_of(text) for i, text in enumerate(tiny_texts)}
     assert ids == {i: [*given, 0][:8] for i, given in words.items() if len(given) >= 7}
 
 
@@ -100,32 +145,4 @@ def test_rows_begin_with_the_text_whatever_the_tokenizer(
 def test_corpus_that_breaks_late_is_named(ray_cluster, tiny_model: Path, tmp_path: Path, name: str, content: bytes):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UnreadableFileError, match=rf"{name}' cannot be read to its end"):
-        write(tmp_path / "s", tmp_path / name, tiny_model, length=3, shard_size=16)
-
-
-@given(
-    st.lists(st.lists(st.integers(0, 5), max_size=8), max_size=6),
-    st.integers(1, 5), st.integers(1, 12), st.integers(1, 7),
-)  # fmt: skip
-def test_cutting_into_shards(batches: list[list[int]], length: int, limit: int, size: int):
-    """Whatever the batches of the reader, the shards hold the first long texts, and the counts agree."""
-    lengths = [n for batch in batches for n in batch]
-    tables = iter(
-        pa.table(
-            {
-                "text": pa.array([str(n) for n in batch], pa.string()),
-                "token_ids": pa.array([[7] * n for n in batch], pa.list_(pa.int32())),
-                "n_tokens": pa.array(batch, pa.int32()),
-            }
-        )
-        for batch in batches
-    )
-    counts = _Counts()
-    shards = list(_regroup(_long_enough(tables, length, limit, counts), size))
-    expected = [i for i, n in enumerate(lengths) if n >= length][:limit]
-    seen = lengths[: expected[-1] + 1] if len(expected) == limit else lengths
-    assert [i for shard in shards for i in shard["text_id"].to_pylist()] == expected
-    assert all(len(shard) == size for shard in shards[:-1])
-    assert all(shard.schema == ROWS_SCHEMA for shard in shards)
-    assert (counts.read, counts.too_short) == (len(seen), len(seen) - len(expected))
-    assert counts.longest == max(seen, default=0)
+        write(tmp_path / "s", tmp_path / name, tiny_model, 2)

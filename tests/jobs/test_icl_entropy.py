@@ -1,0 +1,79 @@
+"""The in-context-learning job as a user runs it, on a tiny model and corpus."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bae_ray.activations.store import ActivationStore
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def labelled(tiny_texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny texts' first words, with labels 0 and 1: prompts that fit the tiny model's context."""
+    file = tmp_path_factory.mktemp("labelled") / "texts.jsonl"
+    lines = [
+        json.dumps({"text": " ".join(text.split()[:4]), "label": i % 2}) + "\n" for i, text in enumerate(tiny_texts)
+    ]
+    file.write_text("".join(lines))
+    return file
+
+
+def job(out: Path, model: Path, corpus: Path) -> str:
+    """Run it; what it printed."""
+    done = subprocess.run(
+        [
+            sys.executable, "jobs/icl_entropy.py", "--only", "accuracy", "--out", str(out), "--ks", "0", "3",
+            "--extract.model", str(model), "--extract.corpus", str(corpus), "--extract.layers", "1", "3",
+            "--extract.max-texts", "80", "--extract.input.label-words", "w3", "w14",
+            "--extract.input.text-prefix", "w50 ", "--extract.input.label-prefix", "w51 ",
+        ],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_accuracy_over_k(tiny_causal_model: Path, labelled: Path, tmp_path: Path):
+    printed = job(tmp_path, tiny_causal_model, labelled)
+    table = pd.read_csv(tmp_path / "accuracy.csv")
+    assert list(zip(table["demonstrations"], table["k"], strict=True)) == [
+        ("sampled", 0), ("sampled", 3), ("fixed", 0), ("fixed", 3),
+    ]  # fmt: skip
+    assert set(table["n"]) == {80}
+    assert set(table["chance"]) == {0.5}
+    assert not table.isna().any().any()
+    for row in table.to_dict("records"):
+        store = ActivationStore.open(tmp_path / "stores" / "-k".join([row["demonstrations"], str(row["k"])]))
+        answers = store.predictions
+        assert row["label_accuracy"] == pytest.approx((answers["predicted"] == answers["label"]).mean())
+        assert row["label_low"] <= row["label_accuracy"] <= row["label_high"]
+        texts = store.texts
+        assert set(map(len, texts["demonstrations"])) == {row["k"]}
+        leaked = sum(query in shown for query, shown in zip(texts["query"], texts["demonstrations"], strict=True))
+        assert row["leaked"] == leaked
+        assert row["demonstrations"] == "fixed" or leaked == 0
+        assert str(tmp_path / "accuracy.png") in printed
+    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+    assert "Accuracy of the model" in printed
+
+    sampled = [ActivationStore.open(tmp_path / "stores" / f"sampled-k{k}").texts["query"] for k in (0, 3)]
+    assert sampled[0].equals(sampled[1]), "the same queries for every k"
+
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("stores/*/receipts/*")}
+    assert job(tmp_path, tiny_causal_model, labelled).count("accuracy.csv") == 1
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("stores/*/receipts/*")} == before
+
+
+def test_other_inputs_are_refused():
+    done = subprocess.run(
+        [sys.executable, "jobs/icl_entropy.py", "cpu", "--extract.input.kind", "texts"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "extract.input.kind is texts: this job takes icl" in done.stderr
