@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,11 +24,11 @@ from transformers import (
     Qwen3Model,
 )
 
-from bae_ray.activations.capture import SITES, Capture, Tap
+from bae_ray.activations.capture import SITES, Capture, Tap, _blocks
 from bae_ray.activations.model import find_model, load_model, load_tokenizer
 
 D, N_LAYERS = 16, 3
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 60, "hidden_size": D, "num_hidden_layers": N_LAYERS, "num_attention_heads": 2,
     "intermediate_size": 32, "max_position_embeddings": 64,
 }  # fmt: skip
@@ -138,7 +139,7 @@ def test_padding_changes_no_vector(folder: Path):
 def test_blocks_past_the_last_tap_are_not_run(tiny_model: Path):
     model = load_model(find_model(str(tiny_model)), "float32", "cpu")
     ran: list[int] = []
-    for layer, block in enumerate(model.layers):
+    for layer, block in enumerate(_blocks(model, N_LAYERS)):
         block.register_forward_hook(lambda *_args, layer=layer: ran.append(layer))
     capture = Capture(model, [0, 2], ["residual"])
     assert len(capture.blocks) == 3

@@ -216,8 +216,8 @@ def test_batches_in_order(three_shards: tuple[ActivationStore, torch.Tensor], ba
 def test_batches_are_shuffled_over_all_shards(three_shards: tuple[ActivationStore, torch.Tensor]):
     store, _ = three_shards
 
-    def one_pass(**chosen: int) -> torch.Tensor:
-        return torch.cat(list(store.iter_batches(0, "last", batch_size=100, **chosen)))
+    def one_pass(seed: int = 0, epoch: int = 0) -> torch.Tensor:
+        return torch.cat(list(store.iter_batches(0, "last", batch_size=100, seed=seed, epoch=epoch)))
 
     first = one_pass()
     assert torch.equal(first, one_pass())

@@ -1,0 +1,384 @@
+"""Stores on an S3 server of this machine's, on a disk that fills up, and where nothing can be written."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from pyarrow import fs
+
+from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.extract import extract
+from bae_ray.activations.layout import Cell, Manifest, Receipt
+from bae_ray.activations.store import ActivationStore
+from bae_ray.errors import CorruptShardError, ExtractionError, IncompleteStoreError, InvalidInputError
+from bae_ray.storage import folder_at
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+USER, PASSWORD = "tester", "hushhush"
+DAMAGED = "cells/residual/layer-02/position-00007/00001.safetensors"
+
+
+class Server:
+    """An S3 server, what it has been asked, and the file system that it offers."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self._address, self._log = f"127.0.0.1:{port}", log
+        self.files = fs.S3FileSystem(
+            access_key=USER, secret_key=PASSWORD, scheme="http", endpoint_override=self._address,
+            allow_bucket_creation=True,
+        )  # fmt: skip
+
+    def uri(self, path: str) -> str:
+        return f"s3://{USER}:{PASSWORD}@{path}?scheme=http&endpoint_override={self._address}"
+
+    def requests(self, methods: str, path: str) -> list[str]:
+        """The paths of the requests so far that have one of these methods and begin so."""
+        log = re.sub(r"\x1b\[\d+m", "", self._log.read_text())
+        return re.findall(rf'"(?:{methods}) /({re.escape(path)}[^ ?]*)', log)
+
+    def read(self, path: str) -> bytes:
+        with self.files.open_input_stream(path) as stream:
+            return stream.read()
+
+    def write(self, path: str, content: bytes) -> None:
+        with self.files.open_output_stream(path) as stream:
+            stream.write(content)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """moto as a process of its own, spoken to over HTTP, with an empty bucket."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    log = tmp_path_factory.mktemp("s3") / "requests.log"
+    with open(log, "wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=stream, stderr=stream
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with socket.socket() as connection:
+                if connection.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, "the S3 server does not start"
+            time.sleep(0.1)
+        server = Server(port, log)
+        server.files.create_dir("bucket")
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def remote(server: Server, tiny_config: ExtractConfig) -> str:
+    """URI of the store of `tiny_config` in the server's bucket."""
+    uri = server.uri("bucket/store")
+    extract(tiny_config, uri)
+    return uri
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setenv("BAE_RAY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def matrix(store: ActivationStore, cell: Cell) -> torch.Tensor:
+    return store.matrix(cell.layer, cell.position, cell.site)
+
+
+def bytes_of(store: ActivationStore, cell: Cell) -> int:
+    return sum(shard.files[cell.file(shard.shard)].size for shard in store.manifest.shards)
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_remote_store_is_the_local_one(remote: str, tiny_store: Path):
+    theirs, ours = ActivationStore.open(tiny_store), ActivationStore.open(remote)
+    assert ours.manifest == theirs.manifest
+    pd.testing.assert_frame_equal(ours.rows, theirs.rows)
+    for cell in theirs.cells:
+        assert torch.equal(matrix(ours, cell), matrix(theirs, cell))
+    batches = [
+        torch.cat(list(store.iter_batches(3, 7, batch_size=32, seed=5, epoch=1))) for store in (ours, theirs)
+    ]  # fmt: skip
+    assert torch.equal(*batches)
+    ours.verify()
+
+
+def test_what_was_read_is_not_downloaded_again(server: Server, remote: str):
+    store = ActivationStore.open(remote)
+    first = matrix(store, store.cells[0])
+    before = len(server.requests("GET|HEAD", "bucket"))
+    assert torch.equal(matrix(store, store.cells[0]), first)
+    assert len(server.requests("GET|HEAD", "bucket")) == before, "the server was asked again"
+    assert torch.equal(matrix(ActivationStore.open(remote), store.cells[0]), first)
+    assert server.requests("GET|HEAD", "bucket")[before:] == ["bucket/store/manifest.json"]
+
+
+def test_cache_keeps_to_its_limit(remote: str, cache: Path):
+    complete = ActivationStore.open(remote)
+    limit = 5 * bytes_of(complete, complete.cells[0]) // 2
+    store = ActivationStore.open(remote, cache_gb=limit / 1e9)
+    for cell in store.cells:
+        assert bytes_of(store, cell) <= limit
+        matrix(store, cell)
+        assert 0 < bytes_in(cache) <= limit
+
+
+def test_least_recently_used_go_first(server: Server, remote: str):
+    complete = ActivationStore.open(remote)
+    store = ActivationStore.open(remote, cache_gb=2.5 * bytes_of(complete, complete.cells[0]) / 1e9)
+    old, used, new = store.cells[:3]
+
+    def downloads(cell: Cell) -> int:
+        before = len(server.requests("GET", f"bucket/store/cells/{cell.name}"))
+        matrix(store, cell)
+        return len(server.requests("GET", f"bucket/store/cells/{cell.name}")) - before
+
+    shards = len(store.manifest.shards)
+    assert [downloads(cell) for cell in (used, old, used, new)] == [shards, shards, 0, shards]
+    assert downloads(used) == 0
+    assert downloads(old) > 0
+
+
+def test_cell_larger_than_the_cache_is_refused(remote: str, cache: Path):
+    store = ActivationStore.open(remote, cache_gb=1e-6)
+    with pytest.raises(InvalidInputError, match=r"of s3://bucket/store are wanted at once.* Open .* a larger cache_gb"):
+        matrix(store, store.cells[0])
+    assert not cache.exists()
+
+
+def test_damaged_copy_in_the_cache_is_downloaded_again(remote: str, cache: Path):
+    store = ActivationStore.open(remote)
+    intact = matrix(store, store.cells[0]).clone()
+    for copy in cache.rglob("*"):
+        if copy.is_file():
+            copy.write_bytes(b"\0" * copy.stat().st_size)
+    assert torch.equal(matrix(ActivationStore.open(remote), store.cells[0]), intact)
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"\0" * 64, "has checksum"), (None, "is missing")])
+def test_damaged_object_is_named(server: Server, remote: str, content: bytes | None, said: str):
+    path = f"bucket/store/{DAMAGED}"
+    intact = server.read(path)
+    try:
+        if content is None:
+            server.files.delete_file(path)
+        else:
+            server.write(path, content)
+        store = ActivationStore.open(remote)
+        for read in (store.verify, lambda: store.matrix(2, 7)):
+            with pytest.raises(CorruptShardError, match=f"{DAMAGED} {said}") as error:
+                read()
+            assert PASSWORD not in str(error.value)
+        assert len(store.matrix(2, 2)) == store.manifest.n
+    finally:
+        server.write(path, intact)
+    store.verify()
+
+
+def test_interrupted_extraction_computes_only_what_is_missing(server: Server, tiny_config, remote: str, tiny_store):
+    for name in ("manifest.json", "receipts/00001.json"):
+        server.files.delete_file(f"bucket/store/{name}")
+    with pytest.raises(IncompleteStoreError, match="Run the same extraction again"):
+        ActivationStore.open(remote)
+    before = len(server.requests("PUT|POST", "bucket/store/"))
+    store = extract(tiny_config, remote)
+    assert store.manifest == ActivationStore.open(tiny_store).manifest
+    written = set(server.requests("PUT|POST", "bucket/store/")[before:])
+    shard = {f"bucket/store/{cell.file(1)}" for cell in store.cells} | {"bucket/store/receipts/00001.json"}
+    assert {name for name in written if "/cells/" in name or "/receipts/" in name} == shard
+    store.verify()
+
+
+def arguments(config: ExtractConfig) -> list[object]:
+    return [
+        "--model", config.model, "--corpus", config.corpus, "--positions", *config.positions,
+        "--shard-size", config.shard_size, "--batch-size", config.batch_size, "--gpus-per-worker", 0,
+    ]  # fmt: skip
+
+
+def test_commands_take_the_uri_and_show_no_credentials(bae_ray: Callable, server: Server, tiny_config, remote: str):
+    printed: list[str] = []
+    for command, said in [
+        (["extract", *arguments(tiny_config), "--out", remote], "in s3://bucket/store"),
+        (["store", "info", "--store", remote], "s3://bucket/store"),
+        (["store", "verify", "--store", remote], "s3://bucket/store: "),
+    ]:
+        code, out, err = bae_ray(*command)
+        assert code == 0, err
+        assert said in out
+        printed += [out, err]
+    assert PASSWORD not in "".join(printed)
+    stored = server.files.get_file_info(fs.FileSelector("bucket/store", recursive=True))
+    names = [info.path for info in stored if info.type == fs.FileType.File]
+    assert len(names) > 40
+    assert [name for name in names if PASSWORD.encode() in server.read(name)] == []
+    assert json.loads(server.read("bucket/store/extract.json"))["out"].startswith("s3://bucket/store?scheme=http")
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("s3://{}:{}@bucket/store?nonsense=1", "Unexpected query parameter"),
+        ("tape://{}:{}@bucket/store", "that begins with tape:// cannot be used"),
+    ],
+)
+def test_bad_uri_is_refused_without_showing_credentials(uri: str, said: str):
+    with pytest.raises(InvalidInputError, match=said) as error:
+        folder_at(uri.format(USER, PASSWORD))
+    assert PASSWORD not in str(error.value)
+
+
+def test_no_store_at_a_uri_is_said_without_showing_credentials(server: Server):
+    for path in ("bucket/nothing", "no-such-bucket/store"):
+        with pytest.raises(IncompleteStoreError, match=f"s3://{path} holds no finished activation store") as error:
+            ActivationStore.open(server.uri(path))
+        assert PASSWORD not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def slow_config(tiny_config: ExtractConfig) -> ExtractConfig:
+    """The tiny extraction in many small shards, by one worker."""
+    return tiny_config.model_copy(update={"shard_size": 2, "batch_size": 1, "workers": 1})
+
+
+@pytest.fixture(scope="module")
+def quiet(slow_config: ExtractConfig, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """The manifest of `slow_config` where nothing went wrong."""
+    return extract(slow_config, tmp_path_factory.mktemp("stores") / "quiet").manifest
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def remount(disk: Path, mode: str) -> bool:
+    """Whether the disk is `ro` or `rw` now; not so while a file is being written."""
+    return subprocess.run(["mount", "-o", f"remount,{mode}", disk], capture_output=True, check=False).returncode == 0
+
+
+def fill(disk: Path, ended: threading.Event) -> None:
+    """Take all space, and what becomes free."""
+    with open(disk / "filler", "wb", buffering=0) as filler:
+        while not ended.is_set():
+            try:
+                filler.write(b"\0" * 4096)
+            except OSError:
+                time.sleep(0.002)
+
+
+def make_read_only(disk: Path, ended: threading.Event) -> None:
+    while not (ended.is_set() or remount(disk, "ro")):
+        pass
+
+
+def mend(disk: Path) -> None:
+    assert remount(disk, "rw")
+    (disk / "filler").unlink(missing_ok=True)
+
+
+def receipts(store: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in (store / "receipts").glob("*.json")}
+
+
+@pytest.mark.parametrize(("spoil", "said"), [(fill, "No space left on device"), (make_read_only, "Read-only file sys")])
+def test_disk_that_takes_no_more_in_the_middle(
+    disk: Path, slow_config: ExtractConfig, quiet: Manifest, spoil: Callable[[Path, threading.Event], None], said: str
+):
+    store = disk / "store"
+    ended = threading.Event()
+
+    def spoil_after_two_shards() -> None:
+        while len(receipts(store)) < 2:
+            if ended.wait(0.002):
+                return
+        spoil(disk, ended)
+
+    spoiler = threading.Thread(target=spoil_after_two_shards)
+    spoiler.start()
+    try:
+        with pytest.raises(
+            ExtractionError, match=rf"{store} cannot be written to any more: .*{said}.* Finished shards are kept"
+        ):
+            extract(slow_config, store)
+    finally:
+        ended.set()
+        spoiler.join()
+    finished = receipts(store)
+    assert 2 <= len(finished) < len(quiet.shards), "too late to show anything"
+    for name in finished:
+        receipt = Receipt.model_validate_json((store / "receipts" / name).read_text())
+        assert [folder_at(store).problem(file, record) for file, record in receipt.files.items()] == [None] * 10
+
+    with pytest.raises(ExtractionError, match=f"{store} cannot be written to"):
+        extract(slow_config, store)
+
+    mend(disk)
+    assert extract(slow_config, store).manifest == quiet
+    assert {name: receipts(store)[name] for name in finished} == finished, "a finished shard was computed again"
+    assert not list(store.rglob("*.tmp"))
+
+
+def file_in_its_place(disk: Path) -> Path:
+    (disk / "store").write_text("not a folder")
+    return disk / "store"
+
+
+def below_a_file(disk: Path) -> Path:
+    return file_in_its_place(disk) / "store"
+
+
+def read_only(disk: Path) -> Path:
+    assert remount(disk, "ro")
+    return disk / "store"
+
+
+@pytest.mark.parametrize("destination", [file_in_its_place, below_a_file, read_only])
+def test_destination_that_cannot_be_written_is_refused_at_once(
+    disk: Path, tiny_config: ExtractConfig, destination: Callable[[Path], Path], capsys: pytest.CaptureFixture[str]
+):
+    store = destination(disk)
+    with pytest.raises(InvalidInputError, match=f"{store} cannot be written to"):
+        extract(tiny_config, store)
+    assert "Plan" not in capsys.readouterr().err
+
+
+def test_server_that_cannot_be_reached_is_refused_at_once(
+    server: Server, tiny_config: ExtractConfig, capsys: pytest.CaptureFixture[str]
+):
+    nobody = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:1", server.uri("bucket/other"))
+    with pytest.raises(InvalidInputError, match=r"s3://bucket/other cannot be written to.*Could not connect") as error:
+        extract(tiny_config, nobody)
+    assert PASSWORD not in str(error.value)
+    assert "Plan" not in capsys.readouterr().err
