@@ -135,6 +135,14 @@ Location = str | Path | Folder
 """A path, a URI that pyarrow knows such as s3://bucket/folder, or a folder of any of its file systems."""
 
 
+def without_credentials(location: str) -> str:
+    """A location as it may be shown and written down: a URI loses the user and the password in it."""
+    if "://" not in location:
+        return location
+    parts = urlsplit(location)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 def folder_at(location: Location) -> Folder:
     """The folder at a location. Raises `InvalidInputError` for a URI that no file system of pyarrow takes."""
     if isinstance(location, Folder):
@@ -145,10 +153,11 @@ def folder_at(location: Location) -> Folder:
     try:
         filesystem, root = fs.FileSystem.from_uri(location)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].replace(location, without_credentials(location))
         raise InvalidInputError(
-            f"a location that begins with {parts.scheme}:// cannot be used: {str(error).strip().splitlines()[0]}. Give "
-            "a path, or a URI of a file system that pyarrow knows, such as s3://bucket/folder or gs://bucket/folder."
-        ) from error
+            f"a location that begins with {parts.scheme}:// cannot be used: {reason}. Give a path, or a URI of a file "
+            "system that pyarrow knows, such as s3://bucket/folder or gs://bucket/folder."
+        ) from None  # pyarrow's message may hold the credentials
     if isinstance(filesystem, fs.LocalFileSystem):
         return Folder(filesystem, root)
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without credentials and options

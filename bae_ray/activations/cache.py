@@ -1,11 +1,14 @@
 """Local copies of a remote store's files, so that they can be memory-mapped; the least recently used go first."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bae_ray.activations.bundled import cache_folder
 from bae_ray.errors import CorruptShardError, InvalidInputError
-from bae_ray.files import atomic_path
+from bae_ray.files import atomic_path, checksum
 from bae_ray.storage import FileRecord, Folder
 
 DEFAULT_LIMIT_GB = 50.0
@@ -17,9 +20,14 @@ class FileCache:
     def __init__(self, limit_gb: float, folder: Path | None = None) -> None:
         self._limit = int(limit_gb * 1e9)
         self._folder = folder or cache_folder() / "stores"
+        self._intact: set[Path] = set()
 
-    def fetch(self, remote: Folder, wanted: dict[str, FileRecord]) -> list[Path]:
-        """Paths of copies of these files, downloaded where they are missing.
+    @contextmanager
+    def copies(self, remote: Folder, wanted: dict[str, FileRecord]) -> Iterator[list[Path]]:
+        """Paths of copies of these files, downloaded where they are missing; they stay while the context is open.
+
+        Meanwhile no other process of this machine touches the cache: open the files, and let go. What is mapped lives
+        on, whether or not its copy is dropped.
 
         Raises `CorruptShardError` where a file is not what was recorded, and `InvalidInputError` where together they
         are larger than the cache may be.
@@ -30,11 +38,12 @@ class FileCache:
                 f"{needed / 1e9:.2f} GB of {remote} are wanted at once, but the local cache is limited to "
                 f"{self._limit / 1e9:.2f} GB. Open the store with a larger cache_gb."
             )
+        with self._locked():
+            yield self._fetch(remote, wanted)
+
+    def _fetch(self, remote: Folder, wanted: dict[str, FileRecord]) -> list[Path]:
         paths = {name: self._folder / record.checksum[:2] / record.checksum for name, record in wanted.items()}
-        for path in paths.values():
-            if path.exists():
-                os.utime(path)  # used just now
-        missing = [name for name, path in paths.items() if not path.exists()]
+        missing = [name for name, path in paths.items() if not self._holds(path, wanted[name])]
         self._make_room(sum(wanted[name].size for name in missing), set(paths.values()))
         problems: list[str] = []
         for name in missing:
@@ -53,8 +62,28 @@ class FileCache:
             raise CorruptShardError("\n  ".join(problems))
         return list(paths.values())
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One process at a time: else one drops what another has just found or is about to write."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with open(self._folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _holds(self, path: Path, expected: FileRecord) -> bool:
+        """Whether an intact copy is here, which then counts as used just now; each is checked once."""
+        try:
+            os.utime(path)
+            if path not in self._intact and checksum(path) != expected.checksum:
+                path.unlink(missing_ok=True)
+                return False
+        except FileNotFoundError:
+            return False
+        self._intact.add(path)
+        return True
+
     def _make_room(self, needed: int, keep: set[Path]) -> None:
-        """Drop copies until `needed` bytes more are within the limit. What is mapped somewhere lives on there."""
+        """Drop copies, and what killed processes left of them, until `needed` bytes more are within the limit."""
         copies = [(path, path.stat()) for path in self._folder.glob("*/*") if path.is_file()]
         total = sum(stats.st_size for _, stats in copies)
         for path, stats in sorted(copies, key=lambda copy: copy[1].st_mtime_ns):

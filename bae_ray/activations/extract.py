@@ -5,6 +5,8 @@ then a receipt; a rerun looks for receipts and computes only the shards that hav
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray.data
 from ray.exceptions import RayError
@@ -51,11 +53,16 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
     wanted = lengths(positions, config.max_tokens or model.max_positions)
     source = find_source(config, model, wanted.read)
     request = _request(config, model, source, layers, wanted)
-    finished = writer.folder.exists(MANIFEST)
-    new = writer.claim(request)
+    try:
+        finished = writer.folder.exists(MANIFEST)
+        new = writer.claim(request)
+    except OSError as error:
+        raise InvalidInputError(
+            f"{writer.folder} cannot be written to: {error}. Give a folder that can be made and written."
+        ) from error
     if finished:
         store = ActivationStore.open(writer.folder)
-        console.print(f"{out} is complete: {store.manifest.n} vectors x {len(store.cells)} cells.")
+        console.print(f"{writer.folder} is complete: {store.manifest.n} vectors x {len(store.cells)} cells.")
         return store
     try:
         index = _ingest(config, model, source, request, wanted, writer)
@@ -87,8 +94,25 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
         texts_too_long=index.texts_too_long,
         shards=tuple(receipt for receipt in receipts if receipt is not None),
     )
-    writer.finish(manifest)
+    with _writing(writer):
+        writer.finish(manifest)
     return ActivationStore(writer.folder, manifest)
+
+
+@contextmanager
+def _writing(writer: StoreWriter) -> Iterator[None]:
+    """Say what cannot be written: raise `ExtractionError` in place of the system's error."""
+    try:
+        yield
+    except OSError as error:
+        raise ExtractionError(_unwritable(writer, f"{type(error).__name__}: {error}")) from error
+
+
+def _unwritable(writer: StoreWriter, problem: str) -> str:
+    return (
+        f"{writer.folder} cannot be written to any more: {problem}. Finished shards are kept; make room or restore "
+        "access, and the same command goes on."
+    )
 
 
 def _all_layers(model: ModelSource, sites: tuple[str, ...]) -> tuple[int, ...]:
@@ -135,7 +159,8 @@ def _ingest(
     index = writer.index()
     if index is None:
         special = frozenset(load_tokenizer(model).all_special_ids)
-        index = write_rows(writer, source.tables(), config, wanted, special, bytes_per_vector)
+        with _writing(writer):
+            index = write_rows(writer, source.tables(), config, wanted, special, bytes_per_vector)
     console.print(
         f"Plan: {index.texts} texts with {index.tokens} tokens; {index.texts_too_short} of {index.texts_read} were too "
         f"short and {index.texts_too_long} too long, and left out."
@@ -175,7 +200,8 @@ def _run_shards(config: ExtractConfig, work: Work, writer: StoreWriter, index: R
     tasks = [{"shard": shard, "like": shard} for shard in missing]
     if batches >= MEASURED_FROM_BATCHES * workers:
         tasks.insert(0, {"shard": MEASURE, "like": missing[0]})
-    writer.forget_attempts()
+    with _writing(writer):
+        writer.forget_attempts()
     configure_data(keep_order=False)
     results = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         ShardExtractor,
@@ -197,7 +223,8 @@ def _run_shards(config: ExtractConfig, work: Work, writer: StoreWriter, index: R
         raise ExtractionError(
             f"extraction stopped: {error}. Finished shards are kept in {writer.folder}; the same command goes on."
         ) from error
-    writer.forget_attempts()
+    with _writing(writer):
+        writer.forget_attempts()
     if problems:
         more = [f"and {len(problems) - MAX_PROBLEMS_SHOWN} more"] if len(problems) > MAX_PROBLEMS_SHOWN else []
         raise ExtractionError(
@@ -230,10 +257,7 @@ def _follow(
                     continue
                 rows = index.shards[shard]
                 if outcome == "unwritable":
-                    raise ExtractionError(
-                        f"{writer.folder} cannot be written to any more: {problem}. Finished shards are kept; make "
-                        "room or restore access, and the same command goes on."
-                    )
+                    raise ExtractionError(_unwritable(writer, problem))
                 if outcome == "failed":
                     problems.append(f"shard {shard} ({rows.texts} texts, {rows_file(shard)}): {problem}")
                 tokens += rows.tokens

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -131,7 +132,8 @@ class ActivationStore:
         """The activations of one cell as memory maps of its files; see `matrix`."""
         cell = Cell(layer, site, position)
         self._check_held(cell)
-        return [load_file(path)[TENSOR] for path in self._checked(cell.file)]
+        with self._checked(cell.file) as paths:
+            return [load_file(path)[TENSOR] for path in paths]
 
     def iter_batches(
         self,
@@ -183,21 +185,25 @@ class ActivationStore:
             )
 
     def _tables(self, file_of_shard: FileOfShard) -> pa.Table:
-        return pa.concat_tables([pq.read_table(path) for path in self._checked(file_of_shard)])
+        with self._checked(file_of_shard) as paths:
+            return pa.concat_tables([pq.read_table(path) for path in paths])
 
-    def _checked(self, file_of_shard: FileOfShard) -> list[Path]:
-        """Local paths of a file of each shard, each of them checked at least once."""
+    @contextmanager
+    def _checked(self, file_of_shard: FileOfShard) -> Iterator[list[Path]]:
+        """Local paths of a file of each shard, each of them checked at least once; open them in the context."""
         wanted = {file_of_shard(s.shard): s.files[file_of_shard(s.shard)] for s in self.manifest.shards}
         if self.folder.path is None:
             try:
-                return self._cache.fetch(self.folder, wanted)
+                with self._cache.copies(self.folder, wanted) as paths:
+                    yield paths
             except CorruptShardError as error:
                 raise CorruptShardError(_corrupt_message(self.folder, str(error).split("\n  "))) from error
+            return
         unchecked = {name: record for name, record in wanted.items() if name not in self._verified}
         if bad := [problem for name, record in unchecked.items() if (problem := self.folder.problem(name, record))]:
             raise CorruptShardError(_corrupt_message(self.folder, bad))
         self._verified |= set(unchecked)
-        return [self.folder.path / name for name in wanted]
+        yield [self.folder.path / name for name in wanted]
 
 
 def _bad_manifest(folder: Folder, text: str, error: ValidationError) -> str:

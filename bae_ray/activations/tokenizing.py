@@ -66,7 +66,6 @@ def tokenized(
     added: bool = True,
 ) -> Iterator[pa.Table]:
     """The texts of a data set in order, tokenised; `column` holds them, by default the corpus's text column."""
-    configure_data()
     tokenized = dataset.map_batches(
         partial(tokenize, column=column or config.text_column, model=model, read=read, added=added),
         batch_format="pyarrow",
@@ -88,6 +87,7 @@ def tables(dataset: ray.data.Dataset, config: CorpusConfig) -> Iterator[pa.Table
 
 def read_corpus(source: LocalFiles | HubDataset, config: CorpusConfig, *others: str) -> ray.data.Dataset:
     """The text column of a corpus, and others."""
+    configure_data()  # before the data set is made: it keeps the settings of that moment
     columns = [config.text_column, *others]
     if isinstance(source, HubDataset):
         import datasets

@@ -48,7 +48,11 @@ class ShardExtractor:
             return "finished", ""
         with self._computing:
             # Ray replaces a dead worker and retries its shard without end: one that kills its workers is given up here.
-            if self._writer.begin_attempt(shard) > self._attempts:
+            try:
+                attempt = self._writer.begin_attempt(shard)
+            except OSError as error:
+                return _unwritable(error)
+            if attempt > self._attempts:
                 died = f"its worker died {self._attempts} times; too little memory is the usual reason"
                 return "failed", died
             rows = self._rows(shard)
@@ -56,11 +60,15 @@ class ShardExtractor:
         try:
             self._writer.write_shard(shard, self._index.shards[shard], vectors, predictions)
         except OSError as error:
-            return "unwritable", f"{type(error).__name__}: {error}"
+            return _unwritable(error)
         return "finished", ""
 
     def _rows(self, shard: int) -> pa.Table:
         return self._writer.read_rows(shard, self._index.shards[shard].file)
+
+
+def _unwritable(error: OSError) -> tuple[Outcome, str]:
+    return "unwritable", f"{type(error).__name__}: {error}"
 
 
 RESULT = ("shard", "outcome", "problem", "tokens_per_s")

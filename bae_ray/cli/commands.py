@@ -16,6 +16,7 @@ from bae_ray.config import Config
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import write_text
 from bae_ray.progress import track
+from bae_ray.storage import without_credentials
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig
 
@@ -111,7 +112,8 @@ def extract(command: ExtractCommand) -> int:
     from bae_ray.activations.extract import extract as run
 
     store = run(command, command.out)
-    store.folder.write_text("extract.json", command.model_dump_json(indent=2) + "\n")
+    shown = command.model_copy(update={"out": without_credentials(command.out)})
+    store.folder.write_text("extract.json", shown.model_dump_json(indent=2) + "\n")
     print(f"{len(store.cells)} cells of {store.manifest.n} x {store.manifest.d} in {store.folder}")
     return 0
 
@@ -141,7 +143,8 @@ def sweep(command: SweepCommand) -> int:
     from bae_ray.training.sweep import sweep as run
 
     outcome = run(command, ActivationStore.open(command.store), command.out)
-    _save_config(command, command.out / "sweep.json")
+    shown = command.model_copy(update={"store": without_credentials(command.store)})
+    _save_config(shown, command.out / "sweep.json")
     print(f"{outcome.trained} runs trained, {len(outcome.failures)} failed.")
     if outcome.finished:
         print(command.out / RESULTS_FILE)

@@ -25,7 +25,7 @@ from bae_ray.activations.store import ActivationStore
 pytestmark = pytest.mark.slow
 
 SEED = 3
-TEXTS, TEXTS_PER_SHARD = 1500, 15
+TEXTS, TEXTS_PER_SHARD = 1000, 10
 SHARDS = TEXTS // TEXTS_PER_SHARD
 EVENTS = ("worker", "worker", "worker", "worker", "node", "driver", "driver")
 SHARDS_BETWEEN_EVENTS = (3, 9)
