@@ -39,7 +39,7 @@ class ICLEntropy(Config):
 
 
 PRESETS = {
-    # Sized for a laptop: five minutes on 2 cores.
+    # Sized for a laptop: some minutes on 2 cores.
     "cpu": ICLEntropy(
         out=Path("runs/icl"),
         extract=ExtractConfig(

@@ -31,6 +31,8 @@ EVENTS = ("worker", "worker", "worker", "worker", "node", "driver", "driver")
 SHARDS_BETWEEN_EVENTS = (3, 9)
 WORKER = "ray::MapWorker"
 PATIENCE_S = 180
+NODE_STARTS = 3
+"""On a busy machine a node may give up waiting for its own agent, after half a minute."""
 
 Node = subprocess.Popen[bytes]
 Receipts = dict[str, tuple[int, int]]
@@ -56,32 +58,37 @@ class Cluster:
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         self.environment |= {"RAY_ADDRESS": f"127.0.0.1:{self._port}", "RAY_AUTH_MODE": "token"}
         self._started = 0
-        self._head = self._start("--head", "--num-cpus=0", f"--port={self._port}", f"--temp-dir={self._temporary}",
-                                 "--include-dashboard=false", f"--ray-client-server-port={free_port()}")  # fmt: skip
+        self._head: Node | None = None
         self.nodes: list[Node] = []
 
-    def _start(self, *options: str) -> Node:
-        """Start a node and wait until it has joined: two that start at once choose the same names of sockets."""
-        self._started += 1
-        command = [
-            str(Path(sys.executable).with_name("ray")), "start", "--block", *options, "--disable-usage-stats",
-            f"--node-ip-address=127.0.0.{self._started}", f"--dashboard-agent-listen-port={free_port()}",
-            "--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000",
-        ]  # fmt: skip
-        log = Path(self._temporary) / f"node-{self._started}.log"
-        with open(log, "wb") as stream:
-            node = subprocess.Popen(command, env=self.environment, stdout=stream, stderr=stream)
-        deadline = time.monotonic() + PATIENCE_S
-        while "Ray runtime started" not in log.read_text():
-            if node.poll() is not None or time.monotonic() > deadline:
-                node.kill()
-                raise RuntimeError(f"a node did not start:\n{log.read_text()}")
-            time.sleep(0.1)
-        return node
+    def start_head(self) -> None:
+        """The head, which takes no work."""
+        self._head = self._start("--head", "--num-cpus=0", f"--port={self._port}", f"--temp-dir={self._temporary}",
+                                 "--include-dashboard=false", f"--ray-client-server-port={free_port()}")  # fmt: skip
 
     def add_node(self) -> None:
         """One more node, of one CPU."""
         self.nodes.append(self._start("--num-cpus=1", f"--address=127.0.0.1:{self._port}"))
+
+    def _start(self, *options: str) -> Node:
+        """Start a node and wait until it has joined: two that start at once choose the same names of sockets."""
+        printed = ""
+        for _ in range(NODE_STARTS):
+            self._started += 1
+            command = [
+                str(Path(sys.executable).with_name("ray")), "start", "--block", *options, "--disable-usage-stats",
+                f"--node-ip-address=127.0.0.{self._started}", f"--dashboard-agent-listen-port={free_port()}",
+                "--min-worker-port=0", "--max-worker-port=0", "--object-store-memory=100000000",
+            ]  # fmt: skip
+            log = Path(self._temporary) / f"node-{self._started}.log"
+            with open(log, "wb") as stream:
+                node = subprocess.Popen(command, env=self.environment, stdout=stream, stderr=stream)
+            while node.poll() is None:
+                printed = log.read_text()
+                if "Ray runtime started" in printed:
+                    return node
+                time.sleep(0.1)
+        raise RuntimeError(f"a node did not start:\n{printed}")
 
     def workers(self, node: Node) -> list[psutil.Process]:
         """The node's workers of the extraction."""
@@ -96,7 +103,8 @@ class Cluster:
 
     def kill_node(self, node: Node) -> None:
         """All of the node's processes at once, as where its machine is gone."""
-        everything = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+        root = [psutil.Process(node.pid)] if node.poll() is None else []
+        everything = [*root, *(child for process in root for child in process.children(recursive=True))]
         for process in everything:
             try:
                 process.kill()
@@ -107,7 +115,8 @@ class Cluster:
 
     def shutdown(self) -> None:
         for node in [*self.nodes, self._head]:
-            self.kill_node(node)
+            if node is not None:
+                self.kill_node(node)
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
@@ -116,6 +125,7 @@ def cluster() -> Iterator[Cluster]:
     """A head that takes no work, and three nodes of one CPU."""
     cluster = Cluster()
     try:
+        cluster.start_head()
         for _ in range(3):
             cluster.add_node()
         yield cluster
