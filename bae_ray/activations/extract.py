@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.ingest import write_rows
+from bae_ray.activations.inputs import ICLInput
 from bae_ray.activations.layout import MANIFEST, Manifest, Request, RowsIndex, rows_file
 from bae_ray.activations.model import (
     TORCH_DTYPES,
@@ -50,7 +51,8 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
     layers = tuple(sorted(config.layers)) if config.layers is not None else _all_layers(model, config.sites)
     positions = config.all_positions
     check_request(model, layers, config.sites, positions, config.max_tokens)
-    wanted = lengths(positions, config.max_tokens or model.max_positions)
+    asked = isinstance(config.input, ICLInput)
+    wanted = lengths(positions, config.max_tokens or model.max_positions, whole=asked)
     source = find_source(config, model, wanted.read)
     request = _request(config, model, source, layers, wanted)
     try:

@@ -44,7 +44,7 @@ def read_labelled(
     if not len(table):
         raise InvalidInputError(f"corpus '{config.corpus}' has 0 examples with a text and a label. Give another.")
     column = table[chosen.label_column]
-    if pa.types.is_floating(column.type):  # numbers among which some are missing
+    if pa.types.is_floating(column.type) and not np.any(column.to_numpy() % 1):  # whole numbers, where some are missing
         column = column.cast(pa.int64())
     own = BUNDLED_CORPORA.get(config.corpus)
     words = chosen.label_words or (own.label_words if own else None)

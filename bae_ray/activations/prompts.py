@@ -42,7 +42,8 @@ class SampledPrompts:
 
     def __init__(self, texts: Sequence[str], k: int, seed: int) -> None:
         """Raises `InvalidInputError` where there are not enough examples for k demonstrations."""
-        self._same = np.unique([text.strip() for text in texts], return_inverse=True)[1]
+        numbers: dict[str, int] = {}
+        self._same = np.array([numbers.setdefault(text.strip(), len(numbers)) for text in texts], dtype=np.int64)
         self._k, self._seed = k, seed
         self._order: tuple[int, Ints] | None = None
         eligible = len(texts) - int(np.bincount(self._same).max(initial=0))

@@ -25,10 +25,13 @@ class Lengths(NamedTuple):
         return self.cut if self.most is None else self.most + 1
 
 
-def lengths(positions: Sequence[Position], longest: int | None) -> Lengths:
-    """What these positions ask for, where the model takes `longest` tokens at most."""
+def lengths(positions: Sequence[Position], longest: int | None, whole: bool = False) -> Lengths:
+    """What these positions ask for, where the model takes `longest` tokens at most.
+
+    `whole`: texts are never cut, since the model is asked what follows them.
+    """
     least = 1 + max((position for position in positions if isinstance(position, int)), default=0)
-    if "last" in positions:
+    if whole or "last" in positions:
         return Lengths(least, longest, None)
     return Lengths(least, None, longest if "all" in positions else least)
 

@@ -42,6 +42,10 @@ def find_source(config: ExtractConfig, model: ModelSource, read: int | None) -> 
     if isinstance(chosen, RandomTokensInput):
         n = _number_of_sequences(config, chosen, model)
         return Source({**kind, "n": n}, lambda: _random_tables(chosen, n, tokenizer_of(model)))
+    if isinstance(chosen, ICLInput) and chosen.label_column == config.text_column:
+        raise InvalidInputError(
+            f"input.label_column and text_column are both '{config.text_column}': the label is in another column."
+        )
     found = corpus.resolve(config, [chosen.label_column] if isinstance(chosen, ICLInput) else [])
     identity = {**kind, "corpus": corpus.identity(config, found)}
     if isinstance(chosen, WindowsInput):

@@ -190,6 +190,25 @@ def test_answers_to_prompts_are_those_of_the_whole_model(
     assert accuracy(answers, 3).label_accuracy == pytest.approx(right / len(answers))
 
 
+@pytest.mark.parametrize("positions", [(1,), ("all",)])
+def test_answers_do_not_depend_on_the_positions(
+    run, labelled: Path, tiny_causal_model: Path, tiny_config: ExtractConfig, tmp_path: Path, positions: tuple
+):
+    """A prompt is read to its end, whatever else is wanted of it."""
+    chosen = ICLInput(k=1, label_words=("w3", "w14", "w15"), text_prefix="w50 ", label_prefix="w51 ").model_dump()
+    changes = {
+        "input": chosen,
+        "corpus": str(labelled),
+        "model": str(tiny_causal_model),
+        "layers": (1,),
+        "max_texts": 30,
+    }
+    store = run(**changes, positions=positions)
+    last = ExtractConfig.model_validate({**tiny_config.model_dump(), **changes, "positions": ("last",)})
+    assert store.predictions.equals(extract(last, tmp_path / "last").predictions)
+    assert store.predictions["predicted_token"].nunique() > 1
+
+
 def test_model_without_a_head_cannot_answer(run, labelled: Path):
     from bae_ray.errors import ExtractionError
 

@@ -239,6 +239,8 @@ def test_examples_without_a_label_are_left_out(ray_cluster, tiny_model: Path, tm
         (ICLInput(label_words=WORDS), [0, -1, 1], r"labels .* go from -1 to 1"),
         (ICLInput(), [0, 1, 0], r"are numbers: give the word for each with --input.label-words"),
         (ICLInput(label_words=WORDS), ["w7", "w6", "w9"], r"label 'w6' is none of the label words w9, w7, w8"),
+        (ICLInput(label_words=WORDS), [0.5, 1, 2], r"label '0.5' is none of the label words w9, w7, w8"),
+        (ICLInput(label_words=WORDS, label_column="text"), [0, 1, 2], r"label_column and text_column are both 'text'"),
         (ICLInput(label_words=("up", "down")), [0, 1, 0], r"labels 'up' and 'down' begin with the same token"),
         (ICLInput(label_words=("w9", "w9")), [0, 1, 0], r"'w9'"),
         (ICLInput(label_words=("w9", "w7"), k=4), [0, 1, 0], r"k is 4, but of 3 examples"),
