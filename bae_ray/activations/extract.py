@@ -87,8 +87,8 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
     receipts = [writer.receipt(shard) for shard in range(len(index.shards))]
     if gone := [shard for shard, receipt in enumerate(receipts) if receipt is None]:
         raise ExtractionError(
-            f"files of {len(gone)} shards in {writer.folder}, such as shard {gone[0]}, are gone or cut short since they "
-            "were written. Run the same command again: it computes them anew."
+            f"files of {len(gone)} shards in {writer.folder}, such as shard {gone[0]}, are gone or cut short since "
+            "they were written. Run the same command again: it computes them anew."
         )
     manifest = Manifest(
         request=request,
