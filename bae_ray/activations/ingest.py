@@ -83,6 +83,8 @@ def _nothing_kept(config: ExtractConfig, wanted: Lengths, counts: _Counts) -> st
             f"corpus '{config.corpus}' has no token to take: the options --tokens leave none in its {counts.read} "
             "texts. Allow special or first tokens."
         )
+    if not counts.read:
+        return f"corpus '{config.corpus}' has no text, or too little to fill one window of the wanted length."
     return (
         f"no text of corpus '{config.corpus}' reaches position {wanted.least - 1}, which takes {wanted.least} tokens: "
         f"the longest of {counts.read} texts has {counts.longest}. Ask for smaller positions, or give longer texts."

@@ -46,6 +46,7 @@ class ShardExtractor:
     def _extract(self, shard: int) -> tuple[Outcome, str]:
         if self._writer.receipt(shard) is not None:  # Ray asks again where the node with the first answer is gone
             return "finished", ""
+        rows = self._rows(shard)  # before the lock: the measurement, which takes it at once, goes first
         with self._computing:
             # Ray replaces a dead worker and retries its shard without end: one that kills its workers is given up here.
             try:
@@ -55,7 +56,6 @@ class ShardExtractor:
             if attempt > self._attempts:
                 died = f"its worker died {self._attempts} times; too little memory is the usual reason"
                 return "failed", died
-            rows = self._rows(shard)
             vectors, predictions = self._computer.compute(rows)
         try:
             self._writer.write_shard(shard, self._index.shards[shard], vectors, predictions)

@@ -160,8 +160,8 @@ def test_shard_that_kills_its_worker_is_given_up_and_the_others_kept(
         while not stopped.wait(0.05):
             attempt = path / "attempts" / "00001"
             if attempt.exists() and int(attempt.read_text()) == len(kills) + 1 and len(kills) < ATTEMPTS:
-                for process in psutil.process_iter(["name", "cmdline"]):
-                    if "MapWorker" in " ".join(process.info["cmdline"] or []):
+                for process in psutil.Process().children(recursive=True):
+                    if "MapWorker" in " ".join(process.cmdline()):
                         process.kill()
                 kills.append(len(kills))
 

@@ -19,6 +19,7 @@ from bae_ray.activations.model import find_model
 from bae_ray.activations.selection import lengths
 from bae_ray.activations.sources import find_source
 from bae_ray.activations.writer import StoreWriter
+from bae_ray.cluster import configure_data
 from bae_ray.errors import NoTextLongEnoughError, UnreadableFileError
 from bae_ray.storage import folder_at
 
@@ -72,6 +73,20 @@ def test_rows_are_the_long_texts_in_order(ray_cluster, tiny_model: Path, tiny_te
     assert {shard.texts for shard in index.shards[:-1]} == {30}
 
 
+def test_order_is_kept_where_the_first_file_takes_longest(ray_cluster, tiny_model: Path, tmp_path: Path):
+    """Also after an extraction in this process, whose shards may come in any order."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    parts = [["w0 " * 60] * 20_000, *([f"w{i} w{i}"] for i in range(1, 8))]
+    for i, texts in enumerate(parts):
+        pd.DataFrame({"text": texts}).to_parquet(folder / f"{i}.parquet")
+    configure_data(keep_order=False)
+    index = write(tmp_path / "store", folder, tiny_model, 1, max_texts=None, shard_size=50_000)
+    rows = read(tmp_path / "store", index)
+    assert rows["text_id"].tolist() == list(range(20_007))
+    assert rows["text"].tolist() == [text for texts in parts for text in texts]
+
+
 def test_stops_at_the_wanted_number(ray_cluster, tiny_model: Path, tiny_corpus: Path, tiny_texts: list[str], tmp_path):
     index = write(tmp_path, tiny_corpus, tiny_model, 7, shard_size=16, max_texts=40)
     long = [i for i, text in enumerate(tiny_texts) if len(text.split()) >= 8][:40]
@@ -121,6 +136,13 @@ def test_windows_of_texts_that_have_none(ray_cluster, tiny_model: Path, tmp_path
     index = write(tmp_path / "store", corpus, tiny_model, "all", input=window)
     assert [list(ids) for ids in read(tmp_path / "store", index)["token_ids"]] == [[5, 6, 7, 8, 9]]
     assert index.texts_read == 1
+
+
+def test_no_window_that_fits_is_said(ray_cluster, tiny_model: Path, tmp_path: Path):
+    corpus = as_txt(["w1 w2", "w3"], tmp_path)
+    window = WindowsInput(length=50)
+    with pytest.raises(NoTextLongEnoughError, match=r"has no text, or too little to fill one window"):
+        write(tmp_path / "store", corpus, tiny_model, 1, input=window)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
