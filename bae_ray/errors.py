@@ -13,7 +13,8 @@ BaeRayError
 │   └── CorruptShardError
 ├── ExtractionError        shards could not be computed
 ├── TrainingError          one autoencoder could not be trained
-│   └── DivergedError
+│   ├── DivergedError
+│   └── OutOfMemoryError
 └── CheckpointError        a saved autoencoder cannot be loaded
 
 Every message names the value, what was expected, and what to do.
@@ -74,6 +75,10 @@ class TrainingError(BaeRayError):
 
 class DivergedError(TrainingError):
     """The training loss became NaN or infinite."""
+
+
+class OutOfMemoryError(TrainingError):
+    """The autoencoders do not fit into the device's memory."""
 
 
 class CheckpointError(BaeRayError):

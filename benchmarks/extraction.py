@@ -4,7 +4,7 @@
    writing, checksums) against transformers' own forward pass over the same token ids in the same batches: as one
    process with all cores as threads, and as a process of one thread per core.
 2. All layers x 6 positions in one pass against a pass per layer, the released code's way.
-3. One worker of one thread against one per core.
+3. One worker of one thread against one per core; and what the machine gives the bare loop for as many processes.
 4. Reading a cell against a plain memory map of the same bytes.
 5. SAELens' runner, in its own environment: tokens per second at one middle layer, and bytes per vector.
 6. Peak resident memory of the driver and of a worker, for a corpus and for one of eight times its size.
@@ -70,6 +70,11 @@ def main(
                 measured["tokens/s of workers of one thread"] = _rates(
                     ids.size, {"one worker": alone, f"{CORES} workers": seconds}
                 )
+                bare = {
+                    f"bare loop, {n} process{'es' if n > 1 else ''}": split_bare_loop(ids, dtype, batch_size, n, folder)
+                    for n in (1, CORES)
+                }
+                measured["tokens/s of bare loops of one thread"] = _rates(ids.size, bare)
         if 2 in parts:
             measured["texts/s, all layers x 6 positions"] = _passes(config, folder)
         if 4 in parts:
@@ -169,7 +174,8 @@ def _saelens(config: ExtractConfig, folder: Path) -> Rows:
     theirs = saelens(ids, MIDDLE_LAYER, config.batch_size, "float32", CORES, folder)
     assert theirs["check"] < 1e-3, "SAELens cached something else"
     rates = [
-        ("SAELens' runner, every token", theirs["tokens"] / theirs["seconds"]),
+        ("SAELens' runner, every token, model loaded", theirs["tokens"] / theirs["seconds"]),
+        ("SAELens' runner, every token, whole process", theirs["tokens"] / theirs["whole"]),
         (f"whole extraction, {len(POSITIONS)} positions", ids.size / fixed),
         ("whole extraction, every token", all_store.manifest.tokens / every),
     ]

@@ -65,15 +65,16 @@ def one_pass_per_layer(ids: np.ndarray, layers: range, positions: tuple[int, ...
 
 
 def saelens(ids: np.ndarray, layer: int, batch: int, dtype: str, threads: int, folder: Path) -> dict[str, float]:
-    """What SAELens' runner says of itself: seconds, tokens, vectors, bytes; see extraction_saelens.py."""
+    """What SAELens' runner says of itself, see extraction_saelens.py, and seconds of its whole process."""
     python = environment("sae-lens", SAELENS)
     np.save(folder / "ids.npy", ids)
     script = Path(__file__).with_name("extraction_saelens.py")
+    started = time.monotonic()
     arguments = [find_model(MODEL).path, folder / "ids.npy", layer, batch, dtype, folder / "saelens", threads]
     done = subprocess.run(  # noqa: S603 - our own script
         [str(python), str(script), *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    return {**json.loads(done.stdout.splitlines()[-1]), "whole": time.monotonic() - started}
 
 
 def peak_rss(command: list[str]) -> dict[str, float]:

@@ -13,19 +13,17 @@ Interrupted, the same command goes on where it stopped.
 import sys
 from pathlib import Path
 
-from pydantic import Field
-
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.synthetic import SyntheticConfig, make_synthetic_store, rank_of
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.cli import parse_preset, report_failures, run_safely
-from bae_ray.config import Config
 from bae_ray.files import write_text
 from bae_ray.training.config import RunConfig, TrainingConfig
+from bae_ray.training.execution import ExecutionConfig
 from bae_ray.training.grid import SweepConfig, expand
 
 
-class SyntheticEntropy(Config):
+class SyntheticEntropy(ExecutionConfig):
     """The synthetic benchmark: data, and the grids of autoencoders that the figures are made of."""
 
     out: Path
@@ -43,10 +41,6 @@ class SyntheticEntropy(Config):
     """Expansions, each with and without the entropy loss."""
     dynamics: tuple[int, ...] = (2, 8, 32)
     """Ranks whose training is logged at every step."""
-    cpus_per_trial: float = Field(default=1, gt=0)
-    """CPUs, and so threads, of each training."""
-    gpus_per_trial: float | None = Field(default=None, ge=0)
-    """GPU share of each training."""
 
 
 PRESETS = {
@@ -82,7 +76,7 @@ def grid(job: SyntheticEntropy, store: ActivationStore) -> list[RunConfig]:
         SweepConfig(
             autoencoder=job.autoencoder,
             training=job.training,
-            axes=(f"training.seed={','.join(map(str, job.seeds))}",),
+            seeds=job.seeds,
         ),
         SweepConfig(
             autoencoder=job.autoencoder,
@@ -116,7 +110,7 @@ def run(job: SyntheticEntropy) -> int:
     store = make_synthetic_store(job.data, job.out / "store")
     resolved = job.model_dump_json(indent=2) + "\n"
     write_text(job.out / "config.json", resolved)
-    outcome = train_runs(grid(job, store), store, job.out / "sweep", job.cpus_per_trial, job.gpus_per_trial)
+    outcome = train_runs(grid(job, store), store, job.out / "sweep", job)
     code = report_failures(outcome.failures)
     if outcome.finished:
         table = results(job.out / "sweep", only=outcome.finished)

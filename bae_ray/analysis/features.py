@@ -153,12 +153,12 @@ def feature_statistics(
     about; left out, the mean of `target`. `batch_size`: left out, as many rows as take some 256 MiB.
     """
     device = autoencoder.mean.device
-    size = batch_size or _rows_at_once(autoencoder)
+    size = batch_size or rows_at_once(autoencoder)
     wanted = x if target is None else target
     statistics = FeatureStatistics(
         autoencoder.d_in, autoencoder.d_latent, device, column_mean(wanted) if centre is None else centre
     )
-    with _evaluating(autoencoder):
+    with evaluating(autoencoder):
         for rows, wanted_rows in zip(x.split(size), wanted.split(size), strict=True):
             statistics.update(wanted_rows.to(device), *autoencoder(rows.to(device)))
     return statistics
@@ -177,12 +177,12 @@ def mean_absolute_covariance(autoencoder: Autoencoder, x: Tensor | Rows, working
     mean = statistics.latent_mean[varying]
     block = max(1, working_set // (8 * max(1, len(varying))))
     total = 0.0
-    with _evaluating(autoencoder):
+    with evaluating(autoencoder):
         for start in range(0, len(varying), block):
             covariance = torch.zeros(
                 len(varying[start : start + block]), len(varying), dtype=torch.float64, device=device
             )
-            for rows in x.split(_rows_at_once(autoencoder)):
+            for rows in x.split(rows_at_once(autoencoder)):
                 centred = autoencoder.encode(rows.to(device)).index_select(1, varying).double() - mean
                 covariance += centred[:, start : start + block].T @ centred
             covariance.diagonal(start).zero_()
@@ -195,13 +195,13 @@ def column_mean(x: Tensor | Rows) -> Tensor:
     return torch.stack([rows.double().sum(0) for rows in x.split(ROWS_AT_ONCE)]).sum(0) / len(x)
 
 
-def _rows_at_once(autoencoder: Autoencoder) -> int:
+def rows_at_once(autoencoder: Autoencoder) -> int:
     """Rows whose latents and what is computed of them take no more than some 256 MiB."""
     return max(1, min(ROWS_AT_ONCE, (256 << 20) // (BYTES_PER_LATENT * autoencoder.d_latent)))
 
 
 @contextmanager
-def _evaluating(autoencoder: Autoencoder) -> Iterator[None]:
+def evaluating(autoencoder: Autoencoder) -> Iterator[None]:
     """The autoencoder in evaluation mode: in training, latents may depend on the batch."""
     training = autoencoder.training
     autoencoder.eval()

@@ -55,6 +55,21 @@ class SweepCommand(SweepConfig):
     """Activation store: a path, or a URI such as s3://bucket/folder."""
     out: Path
     """Folder of runs, a directory for each, and of results.parquet."""
+    dry_run: bool = False
+    """Only print what the sweep would do: how many runs, for how long, and how large."""
+
+
+class WatchCommand(Config):
+    """Show how a sweep comes along, from its folder alone, until it ends; Ctrl-C leaves the sweep as it is."""
+
+    runs: Path
+    """Folder of the sweep's runs."""
+    every: float = Field(default=2.0, gt=0)
+    """Seconds between two looks."""
+    once: bool = False
+    """Look once."""
+    best: str = "fvu_val"
+    """Column of the results by which the best run is told, the smallest first."""
 
 
 class EntropyCommand(Config):
@@ -139,16 +154,28 @@ def train(command: TrainCommand) -> int:
 def sweep(command: SweepCommand) -> int:
     """Run `bae-ray sweep`."""
     from bae_ray.activations.store import ActivationStore
-    from bae_ray.training.sweep import RESULTS_FILE
+    from bae_ray.training.sweep import RESULTS_FILE, dry_run
     from bae_ray.training.sweep import sweep as run
 
+    if command.dry_run:
+        from bae_ray.report.plan import print_plan
+
+        print_plan(dry_run(command, ActivationStore.open(command.store), command.out))
+        return 0
     outcome = run(command, ActivationStore.open(command.store), command.out)
     shown = command.model_copy(update={"store": without_credentials(command.store)})
     _save_config(shown, command.out / "sweep.json")
     print(f"{outcome.trained} runs trained, {len(outcome.failures)} failed.")
-    if outcome.finished:
-        print(command.out / RESULTS_FILE)
+    print(command.out / RESULTS_FILE)
     return report_failures(outcome.failures)
+
+
+def watch(command: WatchCommand) -> int:
+    """Run `bae-ray watch`; needs no Ray."""
+    from bae_ray.report.watch import watch as run
+
+    run(command.runs, command.every, command.once, command.best)
+    return 0
 
 
 def entropy(command: EntropyCommand) -> int:

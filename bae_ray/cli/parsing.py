@@ -4,10 +4,11 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import tyro
-from pydantic import ValidationError
+import yaml
+from pydantic import ValidationError, create_model
 
 from bae_ray.activations.inputs import INPUTS
 from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig
@@ -49,7 +50,8 @@ def parse(command: type[C], prog: str, arguments: list[str], default: C | None =
         if value is not None:
             default = _with_choice(default or command.model_construct(), path.split(".")[:-1], choice, value)
     description = (
-        f"{command.__doc__}\n\n--config FILE replays the JSON config of an earlier run; other flags change it."
+        f"{command.__doc__}\n\n--config FILE takes the options from a YAML or JSON file, such as the config of an "
+        "earlier run; other flags change them."
     )
     parsed = tyro.cli(
         command,
@@ -127,9 +129,17 @@ def _with_choice(config: C, path: list[str], choice: Choice, chosen: str) -> C:
 
 
 def _read_config(command: type[C], file: Path) -> C:
+    """The config in a file of JSON, or of YAML, which JSON is a part of; options left out there may follow as flags."""
     try:
-        return command.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        read = yaml.safe_load(file.read_text(encoding="utf-8"))
+        required = {name for name, field in command.model_fields.items() if field.is_required()}
+        if isinstance(read, dict) and (missing := required - read.keys()):
+            # What is there is checked now; the parser asks for what is missing.
+            absent: dict[str, Any] = dict.fromkeys(missing, (Any, None))
+            checked = create_model(command.__name__, __base__=command, **absent).model_validate(read)
+            return command.model_construct(**{name: getattr(checked, name) for name in checked.model_fields_set})
+        return command.model_validate(read)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidInputError(f"--config {file} cannot be read: {error}.") from error
     except ValidationError as error:
         raise InvalidInputError(f"--config {file}: {describe(error)}.") from error

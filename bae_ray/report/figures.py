@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from bae_ray.activations.config import Position
 from bae_ray.files import atomic_path
 from bae_ray.report.tables import CellGrid, cell_grid
 from bae_ray.report.variants import Variant, variants
@@ -56,12 +57,22 @@ def to_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+def position_axis(axes: Axes, positions: list[Position]) -> list[int]:
+    """Make the x axis one of positions, logarithmic where all are numbers; the place of each."""
+    numbers = [position for position in positions if isinstance(position, int)]
+    if len(numbers) == len(positions):
+        axes.set_xscale("symlog", base=2, linthresh=1)
+    places = numbers if len(numbers) == len(positions) else list(range(len(positions)))
+    axes.set_xticks(places, [str(position) for position in positions])
+    axes.minorticks_off()
+    return places
+
+
 def _lines(figure: SubFigure, axes: Axes, table: pd.DataFrame) -> None:
     layers, positions, bits = cell_grid(table, "entropy_bits")
     lowest, highest = (cell_grid(table, "entropy_bits", how).values for how in ("min", "max"))
     fvu = cell_grid(table, "fvu_val").values
-    numbered = all(isinstance(position, int) for position in positions)
-    places = positions if numbered else range(len(positions))
+    places = position_axis(axes, positions)
     for row, layer in enumerate(layers):
         color = LAYER_COLORS(0.9 * row / max(len(layers) - 1, 1))
         axes.plot(places, bits[row], color=color, label=str(layer), zorder=1)
@@ -70,10 +81,6 @@ def _lines(figure: SubFigure, axes: Axes, table: pd.DataFrame) -> None:
         np.tile(places, len(layers)), bits.ravel(), c=fvu.ravel(), cmap="magma_r", s=36,
         edgecolors="grey", linewidths=0.5, zorder=2,
     )  # fmt: skip
-    if numbered:
-        axes.set_xscale("symlog", base=2, linthresh=1)
-    axes.set_xticks(places, [str(position) for position in positions])
-    axes.minorticks_off()
     axes.set(xlabel="Token position", ylabel="Entropy / bits", title="Entropy against position")
     axes.set_ylim(bottom=0)
     axes.legend(title="Layer", fontsize="small")

@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -12,11 +13,21 @@ from bae_ray.report.figures import to_svg
 
 
 def write_report(
-    path: str | Path, title: str, figures: list[Figure], notes: list[str], table: pd.DataFrame, config_json: str
+    path: str | Path,
+    title: str,
+    figures: list[Figure],
+    notes: list[str],
+    table: pd.DataFrame,
+    config_json: str,
+    sweep: dict[str, Any] | None = None,
 ) -> None:
-    """Write the page: figures, notes, table of every run, resolved config, with nothing loaded from elsewhere."""
-    source = files("bae_ray.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
+    """Write the page: figures, notes, table of every run, resolved config, with nothing loaded from elsewhere.
+
+    `sweep` is what `sweep_data` gives: with it the page has a heat map whose cells can be clicked.
+    """
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        _source("report.html.j2")
+    )
     page = template.render(
         title=title,
         figures=[to_svg(figure) for figure in figures],
@@ -24,8 +35,21 @@ def write_report(
         columns=list(table.columns),
         rows=[[_cell(value) for value in row] for row in table.itertuples(index=False)],
         config=config_json,
+        sweep=sweep,
+        plotly=_plotly() if sweep else "",
+        script=_source("sweep.js") if sweep else "",
     )
     write_text(Path(path), page)
+
+
+def _source(name: str) -> str:
+    return files("bae_ray.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()
 
 
 def _cell(value: object) -> str:

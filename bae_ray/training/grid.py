@@ -1,103 +1,177 @@
 """The grid of a sweep: cells x axes over any field of the configs, expanded and validated before anything runs."""
 
 import itertools
-import json
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, ValidationError
 
 from bae_ray.activations.config import Position
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig, AutoencoderConfig, BAEConfig
-from bae_ray.config import Config, describe
+from bae_ray.config import describe
 from bae_ray.errors import InvalidInputError
+from bae_ray.training.axes import CELL_FIELDS, Setting, Settings, as_texts, parse_axis, parse_condition
 from bae_ray.training.config import RunConfig, TrainingConfig
+from bae_ray.training.execution import ExecutionConfig, SearchConfig
 from bae_ray.training.run import plan_run
 
+MAX_SHOWN = 5
 
-class SweepConfig(Config):
-    """A grid of autoencoders: the product of layers, positions and axes."""
+
+class SweepConfig(ExecutionConfig):
+    """A grid of autoencoders: the product of cells, axes and seeds."""
 
     layers: tuple[int, ...] | None = None
     """Layers of the store. Left out: all of them."""
     positions: tuple[Position, ...] | None = None
     """Positions of the store. Left out: all of them."""
+    sites: tuple[str, ...] | None = None
+    """Sites of the store. Left out: all of them."""
     autoencoder: AutoencoderConfig = BAEConfig()
     """Architecture of every run, but for the axes."""
     training: TrainingConfig = TrainingConfig()
-    """Training of every run, but for the axes."""
-    axes: tuple[str, ...] = ()
-    """Further axes of the grid, each FIELD=VALUE,VALUE,... over a field of the two above, such as training.seed=0,1,2,
-    autoencoder.expansion=2,4 or autoencoder.architecture=bae,relu,topk."""
-    cpus_per_trial: float = Field(default=1, gt=0)
-    """CPUs, and so threads, of each training."""
-    gpus_per_trial: float | None = Field(default=None, ge=0)
-    """GPU share of each training, such as 0.25; 0: it runs on the CPU. Left out: 1 where the cluster has GPUs now,
-    else 0; say it where the cluster grows on demand."""
+    """Training of every run, but for the axes and seeds."""
+    axes: Annotated[tuple[str, ...], BeforeValidator(as_texts)] = ()
+    """Further axes of the grid, each FIELD=VALUE,VALUE,... over a field of the two above, such as training.lr=1e-3,3e-3
+    or autoencoder.architecture=bae,relu,topk. Different axes multiply; several fields in one, with a space between,
+    go together, first value with first: "training.lr=1e-3,3e-3 training.batch_size=256,512"."""
+    exclude: Annotated[tuple[str, ...], BeforeValidator(as_texts)] = ()
+    """Runs to leave out, each FIELD=VALUE,... FIELD=VALUE,... over layer, position, site and the fields of the configs:
+    those that fulfil all of it. "layer=0 training.lr=3e-3" leaves out layer 0 at that learning rate."""
+    seeds: tuple[int, ...] = ()
+    """Seeds, each of which trains the whole grid. Left out: training.seed alone."""
+    skip_illegal: bool = False
+    """Leave out, and report as failed, runs whose settings cannot go together; otherwise they stop the sweep before it
+    begins."""
+
+    search: SearchConfig = SearchConfig()
+    """Left as it is, every run of the grid is trained to its end."""
+
+
+class IllegalRun(NamedTuple):
+    """A run of the grid that cannot be."""
+
+    cell: Cell
+    settings: Settings
+    reason: str
+
+    def __str__(self) -> str:
+        axes = ", ".join(map(str, self.settings)) or "the configs"
+        return f"{axes} at ({self.cell}): {self.reason}"
+
+
+class Grid(NamedTuple):
+    """All runs of a sweep, those of one cell together, and those that cannot be."""
+
+    runs: list[RunConfig]
+    illegal: list[IllegalRun]
 
 
 def expand(config: SweepConfig, store: ActivationStore) -> list[RunConfig]:
-    """All runs of the grid, those of one cell together. Raises `InvalidInputError` that names the field and value."""
-    cells = [cell for cell in store.cells if _selected(cell, config)]
+    """All runs of the grid, those of one cell together; see `plan_grid`."""
+    return plan_grid(config, store).runs
+
+
+def plan_grid(config: SweepConfig, store: ActivationStore) -> Grid:
+    """Every run of the grid, checked, before anything is trained.
+
+    Raises `InvalidInputError` that names what is not in the store or no field, and the axes and values of runs that
+    cannot be, unless `skip_illegal` has them listed.
+    """
+    cells = selected_cells(config, store)
+    if config.autoencoder.d_in not in (None, store.manifest.d):
+        raise InvalidInputError(
+            f"autoencoder.d_in is {config.autoencoder.d_in} but the store's activations are {store.manifest.d} wide. "
+            "Leave it out: it is taken from the store."
+        )
+    axes = [parse_axis(text) for text in config.axes]
+    if config.seeds:
+        axes.append([(Setting("training.seed", seed),) for seed in config.seeds])
+    _check_distinct(axes)
+    conditions = [parse_condition(text) for text in config.exclude]
+    runs: dict[str, RunConfig] = {}
+    illegal: list[IllegalRun] = []
+    for cell in cells:
+        for points in itertools.product(*axes):
+            settings = tuple(itertools.chain.from_iterable(points))
+            if any(_fulfils(cell, settings, config, condition) for condition in conditions):
+                continue
+            try:
+                run = plan_settings(config, store, cell, settings)
+            except InvalidInputError as error:
+                illegal.append(IllegalRun(cell, settings, str(error)))
+            else:
+                runs[run.id] = run
+    if illegal and not config.skip_illegal:
+        more = f"\n  and {len(illegal) - MAX_SHOWN} more" if len(illegal) > MAX_SHOWN else ""
+        listed = "".join(f"\n  {run}" for run in illegal[:MAX_SHOWN])
+        raise InvalidInputError(
+            f"{len(illegal)} runs of the grid cannot be:{listed}{more}\nMend the axes, or leave such runs out with "
+            "--skip-illegal."
+        )
+    if not runs:
+        raise InvalidInputError("the grid is empty: exclude leaves out, or none of the settings allow, every run.")
+    return Grid(list(runs.values()), illegal)
+
+
+def plan_settings(config: SweepConfig, store: ActivationStore, cell: Cell, settings: Settings) -> RunConfig:
+    """The run of one cell with these settings. Raises `InvalidInputError` where it cannot be."""
+    return plan_run(store, cell, *_with_settings(config, settings))
+
+
+def selected_cells(config: SweepConfig, store: ActivationStore) -> list[Cell]:
+    """The cells of the store that a sweep is of. Raises `InvalidInputError` for what the store lacks."""
+    _check_cells(config, store)
+    return [cell for cell in store.cells if _selected(cell, config)]
+
+
+def _check_cells(config: SweepConfig, store: ActivationStore) -> None:
     for name, wanted, there in (
         ("layer", config.layers, {cell.layer for cell in store.cells}),
         ("position", config.positions, {cell.position for cell in store.cells}),
+        ("site", config.sites, {cell.site for cell in store.cells}),
     ):
         for value in wanted or ():
             if value not in there:
                 raise InvalidInputError(
                     f"{name} {value} is not in the store {store.folder}; it has {sorted(there, key=str)}."
                 )
-    if config.autoencoder.d_in not in (None, store.manifest.d):
-        raise InvalidInputError(
-            f"autoencoder.d_in is {config.autoencoder.d_in} but the store's activations are {store.manifest.d} wide. "
-            "Leave it out: it is taken from the store."
-        )
-    axes = [_parse_axis(text) for text in config.axes]
-    for field in {field for field, _ in axes}:
-        if sum(field == other for other, _ in axes) > 1:
-            raise InvalidInputError(f"axis {field} is given more than once: give all its values in one.")
-    runs: dict[str, RunConfig] = {}
-    for cell in cells:
-        for values in itertools.product(*(values for _, values in axes)):
-            settings = list(zip((field for field, _ in axes), values, strict=True))
-            run = plan_run(store, cell, *_with_settings(config, settings))
-            runs[run.id] = run
-    return list(runs.values())
+
+
+def _check_distinct(axes: list[list[Settings]]) -> None:
+    seen: set[str] = set()
+    for axis in axes:
+        fields = {setting.field for setting in axis[0]}
+        if twice := fields & seen:
+            raise InvalidInputError(f"axis {min(twice)} is given more than once: give all its values in one.")
+        seen |= fields
 
 
 def _selected(cell: Cell, config: SweepConfig) -> bool:
-    return (config.layers is None or cell.layer in config.layers) and (
-        config.positions is None or cell.position in config.positions
+    return all(
+        wanted is None or value in wanted
+        for wanted, value in (
+            (config.layers, cell.layer),
+            (config.positions, cell.position),
+            (config.sites, cell.site),
+        )
     )
 
 
-def _parse_axis(text: str) -> tuple[str, list[Any]]:
-    field, equals, listed = text.partition("=")
-    section, dot, name = field.partition(".")
-    fields = {"training": list(TrainingConfig.model_fields), "autoencoder": _architecture_fields()}
-    if not (equals and dot and listed) or name not in fields.get(section, []):
-        known = [f"{section}.{key}" for section, keys in fields.items() for key in keys]
-        raise InvalidInputError(
-            f"axis '{text}' is not FIELD=VALUE,VALUE,... with a known field. Fields: {', '.join(known)}."
-        )
-    return field, [_parse_value(value) for value in listed.split(",")]
+def _fulfils(cell: Cell, settings: Settings, config: SweepConfig, condition: dict[str, list[Any]]) -> bool:
+    chosen = dict(settings)
+
+    def value(field: str) -> Any:
+        if field in CELL_FIELDS:
+            return getattr(cell, field)
+        section, _, name = field.partition(".")
+        return chosen.get(field, getattr(getattr(config, section), name, None))
+
+    return all(value(field) in values for field, values in condition.items())
 
 
-def _architecture_fields() -> list[str]:
-    """Fields of any architecture."""
-    return list(dict.fromkeys(field for config in ARCHITECTURES.values() for field in config.model_fields))
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def _with_settings(config: SweepConfig, settings: list[tuple[str, Any]]) -> tuple[ArchitectureConfig, TrainingConfig]:
+def _with_settings(config: SweepConfig, settings: Settings) -> tuple[ArchitectureConfig, TrainingConfig]:
     values = {"autoencoder": config.autoencoder.model_dump(), "training": config.training.model_dump()}
     changes: dict[str, dict[str, Any]] = {"autoencoder": {}, "training": {}}
     for field, value in settings:
@@ -105,10 +179,7 @@ def _with_settings(config: SweepConfig, settings: list[tuple[str, Any]]) -> tupl
         changes[section][name] = value
     architecture = changes["autoencoder"].get("architecture", config.autoencoder.architecture)
     if architecture not in ARCHITECTURES:
-        raise InvalidInputError(
-            f"axis value autoencoder.architecture={architecture!r} is not allowed: expected one of "
-            f"{', '.join(ARCHITECTURES)}."
-        )
+        raise InvalidInputError(f"architecture '{architecture}' is not one of {', '.join(ARCHITECTURES)}.")
     chosen = ARCHITECTURES[architecture]
     common = {name: value for name, value in values["autoencoder"].items() if name in chosen.model_fields}
     try:
@@ -117,4 +188,4 @@ def _with_settings(config: SweepConfig, settings: list[tuple[str, Any]]) -> tupl
             TrainingConfig.model_validate(values["training"] | changes["training"]),
         )
     except ValidationError as error:
-        raise InvalidInputError(f"a value of the axes is not allowed: {describe(error)}.") from error
+        raise InvalidInputError(describe(error)) from error

@@ -92,10 +92,12 @@ class Loop:
         """Train to the end, or until every member has stopped or diverged."""
         members = {(i, j) for i, stack in enumerate(self._stacks) for j in range(len(stack.members))}
         for epoch in range(self._epoch, self._shared.epochs + 1):
-            self._epoch = epoch
-            self._run_epoch()
             if members <= self._ended():
                 break
+            self._epoch = epoch
+            self._run_epoch()
+        if self._resume is not None and len(members) > 1:  # until all of them are put away
+            self._save_if_due(at_once=True)
         for (i, j), stop in self._stops.items():
             stop.restore(self._stacks[i].members[j].autoencoder)
 

@@ -1,7 +1,7 @@
 """Run directories -> tables. Every table is built from the directories alone, never from memory or run names."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,12 @@ from pydantic import ValidationError
 from bae_ray.activations.config import Position
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path
-from bae_ray.training.run import RESULT_FILE, RUN_FILE, RunResult
+from bae_ray.training.run import FAILURE_FILE, RESULT_FILE, RUN_FILE, STOPPED, Failure, RunResult
+
+GRID_FILE = "grid.json"
+"""Ids of the runs of the sweep that was last begun in a folder."""
+ILLEGAL_PREFIX = "illegal-"
+"""What directories of runs begin with that cannot be."""
 
 ENTROPY_COLUMNS = [
     "model",
@@ -23,6 +28,9 @@ ENTROPY_COLUMNS = [
     "d_in",
     "d_latent",
     "entropy_bits",
+    "entropy_low",
+    "entropy_high",
+    "entropy_bias",
     "fvu_train",
     "fvu_val",
     "l0",
@@ -39,27 +47,32 @@ def results(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFrame
     `only` restricts it to runs of these ids. Raises `InvalidInputError` where there is no finished run.
     """
     runs = Path(runs)
-    wanted = None if only is None else set(only)
-    rows: list[dict[str, Any]] = []
-    for file in sorted(runs.glob(f"*/{RESULT_FILE}")):
-        if wanted is not None and file.parent.name not in wanted:
-            continue
-        try:
-            result = RunResult.model_validate_json(file.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            raise InvalidInputError(
-                f"{file} is not the result of a run ({error.error_count()} fields do not fit). Delete its folder and "
-                "run the sweep again."
-            ) from error
-        config = json.loads(file.with_name(RUN_FILE).read_text(encoding="utf-8"))
-        settings = {
-            f"{part}.{key}": value for part in ("autoencoder", "training") for key, value in config[part].items()
-        }
-        rows.append({**result.model_dump(), **settings})
+    rows = [_finished_row(file) for file in _files(runs, RESULT_FILE, only)]
     if not rows:
         raise InvalidInputError(f"{runs} holds no finished run. Make some with 'bae-ray sweep' or 'bae-ray train'.")
-    rows.sort(key=lambda row: (row["layer"], row["site"], position_order(row["position"]), row["seed"], row["run"]))
-    return pd.DataFrame(rows)
+    return _table(rows)
+
+
+def outcomes(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFrame:
+    """The same, and a row for each run that has no result: `status` and `reason` say why.
+
+    The status is finished, failed, stopped (by a search) or illegal (it cannot be). `only` restricts it to runs of
+    these ids and those that cannot be.
+    """
+    runs = Path(runs)
+    only = None if only is None else set(only)
+    rows = [{**_finished_row(file), "status": "finished", "reason": ""} for file in _files(runs, RESULT_FILE, only)]
+    finished = {row["run"] for row in rows}
+    for file in sorted(runs.glob(f"*/{FAILURE_FILE}")):
+        name, failure = file.parent.name, Failure.model_validate_json(file.read_text(encoding="utf-8"))
+        if name.startswith(ILLEGAL_PREFIX):
+            rows.append({**failure.cell, **failure.settings, "status": "illegal", "reason": failure.message})
+        elif name not in finished and (only is None or name in only):
+            config = json.loads(file.with_name(RUN_FILE).read_text(encoding="utf-8"))
+            reason = f"{failure.error}: {failure.message}"
+            rows.append({**failure.cell, "run": name, **_settings(config), "seed": config["training"]["seed"],
+                         "status": "stopped" if failure.error == STOPPED else "failed", "reason": reason})  # fmt: skip
+    return _table(rows)
 
 
 def position_order(position: Position) -> tuple[bool, int, str]:
@@ -79,8 +92,41 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def write_parquet(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table as Parquet, atomically; positions as text where some of them are names."""
-    if "position" in table and table["position"].dtype == object:
-        table = table.astype({"position": str})
+    """Write a table as Parquet, atomically; columns of several types, such as positions of both kinds, as text."""
+    mixed = [
+        column
+        for column in table.columns
+        if table[column].dtype == object
+        and len({type(value) for value in table[column].dropna() if not isinstance(value, tuple | list)}) > 1
+    ]
     with atomic_path(Path(path)) as temporary:
-        table.to_parquet(temporary, index=False)
+        table.astype(dict.fromkeys(mixed, str)).to_parquet(temporary, index=False)
+
+
+def _files(runs: Path, name: str, only: Iterable[str] | None) -> Iterator[Path]:
+    if only is None:
+        yield from sorted(runs.glob(f"*/{name}"))
+    else:
+        yield from (file for run in sorted(set(only)) if (file := runs / run / name).exists())
+
+
+def _finished_row(file: Path) -> dict[str, Any]:
+    try:
+        result = RunResult.model_validate_json(file.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        raise InvalidInputError(
+            f"{file} is not the result of a run ({error.error_count()} fields do not fit). Delete its folder and "
+            "run the sweep again."
+        ) from error
+    return {**result.model_dump(), **_settings(json.loads(file.with_name(RUN_FILE).read_text(encoding="utf-8")))}
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    return {f"{part}.{key}": value for part in ("autoencoder", "training") for key, value in config[part].items()}
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    def order(row: dict[str, Any]) -> tuple[object, ...]:
+        return (row["layer"], row["site"], position_order(row["position"]), row.get("seed", 0), row.get("run", ""))
+
+    return pd.DataFrame(sorted(rows, key=order))

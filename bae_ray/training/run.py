@@ -9,8 +9,9 @@ failure.json        instead of it, where training failed: the reason
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -22,18 +23,20 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import spectral_norm
 from bae_ray.autoencoders import ArchitectureConfig, TranscoderConfig, check_architecture
 from bae_ray.config import content_hash
-from bae_ray.errors import InvalidInputError
+from bae_ray.errors import InvalidInputError, OutOfMemoryError
 from bae_ray.files import write_text
 from bae_ray.training.config import CellConfig, RunConfig, TrainingConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.objective import SCHEDULED
-from bae_ray.training.trainer import train
+from bae_ray.training.trainer import Trained, train_many
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "state.safetensors"
 RESULT_FILE = "result.json"
 FAILURE_FILE = "failure.json"
+STOPPED = "Stopped"
+"""The `error` of a run that a search has stopped early."""
 
 
 class RunResult(BaseModel):
@@ -51,6 +54,14 @@ class RunResult(BaseModel):
     d_latent: int
     entropy_bits: float
     """Over all n, as in the paper."""
+    entropy_low: float
+    """Ends of its 95 % interval, a bootstrap over the samples (analysis/sampling.py)."""
+    entropy_high: float
+    entropy_bias: float
+    """How much too low it is on average, since firing rates are estimated from n samples."""
+    subset_n: tuple[int, ...]
+    """Sizes of nested random subsets of the samples, and the entropy over each."""
+    subset_bits: tuple[float, ...]
     fvu_train: float
     fvu_val: float
     mse_val: float
@@ -65,6 +76,19 @@ class RunResult(BaseModel):
     seed: int
     run: str
     seconds: float
+
+
+class Failure(BaseModel):
+    """Why a run has no result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    error: str
+    """Name of the error's type."""
+    message: str
+    cell: dict[str, Any]
+    settings: dict[str, Any] = {}
+    """Of a run that cannot be, and so has no config: its values on the grid's axes."""
 
 
 def plan_run(
@@ -102,10 +126,10 @@ def is_finished(runs: Path, run: RunConfig) -> bool:
     return (runs / run.id / RESULT_FILE).exists()
 
 
-def failure_reason(runs: Path, run: RunConfig) -> str | None:
+def read_failure(runs: Path, run: RunConfig) -> Failure | None:
     """Why the last attempt at this run failed, if it left word."""
     file = runs / run.id / FAILURE_FILE
-    return json.loads(file.read_text(encoding="utf-8"))["message"] if file.exists() else None
+    return Failure.model_validate_json(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def execute_run(
@@ -120,27 +144,116 @@ def execute_run(
     An interrupted run goes on from its last state. Whatever goes wrong is recorded in the directory and raised again.
     `on_epoch` is told each finished epoch.
     """
-    folder = runs / run.id
-    if is_finished(runs, run):
-        return RunResult.model_validate_json((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    write_text(folder / RUN_FILE, run.model_dump_json(indent=2) + "\n")
-    (folder / FAILURE_FILE).unlink(missing_ok=True)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    metrics = _MetricsLog(folder / METRICS_FILE)
+    (outcome,) = execute_runs(
+        [run], store, runs, runs / run.id / STATE_FILE, device, lambda _, lines: on_epoch(lines[-1].epoch)
+    )
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
-    def log(lines: list[TrainingMetrics]) -> None:
-        metrics.append(lines)
-        on_epoch(lines[-1].epoch)
 
-    try:
-        x, target = (_rows(store, cell) if cell else None for cell in (run.cell, run.target))
-        assert x is not None
-        trained = train(x, run.autoencoder, run.training, device, log, target, folder / STATE_FILE)
-    except Exception as error:
-        reason = {"error": type(error).__name__, "message": str(error), "cell": run.cell.model_dump()}
-        write_text(folder / FAILURE_FILE, json.dumps(reason, indent=2) + "\n")
-        raise
-    trained.autoencoder.save_pretrained(folder)
+def execute_runs(
+    together: Sequence[RunConfig],
+    store: ActivationStore,
+    runs: Path,
+    state: Path,
+    device: str | None = None,
+    on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None] = lambda *_: None,
+) -> list[RunResult | Exception]:
+    """Train runs of one cell as one and write the directory of each; what is finished is never trained again.
+
+    `state` is the file of their common state, from which an interrupted training goes on: also one that was killed
+    while its results were written. A run that fails gets its reason in its directory and in its place here; so do all
+    where the cell cannot be read or memory runs out.
+    """
+    directories = _Directories(together, store, runs, on_epoch)
+    if directories.unfinished:
+        directories.begin()
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            first = together[0]
+            x, target = (_rows(store, cell) if cell else None for cell in (first.cell, first.target))
+            assert x is not None
+            members = [(run.autoencoder, run.training) for run in together]
+            train_many(x, members, device, directories.log, target, state, on_trained=directories.put_away)
+        except Exception as error:
+            directories.fail(_out_of_memory(error) or error)
+    return directories.outcomes()
+
+
+class _Directories:
+    """Writes the directories of runs that are trained together; those that were finished before are left alone."""
+
+    def __init__(
+        self,
+        together: Sequence[RunConfig],
+        store: ActivationStore,
+        runs: Path,
+        on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None],
+    ) -> None:
+        self._together, self._store, self._runs, self._on_epoch = together, store, runs, on_epoch
+        self.unfinished = [run for run in together if not is_finished(runs, run)]
+        self._logs = {run.id: _MetricsLog(runs / run.id / METRICS_FILE) for run in self.unfinished}
+        self._failures: dict[str, Exception] = {}
+
+    def begin(self) -> None:
+        """Write what each run is."""
+        for run in self.unfinished:
+            write_text(self._runs / run.id / RUN_FILE, run.model_dump_json(indent=2) + "\n")
+            (self._runs / run.id / FAILURE_FILE).unlink(missing_ok=True)
+
+    def log(self, number: int, lines: list[TrainingMetrics]) -> None:
+        """Write an epoch's metrics of one run."""
+        run = self._together[number]
+        if run.id in self._logs:
+            self._logs[run.id].append(lines)
+            self._on_epoch(run, lines)
+
+    def put_away(self, number: int, outcome: Trained | Exception) -> None:
+        """Write what came of one run."""
+        run = self._together[number]
+        if isinstance(outcome, Exception):
+            self._failures[run.id] = outcome
+            failure = Failure(error=type(outcome).__name__, message=str(outcome), cell=run.cell.model_dump())
+            write_failure(self._runs, run, failure)
+        elif not is_finished(self._runs, run):
+            _write_result(self._runs, run, self._store, outcome)
+
+    def fail(self, error: Exception) -> None:
+        """Write why all that have no outcome yet have none."""
+        for number, run in enumerate(self._together):
+            if not is_finished(self._runs, run) and run.id not in self._failures:
+                self.put_away(number, error)
+
+    def outcomes(self) -> list[RunResult | Exception]:
+        """What came of each run."""
+        return [self._failures.get(run.id) or read_result(self._runs, run) for run in self._together]
+
+
+def read_result(runs: Path, run: RunConfig) -> RunResult:
+    """The result of a finished run."""
+    return RunResult.model_validate_json((runs / run.id / RESULT_FILE).read_text(encoding="utf-8"))
+
+
+def _out_of_memory(error: Exception) -> OutOfMemoryError | None:
+    """The same error by its own name, if torch ran out of memory; on a CPU it says so in words only."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    ):
+        return OutOfMemoryError(
+            f"memory ran out: {str(error).splitlines()[0]}. Lower expansion, d_latent or batch_size."
+        )
+    return None
+
+
+def write_failure(runs: Path, run: RunConfig, failure: Failure) -> None:
+    """Write down why a run has no result."""
+    write_text(runs / run.id / FAILURE_FILE, failure.model_dump_json(indent=2) + "\n")
+
+
+def _write_result(runs: Path, run: RunConfig, store: ActivationStore, trained: Trained) -> None:
+    """Write the autoencoder, then the result, which makes the run finished."""
+    trained.autoencoder.save_pretrained(runs / run.id)
     result = RunResult(
         model=str(store.manifest.request.model["name"]),
         layer=run.cell.layer,
@@ -151,6 +264,11 @@ def execute_run(
         d_in=trained.autoencoder.d_in,
         d_latent=trained.autoencoder.d_latent,
         entropy_bits=trained.all.entropy_bits,
+        entropy_low=trained.entropy.low,
+        entropy_high=trained.entropy.high,
+        entropy_bias=trained.entropy.bias,
+        subset_n=trained.entropy.subset_n,
+        subset_bits=trained.entropy.subset_bits,
         fvu_train=trained.train.fvu,
         fvu_val=trained.val.fvu,
         mse_val=trained.val.mse,
@@ -163,8 +281,7 @@ def execute_run(
         run=run.id,
         seconds=trained.seconds,
     )
-    write_text(folder / RESULT_FILE, result.model_dump_json(indent=2) + "\n")
-    return result
+    write_text(runs / run.id / RESULT_FILE, result.model_dump_json(indent=2) + "\n")
 
 
 def _rows(store: ActivationStore, cell: CellConfig) -> Rows:
@@ -179,7 +296,7 @@ class _MetricsLog:
         self._continued = False
 
     def append(self, lines: list[TrainingMetrics]) -> None:
-        text = "".join(json.dumps(_flat(line)) + "\n" for line in lines)
+        text = "".join(json.dumps(metrics_row(line)) + "\n" for line in lines)
         if not self._continued:
             self._continued = True
             before = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
@@ -190,6 +307,7 @@ class _MetricsLog:
             file.write(text)
 
 
-def _flat(line: TrainingMetrics) -> dict[str, float]:
+def metrics_row(line: TrainingMetrics) -> dict[str, float]:
+    """A line of metrics.jsonl."""
     weights = {f"{name}_weight": weight for name, weight in line.weights.items() if name in SCHEDULED}
     return {"epoch": line.epoch, "step": line.step, "loss": line.loss, **line.terms, **weights, "seconds": line.seconds}

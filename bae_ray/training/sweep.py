@@ -1,16 +1,16 @@
-"""Running a grid with Ray Tune: one trial per run, reused actors, one directory per run.
+"""Running a grid with Ray Tune: a trial is a job, packs of one cell; reused actors, one directory per run.
 
-The run directories are the state. A trial that has written its result is never run again, whatever became of the
+The run directories are the state. A run that has written its result is never trained again, whatever became of the
 sweep that it was part of; Tune's own state is thrown away.
 """
 
-import logging
-import os
+import json
 import shutil
-import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ray
 import torch
 from ray import tune
 from typing_extensions import override
@@ -18,14 +18,34 @@ from typing_extensions import override
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
 from bae_ray.cluster import check_fits, connect, total
+from bae_ray.config import content_hash
+from bae_ray.errors import OutOfMemoryError
+from bae_ray.files import write_text
 from bae_ray.progress import Tracker, console, track
 from bae_ray.training.config import RunConfig
-from bae_ray.training.grid import SweepConfig, expand
-from bae_ray.training.results import results, write_parquet
-from bae_ray.training.run import execute_run, failure_reason, is_finished
+from bae_ray.training.execution import ExecutionConfig
+from bae_ray.training.grid import IllegalRun, SweepConfig, plan_grid
+from bae_ray.training.packing import STATES, Pack, jobs, unfinished_packs
+from bae_ray.training.probe import DryRun, Measured, estimate, gpu_share, largest, measure
+from bae_ray.training.results import GRID_FILE, ILLEGAL_PREFIX, outcomes, write_parquet
+from bae_ray.training.run import (
+    FAILURE_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    STOPPED,
+    Failure,
+    is_finished,
+    read_failure,
+    write_failure,
+)
+from bae_ray.training.search import check_search, draw_runs, halve_runs
+from bae_ray.training.trackers import check_trackers
+from bae_ray.training.tuning import run_trials
+from bae_ray.training.worker import PackTrainer
 
 RESULTS_FILE = "results.parquet"
-MAX_RETRIES_PER_TRIAL = 2
+WORKER_DIED = "WorkerDied"
+"""The `error` of a run that left no word itself."""
 
 
 class SweepOutcome(NamedTuple):
@@ -38,116 +58,207 @@ class SweepOutcome(NamedTuple):
     trained: int
     """How many of them were trained just now."""
     failures: list[str]
-    """A line for each run that failed."""
+    """A line for each run that failed, or cannot be."""
 
 
 def sweep(config: SweepConfig, store: ActivationStore, out: str | Path) -> SweepOutcome:
-    """Train every run of the grid that is not finished in `out` yet; see `train_runs`."""
-    return train_runs(expand(config, store), store, out, config.cpus_per_trial, config.gpus_per_trial)
+    """Train every run of the grid that is not finished in `out` yet, or what `config.search` makes of it.
+
+    See `train_runs`.
+    """
+    grid, out = plan_grid(config, store), Path(out).absolute()
+    check_search(config)
+    if config.search.is_grid:
+        return train_runs(grid.runs, store, out, config, grid.illegal)
+    check_trackers(config)
+    _record_grid(out, grid.runs, grid.illegal)
+    gpus = _gpus(config, [Pack((run,)) for run in grid.runs], store)
+    already = {file.parent.name for file in out.glob(f"*/{RESULT_FILE}")}
+    if config.search.samples is not None:
+        return _conclude(out, draw_runs(config, store, out, gpus), already, [], {})
+    died = halve_runs(grid.runs, config, store, out, gpus)
+    return _conclude(out, grid.runs, already, grid.illegal, died)
 
 
 def train_runs(
     runs: list[RunConfig],
     store: ActivationStore,
     out: str | Path,
-    cpus_per_trial: float = 1,
-    gpus_per_trial: float | None = None,
+    execution: ExecutionConfig | None = None,
+    illegal: Sequence[IllegalRun] = (),
 ) -> SweepOutcome:
     """Train those of the runs that are not finished in `out` yet, and write `out/results.parquet`.
 
-    A run that fails is reported in the outcome and in its directory; the others go on. CPUs and GPUs as in
-    `SweepConfig`.
+    A run that fails is reported in the outcome, in its directory and in the table; the others go on. So are `illegal`
+    ones, which are not tried.
     """
-    out = Path(out).absolute()
-    missing = [run for run in runs if not is_finished(out, run)]
-    console.print(f"Sweep: {len(runs)} runs, {len(runs) - len(missing)} of them finished already.")
-    failures = _train(missing, store, out, cpus_per_trial, gpus_per_trial) if missing else []
+    out, execution = Path(out).absolute(), execution or ExecutionConfig()
+    check_trackers(execution)
+    already = {run.id for run in runs if is_finished(out, run)}
+    console.print(f"Sweep: {len(runs)} runs, {len(already)} of them finished already.")
+    _record_grid(out, runs, illegal)
+    packs = unfinished_packs(runs, out, execution.packed)
+    died = _train(packs, store, out, execution) if packs else {}
+    return _conclude(out, runs, already, illegal, died)
+
+
+def _conclude(
+    out: Path, runs: list[RunConfig], already: set[str], illegal: Sequence[IllegalRun], died: dict[str, str]
+) -> SweepOutcome:
+    """Write the table and say what was done; `died`: why those runs failed that left no word themselves."""
     finished = [run.id for run in runs if is_finished(out, run)]
-    if finished:
-        write_parquet(results(out, only=finished), out / RESULTS_FILE)
-    return SweepOutcome(runs, finished, len(missing) - len(failures), failures)
+    for run in runs:
+        if run.id in died and run.id not in finished and read_failure(out, run) is None:
+            write_text(out / run.id / RUN_FILE, run.model_dump_json(indent=2) + "\n")
+            write_failure(out, run, Failure(error=WORKER_DIED, message=died[run.id], cell=run.cell.model_dump()))
+    write_parquet(outcomes(out, only=[run.id for run in runs]), out / RESULTS_FILE)
+    failures = [f"{run}" for run in illegal]
+    for run in runs:
+        failure = read_failure(out, run)
+        if run.id not in finished and (failure is None or failure.error != STOPPED):
+            reason = failure.message if failure else "it was not reached"
+            failures.append(f"run {run.id} ({_cell(run)}): {reason}")
+    return SweepOutcome(runs, finished, len(set(finished) - already), failures)
 
 
-def _train(
-    missing: list[RunConfig], store: ActivationStore, out: Path, cpus: float, gpus_per_trial: float | None
-) -> list[str]:
-    """Train the missing runs; a line for each that failed."""
-    # Result files of every trial in four formats cost more than a small training; ours are in the run directories.
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the sweep, not just Tune's part of it
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output points to Tune's folder even at verbosity 0
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # misses those files
+def dry_run(config: SweepConfig, store: ActivationStore, out: str | Path) -> DryRun:
+    """What `sweep` would do: how much is left of it, and for how long, from training its largest pack for some steps.
+
+    Nothing is written.
+    """
+    grid, out = plan_grid(config, store), Path(out).absolute()
+    missing = [run for run in grid.runs if not is_finished(out, run)]
+    packs = unfinished_packs(missing, out, config.packed, record=False)
     connect()
-    gpus = gpus_per_trial if gpus_per_trial is not None else float(total("GPU") > 0)
-    check_fits("a training", cpus, gpus)
-    threads = max(1, int(cpus))
-    trainable = tune.with_parameters(RunTrainable, store=store.folder, out=out, threads=threads, gpus=gpus)
-    scratch = out / f".tune-{uuid.uuid4().hex}"
-    try:
-        with track("Training", len(missing)) as tracker:
-            tune.Tuner(
-                tune.with_resources(trainable, {"cpu": cpus, "gpu": gpus}),
-                param_space={"run": tune.grid_search([run.model_dump(mode="json") for run in missing])},
-                tune_config=tune.TuneConfig(reuse_actors=True, trial_dirname_creator=lambda trial: trial.trial_id),
-                run_config=tune.RunConfig(
-                    name="sweep",
-                    storage_path=str(scratch),
-                    verbose=0,
-                    callbacks=[_ShowProgress(tracker)],
-                    failure_config=tune.FailureConfig(max_failures=MAX_RETRIES_PER_TRIAL),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                ),
-            ).fit()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    died = f"its worker died {MAX_RETRIES_PER_TRIAL + 1} times; too little memory is the usual reason"
-    return [
-        f"run {run.id} ({_cell(run)}): {failure_reason(out, run) or died}"
-        for run in missing
-        if not is_finished(out, run)
+    gpus = config.gpus_per_trial if config.gpus_per_trial is not None else float(total("GPU") > 0)
+    sample = largest(packs or unfinished_packs(grid.runs, out / "none", config.packed, record=False))
+    measured = _measure(sample, store, config.cpus_per_trial, gpus)
+    if gpus and config.gpus_per_trial is None:
+        gpus = gpu_share(measured)
+    left = estimate(packs, sample, measured, store.manifest.n)
+    return DryRun(
+        len(grid.runs), len(grid.runs) - len(missing), [str(run) for run in grid.illegal], measured, left,
+        _workers(config.cpus_per_trial, gpus), gpus,
+    )  # fmt: skip
+
+
+def _record_grid(out: Path, runs: Sequence[RunConfig], illegal: Sequence[IllegalRun]) -> None:
+    """Write down which runs the sweep is of, for whoever watches, and a directory for each that cannot be."""
+    write_text(out / GRID_FILE, json.dumps([run.id for run in runs]) + "\n")
+    for folder in out.glob(f"{ILLEGAL_PREFIX}*"):
+        shutil.rmtree(folder)
+    for run in illegal:
+        failure = Failure(error="Illegal", message=run.reason, cell=run.cell._asdict(), settings=dict(run.settings))
+        name = ILLEGAL_PREFIX + content_hash([run.cell, run.settings])
+        write_text(out / name / FAILURE_FILE, failure.model_dump_json(indent=2) + "\n")
+
+
+def _train(packs: list[Pack], store: ActivationStore, out: Path, execution: ExecutionConfig) -> dict[str, str]:
+    """Train the packs; why those runs failed that left no word themselves."""
+    gpus = _gpus(execution, packs, store)
+    workers = _workers(execution.cpus_per_trial, gpus)
+    with track("Training", sum(not is_finished(out, run) for pack in packs for run in pack.runs)) as tracker:
+        died = _run_jobs(jobs(packs, workers), store, out, execution, gpus, tracker)
+    alone = [
+        Pack((run,))
+        for pack in packs
+        for run in pack.runs
+        if not is_finished(out, run) and _may_fit_alone(read_failure(out, run))
     ]
+    if alone:
+        console.print(f"Sweep: {len(alone)} runs ran out of memory or lost their workers; once more, one at a time.")
+        with track("Training", len(alone)) as tracker:
+            died = _run_jobs([[pack] for pack in alone], store, out, execution, gpus, tracker, alone=True)
+    if (out / STATES).exists() and not any((out / STATES).iterdir()):
+        (out / STATES).rmdir()
+    return died
+
+
+def _gpus(execution: ExecutionConfig, packs: Sequence[Pack], store: ActivationStore) -> float:
+    """The GPU share of each training; connects to Ray, and measures where the config leaves it open."""
+    connect()
+    gpus = execution.gpus_per_trial if execution.gpus_per_trial is not None else float(total("GPU") > 0)
+    check_fits("a training", execution.cpus_per_trial, gpus)
+    if gpus and execution.gpus_per_trial is None:
+        gpus = gpu_share(_measure(largest(packs), store, execution.cpus_per_trial, gpus))
+        console.print(f"Sweep: {gpus:.3g} GPU for each training, by the memory that the largest takes.")
+    return gpus
+
+
+def _may_fit_alone(failure: Failure | None) -> bool:
+    """Whether memory was, or may have been, what a run failed for."""
+    return failure is None or failure.error in (OutOfMemoryError.__name__, WORKER_DIED)
+
+
+def _workers(cpus: float, gpus: float) -> int:
+    return max(1, int(total("GPU") // gpus if gpus else total("CPU") // cpus))
+
+
+def _measure(pack: Pack, store: ActivationStore, cpus: float, gpus: float) -> Measured:
+    """Measure in a worker, with what a training gets."""
+
+    def measure_here() -> Measured:
+        torch.set_num_threads(max(1, int(cpus)))
+        here = ActivationStore.open(store.folder)
+        return measure(pack, here, "cuda" if gpus and torch.cuda.is_available() else "cpu")
+
+    task = ray.remote(num_cpus=cpus, num_gpus=1 if gpus else 0, max_calls=1)(measure_here)
+    return ray.get(task.remote())
+
+
+def _run_jobs(
+    wanted: list[list[Pack]],
+    store: ActivationStore,
+    out: Path,
+    execution: ExecutionConfig,
+    gpus: float,
+    tracker: Tracker,
+    alone: bool = False,
+) -> dict[str, str]:
+    """Run the jobs, or `alone` one at a time and once each; why those runs failed that left no word themselves."""
+    trainable = tune.with_parameters(
+        JobTrainable, jobs=wanted, store=store.folder, out=out, execution=execution, gpus=gpus
+    )
+    retries = 0 if alone else execution.retries
+    results = run_trials(
+        tune.with_resources(trainable, {"cpu": execution.cpus_per_trial, "gpu": gpus}),
+        {"job": tune.grid_search(list(range(len(wanted))))},
+        tune.TuneConfig(reuse_actors=True, max_concurrent_trials=1 if alone else None),
+        out,
+        retries,
+        lambda result: tracker.advance(result["finished"] + result["failed"]),
+    )
+    died: dict[str, str] = {}
+    for job, result in zip(wanted, results, strict=True):
+        if result.error is not None:
+            last = str(result.error).strip().splitlines()[-1]
+            times = f"{retries + 1} times" if retries else "once more, with nothing beside it"
+            reason = f"its worker died {times}; too little memory is the usual reason ({last})"
+            died.update({run.id: reason for pack in job for run in pack.runs})
+    return died
 
 
 def _cell(run: RunConfig) -> Cell:
     return Cell(run.cell.layer, run.cell.site, run.cell.position)
 
 
-class RunTrainable(tune.Trainable):
-    """A Tune trial that trains one run in one step. Its actor goes on to the next run."""
+class JobTrainable(tune.Trainable):
+    """A Tune trial that trains the packs of a job, one in each step. Its actor goes on to the next job."""
 
     @override
     def setup(self, config: dict[str, Any], **given: Any) -> None:
-        torch.set_num_threads(given["threads"])
-        self._store = ActivationStore.open(given["store"])
-        self._out: Path = given["out"]
-        # Asked for no GPU, Ray leaves the machine's GPUs visible: what was asked for decides.
-        self._device = "cuda" if given["gpus"] and torch.cuda.is_available() else "cpu"
+        self._jobs: list[list[Pack]] = given["jobs"]
+        self._trainer = PackTrainer(given["store"], given["out"], given["execution"], given["gpus"])
+        self._next = 0
 
     @override
     def step(self) -> dict[str, Any]:
-        run = RunConfig.model_validate(self.config["run"])
-        try:
-            result = execute_run(run, self._store, self._out, self._device)
-        except Exception as error:  # recorded in the run's directory; a retry would fail the same way
-            return {"done": True, "failure": str(error)}
-        return {"done": True, **result.model_dump()}
+        job = self._jobs[self.config["job"]]
+        trial = self._trainer(job[self._next])
+        self._next += 1
+        return {"done": self._next == len(job), **trial._asdict()}
 
     @override
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.config = new_config
+        self.config, self._next = new_config, 0
         return True
-
-
-class _ShowProgress(tune.Callback):
-    """Counts finished and failed trials on the progress bar."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self._tracker = tracker
-
-    @override
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tracker.advance()
-
-    @override
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._tracker.advance()

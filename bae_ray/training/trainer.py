@@ -16,10 +16,11 @@ from torch import Tensor
 
 from bae_ray.activations.rows import Rows
 from bae_ray.analysis.features import FeatureMetrics, column_mean, feature_statistics
+from bae_ray.analysis.sampling import EntropyEstimate, estimate_entropy
 from bae_ray.autoencoders import ArchitectureConfig, Autoencoder, TranscoderConfig
 from bae_ray.autoencoders.sae import Transcoder
 from bae_ray.config import content_hash
-from bae_ray.errors import DivergedError, InvalidInputError, TrainingError
+from bae_ray.errors import DivergedError, InvalidInputError, OutOfMemoryError, TrainingError
 from bae_ray.seeds import stream
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.data import Batches, Placement, free_memory
@@ -41,7 +42,10 @@ class Trained(NamedTuple):
     val: FeatureMetrics
     all: FeatureMetrics
     """Over training and held-out samples together: the paper's entropy is measured on all of them."""
+    entropy: EntropyEstimate
+    """The entropy over all of them, and how sure it is."""
     seconds: float
+    """Its share of the training, and the measuring."""
 
 
 def train(
@@ -62,8 +66,8 @@ def train(
     there is one, the training goes on from it exactly. `placement` says where the batches come from, memory by default
     where they fit. The autoencoder that is returned is in evaluation mode and takes no gradients.
 
-    Raises `TrainingError` for data that cannot be trained on, and `DivergedError` where the loss stops being finite;
-    then the last good state is kept at `checkpoint`.
+    Raises `TrainingError` for data that cannot be trained on, `OutOfMemoryError`, and `DivergedError` where the loss
+    stops being finite; then the last good state is kept at `checkpoint`.
     """
     (outcome,) = train_many(
         x,
@@ -89,13 +93,16 @@ def train_many(
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 60.0,
     placement: Placement | None = None,
+    on_trained: Callable[[int, Trained | TrainingError], None] = lambda *_: None,
 ) -> list[Trained | TrainingError]:
     """Train several autoencoders on the same batches; each gets, to rounding, the numbers that it gets alone.
 
     Members of one architecture are computed as one. A member that diverges is reported in its place, and the others go
-    on. `on_epoch` is given the member's number and its metrics. See `train` for the rest.
+    on. `on_epoch` is given the member's number and its metrics; `on_trained` each member's outcome, while the state at
+    `checkpoint` is still there: killed before it has put all of them away, the next call only measures again. See
+    `train` for the rest.
 
-    Raises `InvalidInputError` where members differ in a field of `SHARED`.
+    Raises `InvalidInputError` where members differ in a field of `SHARED`, and `OutOfMemoryError`.
     """
     started = time.monotonic()
     device = _device(device)
@@ -144,13 +151,17 @@ def train_many(
         )
         loop.run()
     centre = column_mean(x if target is None else target)
+    share = (time.monotonic() - started) / len(members)
     outcomes: dict[int, Trained | TrainingError] = {}
     for i, numbers in enumerate(groups):
         stacks[i].release()
         for j, number in enumerate(numbers):
             failure = loop.failures.get((i, j))
             autoencoder = stacks[i].members[j].autoencoder
-            outcomes[number] = failure or _measured(autoencoder, x, target, (train_rows, val_rows), centre, started)
+            outcomes[number] = failure or _measured(
+                autoencoder, x, target, (train_rows, val_rows), centre, shared.seed, share
+            )
+            on_trained(number, outcomes[number])
     if checkpoint and len(loop.failures) < len(members):
         checkpoint.unlink(missing_ok=True)
     return [outcomes[number] for number in range(len(members))]
@@ -185,9 +196,11 @@ def _measured(
     target: Rows | None,
     split: tuple[Tensor, Tensor],
     centre: Tensor,
-    started: float,
+    seed: int,
+    seconds: float,
 ) -> Trained | TrainingError:
-    """The measures of a trained autoencoder; and its reference set, which is all of `x`."""
+    """The measures of a trained autoencoder; and its reference set, which is all of `x`. `seconds` it took to train."""
+    started = time.monotonic()
     on_train, on_val = (
         feature_statistics(
             autoencoder,
@@ -207,7 +220,9 @@ def _measured(
             return DivergedError(f"the reconstruction of the {name} activations is {metrics.mse}. Lower lr.")
     on_train.merge(on_val)
     on_train.set_reference(autoencoder)
-    return Trained(autoencoder, train_metrics, val_metrics, on_train.metrics(), time.monotonic() - started)
+    entropy = estimate_entropy(autoencoder, x, seed)
+    seconds += time.monotonic() - started
+    return Trained(autoencoder, train_metrics, val_metrics, on_train.metrics(), entropy, seconds)
 
 
 def _device(name: str | torch.device) -> torch.device:
@@ -229,7 +244,7 @@ def _as_rows(x: object) -> Rows:
 def _check_memory(
     members: Sequence[tuple[ArchitectureConfig, TrainingConfig]], width: int, device: torch.device
 ) -> None:
-    """Weights, gradients, Adam's two moments and some four batches of latents must fit on the device."""
+    """Weights, gradients, Adam's two moments and some four batches of latents must fit: else `OutOfMemoryError`."""
     widths = [architecture.model_copy(update={"d_in": width}).widths() for architecture, _ in members]
     needed = sum(
         4 * (4 * 2 * d_in * d_latent + 4 * training.batch_size * d_latent)
@@ -237,7 +252,7 @@ def _check_memory(
     )
     if needed > (free := free_memory(device)):
         largest = max(d_latent for _, d_latent in widths)
-        raise InvalidInputError(
+        raise OutOfMemoryError(
             f"{len(members)} autoencoders of up to {largest:,} latents on {width} dimensions need {needed / 1e9:,.1f} "
             f"GB; {device} has {free / 1e9:,.1f} GB free. Lower expansion, d_latent or batch_size."
         )

@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from bae_ray.autoencoders import BAEConfig
-from bae_ray.errors import InvalidInputError, TrainingError
+from bae_ray.errors import InvalidInputError, OutOfMemoryError, TrainingError
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.trainer import train
 
@@ -28,7 +28,7 @@ def test_settings(change: dict, message: str):
 
 
 def test_an_autoencoder_that_cannot_fit():
-    with pytest.raises(InvalidInputError, match=r"up to 100,000,000,000 latents on 4 dimensions need .* GB; cpu has"):
+    with pytest.raises(OutOfMemoryError, match=r"up to 100,000,000,000 latents on 4 dimensions need .* GB; cpu has"):
         train(X, BAEConfig(d_latent=10**11), TrainingConfig(epochs=1))
 
 

@@ -1,12 +1,13 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import BAEConfig, ReLUConfig, TopKConfig, TranscoderConfig
 from bae_ray.errors import InvalidInputError
-from bae_ray.training.config import CellConfig
-from bae_ray.training.grid import SweepConfig, expand
+from bae_ray.training.config import CellConfig, RunConfig
+from bae_ray.training.grid import SweepConfig, expand, plan_grid
 
 
 @pytest.fixture
@@ -77,19 +78,28 @@ def test_a_transcoder_is_given_its_target(store: ActivationStore):
         ({"positions": (5,)}, r"position 5 is not in the store .* it has \[2, 7\]"),
         ({"axes": ("training.sed=1",)}, r"axis 'training\.sed=1' is not FIELD=VALUE.*training\.seed"),
         ({"axes": ("training.seed=0,1", "training.seed=2")}, r"axis training\.seed is given more than once"),
+        ({"axes": ("training.lr=1e-3 training.lr=1e-2",)}, r"axis training\.lr is given more than once"),
+        ({"axes": ("training.seed=0,1",), "seeds": (2,)}, r"axis training\.seed is given more than once"),
+        (
+            {"axes": ("training.lr=1e-3,1e-2 training.batch_size=64",)},
+            r"go together, but training\.lr has 2 and training\.batch_size has 1 values",
+        ),
+        ({"exclude": ("layers=0",)}, r"axis 'layers=0' is not FIELD=VALUE.*Fields: layer, position, site, training"),
+        ({"exclude": ("training.seed=0",)}, r"the grid is empty"),
+        ({"sites": ("mlp_in",)}, r"site mlp_in is not in the store .* it has \['residual'\]"),
         ({"autoencoder": BAEConfig(d_in=5)}, r"autoencoder\.d_in is 5 but the store's activations are 16 wide"),
         ({"axes": ("seed=1",)}, r"axis 'seed=1' is not FIELD=VALUE"),
         ({"axes": ("training.lr=",)}, r"axis 'training\.lr=' is not FIELD=VALUE"),
-        ({"axes": ("training.lr=1e-3,-1",)}, r"not allowed: lr is -1: .*greater than 0"),
-        ({"axes": ("training.epochs=many",)}, r"not allowed: epochs is 'many'"),
+        (
+            {"axes": ("training.lr=1e-3,-1",)},
+            r"8 runs .*cannot be:\n  training\.lr=-1 at \(layer 0, residual, position 2\): lr is -1: .*greater than 0",
+        ),
+        ({"axes": ("training.epochs=many",)}, r"training\.epochs=many at .*: epochs is 'many'"),
         (
             {"axes": ("autoencoder.architecture=bae,vae",)},
-            r"autoencoder.architecture='vae' is not allowed: expected one of",
+            r"autoencoder\.architecture=vae at .*: architecture 'vae' is not one of bae, relu",
         ),
-        (
-            {"axes": ("autoencoder.k=3",)},
-            r"not allowed: k is 3: Extra inputs",
-        ),
+        ({"axes": ("autoencoder.k=3",)}, r"autoencoder\.k=3 at .*: k is 3: Extra inputs"),
         ({"axes": ("autoencoder.bits_per_feature=1,3",)}, r"d_latent is 64, which 3 bits per feature do not divide"),
         ({"autoencoder": TopKConfig(k=65)}, r"k is 65 but there are only 64 latents"),
         ({"axes": ("training.entropy_warmup=9",)}, r"entropy_warmup is 9.0: a fraction is at most 1"),
@@ -98,3 +108,56 @@ def test_a_transcoder_is_given_its_target(store: ActivationStore):
 def test_bad_grids_are_refused_whole(store: ActivationStore, change: dict, message: str):
     with pytest.raises(InvalidInputError, match=message):
         expand(SweepConfig(**change), store)
+
+
+def values(runs: list[RunConfig], *fields: str) -> list[tuple[Any, ...]]:
+    """Distinct values of fields of the trainings, in the order of the runs."""
+    return list(dict.fromkeys(tuple(getattr(run.training, field) for field in fields) for run in runs))
+
+
+def test_fields_of_one_axis_go_together(store: ActivationStore):
+    axes = ("training.lr=0.1,0.2 training.batch_size=32,64", "training.epochs=1,2")
+    runs = expand(SweepConfig(axes=axes, seeds=(3, 4), layers=(0,), positions=(2,)), store)
+    expected = [
+        (lr, batch, epochs, seed) for lr, batch in [(0.1, 32), (0.2, 64)] for epochs in (1, 2) for seed in (3, 4)
+    ]
+    assert values(runs, "lr", "batch_size", "epochs", "seed") == expected
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"training.lr": [1e-3, 2e-3], "training.entropy_form": ["bernoulli", "printed"]},
+        [{"training.lr": [1e-3, 2e-3]}, {"training.entropy_form": ["bernoulli", "printed"]}],
+        [{"training.lr": ["1e-3", "2e-3"]}, "training.entropy_form=bernoulli,printed"],
+    ],
+)
+def test_axes_as_mappings(store: ActivationStore, axes: Any):
+    written = SweepConfig(axes=("training.lr=1e-3,2e-3", "training.entropy_form=bernoulli,printed"))
+    assert expand(SweepConfig(axes=axes), store) == expand(written, store)
+    together = SweepConfig.model_validate({"axes": [{"training.lr": [1e-3, 2e-3], "training.epochs": [1, 2]}]})
+    assert values(expand(together, store), "lr", "epochs") == [(1e-3, 1), (2e-3, 2)]
+
+
+def test_excluded_runs_are_left_out(store: ActivationStore):
+    axes = ("training.lr=1e-3,2e-3", "autoencoder.bits_per_feature=1,3")
+    exclude = ("autoencoder.bits_per_feature=3", "layer=0,1 training.lr=2e-3", {"position": 2, "layer": 3})
+    runs = expand(SweepConfig.model_validate({"axes": axes, "exclude": exclude}), store)
+    assert {(run.cell.layer, run.cell.position, run.training.lr) for run in runs} == {
+        (layer, position, lr) for layer in range(4) for position in (2, 7) for lr in (1e-3, 2e-3)
+        if not (layer < 2 and lr == 2e-3) and not (position == 2 and layer == 3)
+    }  # fmt: skip
+
+
+def test_illegal_runs_can_be_left_out_and_are_told(store: ActivationStore):
+    config = SweepConfig(
+        layers=(1,), positions=(2,), axes=("autoencoder.bits_per_feature=1,3", "training.lr=1e-3,-1"), skip_illegal=True
+    )
+    grid = plan_grid(config, store)
+    assert [run.training.lr for run in grid.runs] == [1e-3]
+    assert [dict(run.settings) for run in grid.illegal] == [
+        {"autoencoder.bits_per_feature": 1, "training.lr": -1},
+        {"autoencoder.bits_per_feature": 3, "training.lr": 1e-3},
+        {"autoencoder.bits_per_feature": 3, "training.lr": -1},
+    ]
+    assert "3 bits per feature do not divide" in grid.illegal[1].reason

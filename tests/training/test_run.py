@@ -13,7 +13,7 @@ from bae_ray.autoencoders import BAEConfig, ReLUConfig
 from bae_ray.errors import DivergedError
 from bae_ray.training import loop
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.run import STATE_FILE, execute_run, failure_reason, is_finished, plan_run
+from bae_ray.training.run import STATE_FILE, execute_run, is_finished, plan_run, read_failure
 
 TRAINING = TrainingConfig(epochs=6, batch_size=16, lr=1e-2, log="step")
 
@@ -65,6 +65,6 @@ def test_a_diverged_run_says_why_and_keeps_its_last_state(tiny_store: Path, tmp_
     with pytest.raises(DivergedError, match=r"in epoch 4 of 6, step \d+ of"):
         execute_run(run, store, tmp_path, "cpu")
     assert not is_finished(tmp_path, run)
-    assert "Lower lr (0.01) or the loss weights" in str(failure_reason(tmp_path, run))
+    assert "Lower lr (0.01) or the loss weights" in str(read_failure(tmp_path, run))
     state = load_file(tmp_path / run.id / STATE_FILE)
     assert all(tensor.isfinite().all() for tensor in state.values())

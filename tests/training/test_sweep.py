@@ -1,5 +1,8 @@
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,15 +17,19 @@ from bae_ray.autoencoders import load_autoencoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import checksum
 from bae_ray.storage import folder_at
-from bae_ray.training.config import TrainingConfig
-from bae_ray.training.grid import SweepConfig
+from bae_ray.training import run as run_module
+from bae_ray.training.config import RunConfig, TrainingConfig
+from bae_ray.training.grid import SweepConfig, expand
+from bae_ray.training.packing import unfinished_packs
 from bae_ray.training.results import ENTROPY_COLUMNS, entropy_table
-from bae_ray.training.run import RESULT_FILE
+from bae_ray.training.run import RESULT_FILE, RunResult, execute_runs
 from bae_ray.training.sweep import sweep
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-CONFIG = SweepConfig(layers=(0, 2), training=TrainingConfig(epochs=3, batch_size=32), gpus_per_trial=0)
+CONFIG = SweepConfig(
+    layers=(0, 2), training=TrainingConfig(epochs=3, batch_size=32), cpus_per_trial=2, gpus_per_trial=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +45,9 @@ def finished(out: Path) -> dict[str, int]:
 
 
 def test_a_directory_per_run(swept: Path):
-    folders = [path for path in swept.iterdir() if path.is_dir()]
+    folders = [path for path in swept.iterdir() if path.is_dir() and path.name != "tensorboard"]
     assert len(folders) == 4
+    assert {path.name for path in (swept / "tensorboard").iterdir()} == {path.name for path in folders}
     for folder in folders:
         assert {file.name for file in folder.iterdir()} == {
             "run.json", "metrics.jsonl", "config.json", "model.safetensors", "result.json"
@@ -63,7 +71,14 @@ def test_table_says_what_the_checkpoints_measure(swept: Path, tiny_store: Path):
         assert row["entropy_bits"] == pytest.approx(bits, rel=1e-5)
         assert row["n_train"] + row["n_val"] == len(x)
     assert table["entropy_bits"].nunique() > 1
-    pd.testing.assert_frame_equal(pd.read_parquet(swept / "results.parquet"), table, check_dtype=False)
+    written = pd.read_parquet(swept / "results.parquet")
+    assert set(written["status"]) == {"finished"}
+    pd.testing.assert_frame_equal(
+        written[table.columns].drop(columns=["subset_n", "subset_bits"]),
+        table.drop(columns=["subset_n", "subset_bits"]),
+        check_dtype=False,
+    )
+    assert [tuple(bits) for bits in written["subset_bits"]] == table["subset_bits"].tolist()
 
 
 def test_a_grid_is_extended_and_nothing_trained_twice(swept: Path, tiny_store: Path):
@@ -123,6 +138,129 @@ def test_failing_cells_are_reported_and_lose_nothing(store_with_bad_cells: Activ
     assert results(tmp_path / "out")["layer"].tolist() == [0]
     reasons = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*/failure.json")]
     assert {reason["error"] for reason in reasons} == {"TrainingError", "CorruptShardError"}
+
+
+ONE_EACH = (
+    "training.lr=3e-3,1e38,3e-3,3e-3 autoencoder.d_latent=32,32,100000000000,32 autoencoder.bits_per_feature=1,1,1,3"
+)
+"""A run that can be trained, one that diverges, one too large for any memory, one that cannot be."""
+
+
+def test_illegal_diverging_and_too_large_runs_are_marked_and_the_others_finish(
+    bae_ray: Callable, tiny_store: Path, tmp_path: Path
+):
+    command = [
+        "sweep", "--store", tiny_store, "--out", tmp_path / "out", "--layers", 1, "--axes", ONE_EACH,
+        "--training.epochs", 3, "--training.batch-size", 32, "--gpus-per-trial", 0,
+    ]  # fmt: skip
+    code, out, err = bae_ray(*command)
+    assert code == 2
+    assert "2 runs of the grid cannot be:" in err
+    assert "autoencoder.bits_per_feature=3 at (layer 1, residual, position 2): d_latent is 32, which 3 bits" in err
+    assert not (tmp_path / "out").exists()
+
+    code, out, err = bae_ray(*command, "--skip-illegal")
+    assert code == 1
+    assert "2 runs trained, 6 failed." in out
+    assert "2 runs ran out of memory or lost their workers; once more, one at a time" in err
+    table = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert table.groupby("status")["position"].apply(list).to_dict() == {
+        "failed": [2, 2, 7, 7], "finished": [2, 7], "illegal": [2, 7]
+    }  # fmt: skip
+    for status, lr, d_latent, reason in [
+        ("finished", 3e-3, 32, ""),
+        ("failed", 1e38, 32, "DivergedError: the loss became "),
+        ("failed", 3e-3, 10**11, "OutOfMemoryError: 1 autoencoders of up to 100,000,000,000 latents"),
+        ("illegal", 3e-3, 32, "d_latent is 32, which 3 bits per feature do not divide"),
+    ]:
+        rows = table[
+            (table["status"] == status)
+            & (table["training.lr"] == lr)
+            & (table["autoencoder.d_latent"].astype(float) == d_latent)
+        ]
+        assert len(rows) == 2
+        assert all(found.startswith(reason) for found in rows["reason"])
+        assert rows["entropy_bits"].isna().all() == (status != "finished")
+    assert results(tmp_path / "out")["run"].tolist() == table[table["status"] == "finished"]["run"].tolist()
+
+
+class KilledError(BaseException):
+    """Stands for a kill."""
+
+
+def test_a_pack_killed_while_its_results_are_written_is_not_trained_again(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = ActivationStore.open(tiny_store)
+    runs = expand(
+        CONFIG.model_copy(update={"layers": (1,), "positions": (2,), "axes": ("training.entropy_weight=0,1e-3,1e-2",)}),
+        store,
+    )
+    (quiet,) = unfinished_packs(runs, tmp_path / "quiet", 8)
+    expected = execute_runs(quiet.runs, store, tmp_path / "quiet", quiet.state(tmp_path / "quiet"), "cpu")
+
+    written: list[str] = []
+
+    def kill_at_the_second(folder: Path, run: RunConfig, *given: Any) -> None:
+        if written:
+            raise KilledError
+        written.append(run.id)
+        write(folder, run, *given)
+
+    write = run_module._write_result
+    out, epochs = tmp_path / "killed", []
+    (pack,) = unfinished_packs(runs, out, 8)
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "_write_result", kill_at_the_second)
+        with pytest.raises(KilledError):
+            execute_runs(pack.runs, store, out, pack.state(out), "cpu")
+    before = finished(out)
+    assert list(before) == written
+    assert unfinished_packs(runs, out, 8) == [pack]
+    found = execute_runs(pack.runs, store, out, pack.state(out), "cpu", lambda _, lines: epochs.append(lines))
+    assert epochs == [], "it was trained again"
+    assert {run: finished(out)[run] for run in before} == before
+    assert not pack.state(out).exists()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert isinstance(ours, RunResult)
+        assert isinstance(theirs, RunResult)
+        assert ours.model_dump(exclude={"seconds"}) == theirs.model_dump(exclude={"seconds"})
+
+
+def test_packed_runs_have_the_numbers_of_those_trained_alone(tiny_store: Path, tmp_path: Path):
+    store = ActivationStore.open(tiny_store)
+    config = CONFIG.model_copy(
+        update={"layers": (1,), "axes": ("training.entropy_weight=0,1e-3", "training.lr=1e-3,1e-2")}
+    )
+    tables = []
+    for packed in (1, 8):
+        sweep(config.model_copy(update={"packed": packed}), store, tmp_path / str(packed))
+        tables.append(results(tmp_path / str(packed)).drop(columns=["seconds", "subset_n", "subset_bits"]))
+    pd.testing.assert_frame_equal(*tables, rtol=1e-4)
+
+
+def test_extending_a_finished_grid_runs_what_is_new(tiny_store: Path, tmp_path: Path):
+    store = ActivationStore.open(tiny_store)
+    config = CONFIG.model_copy(update={"layers": (0, 1), "axes": ("training.lr=1e-3,2e-3,3e-3,4e-3,5e-3",)})
+    assert sweep(config, store, tmp_path).trained == 20
+    before = finished(tmp_path)
+    extended = config.model_copy(update={"layers": None, "exclude": ("layer=2 position=2", "layer=3")})
+    assert len(expand(extended, store)) == 25
+    assert sweep(extended, store, tmp_path).trained == 5
+    assert {run: finished(tmp_path)[run] for run in before} == before
+    assert len(pd.read_parquet(tmp_path / "results.parquet")) == 25
+
+
+def test_dry_run_writes_nothing(bae_ray: Callable, tiny_store: Path, tmp_path: Path):
+    code, out, _ = bae_ray(
+        "sweep", "--store", tiny_store, "--out", tmp_path / "out", "--seeds", 0, 1, "--packed", 2, "--dry-run",
+        "--gpus-per-trial", 0, "--training.batch-size", 32,
+    )  # fmt: skip
+    assert code == 0
+    assert re.search(r"runs\s+│ 16 \(0 finished, 16 to train in 16 packs\)", out)
+    assert re.search(r"measured\s+│ \d+\.\d ms per step", out)
+    assert "worker-hours" in out
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_finished_run_is_said(tmp_path: Path):

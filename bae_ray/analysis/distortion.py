@@ -1,0 +1,105 @@
+"""Entropy at matched distortion: an entropy is only comparable at a stated FVU.
+
+A small sweep of the entropy weight gives each cell a rate-distortion curve, bits against held-out FVU; read at one FVU
+for all cells, bits can be compared between them.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+WEIGHT = "training.entropy_weight"
+"""What the points of a curve differ in."""
+CELL = ["layer", "site", "position"]
+COVERAGE = 0.95
+
+
+class Crossing(NamedTuple):
+    """Where one curve has the wanted FVU."""
+
+    bits: float
+    """NaN where it does not have it."""
+    reason: str
+    """Why not; empty where it does."""
+
+
+def bits_at(fvu: float, curve_fvu: np.ndarray, curve_bits: np.ndarray) -> Crossing:
+    """Bits at an FVU by interpolation between neighbouring points [K] of a curve, in the order of their weights.
+
+    Bits are linear in log FVU between two points: for a Gaussian source they are (Cover and Thomas, 10.3.2). Where the
+    curve passes the FVU several times, the fewest bits count: what is enough for this distortion.
+    """
+    found: list[float] = []
+    for (f0, b0), (f1, b1) in zip(
+        zip(curve_fvu[:-1], curve_bits[:-1], strict=True), zip(curve_fvu[1:], curve_bits[1:], strict=True), strict=True
+    ):
+        if min(f0, f1) <= fvu <= max(f0, f1):
+            share = 0.0 if f0 == f1 else math.log(fvu / f0) / math.log(f1 / f0)
+            found.append(b0 + share * (b1 - b0))
+    if not found and len(curve_fvu) == 1 and curve_fvu[0] == fvu:
+        found.append(float(curve_bits[0]))
+    if found:
+        return Crossing(float(min(found)), "")
+    low, high = float(curve_fvu.min()), float(curve_fvu.max())
+    if low > fvu:
+        return Crossing(math.nan, f"FVU is never below {low:.3g}: train longer, on more texts, or with less weight")
+    return Crossing(math.nan, f"FVU is never above {high:.3g}: give larger entropy weights")
+
+
+def matched_entropy(table: pd.DataFrame, fvu: float) -> pd.DataFrame:
+    """Bits at held-out FVU `fvu` for each cell of the rows of `results`: a row per cell.
+
+    Each seed has a curve of its own. `bits` is the mean over the seeds whose curve has that FVU, `low` and `high` the
+    ends of its 95 % interval (Student's t; NaN for one seed), `seeds` how many those are, of `of`; `reason` says why
+    the others have not. Beside them `fixed_bits`, `fixed_fvu_train` and `fixed_fvu_val`, at the smallest weight.
+    """
+    rows: list[dict[str, object]] = []
+    for cell, runs in table.groupby(CELL, sort=False):
+        crossings = [_crossing(curve, fvu) for _, curve in runs.groupby("seed")]
+        found = np.array([crossing.bits for crossing in crossings if not crossing.reason])
+        fixed = runs[runs[WEIGHT] == runs[WEIGHT].min()]
+        mean, half = (float(found.mean()), _half_width(found)) if len(found) else (math.nan, math.nan)
+        rows.append(
+            {
+                **dict(zip(CELL, cell, strict=True)),
+                "fvu": fvu,
+                "bits": mean,
+                "low": mean - half,
+                "high": mean + half,
+                "seeds": len(found),
+                "of": len(crossings),
+                "n": int((runs["n_train"] + runs["n_val"]).iloc[0]),
+                "reason": "; ".join(dict.fromkeys(crossing.reason for crossing in crossings if crossing.reason)),
+                "fixed_weight": float(runs[WEIGHT].min()),
+                "fixed_bits": float(fixed["entropy_bits"].mean()),
+                "fixed_fvu_train": float(fixed["fvu_train"].mean()),
+                "fixed_fvu_val": float(fixed["fvu_val"].mean()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def common_fvu(table: pd.DataFrame) -> float:
+    """The held-out FVU, to two digits, that most curves of the table have; the smallest such."""
+    curves = [curve["fvu_val"] for _, curve in table.groupby([*CELL, "seed"], sort=False)]
+    ranges = [(float(curve.min()), float(curve.max())) for curve in curves]
+    ends = [(math.ceil(100 * low - 1e-6), math.floor(100 * high + 1e-6)) for low, high in ranges]
+    candidates = sorted({end / 100 for both in ends for end in both if end > 0})
+    counts = [sum(low - 1e-6 <= fvu <= high + 1e-6 for low, high in ranges) for fvu in candidates]
+    return candidates[int(np.argmax(counts))]
+
+
+def _crossing(curve: pd.DataFrame, fvu: float) -> Crossing:
+    ordered = curve.sort_values(WEIGHT)
+    return bits_at(fvu, ordered["fvu_val"].to_numpy(dtype=float), ordered["entropy_bits"].to_numpy(dtype=float))
+
+
+def _half_width(values: np.ndarray) -> float:
+    """Half of the interval of a mean, by Student's t."""
+    from scipy import stats
+
+    if len(values) < 2:
+        return math.nan
+    return float(stats.t.ppf((1 + COVERAGE) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))

@@ -1,0 +1,126 @@
+"""Entropy of in-context-learning prompts by layer and number of demonstrations (the paper's Fig. 4)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from bae_ray.analysis.claims import claim, trend
+from bae_ray.report.figures import save_png
+from bae_ray.report.html import write_report
+from bae_ray.training.results import ENTROPY_COLUMNS, results, write_csv
+
+COLORS = matplotlib.colormaps["viridis"]
+NOTES = [
+    (
+        "Entropy of the last token's activations of prompts with k demonstrations, by layer; the colour of a point is "
+        "its FVU on held-out prompts. Bars are 95 % intervals of a bootstrap over the prompts."
+    ),
+    (
+        "sampled: demonstrations of their own for each query. fixed: the same k for all, as in the paper's released "
+        "code; prompts that share all but the query differ less, so fewer bits with more demonstrations may be the "
+        "sharing and not the learning: read both."
+    ),
+]
+PAPER = {"layer": "a deeper layer contains more information", "k": "more demonstrations, less entropy"}
+
+
+def entropy_table(sweeps: Mapping[tuple[str, int], tuple[Path, list[str]]]) -> pd.DataFrame:
+    """A row per run: how its prompts were made, and its entropy with FVUs.
+
+    `sweeps`: by way of choosing demonstrations and k, the folder of the runs and the ids of those that count.
+    """
+    parts = [
+        results(folder, only=runs)[ENTROPY_COLUMNS].assign(demonstrations=demonstrations, k=k)
+        for (demonstrations, k), (folder, runs) in sweeps.items()
+        if runs
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return table[["demonstrations", "k", *ENTROPY_COLUMNS]]
+
+
+def entropy_figure(table: pd.DataFrame) -> Figure:
+    """Bits against layer, a line per k; a panel for each way of choosing demonstrations."""
+    ways = list(dict.fromkeys(table["demonstrations"]))
+    figure = Figure(figsize=(6.5 * len(ways) + 1, 5), layout="constrained")
+    panels = figure.subplots(1, len(ways), squeeze=False, sharey=True)[0]
+    largest = float(table["fvu_val"].max())
+    for axes, way in zip(panels, ways, strict=True):
+        _lines(axes, table[table["demonstrations"] == way], largest)
+        axes.set(title=f"{way} demonstrations", xlabel="Layer")
+    panels[0].set_ylabel("Entropy / bits")
+    panels[0].legend(title="Demonstrations k", fontsize="small")
+    figure.colorbar(panels[-1].collections[-1], ax=list(panels), label="FVU on held-out prompts")
+    n = ", ".join(map(str, (table["n_train"] + table["n_val"]).unique()))
+    seeds = ", ".join(map(str, sorted(table["seed"].unique())))
+    figure.suptitle(f"{', '.join(table['model'].unique())}; n = {n} prompts; seeds {seeds}")
+    return figure
+
+
+def compare(table: pd.DataFrame) -> list[str]:
+    """The paper's claims beside what was found, for each way of choosing demonstrations."""
+    lines: list[str] = []
+    for way, runs in table.groupby("demonstrations", sort=False):
+        depth, shots = trend(runs, "layer", ["k"]), trend(runs, "k", ["layer"])
+        lines.append(f"{way}: " + claim(PAPER["layer"], depth, "rises", "layer", runs))
+        lines.append(f"{way}: " + claim(PAPER["k"], shots, "falls", "k", runs))
+    return lines
+
+
+def report_icl_entropy(
+    sweeps: Mapping[tuple[str, int], tuple[Path, list[str]]], out: Path, config_json: str
+) -> pd.DataFrame:
+    """Write entropy.csv, entropy.png and entropy.html into `out`; print the table, the claims and the paths."""
+    table = entropy_table(sweeps)
+    write_csv(table, out / "entropy.csv")
+    figure = entropy_figure(table)
+    save_png(figure, out / "entropy.png")
+    lines = compare(table)
+    title = "In-context learning: entropy by layer and number of demonstrations"
+    write_report(out / "entropy.html", title, [figure], [*NOTES, *lines], table, config_json)
+    _print(table)
+    for line in [*lines, *(str(out / name) for name in ("entropy.csv", "entropy.png", "entropy.html"))]:
+        print(line)
+    return table
+
+
+def _lines(axes: Axes, table: pd.DataFrame, largest_fvu: float) -> None:
+    ks = sorted(table["k"].unique())
+    for number, k in enumerate(ks):
+        means = table[table["k"] == k].groupby("layer")[["entropy_bits", "entropy_low", "entropy_high"]].mean()
+        bars = [
+            (means["entropy_bits"] - means["entropy_low"]).clip(lower=0),
+            (means["entropy_high"] - means["entropy_bits"]).clip(lower=0),
+        ]
+        color = COLORS(0.9 * number / max(len(ks) - 1, 1))
+        axes.errorbar(means.index, means["entropy_bits"], bars, color=color, label=str(k), capsize=2, zorder=1)
+    axes.scatter(
+        table["layer"], table["entropy_bits"], c=table["fvu_val"], cmap="magma_r", s=30, vmin=0, vmax=largest_fvu,
+        edgecolors="grey", linewidths=0.5, zorder=2,
+    )  # fmt: skip
+    axes.set_ylim(bottom=0)
+
+
+def _print(table: pd.DataFrame) -> None:
+    means = table.groupby(["demonstrations", "k", "layer"], sort=False)[["entropy_bits", "fvu_train", "fvu_val"]].mean()
+    layers = sorted(table["layer"].unique())
+    printed = Table(title="Entropy in bits, FVU on training / held-out prompts", title_justify="left")
+    printed.add_column("demonstrations")
+    for column in ("k", *(f"layer {layer}" for layer in layers)):
+        printed.add_column(column, justify="right", no_wrap=True)
+    for (way, k), group in means.groupby(level=["demonstrations", "k"], sort=False):
+        rows = group.droplevel(["demonstrations", "k"])
+        cells = [
+            f"{rows['entropy_bits'][layer]:.0f}  {rows['fvu_train'][layer]:.2f}/{rows['fvu_val'][layer]:.2f}"
+            if layer in rows.index
+            else "-"
+            for layer in layers
+        ]
+        printed.add_row(str(way), str(k), *cells)
+    console = Console()
+    Console(width=max(console.width, 24 + 18 * len(layers))).print(printed)

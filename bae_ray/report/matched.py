@@ -1,0 +1,99 @@
+"""Entropies at one held-out FVU for all cells: matched.csv and matched.png."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from bae_ray.analysis.distortion import WEIGHT, common_fvu, matched_entropy
+from bae_ray.report.figures import LAYER_COLORS, position_axis, save_png
+from bae_ray.training.results import position_order, write_csv
+
+NOTE = (
+    "Bits at matched distortion: each cell is trained with several entropy weights, and its bits are read where its "
+    "curve has the stated held-out FVU, by interpolation. Bars: 95 % intervals over seeds (Student's t). Beside them "
+    "stands the number at one fixed weight, as in the paper, where cells differ in FVU. A cell whose curve never has "
+    "that FVU is left out and says so."
+)
+
+
+def has_curves(table: pd.DataFrame) -> bool:
+    """Whether the rows of `results` are of several entropy weights."""
+    return WEIGHT in table and table[WEIGHT].nunique() > 1
+
+
+def matched_figure(table: pd.DataFrame, matched: pd.DataFrame) -> Figure:
+    """Curves of all cells, bits against position at the matched FVU, and bits at a fixed weight (the paper's Fig. 3).
+
+    `table` has the rows of `results` that `matched` was made from.
+    """
+    figure = Figure(figsize=(16, 5), layout="constrained")
+    plane, at_fvu, at_weight = figure.subplots(1, 3)
+    fvu = float(matched["fvu"].iloc[0])
+    layers = sorted(table["layer"].unique().tolist())
+    colors = {layer: LAYER_COLORS(0.9 * row / max(len(layers) - 1, 1)) for row, layer in enumerate(layers)}
+    for (layer, _, _), runs in table.groupby(["layer", "site", "position"], sort=False):
+        curve = runs.groupby(WEIGHT)[["fvu_val", "entropy_bits"]].mean()
+        plane.plot(curve["fvu_val"], curve["entropy_bits"], ".-", color=colors[layer], linewidth=0.8, markersize=4)
+    plane.axvline(fvu, color="grey", linestyle="--", linewidth=0.8)
+    plane.set(xlabel="FVU on held-out texts", ylabel="Entropy / bits", title="A curve per cell, a point per weight")
+    plane.set_xscale("log")
+    weight = float(matched["fixed_weight"].iloc[0])
+    _against_position(at_fvu, matched, colors, "bits", f"At held-out FVU {fvu:g}")
+    _against_position(at_weight, matched, colors, "fixed_bits", f"At entropy weight {weight:g}, whatever its FVU")
+    at_weight.legend(title="Layer", fontsize="small")
+    n = ", ".join(map(str, matched["n"].unique()))
+    seeds = ", ".join(map(str, sorted(table["seed"].unique())))
+    figure.suptitle(f"{', '.join(table['model'].unique())}; n = {n}; seeds {seeds}")
+    return figure
+
+
+def report_matched(table: pd.DataFrame, out: Path, fvu: float | None = None) -> Figure:
+    """Write matched.csv and matched.png into `out`, print the table and the paths; the figure.
+
+    `fvu`: left out, the one that most cells' curves have.
+    """
+    matched = matched_entropy(table, fvu if fvu is not None else common_fvu(table))
+    write_csv(matched, out / "matched.csv")
+    figure = matched_figure(table, matched)
+    save_png(figure, out / "matched.png")
+    _print(matched)
+    for name in ("matched.csv", "matched.png"):
+        print(f"{'matched':8} {out / name}")
+    return figure
+
+
+def _against_position(
+    axes: Axes, matched: pd.DataFrame, colors: dict[int, tuple[float, ...]], column: str, title: str
+) -> None:
+    positions = sorted(matched["position"].unique().tolist(), key=position_order)
+    places = dict(zip(positions, position_axis(axes, positions), strict=True))
+    for layer, cells in matched.groupby("layer"):
+        shown = cells.dropna(subset=[column])
+        x = [places[position] for position in shown["position"]]
+        half = np.nan_to_num((shown["bits"] - shown["low"]).to_numpy()) if column == "bits" else np.zeros(len(shown))
+        color = colors[int(str(layer))]
+        axes.errorbar(x, shown[column], half, fmt=".-", capsize=2, color=color, label=str(layer))
+    axes.set(xlabel="Token position", ylabel="Entropy / bits", title=title)
+    axes.set_ylim(bottom=0)
+
+
+def _print(matched: pd.DataFrame) -> None:
+    fvu, weight = matched["fvu"].iloc[0], matched["fixed_weight"].iloc[0]
+    printed = Table(title=f"Entropy at held-out FVU {fvu:g}, and at entropy weight {weight:g}", title_justify="left")
+    for column in ("layer", "site", "position", "bits", "95 % interval", "seeds", "bits at the weight", "FVU there"):
+        printed.add_column(column, justify="right", no_wrap=True)
+    printed.add_column("")
+    for row in matched.to_dict("records"):
+        bits = "-" if np.isnan(row["bits"]) else f"{row['bits']:.1f}"
+        interval = "-" if np.isnan(row["low"]) else f"{row['low']:.1f} to {row['high']:.1f}"
+        printed.add_row(
+            str(row["layer"]), row["site"], str(row["position"]), bits, interval, f"{row['seeds']} of {row['of']}",
+            f"{row['fixed_bits']:.1f}", f"{row['fixed_fvu_train']:.2f}/{row['fixed_fvu_val']:.2f}", row["reason"],
+        )  # fmt: skip
+    console = Console()
+    Console(width=max(console.width, 120)).print(printed)

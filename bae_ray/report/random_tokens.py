@@ -1,0 +1,99 @@
+"""Entropy of the hidden states of random sequences against their bits r (the paper's Fig. 11)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from bae_ray.analysis.claims import claim, trend
+from bae_ray.report.figures import save_png
+from bae_ray.report.html import write_report
+from bae_ray.training.results import ENTROPY_COLUMNS, results, write_csv
+
+MARKERS = "osD^vP"
+NOTES = [
+    (
+        "Sequences of r tokens, each one of two at random, carry r bits, so the hidden states of the last one carry at "
+        "most r bits (dashed). A point is a trained autoencoder; its colour is the FVU on held-out sequences: where "
+        "that is high, the code does not describe the states, and its bits say little. Bars: 95 %, a bootstrap."
+    )
+]
+
+
+def random_tokens_table(sweeps: Mapping[int, tuple[Path, list[str]]]) -> pd.DataFrame:
+    """A row per run, with r; `sweeps`: by r, the folder of the runs and the ids of those that count."""
+    parts = [
+        results(folder, only=runs)[ENTROPY_COLUMNS].assign(bits=bits) for bits, (folder, runs) in sweeps.items() if runs
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return table[["bits", *ENTROPY_COLUMNS]].sort_values(["bits", "d_latent", "seed"], ignore_index=True)
+
+
+def random_tokens_figure(table: pd.DataFrame) -> Figure:
+    """Bits against r on logarithmic axes, a marker per inner width, coloured by FVU."""
+    figure = Figure(figsize=(7.5, 5.5), layout="constrained")
+    axes = figure.subplots()
+    widths = sorted(table["d_latent"].unique())
+    largest = max(float(table["fvu_val"].max()), 1e-6)
+    for number, (width, marker) in enumerate(zip(widths, MARKERS * len(widths), strict=False)):
+        runs = table[table["d_latent"] == width]
+        x = runs["bits"] * 1.06 ** (number - (len(widths) - 1) / 2)
+        bars = [
+            (runs["entropy_bits"] - runs["entropy_low"]).clip(lower=0),
+            (runs["entropy_high"] - runs["entropy_bits"]).clip(lower=0),
+        ]
+        axes.errorbar(x, runs["entropy_bits"], bars, fmt="none", ecolor="grey", capsize=2, zorder=1)
+        axes.scatter(
+            x, runs["entropy_bits"], c=runs["fvu_val"], cmap="magma_r", vmin=0, vmax=largest, marker=marker, s=45,
+            edgecolors="grey", linewidths=0.5, label=f"{width}", zorder=2,
+        )  # fmt: skip
+    ranks = sorted(table["bits"].unique())
+    axes.plot(ranks, ranks, linestyle="--", color="grey", linewidth=0.8, zorder=0)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    axes.set(xlabel="Bits r of the sequences", ylabel="Entropy / bits")
+    axes.legend(title="Inner width", fontsize="small")
+    figure.colorbar(axes.collections[-1], ax=axes, label="FVU on held-out sequences")
+    n = ", ".join(map(str, (table["n_train"] + table["n_val"]).unique()))
+    described = f"{', '.join(table['model'].unique())}, layer {', '.join(map(str, table['layer'].unique()))}"
+    axes.set_title(f"{described}; n = {n}; seeds {', '.join(map(str, sorted(table['seed'].unique())))}")
+    return figure
+
+
+def compare(table: pd.DataFrame) -> list[str]:
+    """The paper's claims beside what was found."""
+    rises = trend(table, "bits", ["d_latent"])
+    above = table[table["entropy_bits"] > table["bits"] * 1.02]
+    return [
+        claim("the calculated entropy rises with r", rises, "rises", "r", table),
+        f"Paper: it is not larger than r. Here: larger by more than 2 % in {len(above)} of {len(table)} runs"
+        + (f" (at r = {', '.join(map(str, sorted(above['bits'].unique())))})." if len(above) else "."),
+    ]
+
+
+def report_random_tokens(sweeps: Mapping[int, tuple[Path, list[str]]], out: Path, config_json: str) -> pd.DataFrame:
+    """Write random_tokens.csv, .png and .html into `out`; print the table, the claims and the paths."""
+    table = random_tokens_table(sweeps)
+    write_csv(table, out / "random_tokens.csv")
+    figure = random_tokens_figure(table)
+    save_png(figure, out / "random_tokens.png")
+    lines = compare(table)
+    title = "Entropy of the hidden states of random sequences"
+    write_report(out / "random_tokens.html", title, [figure], [*NOTES, *lines], table, config_json)
+    printed = Table(title="Entropy in bits of r-bit sequences' hidden states", title_justify="left")
+    for column in ("r", "inner width", "bits", "95 % interval", "FVU training", "FVU held-out", "n", "seed"):
+        printed.add_column(column, justify="right", no_wrap=True)
+    for row in table.to_dict("records"):
+        printed.add_row(
+            str(row["bits"]), str(row["d_latent"]), f"{row['entropy_bits']:.2f}",
+            f"{row['entropy_low']:.2f} to {row['entropy_high']:.2f}", f"{row['fvu_train']:.4f}",
+            f"{row['fvu_val']:.4f}", str(row["n_train"] + row["n_val"]), str(row["seed"]),
+        )  # fmt: skip
+    Console().print(printed)
+    for line in [*lines, *(str(out / f"random_tokens.{kind}") for kind in ("csv", "png", "html"))]:
+        print(line)
+    return table

@@ -1,0 +1,133 @@
+"""Axes of a grid as text or mappings: which fields take which values, alone or together, and what is left out."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from bae_ray.autoencoders.config import ARCHITECTURES
+from bae_ray.errors import InvalidInputError
+from bae_ray.training.config import TrainingConfig
+
+CELL_FIELDS = ("layer", "position", "site")
+"""What a condition may name besides the fields of the configs."""
+
+
+class Setting(NamedTuple):
+    """A field of the configs and its value in one run."""
+
+    field: str
+    value: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}={self.value}"
+
+
+Settings = tuple[Setting, ...]
+
+
+class Range(NamedTuple):
+    """A field of the configs and the values that it may take, whole ones where both ends are."""
+
+    field: str
+    low: float
+    high: float
+    log: bool
+
+
+def as_texts(entries: Any) -> Any:
+    """Axes or conditions as they may be written in Python or YAML, each as one text.
+
+    An entry is a text, or a mapping from fields to values or lists of values; a single mapping is one entry per field.
+    Anything else is left to the config's own check.
+    """
+    if isinstance(entries, Mapping):
+        entries = [{field: values} for field, values in entries.items()]
+    if isinstance(entries, str) or not isinstance(entries, Iterable):
+        return entries
+    return tuple(_as_text(entry) for entry in entries)
+
+
+def parse_axis(text: str) -> list[Settings]:
+    """The points of one axis: FIELD=VALUE,VALUE,..., or several such, whose values go together, first with first.
+
+    Raises `InvalidInputError` for a field that is not known, and where fields that go together have not as many values.
+    """
+    columns = [[Setting(field, value) for value in values] for field, values in _parse(text, _fields())]
+    if len({len(column) for column in columns}) > 1:
+        counts = " and ".join(f"{column[0].field} has {len(column)}" for column in columns)
+        raise InvalidInputError(f"axis '{text}': fields of one axis go together, but {counts} values.")
+    return list(zip(*columns, strict=True))
+
+
+def parse_condition(text: str) -> dict[str, list[Any]]:
+    """Fields of the cell or the configs, and the values that fulfil the condition: FIELD=VALUE,... FIELD=VALUE,..."""
+    return dict(_parse(text, [*CELL_FIELDS, *_fields()]))
+
+
+def parse_range(text: str) -> Range:
+    """A range of an axis. Raises `InvalidInputError` for what is none."""
+    field, _, ends = text.partition("=")
+    log = ends.startswith("log:")
+    low, dots, high = (_value(end) for end in ends.removeprefix("log:").partition(".."))
+    numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
+    if field not in _fields() or not dots or not numbers or not low < high or (log and low <= 0):
+        raise InvalidInputError(
+            f"range '{text}' is not FIELD=LOW..HIGH, or FIELD=log:LOW..HIGH with LOW above 0, with a known field. "
+            f"Fields: {', '.join(_fields())}."
+        )
+    return Range(field, low, high, log)
+
+
+def _as_text(entry: Any) -> Any:
+    if not isinstance(entry, Mapping):
+        return entry
+    lists = {field: list(values) if isinstance(values, list | tuple) else [values] for field, values in entry.items()}
+    # YAML takes 1e-3 for a text; on the command line it is a number.
+    numbers = {field: [_value(v) if isinstance(v, str) else v for v in values] for field, values in lists.items()}
+    return " ".join(f"{field}={json.dumps(values)}" for field, values in numbers.items())
+
+
+def _fields() -> list[str]:
+    """Fields that an axis may have."""
+    architecture = dict.fromkeys(field for config in ARCHITECTURES.values() for field in config.model_fields)
+    return [
+        *(f"training.{name}" for name in TrainingConfig.model_fields),
+        *(f"autoencoder.{name}" for name in architecture),
+    ]
+
+
+def _parse(text: str, known: list[str]) -> list[tuple[str, list[Any]]]:
+    parsed: list[tuple[str, list[Any]]] = []
+    for part in _parts(text):
+        field, equals, listed = part.partition("=")
+        if not (equals and listed) or field not in known:
+            raise InvalidInputError(
+                f"axis '{part}' is not FIELD=VALUE,VALUE,... with a known field. Fields: {', '.join(known)}."
+            )
+        if field in (other for other, _ in parsed):
+            raise InvalidInputError(f"axis {field} is given more than once: give all its values in one.")
+        parsed.append((field, _values(listed)))
+    return parsed
+
+
+def _parts(text: str) -> list[str]:
+    """FIELD=... FIELD=..., cut before each field: a list in brackets may hold spaces."""
+    parts: list[str] = []
+    for word in text.split(" "):
+        if "=" in word or not parts:
+            parts.append(word)
+        else:
+            parts[-1] += f" {word}"
+    return [part.strip() for part in parts]
+
+
+def _values(listed: str) -> list[Any]:
+    whole = _value(listed)
+    return whole if isinstance(whole, list) else [_value(value) for value in listed.split(",")]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

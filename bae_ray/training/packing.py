@@ -1,0 +1,85 @@
+"""What of a grid is trained as one, and in which order.
+
+A pack is runs of one cell that are trained on the same batches as one (`train_many`). In a pack a run has the numbers
+that it has alone but for rounding, so for equal numbers an interrupted sweep has to go on with the packs that it began
+with: packs.json keeps those that are not finished. A job is packs of one cell that one worker trains after another,
+so that the cell's data is read once.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from bae_ray.config import content_hash
+from bae_ray.files import write_text
+from bae_ray.training.config import RunConfig
+from bae_ray.training.run import STATE_FILE, is_finished
+from bae_ray.training.trainer import SHARED
+
+PACKS_FILE = "packs.json"
+STATES = "states"
+JOBS_PER_WORKER = 4
+"""So many at least, where there are as many packs, so that all workers end at about the same time."""
+
+T = TypeVar("T")
+
+
+class Pack(NamedTuple):
+    """Runs that are trained as one."""
+
+    runs: tuple[RunConfig, ...]
+
+    @property
+    def id(self) -> str:
+        """A hash of the runs'."""
+        return content_hash([run.id for run in self.runs])
+
+    def state(self, out: Path) -> Path:
+        """File of the state of its training."""
+        alone = len(self.runs) == 1
+        return out / self.runs[0].id / STATE_FILE if alone else out / STATES / f"{self.id}.safetensors"
+
+    def is_under_way(self, out: Path) -> bool:
+        """Whether its training may have been begun, and is not over: then it has a state, or no run is finished."""
+        finished = [is_finished(out, run) for run in self.runs]
+        return not all(finished) and (not any(finished) or self.state(out).exists())
+
+
+def pack(runs: Sequence[RunConfig], most: int) -> list[Pack]:
+    """Packs of at most so many of the runs, in their order."""
+    groups: dict[str, list[RunConfig]] = {}
+    for run in runs:
+        shared = [run.cell.model_dump(), run.target and run.target.model_dump(), run.data]
+        groups.setdefault(content_hash([shared, [getattr(run.training, name) for name in SHARED]]), []).append(run)
+    return [Pack(tuple(some)) for group in groups.values() for some in _batched(group, most)]
+
+
+def unfinished_packs(runs: Sequence[RunConfig], out: Path, most: int, record: bool = True) -> list[Pack]:
+    """Packs of all runs of a grid that are not finished in `out`, those that were begun before as they were.
+
+    `record`: they are written down for the next call.
+    """
+    by_id = {run.id: run for run in runs}
+    file = out / PACKS_FILE
+    recorded = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    kept = [Pack(tuple(by_id[id_] for id_ in ids)) for ids in recorded if all(id_ in by_id for id_ in ids)]
+    kept = [pack for pack in kept if pack.is_under_way(out)]
+    held = {run.id for pack in kept for run in pack.runs}
+    packs = kept + pack([run for run in runs if run.id not in held and not is_finished(out, run)], most)
+    if record:
+        write_text(file, json.dumps([[run.id for run in pack.runs] for pack in packs]) + "\n")
+    return packs
+
+
+def jobs(packs: Sequence[Pack], workers: int) -> list[list[Pack]]:
+    """The packs, those of one cell together, in enough jobs to keep the workers busy."""
+    size = max(1, len(packs) // (JOBS_PER_WORKER * workers))
+    cells: dict[str, list[Pack]] = {}
+    for some in packs:
+        cells.setdefault(some.runs[0].data, []).append(some)
+    return [some for cell in cells.values() for some in _batched(cell, size)]
+
+
+def _batched(items: Sequence[T], size: int) -> list[list[T]]:
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]

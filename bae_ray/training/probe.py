@@ -1,0 +1,126 @@
+"""What a grid will take: time, memory and disk, from one of its packs that is trained for some steps."""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from bae_ray.activations.rows import Rows
+from bae_ray.activations.store import ActivationStore
+from bae_ray.training.config import RunConfig
+from bae_ray.training.packing import Pack
+from bae_ray.training.trainer import train_many
+
+STEPS = 20
+"""Steps of an epoch of the measured training."""
+MARGIN = 1.3
+"""What a training may need beyond what was measured."""
+SMALLEST_SHARE = 1 / 16
+BYTES_PER_METRIC = 250
+
+
+class Measured(NamedTuple):
+    """One pack's training."""
+
+    seconds_per_step: float
+    peak_bytes: int
+    """On a GPU what torch had allocated at most; else how much the process grew."""
+    device_bytes: int
+    """Memory of the whole device."""
+
+
+class Estimate(NamedTuple):
+    """A whole grid."""
+
+    runs: int
+    packs: int
+    device_hours: float
+    """Of all trainings one after another, on one device or one worker's CPUs."""
+    disk_bytes: int
+
+
+class DryRun(NamedTuple):
+    """What a sweep would do."""
+
+    runs: int
+    finished: int
+    illegal: list[str]
+    measured: Measured
+    estimate: Estimate
+    workers: int
+    gpus_per_trial: float
+
+
+def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
+    """Train a pack for two short epochs, all terms of the objective in use, and time the second one."""
+    first = pack.runs[0]
+    batch = first.training.batch_size
+    cells = (first.cell, first.target)
+    x, target = (Rows(store.shards(cell.layer, cell.position, cell.site)) if cell else None for cell in cells)
+    assert x is not None
+    n = min(len(x), max(8, round(STEPS * batch / (1 - first.training.val_fraction))))
+    some = torch.arange(n)
+    changes = {"epochs": 2, "entropy_warmup": 0, "covariance_warmup": 0, "l1_warmup": 0, "l0_warmup": 0,
+               "revive_every": None, "patience": None, "log": "epoch"}  # fmt: skip
+    members = [(run.autoencoder, run.training.model_copy(update=changes)) for run in pack.runs]
+    epochs: list[float] = []
+
+    def note(number: int, _: object) -> None:
+        if number == 0:
+            epochs.append(time.monotonic())
+
+    process = psutil.Process()
+    before = process.memory_info().rss
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    train_many(x.select(some), members, device, note, target.select(some) if target else None)
+    n_train = n - min(max(round(n * first.training.val_fraction), 2), n - 2)
+    steps = n_train // min(batch, n_train)
+    seconds = (epochs[-1] - epochs[0]) / steps if len(epochs) > 1 else 0.0
+    if device == "cuda":
+        return Measured(seconds, torch.cuda.max_memory_allocated(), torch.cuda.mem_get_info()[1])
+    return Measured(seconds, max(process.memory_info().rss - before, 0), psutil.virtual_memory().total)
+
+
+def gpu_share(measured: Measured) -> float:
+    """The part of a GPU that so much memory asks for: one over how many such trainings fit, of at most sixteen."""
+    fit = int(measured.device_bytes / (MARGIN * max(measured.peak_bytes, 1)))
+    return max(1 / max(fit, 1), SMALLEST_SHARE)
+
+
+def estimate(packs: Sequence[Pack], sample: Pack, measured: Measured, n: int) -> Estimate:
+    """Time and disk of packs over cells of `n` samples, from what one pack of them took.
+
+    The time of a step is taken as proportional to the matrix products in it.
+    """
+    per_product = measured.seconds_per_step / _products(sample)
+    seconds = sum(_steps(pack, n) * _products(pack) * per_product for pack in packs)
+    runs = [run for pack in packs for run in pack.runs]
+    return Estimate(len(runs), len(packs), seconds / 3600, sum(_disk_bytes(run) for run in runs))
+
+
+def largest(packs: Sequence[Pack]) -> Pack:
+    """The pack that a step of takes most."""
+    return max(packs, key=_products)
+
+
+def _products(pack: Pack) -> float:
+    """Numbers that a step's matrix products multiply, up to a factor."""
+    return sum(d_in * d_latent * run.training.batch_size for run in pack.runs for d_in, d_latent in [_widths(run)])
+
+
+def _steps(pack: Pack, n: int) -> int:
+    training = pack.runs[0].training
+    n_train = n - round(n * training.val_fraction)
+    return training.epochs * max(1, n_train // training.batch_size)
+
+
+def _disk_bytes(run: RunConfig) -> int:
+    d_in, d_latent = _widths(run)
+    return 4 * (2 * d_in * d_latent + 2 * (d_in + d_latent)) + BYTES_PER_METRIC * run.training.epochs
+
+
+def _widths(run: RunConfig) -> tuple[int, int]:
+    return run.autoencoder.widths()

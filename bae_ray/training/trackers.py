@@ -1,0 +1,154 @@
+"""Where the metrics of runs are logged to besides their directories: TensorBoard, Weights & Biases, MLflow."""
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from bae_ray.errors import InvalidInputError
+from bae_ray.training.config import RunConfig
+from bae_ray.training.execution import ExecutionConfig
+from bae_ray.training.loop import TrainingMetrics
+from bae_ray.training.run import RunResult, metrics_row
+
+
+class Tracker(Protocol):
+    """A place that metrics of many runs go to."""
+
+    def log(self, run: RunConfig, lines: list[TrainingMetrics]) -> None:
+        """Metrics of an epoch."""
+        ...
+
+    def finish(self, run: RunConfig, result: RunResult | None) -> None:
+        """The measures of a run that is finished; None of one that failed."""
+        ...
+
+
+def open_trackers(execution: ExecutionConfig, out: Path) -> list[Tracker]:
+    """The trackers that the config asks for. Raises `InvalidInputError` where a package is missing."""
+    trackers: list[Tracker] = []
+    if execution.tensorboard:
+        trackers.append(TensorBoard(out / "tensorboard"))
+    if execution.wandb is not None:
+        trackers.append(WandB(execution.wandb, out))
+    if execution.mlflow is not None:
+        trackers.append(MLflow(execution.mlflow))
+    return trackers
+
+
+def check_trackers(execution: ExecutionConfig) -> None:
+    """Raise `InvalidInputError` where a package that the config asks for is missing here."""
+    from importlib.util import find_spec
+
+    for package, wanted in (("wandb", execution.wandb), ("mlflow", execution.mlflow)):
+        if wanted is not None and find_spec(package) is None:
+            raise InvalidInputError(
+                f"{package} is {wanted}, but the package is not installed: pip install '{package}', or leave it out."
+            )
+
+
+class TensorBoard:
+    """Event files, a folder per run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writers: dict[str, Any] = {}
+
+    def log(self, run: RunConfig, lines: list[TrainingMetrics]) -> None:
+        """Write the scalars of an epoch."""
+        from tensorboardX import SummaryWriter
+
+        if run.id not in self._writers:
+            # A training that goes on writes its later steps anew.
+            self._writers[run.id] = SummaryWriter(str(self._folder / run.id), purge_step=lines[0].step, flush_secs=10)
+        for line in lines:
+            for name, value in metrics_row(line).items():
+                if name != "step":
+                    self._writers[run.id].add_scalar(name, value, line.step)
+
+    def finish(self, run: RunConfig, result: RunResult | None) -> None:
+        """Close the run's file."""
+        if (writer := self._writers.pop(run.id, None)) is not None:
+            if result is not None:
+                writer.add_text("run", f"```\n{run.model_dump_json(indent=2)}\n```")
+                for name, value in _measures(result).items():
+                    writer.add_scalar(f"result/{name}", value, 0)
+            writer.close()
+
+
+class WandB:
+    """Runs of a Weights & Biases project, offline where there is no API key."""
+
+    def __init__(self, project: str, out: Path) -> None:
+        self._project, self._out = project, out
+        self._runs: dict[str, Any] = {}
+
+    def log(self, run: RunConfig, lines: list[TrainingMetrics]) -> None:
+        """Log an epoch."""
+        import wandb  # pyright: ignore[reportMissingImports]
+
+        if run.id not in self._runs:
+            mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+            self._runs[run.id] = wandb.init(
+                project=self._project,
+                id=run.id,
+                name=run.id,
+                config=run.model_dump(mode="json"),
+                dir=str(self._out),
+                mode=os.environ.get("WANDB_MODE", mode),  # pyright: ignore[reportArgumentType] - wandb checks it
+                resume="allow",
+                reinit="create_new",
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        for line in lines:
+            self._runs[run.id].log(metrics_row(line), step=line.step)
+
+    def finish(self, run: RunConfig, result: RunResult | None) -> None:
+        """Put the measures into the summary and close the run."""
+        if (logged := self._runs.pop(run.id, None)) is not None:
+            if result is not None:
+                logged.summary.update(_measures(result))
+            logged.finish(exit_code=0 if result is not None else 1)
+
+
+class MLflow:
+    """Runs of an MLflow experiment."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._client: Any = None
+        self._runs: dict[str, str] = {}
+
+    def log(self, run: RunConfig, lines: list[TrainingMetrics]) -> None:
+        """Log an epoch."""
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
+        from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
+
+        if self._client is None:
+            self._client = MlflowClient(self._uri)
+        if run.id not in self._runs:
+            self._runs[run.id] = self._begin(run)
+        metrics = [
+            Metric(name, float(value), 0, line.step) for line in lines for name, value in metrics_row(line).items()
+        ]
+        self._client.log_batch(self._runs[run.id], metrics=metrics)
+
+    def finish(self, run: RunConfig, result: RunResult | None) -> None:
+        """Log the measures and end the run."""
+        if (logged := self._runs.pop(run.id, None)) is not None:
+            for name, value in (_measures(result) if result is not None else {}).items():
+                self._client.log_metric(logged, f"result.{name}", value)
+            self._client.set_terminated(logged, "FINISHED" if result is not None else "FAILED")
+
+    def _begin(self, run: RunConfig) -> str:
+        name = "bae_ray"
+        experiment = self._client.get_experiment_by_name(name)
+        number = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        logged = self._client.create_run(number, run_name=run.id).info.run_id
+        for section in ("cell", "autoencoder", "training"):
+            for field, value in getattr(run, section).model_dump().items():
+                self._client.log_param(logged, f"{section}.{field}", value)
+        return logged
+
+
+def _measures(result: RunResult) -> dict[str, float]:
+    return {name: float(value) for name, value in result.model_dump().items() if isinstance(value, int | float)}

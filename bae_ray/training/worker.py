@@ -1,0 +1,55 @@
+"""One worker of a sweep: a job in, directories of runs out. Knows nothing of who calls it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from bae_ray.activations.store import ActivationStore
+from bae_ray.errors import OutOfMemoryError
+from bae_ray.storage import Folder
+from bae_ray.training.config import RunConfig
+from bae_ray.training.execution import ExecutionConfig
+from bae_ray.training.loop import TrainingMetrics
+from bae_ray.training.packing import Pack
+from bae_ray.training.run import RunResult, execute_runs
+from bae_ray.training.trackers import open_trackers
+
+
+class Trial(NamedTuple):
+    """What came of a pack."""
+
+    finished: int
+    failed: int
+
+
+class PackTrainer:
+    """Trains packs, one after another, with the same opened store: a cell's files are checked once."""
+
+    def __init__(self, store: Folder, out: Path, execution: ExecutionConfig, gpus: float) -> None:
+        torch.set_num_threads(max(1, int(execution.cpus_per_trial)))
+        self._store, self._out = ActivationStore.open(store), out
+        # Asked for no GPU, Ray leaves the machine's GPUs visible: what was asked for decides.
+        self._device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
+        self._trackers = open_trackers(execution, out)
+
+    def __call__(self, pack: Pack, on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None] | None = None) -> Trial:
+        """Train a pack. Where its runs do not fit into memory together, the halves of it are tried."""
+
+        def log(run: RunConfig, lines: list[TrainingMetrics]) -> None:
+            for tracker in self._trackers:
+                tracker.log(run, lines)
+            if on_epoch is not None:
+                on_epoch(run, lines)
+
+        outcomes = execute_runs(pack.runs, self._store, self._out, pack.state(self._out), self._device, log)
+        if len(pack.runs) > 1 and all(isinstance(outcome, OutOfMemoryError) for outcome in outcomes):
+            half = len(pack.runs) // 2
+            first, second = (self(Pack(runs), on_epoch) for runs in (pack.runs[:half], pack.runs[half:]))
+            return Trial(first.finished + second.finished, first.failed + second.failed)
+        for run, outcome in zip(pack.runs, outcomes, strict=True):
+            for tracker in self._trackers:
+                tracker.finish(run, outcome if isinstance(outcome, RunResult) else None)
+        finished = sum(isinstance(outcome, RunResult) for outcome in outcomes)
+        return Trial(finished, len(outcomes) - finished)

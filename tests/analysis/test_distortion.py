@@ -1,0 +1,73 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bae_ray.analysis.distortion import bits_at, common_fvu, matched_entropy
+
+
+def gaussian_bits(fvu: np.ndarray, d: int) -> np.ndarray:
+    """Rate of a Gaussian source of d equal dimensions."""
+    return d / 2 * np.log2(1 / fvu)
+
+
+def table(curves: dict[tuple[int, int], np.ndarray], d: int = 10) -> pd.DataFrame:
+    """Rows of `results` for cells of layers and seeds, whose curves are those of Gaussian sources of d + layer."""
+    return pd.DataFrame(
+        [
+            {
+                "layer": layer, "site": "residual", "position": 4, "seed": seed, "training.entropy_weight": 10.0**i,
+                "fvu_val": fvu, "fvu_train": fvu / 2, "entropy_bits": float(gaussian_bits(np.array(fvu), d + layer)),
+                "n_train": 80, "n_val": 20,
+            }
+            for (layer, seed), values in curves.items() for i, fvu in enumerate(values)
+        ]
+    )  # fmt: skip
+
+
+@given(
+    fvu=st.floats(0.02, 0.9),
+    points=st.lists(st.floats(0.01, 0.95), min_size=2, max_size=8, unique=True).map(sorted),
+    d=st.integers(1, 500),
+)
+def test_a_gaussian_curve_is_read_exactly(fvu: float, points: list[float], d: int):
+    curve = np.array(points)
+    found = bits_at(fvu, curve, gaussian_bits(curve, d))
+    if curve[0] <= fvu <= curve[-1]:
+        assert found.bits == pytest.approx(float(gaussian_bits(np.array(fvu), d)), rel=1e-6, abs=1e-6)
+    else:
+        assert math.isnan(found.bits)
+        assert "never" in found.reason
+
+
+def test_fewest_bits_where_a_curve_passes_several_times():
+    assert bits_at(0.3, np.array([0.2, 0.4, 0.2, 0.4]), np.array([80.0, 60.0, 50.0, 20.0])).bits < 50
+
+
+def test_a_row_per_cell_with_its_interval_over_seeds():
+    fvus = np.array([0.1, 0.3, 0.6])
+    curves = {(layer, seed): fvus * (1 + 0.1 * seed) for layer in (0, 5) for seed in (0, 1, 2)}
+    curves[9, 0] = np.array([0.6, 0.7, 0.8])
+    data = table(curves)
+    data.loc[data["seed"] == 1, "entropy_bits"] += 1
+    data.loc[data["seed"] == 2, "entropy_bits"] += 2
+    found = matched_entropy(data, 0.25)
+    exact = [float(gaussian_bits(np.array(0.25), 10 + layer)) for layer in (0, 5)]
+    assert found["bits"].tolist()[:2] == pytest.approx([bits + 1 for bits in exact])
+    half = 4.302652729911275 / math.sqrt(3)  # Student's t of two degrees of freedom, 97.5 %
+    assert (found["bits"] - found["low"]).tolist()[:2] == pytest.approx([half, half])
+    assert found["seeds"].tolist() == [3, 3, 0]
+    assert math.isnan(found["bits"][2])
+    assert found["reason"].tolist()[:2] == ["", ""]
+    assert found["reason"][2].startswith("FVU is never below 0.6")
+    assert found["fixed_fvu_val"][0] == pytest.approx(0.11)
+    assert found["fixed_fvu_train"][0] == pytest.approx(0.055)
+
+
+def test_the_fvu_that_most_curves_have():
+    wide, high = np.array([0.2, 0.5]), np.array([0.4, 0.9])
+    assert common_fvu(table({(0, 0): wide, (1, 0): wide, (2, 0): high})) == pytest.approx(0.4)
+    assert common_fvu(table({(0, 0): wide, (1, 0): wide, (2, 0): np.array([0.8, 0.9])})) == pytest.approx(0.2)

@@ -1,0 +1,106 @@
+"""The page of a sweep in a real browser."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bae_ray.activations.store import ActivationStore
+from bae_ray.report.entropy import report_entropies
+from bae_ray.training.config import TrainingConfig
+from bae_ray.training.grid import SweepConfig
+from bae_ray.training.results import results
+from bae_ray.training.sweep import sweep
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep of a page, and the page: 8 cells x 2 weights x 2 seeds, and a run that failed."""
+    out = tmp_path_factory.mktemp("page")
+    config = SweepConfig(
+        training=TrainingConfig(epochs=4, batch_size=32),
+        axes=("training.entropy_weight=0,1e-2",),
+        seeds=(0, 1),
+        cpus_per_trial=2,
+        gpus_per_trial=0,
+        tensorboard=False,
+    )
+    store = ActivationStore.open(tiny_store)
+    sweep(config, store, out / "sweep")
+    failing = {"layers": (1,), "positions": (2,), "axes": (), "training": TrainingConfig(epochs=2, lr=1e38)}
+    diverging = config.model_copy(update={**failing, "seeds": (0,)})
+    assert len(sweep(diverging, store, out / "sweep").failures) == 1
+    report_entropies(out / "sweep", out)
+    return out
+
+
+@pytest.fixture
+def page(runs: Path) -> Iterator[Any]:
+    """The report opened in headless Chromium; everything it asks for and says is kept."""
+    from playwright.sync_api import sync_playwright
+
+    browser_path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser_path is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        page: Any = browser.new_page()
+        page.said, page.asked = [], []
+        page.on("console", lambda message: page.said.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.goto((runs / "report.html").as_uri())
+        page.wait_for_selector("body[data-ready=yes]")
+        yield page
+        browser.close()
+
+
+def heat_map(page: Any) -> list[list[float]]:
+    return page.evaluate("Array.from(document.getElementById('map').data[0].z, row => Array.from(row))")
+
+
+def test_map_is_drawn_and_a_cell_shows_its_curves(runs: Path, page: Any):
+    table = results(runs / "sweep")
+    light = table[table["training.entropy_weight"] == 0].groupby(["layer", "position"])["entropy_bits"].mean()
+    expected = [[light[layer, position] for position in (2, 7)] for layer in range(4)]
+    np.testing.assert_allclose(heat_map(page), expected)
+    assert page.locator("#map .heatmaplayer image").count() == 1
+    assert page.locator("#curves .scatterlayer .trace").count() == 0
+
+    box = page.locator("#map .nsewdrag").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.625)  # column of 7, row of layer 1
+    page.wait_for_selector("#curves .scatterlayer .trace")
+    cell = table[(table["layer"] == 1) & (table["position"] == 7)]
+    title = page.evaluate("document.getElementById('curves').layout.title.text")
+    assert title == "Training at layer 1, position 7"
+    assert page.locator("#curves .scatterlayer .trace").count() == 4 * len(cell)
+    drawn = page.evaluate("document.getElementById('curves').data[0].x.length")
+    assert drawn == 4
+    marked = page.evaluate("document.getElementById('plane').data.find(t => t.name === 'this cell').y")
+    assert sorted(marked) == pytest.approx(sorted(cell["entropy_bits"]))
+    assert page.said == []
+    assert page.asked == [(runs / "report.html").as_uri()]
+
+
+def test_measure_and_variant_are_chosen(runs: Path, page: Any):
+    table = results(runs / "sweep")
+    page.select_option("#measure", "fvu_val")
+    page.select_option("#variant", label="training.entropy_weight=0.01")
+    heavy = table[table["training.entropy_weight"] == 0.01].groupby(["layer", "position"])["fvu_val"].mean()
+    page.wait_for_function("document.getElementById('map').layout.title.text.startsWith('FVU on held-out')")
+    expected = [[heavy[layer, position] for position in (2, 7)] for layer in range(4)]
+    np.testing.assert_allclose(heat_map(page), expected)
+    assert page.said == []
+
+
+def test_failed_run_stands_in_the_table_with_its_reason(page: Any):
+    rows = page.locator("tbody tr", has_text="DivergedError: the loss became")
+    assert rows.count() == 1

@@ -1,0 +1,105 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bae_ray.activations.store import ActivationStore
+from bae_ray.errors import InvalidInputError
+from bae_ray.training.axes import parse_range
+from bae_ray.training.config import TrainingConfig
+from bae_ray.training.execution import SearchConfig
+from bae_ray.training.grid import SweepConfig
+from bae_ray.training.results import results
+from bae_ray.training.run import RESULT_FILE
+from bae_ray.training.sweep import sweep
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+ONE_CELL = SweepConfig(
+    layers=(1,),
+    positions=(2,),
+    training=TrainingConfig(epochs=9, batch_size=32),
+    cpus_per_trial=2,
+    gpus_per_trial=0,
+    tensorboard=False,
+)
+
+
+def finished(out: Path) -> dict[str, int]:
+    return {file.parent.name: file.stat().st_mtime_ns for file in out.glob(f"*/{RESULT_FILE}")}
+
+
+@pytest.mark.slow
+def test_asha_stops_what_does_worse_and_never_begins_it_again(tiny_store: Path, tmp_path: Path):
+    search = SearchConfig(scheduler="asha", grace_epochs=1, reduction=3)
+    config = ONE_CELL.model_copy(update={"search": search, "axes": ("training.lr=1e-2,1e-6,2e-6,3e-6,4e-6,5e-6",)})
+    store = ActivationStore.open(tiny_store)
+    outcome = sweep(config, store, tmp_path)
+    assert outcome.failures == []
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    assert set(table["status"]) == {"finished", "stopped"}
+    assert table[table["training.lr"] == 1e-2]["status"].tolist() == ["finished"]
+    stopped = table[table["status"] == "stopped"]
+    assert stopped["reason"].str.match(r"Stopped: stopped by ASHA after epoch \d of 9: reconstruction \d").all()
+    before = finished(tmp_path)
+    again = sweep(config, store, tmp_path)
+    assert (again.trained, again.finished) == (0, outcome.finished)
+    assert finished(tmp_path) == before
+    metrics = [file.read_text().splitlines() for file in tmp_path.glob("*/metrics.jsonl")]
+    assert sum(map(len, metrics)) < 6 * 9
+
+
+@pytest.mark.slow
+def test_optuna_draws_so_many_settings_and_an_interrupted_search_goes_on(tiny_store: Path, tmp_path: Path):
+    search = SearchConfig(
+        samples=4, metric="fvu_val", ranges=("training.lr=log:1e-5..1e-1", "autoencoder.expansion=1..4")
+    )
+    config = ONE_CELL.model_copy(update={"search": search})
+    store = ActivationStore.open(tiny_store)
+    few = config.model_copy(update={"search": search.model_copy(update={"samples": 2})})
+    assert len(sweep(few, store, tmp_path).finished) == 2
+    before = finished(tmp_path)
+    outcome = sweep(config, store, tmp_path)
+    assert (len(outcome.finished), outcome.trained, outcome.failures) == (4, 2, [])
+    assert {run: finished(tmp_path)[run] for run in before} == before
+    table = results(tmp_path)
+    assert table["training.lr"].between(1e-5, 1e-1).all()
+    assert table["training.lr"].nunique() == 4
+    assert set(table["autoencoder.expansion"]) <= {1, 2, 3, 4}
+    for row in table.to_dict("records"):
+        drawn = json.loads((tmp_path / row["run"] / "search.json").read_text())
+        assert drawn == {key: row[key] for key in ("training.lr", "autoencoder.expansion")}
+
+
+def test_ranges():
+    assert parse_range("training.lr=log:1e-4..1e-2") == ("training.lr", 1e-4, 1e-2, True)
+    assert parse_range("autoencoder.k=5..20") == ("autoencoder.k", 5, 20, False)
+
+
+@pytest.mark.parametrize(
+    "text", ["training.lr=1", "training.lr=2..1", "training.lr=log:0..1", "lr=1..2", "training.lr=a..b"]
+)
+def test_bad_ranges_are_refused(text: str):
+    with pytest.raises(InvalidInputError, match=r"is not FIELD=LOW\.\.HIGH"):
+        parse_range(text)
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        (SearchConfig(samples=3), r"search\.samples is 3 but there are no ranges"),
+        (SearchConfig(ranges=("training.lr=1..2",)), r"search\.ranges are given but not search\.samples"),
+        (
+            SearchConfig(scheduler="asha", metric="fvu_val"),
+            r"search\.metric is fvu_val, which is only known at the end",
+        ),
+        (SearchConfig(samples=3, metric="beauty", ranges=("training.lr=1e-3..1e-2",)), r"search\.metric is beauty"),
+    ],
+)
+def test_bad_searches_are_refused_before_anything_runs(
+    tiny_store: Path, tmp_path: Path, search: SearchConfig, message: str
+):
+    with pytest.raises(InvalidInputError, match=message):
+        sweep(ONE_CELL.model_copy(update={"search": search}), ActivationStore.open(tiny_store), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
