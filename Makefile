@@ -30,7 +30,7 @@ $(VENV)/.installed: $(PINS)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	requirements/install.sh $(VENV) bundled,hub,dev
+	requirements/install.sh $(VENV) bundled,hub,search,dev
 	@touch $@
 
 clean:

@@ -54,7 +54,7 @@ PRESETS = {
             input=ICLInput(),
             layers=(0, 5, 10, 15, 20, 25, 30),
             positions=("last",),
-            max_texts=512,
+            max_texts=256,
             batch_size=16,
             shard_size=64,
         ),

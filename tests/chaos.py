@@ -134,7 +134,10 @@ def log_of(out: Path) -> Path:
 
 
 def finish(driver: subprocess.Popen[bytes], out: Path) -> None:
-    assert driver.wait(timeout=PATIENCE_S) == 0, log_of(out).read_text()[-3000:]
+    try:
+        assert driver.wait(timeout=PATIENCE_S) == 0, log_of(out).read_text()[-3000:]
+    finally:
+        driver.kill()
 
 
 class Watch:

@@ -97,6 +97,7 @@ def tiny_config(tiny_model: Path, tiny_corpus: Path) -> ExtractConfig:
         shard_size=40,
         batch_size=16,
         gpus_per_worker=0,
+        workers=1,  # each loads its libraries anew, for seconds
     )
 
 

@@ -82,12 +82,17 @@ class EntropyCommand(Config):
 
 
 class ReportCommand(Config):
-    """Write entropy.csv, entropy.png and report.html from the finished runs of a folder."""
+    """Write entropy.csv, entropy.png and report.html from the finished runs of a folder.
+
+    Where they have several entropy weights, matched.csv and matched.png too: bits at one held-out FVU for all cells.
+    """
 
     runs: Path
     """Folder of runs."""
     out: Path
-    """Folder of the three files."""
+    """Folder of the files."""
+    matched_fvu: float | None = Field(default=None, gt=0)
+    """The held-out FVU at which cells are compared. Left out: the one that most cells' curves have."""
 
 
 class ExportCommand(Config):
@@ -194,7 +199,7 @@ def report(command: ReportCommand) -> int:
     """Run `bae-ray report`."""
     from bae_ray.report.entropy import report_entropies
 
-    report_entropies(command.runs, command.out)
+    report_entropies(command.runs, command.out, matched_fvu=command.matched_fvu)
     return 0
 
 

@@ -31,7 +31,7 @@ def sweep_data(table: pd.DataFrame, runs: Path) -> dict[str, Any]:
     chosen = variants(table)
     variant_of = {run: number for number, variant in enumerate(chosen) for run in variant.runs["run"]}
     return {
-        "measures": MEASURES,
+        "measures": list(MEASURES.items()),  # in this order: an object's keys would be sorted
         "variants": [variant.label or "all runs" for variant in chosen],
         "layers": sorted(int(layer) for layer in table["layer"].unique()),
         "positions": [str(x) for x in sorted(table["position"].unique().tolist(), key=position_order)],

@@ -3,12 +3,13 @@
 (function (data) {
   const byId = (id) => document.getElementById(id);
   const config = { displaylogo: false, responsive: true };
+  const named = Object.fromEntries(data.measures);
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
   function fill(select, entries) {
     for (const [value, text] of entries) select.add(new Option(text, value));
   }
-  fill(byId("measure"), Object.entries(data.measures));
+  fill(byId("measure"), data.measures);
   fill(byId("variant"), data.variants.map((label, number) => [number, label]));
   byId("variant-label").hidden = data.variants.length < 2;
 
@@ -33,7 +34,7 @@
       hovertemplate: "layer %{y}, position %{x}: %{z:.4~g}<extra></extra>",
     };
     const layout = {
-      title: { text: data.measures[measure] + ", by layer and token position" },
+      title: { text: named[measure] + ", by layer and token position" },
       xaxis: { title: { text: "Token position" }, type: "category" },
       yaxis: { title: { text: "Layer" }, type: "category" },
     };
@@ -66,8 +67,8 @@
 
   function drawCurves(layer, position) {
     const runs = runsOf(layer, position, null);
-    const named = { loss: "Loss", reconstruction: "Reconstruction", entropy: "Entropy of a batch / bits" };
-    const shown = Object.keys(named).filter((name) => runs.some((run) => run.curves[name]));
+    const terms = { loss: "Loss", reconstruction: "Reconstruction", entropy: "Entropy of a batch / bits" };
+    const shown = Object.keys(terms).filter((name) => runs.some((run) => run.curves[name]));
     const traces = [];
     const layout = {
       title: { text: `Training at layer ${layer}, position ${position}` }, showlegend: false,
@@ -82,7 +83,7 @@
         });
       }
       layout["xaxis" + axis] = { title: { text: "Epoch" } };
-      layout["yaxis" + axis] = { title: { text: named[name] }, type: name === "entropy" ? "linear" : "log" };
+      layout["yaxis" + axis] = { title: { text: terms[name] }, type: name === "entropy" ? "linear" : "log" };
     });
     const axis = String(shown.length + 1);
     for (const run of runs) {

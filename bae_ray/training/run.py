@@ -193,7 +193,11 @@ class _Directories:
     ) -> None:
         self._together, self._store, self._runs, self._on_epoch = together, store, runs, on_epoch
         self.unfinished = [run for run in together if not is_finished(runs, run)]
-        self._logs = {run.id: _MetricsLog(runs / run.id / METRICS_FILE) for run in self.unfinished}
+        self._logs = {
+            number: _MetricsLog(runs / run.id / METRICS_FILE)
+            for number, run in enumerate(together)
+            if run in self.unfinished
+        }
         self._failures: dict[str, Exception] = {}
 
     def begin(self) -> None:
@@ -204,10 +208,9 @@ class _Directories:
 
     def log(self, number: int, lines: list[TrainingMetrics]) -> None:
         """Write an epoch's metrics of one run."""
-        run = self._together[number]
-        if run.id in self._logs:
-            self._logs[run.id].append(lines)
-            self._on_epoch(run, lines)
+        if number in self._logs:
+            self._logs[number].append(lines)
+            self._on_epoch(self._together[number], lines)
 
     def put_away(self, number: int, outcome: Trained | Exception) -> None:
         """Write what came of one run."""

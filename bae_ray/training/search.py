@@ -154,14 +154,14 @@ def _put_away(out: Path, config: SweepConfig, ended: list[tuple[RunConfig, Any]]
 def train_one(config: dict[str, Any], *, runs: list[RunConfig], out: Path, sweep: SweepConfig, **given: Any) -> None:
     """Train the run of a trial, reporting each epoch to Tune, which may end it."""
     run = runs[config["run"]]
-    _train_reporting(run, PackTrainer(given["store"], out, sweep, given["gpus"]), out)
+    _train_reporting(run, PackTrainer(given["store"], out, sweep, given["gpus"]), out, sweep.search.scheduler == "asha")
 
 
 def train_drawn(config: dict[str, Any], *, cell: Cell, out: Path, sweep: SweepConfig, **given: Any) -> None:
     """Train the run of one cell with the settings that were drawn."""
     run = _drawn_run(sweep, ActivationStore.open(given["store"]), cell, config)
     write_text(out / run.id / SEARCH_FILE, json.dumps(config) + "\n")
-    _train_reporting(run, PackTrainer(given["store"], out, sweep, given["gpus"]), out)
+    _train_reporting(run, PackTrainer(given["store"], out, sweep, given["gpus"]), out, sweep.search.scheduler == "asha")
 
 
 def _space(config: SweepConfig) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _optuna(config: SweepConfig, drawn: list[tuple[dict[str, Any], float]]) -> A
         import optuna as package
         from ray.tune.search.optuna import OptunaSearch
     except ImportError as error:
-        raise InvalidInputError("search.samples needs the package optuna: pip install 'bae_ray[search]'.") from error
+        raise InvalidInputError("search.samples needs the package optuna: pip install optuna.") from error
     package.logging.set_verbosity(package.logging.WARNING)
     return OptunaSearch(
         _space(config),
@@ -222,12 +222,13 @@ def _drawn_run(config: SweepConfig, store: ActivationStore, cell: Cell, settings
     return plan_settings(config, store, cell, tuple(Setting(*item) for item in settings.items()))
 
 
-def _train_reporting(run: RunConfig, trainer: PackTrainer, out: Path) -> None:
+def _train_reporting(run: RunConfig, trainer: PackTrainer, out: Path, halved: bool) -> None:
+    """Train a run; Tune is told its end and, if it is to be `halved`, each epoch."""
     last: dict[str, Any] = {}
 
     def report(_: RunConfig, lines: list[TrainingMetrics]) -> None:
         last.update(metrics_row(lines[-1]))
-        if last["epoch"] < run.training.epochs:  # the last epoch is reported with the measures
+        if halved and last["epoch"] < run.training.epochs:  # the last epoch is reported with the measures
             tune.report(dict(last))
 
     trainer(Pack((run,)), report)

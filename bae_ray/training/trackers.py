@@ -57,13 +57,15 @@ class TensorBoard:
         """Write the scalars of an epoch."""
         from tensorboardX import SummaryWriter
 
-        if run.id not in self._writers:
+        name = run.id
+        if name not in self._writers:
             # A training that goes on writes its later steps anew.
-            self._writers[run.id] = SummaryWriter(str(self._folder / run.id), purge_step=lines[0].step, flush_secs=10)
+            self._writers[name] = SummaryWriter(str(self._folder / name), purge_step=lines[0].step, flush_secs=10)
+        writer = self._writers[name]
         for line in lines:
-            for name, value in metrics_row(line).items():
-                if name != "step":
-                    self._writers[run.id].add_scalar(name, value, line.step)
+            for column, value in metrics_row(line).items():
+                if column != "step":
+                    writer.add_scalar(column, value, line.step)
 
     def finish(self, run: RunConfig, result: RunResult | None) -> None:
         """Close the run's file."""
