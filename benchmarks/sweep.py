@@ -1,7 +1,7 @@
 """What a sweep costs beyond its trainings, and how it scales; every pair is measured in this run.
 
 1. Overhead: wall seconds x workers - the trainings' own seconds, per training, of 200 short ones.
-2. 48 cells, with two entropy weights each: packed, unpacked, and as a process per training, the released code's way.
+2. 48 cells, with two entropy weights each: packed, unpacked, and as a process per cell, the released code's way.
 3. The same on one worker and on one per core.
 4. 5,000 trainings: seconds per result and the driver's memory, by how many were recorded before.
 
@@ -31,7 +31,7 @@ from bae_ray.activations.writer import StoreWriter
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.files import write_text
 from bae_ray.storage import folder_at
-from bae_ray.training.config import TrainingConfig
+from bae_ray.training.config import RunConfig, TrainingConfig
 from bae_ray.training.grid import SweepConfig, expand
 
 CORES = os.cpu_count() or 1
@@ -128,19 +128,20 @@ def _packing(store: Path, folder: Path) -> dict[str, float]:
     seconds: dict[str, float] = {}
     for name, packed in (("packed", 8), ("unpacked", 1)):
         seconds[name] = _sweep(_grid(CELLS, packed, axes=(WEIGHTS_2,)), store, folder / name)["wall"]
-    runs = expand(_grid(CELLS, axes=(WEIGHTS_2,)), ActivationStore.open(store))
+    cells: dict[str, list[RunConfig]] = {}
+    for run in expand(_grid(CELLS, axes=(WEIGHTS_2,)), ActivationStore.open(store)):
+        cells.setdefault(run.data, []).append(run)
+    for name, runs in cells.items():
+        write_text(folder / f"cell-{name}.json", json.dumps([run.model_dump(mode="json") for run in runs]))
     started = time.monotonic()
     with ThreadPoolExecutor(CORES) as pool:
-        for number, run in enumerate(runs):
-            write_text(folder / f"run-{number}.json", run.model_dump_json())
-        list(pool.map(lambda i: _side("train", folder / f"run-{i}.json", store, folder / "apart"), range(len(runs))))
-    seconds["a process per training"] = time.monotonic() - started
-    cells = LAYERS * POSITIONS
-    first = seconds["a process per training"]
+        list(pool.map(lambda name: _side("train", folder / f"cell-{name}.json", store, folder / "apart"), cells))
+    seconds["a process per cell"] = time.monotonic() - started
+    first = seconds["a process per cell"]
     _print(
-        f"{cells} cells, {len(runs)} trainings, {CORES} at a time",
-        ("", "wall s", "cells per hour", "times a process per training"),
-        [(name, wall, 3600 * cells / wall, first / wall) for name, wall in seconds.items()],
+        f"{len(cells)} cells of two trainings, {CORES} at a time",
+        ("", "wall s", "cells per hour", "times a process per cell"),
+        [(name, wall, 3600 * len(cells) / wall, first / wall) for name, wall in seconds.items()],
     )
     return seconds
 

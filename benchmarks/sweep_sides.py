@@ -1,7 +1,7 @@
-"""One side of the sweep's benchmark as a process of its own: a sweep on so many CPUs, or one training.
+"""One side of the sweep's benchmark as a process of its own: a sweep on so many CPUs, or the trainings of one cell.
 
 python benchmarks/sweep_sides.py sweep SWEEP.json STORE OUT CPUS     prints what it took as JSON
-python benchmarks/sweep_sides.py train RUN.json STORE OUT            one run, as the released code does: a process each
+python benchmarks/sweep_sides.py train RUNS.json STORE OUT           one after another, as the released code does
 """
 
 import json
@@ -52,12 +52,13 @@ def run_sweep(config: SweepConfig, store: Path, out: Path, cpus: int) -> dict[st
     }  # fmt: skip
 
 
-def train_one(run: RunConfig, store: Path, out: Path) -> dict[str, object]:
-    """Train one run on one thread."""
+def train_apart(runs: list[RunConfig], store: Path, out: Path) -> dict[str, object]:
+    """Train runs one after another on one thread."""
     import torch
 
     torch.set_num_threads(1)
-    return {"training": execute_run(run, ActivationStore.open(store), out, "cpu").seconds}
+    opened = ActivationStore.open(store)
+    return {"training": sum(execute_run(run, opened, out, "cpu").seconds for run in runs)}
 
 
 if __name__ == "__main__":
@@ -66,5 +67,6 @@ if __name__ == "__main__":
     if side == "sweep":
         took = run_sweep(SweepConfig.model_validate_json(text), Path(store_path), Path(out_path), int(rest[0]))
     else:
-        took = train_one(RunConfig.model_validate_json(text), Path(store_path), Path(out_path))
+        runs = [RunConfig.model_validate(run) for run in json.loads(text)]
+        took = train_apart(runs, Path(store_path), Path(out_path))
     print(json.dumps(took))

@@ -59,7 +59,7 @@ PRESETS = {
             shard_size=64,
         ),
         sweep=SweepConfig(
-            layers=(0, 5, 10, 20, 30),
+            layers=(5, 10, 20, 30),  # at 0 the last token's embedding is the same for all prompts
             autoencoder=BAEConfig(expansion=2),
             training=TrainingConfig(epochs=100, batch_size=256, lr=3e-3, entropy_weight=2e-3, covariance_weight=1e-5),
             seeds=(0, 1),
@@ -82,7 +82,9 @@ PRESETS = {
             workers=8,
             gpus_per_worker=1,
         ),
-        sweep=SweepConfig(autoencoder=BAEConfig(expansion=4), training=TrainingConfig()),
+        sweep=SweepConfig(
+            layers=(2, 4, 6, 8, 10, 12, 14, 16), autoencoder=BAEConfig(expansion=4), training=TrainingConfig()
+        ),
     ),
 }
 

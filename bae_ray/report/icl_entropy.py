@@ -54,6 +54,7 @@ def entropy_figure(table: pd.DataFrame) -> Figure:
         _lines(axes, table[table["demonstrations"] == way], largest)
         axes.set(title=f"{way} demonstrations", xlabel="Layer")
     panels[0].set_ylabel("Entropy / bits")
+    panels[0].set_ylim(0, 1.05 * float(table["entropy_high"].max()))
     panels[0].legend(title="Demonstrations k", fontsize="small")
     figure.colorbar(panels[-1].collections[-1], ax=list(panels), label="FVU on held-out prompts")
     n = ", ".join(map(str, (table["n_train"] + table["n_val"]).unique()))
@@ -103,7 +104,6 @@ def _lines(axes: Axes, table: pd.DataFrame, largest_fvu: float) -> None:
         table["layer"], table["entropy_bits"], c=table["fvu_val"], cmap="magma_r", s=30, vmin=0, vmax=largest_fvu,
         edgecolors="grey", linewidths=0.5, zorder=2,
     )  # fmt: skip
-    axes.set_ylim(bottom=0)
 
 
 def _print(table: pd.DataFrame) -> None:

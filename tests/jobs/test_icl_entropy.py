@@ -24,14 +24,14 @@ def labelled(tiny_texts: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     return file
 
 
-def job(out: Path, model: Path, corpus: Path) -> str:
+def job(out: Path, model: Path, corpus: Path, only: str = "accuracy", *more: str) -> str:
     """Run it; what it printed."""
     done = subprocess.run(
         [
-            sys.executable, "jobs/icl_entropy.py", "--only", "accuracy", "--out", str(out), "--ks", "0", "3",
+            sys.executable, "jobs/icl_entropy.py", "--only", only, "--out", str(out), "--ks", "0", "3",
             "--extract.model", str(model), "--extract.corpus", str(corpus), "--extract.layers", "1", "3",
             "--extract.max-texts", "80", "--extract.input.label-words", "w3", "w14",
-            "--extract.input.text-prefix", "w50 ", "--extract.input.label-prefix", "w51 ",
+            "--extract.input.text-prefix", "w50 ", "--extract.input.label-prefix", "w51 ", *more,
         ],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
@@ -68,6 +68,26 @@ def test_accuracy_over_k(tiny_causal_model: Path, labelled: Path, tmp_path: Path
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("stores/*/receipts/*")}
     assert job(tmp_path, tiny_causal_model, labelled).count("accuracy.csv") == 1
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("stores/*/receipts/*")} == before
+
+
+@pytest.mark.slow
+def test_entropy_by_layer_and_k(tiny_causal_model: Path, labelled: Path, tmp_path: Path):
+    few = ["--sweep.layers", "1", "3", "--sweep.training.epochs", "5", "--sweep.training.batch-size", "32",
+           "--sweep.seeds", "0", "1"]  # fmt: skip
+    printed = job(tmp_path, tiny_causal_model, labelled, "entropy", *few)
+    table = pd.read_csv(tmp_path / "entropy.csv")
+    cells = table[["demonstrations", "k", "layer", "seed"]].apply(tuple, axis=1).tolist()
+    assert sorted(cells) == sorted(
+        (way, k, layer, seed) for way in ("sampled", "fixed") for k in (0, 3) for layer in (1, 3) for seed in (0, 1)
+    )
+    for row in table.to_dict("records"):
+        folder = tmp_path / "sweeps" / f"{row['demonstrations']}-k{row['k']}" / row["run"]
+        assert json.loads((folder / "result.json").read_text())["entropy_bits"] == row["entropy_bits"]
+        assert (row["n_train"] + row["n_val"], row["position"]) == (80, "last")
+    assert not (tmp_path / "accuracy.csv").exists()
+    assert (tmp_path / "entropy.png").stat().st_size > 10_000
+    assert "sampled: Paper: more demonstrations, less entropy. Here:" in printed
+    assert "fixed: Paper: a deeper layer contains more information. Here:" in (tmp_path / "entropy.html").read_text()
 
 
 def test_other_inputs_are_refused():
