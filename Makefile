@@ -1,7 +1,7 @@
 # The front door. Every target sets up what it needs in .venv on its first call.
 VENV := .venv
 BIN := $(VENV)/bin
-PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh
+PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh requirements/browser.sh
 
 .PHONY: demo test test-slow lint bench clean
 
@@ -31,6 +31,7 @@ $(VENV)/.installed: $(PINS)
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	requirements/install.sh $(VENV) bundled,hub,search,dev
+	requirements/browser.sh
 	@touch $@
 
 clean:

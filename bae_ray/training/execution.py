@@ -53,4 +53,4 @@ class ExecutionConfig(Config):
     """Weights & Biases project to log each run to; without an API key in the environment it is logged offline, into the
     folder wandb/ beside the runs. Needs the package wandb."""
     mlflow: str | None = None
-    """MLflow tracking URI or folder to log each run to. Needs the package mlflow."""
+    """MLflow tracking URI to log each run to, such as sqlite:////shared/mlflow.db. Needs the package mlflow."""

@@ -142,14 +142,23 @@ class MLflow:
             self._client.set_terminated(logged, "FINISHED" if result is not None else "FAILED")
 
     def _begin(self, run: RunConfig) -> str:
-        name = "bae_ray"
-        experiment = self._client.get_experiment_by_name(name)
-        number = experiment.experiment_id if experiment else self._client.create_experiment(name)
+        number = self._experiment("bae_ray")
         logged = self._client.create_run(number, run_name=run.id).info.run_id
         for section in ("cell", "autoencoder", "training"):
             for field, value in getattr(run, section).model_dump().items():
                 self._client.log_param(logged, f"{section}.{field}", value)
         return logged
+
+    def _experiment(self, name: str) -> str:
+        """The experiment's id; made if it is not there yet."""
+        if (found := self._client.get_experiment_by_name(name)) is not None:
+            return found.experiment_id
+        try:
+            return self._client.create_experiment(name)
+        except Exception:  # another worker was quicker
+            if (found := self._client.get_experiment_by_name(name)) is None:
+                raise
+            return found.experiment_id
 
 
 def _measures(result: RunResult) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """One worker of a sweep: a job in, directories of runs out. Knows nothing of who calls it."""
 
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ from bae_ray.training.execution import ExecutionConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.packing import Pack
 from bae_ray.training.run import RunResult, execute_runs
-from bae_ray.training.trackers import open_trackers
+from bae_ray.training.trackers import Tracker, open_trackers
 
 
 class Trial(NamedTuple):
@@ -38,8 +40,7 @@ class PackTrainer:
         """Train a pack. Where its runs do not fit into memory together, the halves of it are tried."""
 
         def log(run: RunConfig, lines: list[TrainingMetrics]) -> None:
-            for tracker in self._trackers:
-                tracker.log(run, lines)
+            self._tell(lambda tracker: tracker.log(run, lines))
             if on_epoch is not None:
                 on_epoch(run, lines)
 
@@ -49,7 +50,21 @@ class PackTrainer:
             first, second = (self(Pack(runs), on_epoch) for runs in (pack.runs[:half], pack.runs[half:]))
             return Trial(first.finished + second.finished, first.failed + second.failed)
         for run, outcome in zip(pack.runs, outcomes, strict=True):
-            for tracker in self._trackers:
-                tracker.finish(run, outcome if isinstance(outcome, RunResult) else None)
+            result = outcome if isinstance(outcome, RunResult) else None
+            self._tell(partial(_finish, run=run, result=result))
         finished = sum(isinstance(outcome, RunResult) for outcome in outcomes)
         return Trial(finished, len(outcomes) - finished)
+
+    def _tell(self, what: Callable[[Tracker], None]) -> None:
+        """Tell all trackers; one that fails is given up, since no training should be lost for it."""
+        for tracker in [*self._trackers]:
+            try:
+                what(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                name = type(tracker).__name__
+                print(f"warning: nothing more is logged to {name} from here: {error}", file=sys.stderr)
+
+
+def _finish(tracker: Tracker, run: RunConfig, result: RunResult | None) -> None:
+    tracker.finish(run, result)

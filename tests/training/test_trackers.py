@@ -50,6 +50,17 @@ def test_metrics_and_measures_of_every_run_go_to_tensorboard(tiny_store: Path, t
         assert found["result/entropy_bits"][0][1] == pytest.approx(result.entropy_bits)
 
 
+def test_no_training_is_lost_for_a_tracker_that_fails(
+    tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    store = ActivationStore.open(tiny_store)
+    config = SweepConfig(layers=(1,), positions=(2,), training=TrainingConfig(epochs=2, batch_size=32))
+    (tmp_path / "tensorboard").write_text("no folder")
+    (together,) = pack(expand(config, store), 8)
+    assert PackTrainer(store.folder, tmp_path, config, gpus=0)(together) == (1, 0)
+    assert "warning: nothing more is logged to TensorBoard from here:" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
 def test_missing_package_is_said_before_anything_is_trained(package: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
