@@ -180,7 +180,10 @@ def _gpus(execution: ExecutionConfig, packs: Sequence[Pack], store: ActivationSt
     gpus = execution.gpus_per_trial if execution.gpus_per_trial is not None else float(total("GPU") > 0)
     check_fits("a training", execution.cpus_per_trial, gpus)
     if gpus and execution.gpus_per_trial is None:
-        gpus = gpu_share(_measure(largest(packs), store, execution.cpus_per_trial, gpus))
+        try:
+            gpus = gpu_share(_measure(largest(packs), store, execution.cpus_per_trial, gpus))
+        except OutOfMemoryError:  # a pack too large for a whole GPU: its halves are tried
+            gpus = 1.0
         console.print(f"Sweep: {gpus:.3g} GPU for each training, by the memory that the largest takes.")
     return gpus
 

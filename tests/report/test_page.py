@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bae_ray.activations.store import ActivationStore
+from bae_ray.analysis.distortion import matched_entropy
 from bae_ray.report.entropy import report_entropies
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig
@@ -99,6 +101,17 @@ def test_measure_and_variant_are_chosen(runs: Path, page: Any):
     expected = [[heavy[layer, position] for position in (2, 7)] for layer in range(4)]
     np.testing.assert_allclose(heat_map(page), expected)
     assert page.said == []
+
+
+def test_entropies_at_one_fvu_stand_beside_it(runs: Path):
+    table = results(runs / "sweep")
+    matched = pd.read_csv(runs / "matched.csv")
+    assert matched[["layer", "position"]].apply(tuple, axis=1).tolist() == [(i, p) for i in range(4) for p in (2, 7)]
+    expected = matched_entropy(table, matched["fvu"][0])
+    np.testing.assert_allclose(matched["bits"], expected["bits"])
+    light = table[table["training.entropy_weight"] == 0].groupby(["layer", "position"])["entropy_bits"].mean()
+    np.testing.assert_allclose(matched["fixed_bits"], light.to_numpy())
+    assert (runs / "matched.png").stat().st_size > 10_000
 
 
 def test_failed_run_stands_in_the_table_with_its_reason(page: Any):

@@ -1,0 +1,65 @@
+"""Configs from files and flags."""
+
+from pathlib import Path
+
+import pytest
+
+from bae_ray.autoencoders import TopKConfig
+from bae_ray.cli.commands import SweepCommand
+from bae_ray.cli.parsing import parse
+from bae_ray.errors import InvalidInputError
+
+GRID = """
+layers: [0, 10]
+autoencoder: {architecture: topk, k: 7}
+training: {epochs: 60, lr: 3e-3}
+axes:
+  - {training.entropy_weight: [2e-4, 1e-3]}
+  - {training.covariance_weight: [1e-6, 1e-5], training.lr: [1e-3, 3e-3]}
+exclude:
+  - {layer: 0, training.entropy_weight: 1e-3}
+seeds: [0, 1]
+"""
+
+
+def command(tmp_path: Path, text: str, *more: str) -> SweepCommand:
+    (tmp_path / "grid.yaml").write_text(text)
+    return parse(SweepCommand, "bae-ray sweep", ["--config", str(tmp_path / "grid.yaml"), *more])
+
+
+def test_a_grid_in_yaml_takes_what_is_missing_as_flags(tmp_path: Path):
+    found = command(tmp_path, GRID, "--store", "s", "--out", "o", "--layers", "5")
+    assert found.layers == (5,)
+    assert found.autoencoder == TopKConfig(k=7)
+    assert (found.training.epochs, found.training.lr) == (60, 3e-3)
+    assert found.axes == (
+        "training.entropy_weight=[0.0002, 0.001]",
+        "training.covariance_weight=[1e-06, 1e-05] training.lr=[0.001, 0.003]",
+    )
+    assert found.exclude == ("layer=[0] training.entropy_weight=[0.001]",)
+    assert (found.seeds, found.store, found.out) == ((0, 1), "s", Path("o"))
+    assert parse(SweepCommand, "bae-ray sweep", ["--config", str(replayed(found, tmp_path))]) == found
+
+
+def replayed(config: SweepCommand, folder: Path) -> Path:
+    (folder / "sweep.json").write_text(config.model_dump_json())
+    return folder / "sweep.json"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("layers: [0, 10", "cannot be read: while parsing a flow sequence"),
+        ("layer: [0]", r"layer is \[0\]: Extra inputs are not permitted"),
+        ("training: {lr: fast}", r"training\.lr is 'fast': Input should be a valid number"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path: Path, text: str, said: str):
+    with pytest.raises(InvalidInputError, match=rf"--config .*grid\.yaml.*{said}"):
+        command(tmp_path, text, "--store", "s", "--out", "o")
+
+
+def test_what_is_still_missing_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        command(tmp_path, GRID, "--store", "s")
+    assert "--out" in capsys.readouterr().err
