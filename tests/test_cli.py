@@ -36,7 +36,7 @@ def test_help_of_each_verb_describes_every_option(bae_ray, verb: str):
     code, out, _ = bae_ray(*verb.split(), "--help")
     assert code == 0
     assert (cli.COMMANDS[verb].__doc__ or "?") in " ".join(out.split())
-    assert "--config FILE replays" in out
+    assert "--config FILE takes" in out
     for name, field in cli.COMMANDS[verb].model_fields.items():
         assert field.description, f"{name} has no description"
 
@@ -185,7 +185,7 @@ def test_unknown_verb_lists_the_verbs(bae_ray):
     ("content", "message"),
     [
         (None, "cannot be read"),
-        ("{", "Invalid JSON"),
+        ("{", "cannot be read: while parsing"),
         (json.dumps({"out": "x", "colour": 1}), "colour is 1: Extra inputs"),
     ],
 )

@@ -44,8 +44,8 @@ def bits_at(fvu: float, curve_fvu: np.ndarray, curve_bits: np.ndarray) -> Crossi
         return Crossing(float(min(found)), "")
     low, high = float(curve_fvu.min()), float(curve_fvu.max())
     if low > fvu:
-        return Crossing(math.nan, f"FVU is never below {low:.3g}: train longer, on more texts, or with less weight")
-    return Crossing(math.nan, f"FVU is never above {high:.3g}: give larger entropy weights")
+        return Crossing(math.nan, f"FVU stays above {low:.2g}: less weight, more training or more texts")
+    return Crossing(math.nan, f"FVU stays below {high:.2g}: more weight")
 
 
 def matched_entropy(table: pd.DataFrame, fvu: float) -> pd.DataFrame:

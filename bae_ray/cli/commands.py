@@ -82,10 +82,7 @@ class EntropyCommand(Config):
 
 
 class ReportCommand(Config):
-    """Write entropy.csv, entropy.png and report.html from the finished runs of a folder.
-
-    Where they have several entropy weights, matched.csv and matched.png too: bits at one held-out FVU for all cells.
-    """
+    """Write entropy.csv, entropy.png, report.html, and of several entropy weights matched.csv and .png, from runs."""
 
     runs: Path
     """Folder of runs."""

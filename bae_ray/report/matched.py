@@ -73,13 +73,13 @@ def _against_position(
     positions = sorted(matched["position"].unique().tolist(), key=position_order)
     places = dict(zip(positions, position_axis(axes, positions), strict=True))
     for layer, cells in matched.groupby("layer"):
-        shown = cells.dropna(subset=[column])
-        x = [places[position] for position in shown["position"]]
-        half = np.nan_to_num((shown["bits"] - shown["low"]).to_numpy()) if column == "bits" else np.zeros(len(shown))
+        x = [places[position] for position in cells["position"]]  # where bits are missing, the line has a gap
+        half = np.nan_to_num((cells["bits"] - cells["low"]).to_numpy()) if column == "bits" else np.zeros(len(cells))
         color = colors[int(str(layer))]
-        axes.errorbar(x, shown[column], half, fmt=".-", capsize=2, color=color, label=str(layer))
+        axes.errorbar(x, cells[column], half, fmt=".-", capsize=2, color=color, label=str(layer))
     axes.set(xlabel="Token position", ylabel="Entropy / bits", title=title)
-    axes.set_ylim(bottom=0)
+    largest = float(np.nanmax(matched[["bits", "fixed_bits"]].to_numpy(dtype=float)))
+    axes.set_ylim(0, 1.1 * largest)  # the same for both; an interval of few seeds may reach far beyond
 
 
 def _print(matched: pd.DataFrame) -> None:

@@ -122,7 +122,7 @@ def test_preset_must_be_known(given: list[str], said: str):
         check=False,
     )
     assert process.returncode == 2
-    assert f"{said}: begin with one of demo, paper" in process.stderr
+    assert f"{said}: begin with one of demo, matched, paper" in process.stderr
 
 
 def test_a_sweep_in_which_all_fails_says_why(arguments: list[str], tmp_path: Path):
