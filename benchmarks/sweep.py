@@ -37,7 +37,7 @@ from bae_ray.training.grid import SweepConfig, expand
 CORES = os.cpu_count() or 1
 LAYERS, POSITIONS, WIDTH, N = 6, 8, 128, 2048
 SHORT = TrainingConfig(epochs=20, batch_size=256, lr=3e-3)
-CELLS = TrainingConfig(epochs=60, batch_size=256, lr=3e-3)
+CELLS = TrainingConfig(epochs=24, batch_size=256, lr=3e-3)
 TINY = TrainingConfig(epochs=1, batch_size=256)
 OUT = Path("runs/benchmarks/sweep.json")
 SIDES = Path(__file__).with_name("sweep_sides.py")

@@ -93,7 +93,8 @@ def report_random_tokens(sweeps: Mapping[int, tuple[Path, list[str]]], out: Path
             f"{row['entropy_low']:.2f} to {row['entropy_high']:.2f}", f"{row['fvu_train']:.4f}",
             f"{row['fvu_val']:.4f}", str(row["n_train"] + row["n_val"]), str(row["seed"]),
         )  # fmt: skip
-    Console().print(printed)
+    console = Console()
+    Console(width=max(console.width, 100)).print(printed)
     for line in [*lines, *(str(out / f"random_tokens.{kind}") for kind in ("csv", "png", "html"))]:
         print(line)
     return table
