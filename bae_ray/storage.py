@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import pyarrow as pa
 import xxhash
 from pyarrow import fs
 
@@ -152,7 +151,7 @@ def folder_at(location: Location) -> Folder:
     parts = urlsplit(location)
     try:
         filesystem, root = fs.FileSystem.from_uri(location)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
+    except (OSError, ValueError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0].replace(location, without_credentials(location))
         raise InvalidInputError(
             f"a location that begins with {parts.scheme}:// cannot be used: {reason}. Give a path, or a URI of a file "

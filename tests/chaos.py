@@ -215,3 +215,12 @@ def busy(cluster: Cluster, generator: random.Random) -> Node:
         assert time.monotonic() < deadline, "no node has a worker"
         time.sleep(0.02)
     return generator.choice(nodes)
+
+
+def assert_each_finished_once(watch: Watch, kept: Sequence[Receipts], total: int) -> None:
+    """All work is finished, and what was finished before a kill was left alone."""
+    receipts = watch.look()
+    assert len(receipts) == total
+    for before in kept:
+        assert {name: receipts[name] for name in before} == before, "finished work was done again"
+    assert len(watch.written) == total, "something was finished twice"

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from bae_ray.activations.layout import rows_file
 from bae_ray.activations.store import ActivationStore
-from tests.chaos import Cluster, Watch, finish, start, three_nodes, wreak
+from tests.chaos import Cluster, Watch, assert_each_finished_once, finish, start, three_nodes, wreak
 
 pytestmark = pytest.mark.slow
 
@@ -69,11 +69,7 @@ def test_killed_workers_node_and_driver_leave_the_store_of_a_quiet_run(
         generator,
     )  # fmt: skip
 
-    receipts = watch.look()
-    assert len(receipts) == SHARDS
-    for before in kept:
-        assert {name: receipts[name] for name in before} == before, "a finished shard was computed again"
-    assert len(watch.written) == SHARDS, "a shard was finished twice"
+    assert_each_finished_once(watch, kept, SHARDS)
     assert_same_store(out, quiet)
 
 

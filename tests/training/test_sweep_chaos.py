@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.chaos import Cluster, Watch, finish, start, three_nodes, wreak
+from tests.chaos import Cluster, Watch, assert_each_finished_once, finish, start, three_nodes, wreak
 
 pytestmark = pytest.mark.slow
 
@@ -54,11 +54,7 @@ def test_killed_workers_node_and_driver_leave_the_table_of_a_quiet_sweep(
         cluster, watch, lambda: start(arguments, out, cluster.environment), events, RUNS_BETWEEN_EVENTS, RUNS, generator
     )
 
-    finished = watch.look()
-    assert len(finished) == RUNS
-    for before in kept:
-        assert {name: finished[name] for name in before} == before, "a finished run was trained again"
-    assert len(watch.written) == RUNS, "a run was finished twice"
+    assert_each_finished_once(watch, kept, RUNS)
     assert table(out)["status"].tolist() == ["finished"] * RUNS
     pd.testing.assert_frame_equal(table(out), table(quiet), check_exact=True)
     for folder in (out, quiet):
