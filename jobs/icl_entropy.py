@@ -83,7 +83,10 @@ PRESETS = {
             gpus_per_worker=1,
         ),
         sweep=SweepConfig(
-            layers=(2, 4, 6, 8, 10, 12, 14, 16), autoencoder=BAEConfig(expansion=4), training=TrainingConfig()
+            layers=(2, 4, 6, 8, 10, 12, 14, 16),
+            autoencoder=BAEConfig(expansion=4),
+            training=TrainingConfig(),
+            gpus_per_trial=0.25,
         ),
     ),
 }

@@ -74,7 +74,7 @@ PRESETS = {
             workers=8,
             gpus_per_worker=1,
         ),
-        sweep=SweepConfig(autoencoder=BAEConfig(expansion=4), training=TrainingConfig()),
+        sweep=SweepConfig(autoencoder=BAEConfig(expansion=4), training=TrainingConfig(), gpus_per_trial=0.25),
     ),
 }
 

@@ -70,7 +70,7 @@ PRESETS = {
             workers=8,
             gpus_per_worker=1,
         ),
-        sweep=SweepConfig(axes=("autoencoder.expansion=1,2,4,8,16",)),
+        sweep=SweepConfig(axes=("autoencoder.expansion=1,2,4,8,16",), packed=4, gpus_per_trial=0.5),
     ),
 }
 

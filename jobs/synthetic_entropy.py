@@ -1,8 +1,9 @@
-"""Entropy of synthetic sets whose entropy is known (the paper's section 4.1, Fig. 2, Fig. 12 and Appendix G.2).
+"""Entropy of synthetic sets whose entropy is known (the paper's section 4.1: Fig. 2, 12 and 29-34).
 
 Makes sets of r bits, trains binary autoencoders on them (Ray Tune) with and without the entropy loss, for several
 expansions, seeds, and the three gradients of the step function, and writes synthetic.csv, synthetic.png (bits against
-r), dynamics.png (loss against entropy at every step) and report.html. On this machine, and on a cluster:
+r: Fig. 2), dynamics.png (loss against entropy at every step: Fig. 12, and of further ranks 29-34) and report.html. On
+this machine, and on a cluster:
 
     python jobs/synthetic_entropy.py cpu
     RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/synthetic_entropy.py paper --out /shared/synthetic

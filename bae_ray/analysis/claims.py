@@ -58,12 +58,27 @@ def last_share(table: pd.DataFrame, over: str, within: Sequence[str], value: str
     return float(np.mean(shares)) if shares else float("nan")
 
 
-def claim(paper: str, found: Trend, expected: Literal["rises", "falls"], what: str, table: pd.DataFrame) -> str:
+def claim(
+    paper: str,
+    found: Trend,
+    expected: Literal["rises", "falls"],
+    what: str,
+    table: pd.DataFrame,
+    measure: str = "bits",
+) -> str:
     """One line: the paper's claim, what was found, and on how much."""
-    n = ", ".join(str(n) for n in sorted((table["n_train"] + table["n_val"]).unique())) if "n_train" in table else "?"
-    seeds = ", ".join(str(seed) for seed in sorted(table["seed"].unique())) if "seed" in table else "?"
     rho = f"{found.correlation:+.2f} (mean of {found.groups} groups, {found.lowest:+.2f} to {found.highest:+.2f}"
     return (
-        f"Paper: {paper}. Here: {found.verdict(expected)}; rank correlation of bits with {what} {rho}; n = {n}, seeds "
-        f"{seeds})."
+        f"Paper: {paper}. Here: {found.verdict(expected)}; rank correlation of {measure} with {what} {rho}; "
+        f"{sample(table)})."
     )
+
+
+def sample(table: pd.DataFrame) -> str:
+    """How much rows of `results`, or of accuracies, are of: their n and seeds."""
+    n = table["n"] if "n" in table else table["n_train"] + table["n_val"]
+    return f"n = {_listed(n)}, seeds {_listed(table['seed'])}"
+
+
+def _listed(column: pd.Series) -> str:
+    return ", ".join(str(value) for value in sorted(column.unique()))

@@ -5,10 +5,13 @@ for all cells, bits can be compared between them.
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from bae_ray.errors import InvalidInputError
 
 WEIGHT = "training.entropy_weight"
 """What the points of a curve differ in."""
@@ -48,18 +51,22 @@ def bits_at(fvu: float, curve_fvu: np.ndarray, curve_bits: np.ndarray) -> Crossi
     return Crossing(math.nan, f"FVU stays below {high:.2g}: more weight")
 
 
-def matched_entropy(table: pd.DataFrame, fvu: float) -> pd.DataFrame:
+def matched_entropy(table: pd.DataFrame, fvu: float, fixed_weight: float | None = None) -> pd.DataFrame:
     """Bits at held-out FVU `fvu` for each cell of the rows of `results`: a row per cell.
+
+    The rows differ in cell, seed and entropy weight only: curves of different architectures must not be mixed.
 
     Each seed has a curve of its own. `bits` is the mean over the seeds whose curve has that FVU, `low` and `high` the
     ends of its 95 % interval (Student's t; NaN for one seed), `seeds` how many those are, of `of`; `reason` says why
-    the others have not. Beside them `fixed_bits`, `fixed_fvu_train` and `fixed_fvu_val`, at the smallest weight.
+    the others have not. Beside them `fixed_bits`, `fixed_fvu_train` and `fixed_fvu_val` at one weight, by default the
+    smallest above 0. Raises `InvalidInputError` for a `fixed_weight` that no run has.
     """
+    weight = _fixed_weight(table, fixed_weight)
     rows: list[dict[str, object]] = []
     for cell, runs in table.groupby(CELL, sort=False):
         crossings = [_crossing(curve, fvu) for _, curve in runs.groupby("seed")]
         found = np.array([crossing.bits for crossing in crossings if not crossing.reason])
-        fixed = runs[runs[WEIGHT] == runs[WEIGHT].min()]
+        fixed = runs[runs[WEIGHT] == weight]
         mean, half = (float(found.mean()), _half_width(found)) if len(found) else (math.nan, math.nan)
         rows.append(
             {
@@ -72,7 +79,7 @@ def matched_entropy(table: pd.DataFrame, fvu: float) -> pd.DataFrame:
                 "of": len(crossings),
                 "n": int((runs["n_train"] + runs["n_val"]).iloc[0]),
                 "reason": "; ".join(dict.fromkeys(crossing.reason for crossing in crossings if crossing.reason)),
-                "fixed_weight": float(runs[WEIGHT].min()),
+                "fixed_weight": weight,
                 "fixed_bits": float(fixed["entropy_bits"].mean()),
                 "fixed_fvu_train": float(fixed["fvu_train"].mean()),
                 "fixed_fvu_val": float(fixed["fvu_val"].mean()),
@@ -81,14 +88,24 @@ def matched_entropy(table: pd.DataFrame, fvu: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def common_fvu(table: pd.DataFrame) -> float:
-    """The held-out FVU, to two digits, that most curves of the table have; the smallest such."""
-    curves = [curve["fvu_val"] for _, curve in table.groupby([*CELL, "seed"], sort=False)]
+def common_fvu(tables: Iterable[pd.DataFrame]) -> float:
+    """The held-out FVU, to two digits, that most curves of the tables have; the smallest such."""
+    curves = [curve["fvu_val"] for table in tables for _, curve in table.groupby([*CELL, "seed"], sort=False)]
     ranges = [(float(curve.min()), float(curve.max())) for curve in curves]
     ends = [(math.ceil(100 * low - 1e-6), math.floor(100 * high + 1e-6)) for low, high in ranges]
     candidates = sorted({end / 100 for both in ends for end in both if end > 0})
     counts = [sum(low - 1e-6 <= fvu <= high + 1e-6 for low, high in ranges) for fvu in candidates]
     return candidates[int(np.argmax(counts))]
+
+
+def _fixed_weight(table: pd.DataFrame, wanted: float | None) -> float:
+    weights = sorted(table[WEIGHT].unique().tolist())
+    if wanted is None:
+        return next((weight for weight in weights if weight > 0), weights[0])
+    if wanted not in weights:
+        listed = ", ".join(f"{weight:g}" for weight in weights)
+        raise InvalidInputError(f"no run has entropy weight {wanted:g}: give one of {listed} to compare with.")
+    return wanted
 
 
 def _crossing(curve: pd.DataFrame, fvu: float) -> Crossing:

@@ -90,6 +90,8 @@ class ReportCommand(Config):
     """Folder of the files."""
     matched_fvu: float | None = Field(default=None, gt=0)
     """The held-out FVU at which cells are compared. Left out: the one that most cells' curves have."""
+    fixed_weight: float | None = Field(default=None, ge=0)
+    """The entropy weight whose bits stand beside those. Left out: the smallest above 0."""
 
 
 class ExportCommand(Config):
@@ -196,7 +198,7 @@ def report(command: ReportCommand) -> int:
     """Run `bae-ray report`."""
     from bae_ray.report.entropy import report_entropies
 
-    report_entropies(command.runs, command.out, matched_fvu=command.matched_fvu)
+    report_entropies(command.runs, command.out, matched_fvu=command.matched_fvu, fixed_weight=command.fixed_weight)
     return 0
 
 

@@ -11,7 +11,7 @@ from bae_ray.report.figures import entropy_figure, save_png
 from bae_ray.report.html import write_report
 from bae_ray.report.interactive import sweep_data
 from bae_ray.report.matched import NOTE as MATCHED_NOTE
-from bae_ray.report.matched import has_curves, report_matched
+from bae_ray.report.matched import curves, report_matched
 from bae_ray.report.tables import print_entropies
 from bae_ray.report.variants import variants
 from bae_ray.training.results import entropy_table, outcomes, results, write_csv
@@ -49,12 +49,14 @@ def report_entropies(
     config_json: str | None = None,
     only: Iterable[str] | None = None,
     matched_fvu: float | None = None,
+    fixed_weight: float | None = None,
 ) -> ReportFiles:
     """Write the three files into `out` from the run directories below `runs`, and print the table and the paths.
 
     Where the runs are of several entropy weights, matched.csv and matched.png as well: bits at held-out FVU
-    `matched_fvu`, by default the one that most cells have. `config_json` is the resolved config that the page shows;
-    left out, it is that of the runs. Raises `InvalidInputError` where no run is finished.
+    `matched_fvu`, by default the one that most cells have, beside those at `fixed_weight`. `config_json` is the
+    resolved config that the page shows; left out, it is that of the runs. Raises `InvalidInputError` where no run is
+    finished.
     """
     only = None if only is None else list(only)
     table, ended = results(runs, only=only), outcomes(runs, only=only)
@@ -67,8 +69,8 @@ def report_entropies(
     print_entropies(table)
     lines = compare(table)
     figures, notes = [figure], [*NOTES, *lines]
-    if has_curves(table):
-        figures.append(report_matched(table, out, matched_fvu))
+    if several := curves(table):
+        figures.append(report_matched(several, out, matched_fvu, fixed_weight))
         notes.append(MATCHED_NOTE)
     title, shown = "Entropy by layer and token position", ended.drop(columns=["subset_n", "subset_bits"])
     write_report(made.page, title, figures, notes, shown, config_json, sweep_data(table, Path(runs)))

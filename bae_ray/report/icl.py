@@ -10,6 +10,7 @@ from rich.table import Table
 
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.accuracy import accuracy
+from bae_ray.analysis.claims import claim, trend
 from bae_ray.report.figures import save_png
 from bae_ray.report.html import write_report
 from bae_ray.training.results import write_csv
@@ -66,15 +67,33 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def compare(table: pd.DataFrame) -> list[str]:
+    """The paper's Fig. 7 beside what was found, for each way of choosing demonstrations."""
+    return [
+        claim(
+            f"accuracy rises with k ({demonstrations} demonstrations)",
+            trend(runs, "k", ["demonstrations"], "label_accuracy"),
+            "rises",
+            "k",
+            runs,
+            "accuracy among the labels",
+        )
+        for demonstrations, runs in table.groupby("demonstrations", sort=False)
+    ]
+
+
 def report_accuracy(stores: Sequence[ActivationStore], out: Path, config_json: str) -> pd.DataFrame:
     """Write accuracy.csv, accuracy.png and accuracy.html into `out`; print the table and the paths."""
     table = accuracy_table(stores)
+    lines = compare(table)
     write_csv(table, out / "accuracy.csv")
     figure = accuracy_figure(table)
     save_png(figure, out / "accuracy.png")
     title = "In-context learning: accuracy over the number of demonstrations"
-    write_report(out / "accuracy.html", title, [figure], NOTES, table, config_json)
+    write_report(out / "accuracy.html", title, [figure], [*NOTES, *lines], table, config_json)
     _print(table)
+    for line in lines:
+        print(line)
     for name in ("accuracy.csv", "accuracy.png", "accuracy.html"):
         print(out / name)
     return table

@@ -1,16 +1,19 @@
 """Entropies at one held-out FVU for all cells: matched.csv and matched.png."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from rich.console import Console
 from rich.table import Table
 
 from bae_ray.analysis.distortion import WEIGHT, common_fvu, matched_entropy
 from bae_ray.report.figures import LAYER_COLORS, position_axis, save_png
+from bae_ray.report.variants import Variant, variants
 from bae_ray.training.results import position_order, write_csv
 
 NOTE = (
@@ -21,17 +24,37 @@ NOTE = (
 )
 
 
-def has_curves(table: pd.DataFrame) -> bool:
-    """Whether the rows of `results` are of several entropy weights."""
-    return WEIGHT in table and table[WEIGHT].nunique() > 1
+class Matched(NamedTuple):
+    """A variant's cells at one FVU."""
+
+    label: str
+    runs: pd.DataFrame
+    """Rows of `results`, a curve for each cell and seed."""
+    cells: pd.DataFrame
+    """The rows of `matched_entropy` that were made from them."""
 
 
-def matched_figure(table: pd.DataFrame, matched: pd.DataFrame) -> Figure:
-    """Curves of all cells, bits against position at the matched FVU, and bits at a fixed weight (the paper's Fig. 3).
+def curves(table: pd.DataFrame) -> list[Variant]:
+    """Those variants of the rows of `results` that were trained with several entropy weights."""
+    if WEIGHT not in table:
+        return []
+    return [variant for variant in variants(table, aside=[WEIGHT]) if variant.runs[WEIGHT].nunique() > 1]
 
-    `table` has the rows of `results` that `matched` was made from.
+
+def matched_figure(parts: Sequence[Matched]) -> Figure:
+    """A row per variant: curves of its cells, bits at the matched FVU, and bits at a fixed weight (the paper's Fig. 3).
+
+    Both over the token position.
     """
-    figure = Figure(figsize=(16, 5), layout="constrained")
+    figure = Figure(figsize=(16, 5 * len(parts)), layout="constrained")
+    rows = figure.subfigures(len(parts), 1, squeeze=False)[:, 0]
+    for part, row in zip(parts, rows, strict=True):
+        _draw(part, row)
+    return figure
+
+
+def _draw(part: Matched, figure: SubFigure) -> None:
+    table, matched = part.runs, part.cells
     plane, at_fvu, at_weight = figure.subplots(1, 3)
     fvu = float(matched["fvu"].iloc[0])
     layers = sorted(table["layer"].unique().tolist())
@@ -48,20 +71,24 @@ def matched_figure(table: pd.DataFrame, matched: pd.DataFrame) -> Figure:
     at_weight.legend(title="Layer", fontsize="small")
     n = ", ".join(map(str, matched["n"].unique()))
     seeds = ", ".join(map(str, sorted(table["seed"].unique())))
-    figure.suptitle(f"{', '.join(table['model'].unique())}; n = {n}; seeds {seeds}")
-    return figure
+    title = f"{', '.join(table['model'].unique())}; n = {n}; seeds {seeds}"
+    figure.suptitle(f"{title}; {part.label}" if part.label else title)
 
 
-def report_matched(table: pd.DataFrame, out: Path, fvu: float | None = None) -> Figure:
-    """Write matched.csv and matched.png into `out`, print the table and the paths; the figure.
+def report_matched(
+    found: Sequence[Variant], out: Path, fvu: float | None = None, fixed_weight: float | None = None
+) -> Figure:
+    """Write matched.csv and matched.png of what `curves` found into `out`, print the table and the paths; the figure.
 
-    `fvu`: left out, the one that most cells' curves have.
+    `fvu`: left out, the one that most cells' curves have. `fixed_weight`: left out, each variant's smallest above 0.
     """
-    matched = matched_entropy(table, fvu if fvu is not None else common_fvu(table))
-    write_csv(matched, out / "matched.csv")
-    figure = matched_figure(table, matched)
+    fvu = fvu if fvu is not None else common_fvu(variant.runs for variant in found)
+    parts = [Matched(*variant, matched_entropy(variant.runs, fvu, fixed_weight)) for variant in found]
+    write_csv(pd.concat([part.cells.assign(variant=part.label) for part in parts]), out / "matched.csv")
+    figure = matched_figure(parts)
     save_png(figure, out / "matched.png")
-    _print(matched)
+    for part in parts:
+        _print(part)
     for name in ("matched.csv", "matched.png"):
         print(f"{'matched':8} {out / name}")
     return figure
@@ -82,9 +109,12 @@ def _against_position(
     axes.set_ylim(0, 1.1 * largest)  # the same for both; an interval of few seeds may reach far beyond
 
 
-def _print(matched: pd.DataFrame) -> None:
-    fvu, weight = matched["fvu"].iloc[0], matched["fixed_weight"].iloc[0]
-    printed = Table(title=f"Entropy at held-out FVU {fvu:g}, and at entropy weight {weight:g}", title_justify="left")
+def _print(part: Matched) -> None:
+    matched = part.cells
+    title = (
+        f"Entropy at held-out FVU {matched['fvu'].iloc[0]:g}, and at entropy weight {matched['fixed_weight'].iloc[0]:g}"
+    )
+    printed = Table(title=f"{title}; {part.label}" if part.label else title, title_justify="left")
     for column in ("layer", "site", "position", "bits", "95 % interval", "seeds", "bits at the weight", "FVU there"):
         printed.add_column(column, justify="right", no_wrap=True)
     printed.add_column("")

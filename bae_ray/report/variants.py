@@ -1,5 +1,6 @@
 """The variants of a sweep: runs that differ in nothing but cell and seed, which may stand in one figure."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -14,13 +15,13 @@ class Variant(NamedTuple):
     """Their rows of `results`."""
 
 
-def variants(table: pd.DataFrame) -> list[Variant]:
-    """Split the rows of `results` by every setting that differs between them, the seed aside."""
+def variants(table: pd.DataFrame, aside: Sequence[str] = ()) -> list[Variant]:
+    """Split the rows of `results` by every setting that differs between them, but for the seed and those `aside`."""
     settings = [
         column
         for column in table.columns
         if column in ("model", "site")
-        or (column.startswith(("autoencoder.", "training.")) and column != "training.seed")
+        or (column.startswith(("autoencoder.", "training.")) and column not in ("training.seed", *aside))
     ]
     differing = [column for column in settings if table[column].nunique(dropna=False) > 1]
     if not differing:

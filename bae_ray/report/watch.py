@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from bae_ray.errors import InvalidInputError
-from bae_ray.training.results import GRID_FILE, ILLEGAL_PREFIX, results
-from bae_ray.training.run import FAILURE_FILE, METRICS_FILE, RESULT_FILE, RUN_FILE
+from bae_ray.training.results import GRID_FILE, ILLEGAL_PREFIX, GridRecord, results
+from bae_ray.training.run import FAILURE_FILE, METRICS_FILE, RESULT_FILE, RUN_FILE, SEARCH_FILE, STOPPED, Failure
 
 RUNNING_WITHIN_S = 120.0
 """A run that wrote metrics so recently counts as running."""
@@ -29,15 +29,18 @@ class Status(NamedTuple):
     """When each run was finished, in seconds since the epoch."""
     failed: dict[str, str]
     """Why."""
+    stopped: int
+    """By a search, since others did better."""
     running: dict[str, str]
     """How far."""
     illegal: int
     begun: float
+    ended: bool
 
     @property
     def left(self) -> int:
-        """Runs that are neither finished nor failed."""
-        return self.planned - len(self.finished) - len(self.failed)
+        """Runs that are neither finished nor stopped nor failed."""
+        return max(0, self.planned - len(self.finished) - len(self.failed) - self.stopped)
 
     def seconds_left(self) -> float | None:
         """At the rate since the sweep was begun; None where nothing was finished since."""
@@ -52,20 +55,29 @@ def status(folder: Path) -> Status:
     grid = folder / GRID_FILE
     if not grid.exists():
         raise InvalidInputError(f"{folder} holds no sweep ({GRID_FILE} is missing): begin one with 'bae-ray sweep'.")
-    planned: list[str] = json.loads(grid.read_text(encoding="utf-8"))
+    record = GridRecord.model_validate_json(grid.read_text(encoding="utf-8"))
+    drawn = [file.parent.name for file in folder.glob(f"*/{SEARCH_FILE}")] if record.drawn else []
+    runs = sorted({*record.runs, *drawn})
     finished: dict[str, float] = {}
     failed: dict[str, str] = {}
     running: dict[str, str] = {}
-    for run in planned:
+    stopped = 0
+    for run in runs:
         result, failure, metrics = (folder / run / name for name in (RESULT_FILE, FAILURE_FILE, METRICS_FILE))
         if result.exists():
             finished[run] = result.stat().st_mtime
         elif failure.exists():
-            failed[run] = json.loads(failure.read_text(encoding="utf-8"))["message"]
+            reason = Failure.model_validate_json(failure.read_text(encoding="utf-8"))
+            if reason.error == STOPPED:
+                stopped += 1
+            else:
+                failed[run] = reason.message
         elif metrics.exists() and time.time() - metrics.stat().st_mtime < RUNNING_WITHIN_S:
             running[run] = _progress(metrics)
     illegal = len(list(folder.glob(f"{ILLEGAL_PREFIX}*")))
-    return Status(len(planned), finished, failed, running, illegal, grid.stat().st_mtime)
+    planned = max(len(record.runs), record.drawn)
+    begun = grid.stat().st_mtime
+    return Status(planned, finished, failed, stopped, running, illegal, begun, record.ended)
 
 
 def watch(folder: Path, every: float, once: bool, best: str) -> None:
@@ -79,7 +91,7 @@ def watch(folder: Path, every: float, once: bool, best: str) -> None:
         while True:
             seen = status(folder)
             live.update(_shown(seen, folder, finest.among(seen.finished)), refresh=True)
-            if not seen.left:
+            if seen.ended:
                 return
             time.sleep(every)
 
@@ -102,6 +114,8 @@ def _shown(seen: Status, folder: Path, best: str | None) -> Group:
     left = seen.seconds_left()
     table.add_row("done", f"{len(seen.finished)} of {seen.planned}")
     table.add_row("running", str(len(seen.running)))
+    if seen.stopped:
+        table.add_row("stopped", f"{seen.stopped}, which did worse than others")
     table.add_row("failed", f"{len(seen.failed)}" + (f", and {seen.illegal} illegal" if seen.illegal else ""))
     table.add_row("time left", "-" if left is None else f"about {left / 60:.0f} min" if left > 90 else f"{left:.0f} s")
     if best is not None:

@@ -47,6 +47,11 @@ def as_texts(entries: Any) -> Any:
     return tuple(_as_text(entry) for entry in entries)
 
 
+def as_conditions(entries: Any) -> Any:
+    """Conditions as they may be written, each as one text; a single mapping is one condition over all its fields."""
+    return as_texts([entries] if isinstance(entries, Mapping) else entries)
+
+
 def parse_axis(text: str) -> list[Settings]:
     """The points of one axis: FIELD=VALUE,VALUE,..., or several such, whose values go together, first with first.
 

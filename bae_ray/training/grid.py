@@ -11,7 +11,7 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig, AutoencoderConfig, BAEConfig
 from bae_ray.config import describe
 from bae_ray.errors import InvalidInputError
-from bae_ray.training.axes import CELL_FIELDS, Setting, Settings, as_texts, parse_axis, parse_condition
+from bae_ray.training.axes import CELL_FIELDS, Setting, Settings, as_conditions, as_texts, parse_axis, parse_condition
 from bae_ray.training.config import RunConfig, TrainingConfig
 from bae_ray.training.execution import ExecutionConfig, SearchConfig
 from bae_ray.training.run import plan_run
@@ -36,7 +36,7 @@ class SweepConfig(ExecutionConfig):
     """Further axes of the grid, each FIELD=VALUE,VALUE,... over a field of the two above, such as training.lr=1e-3,3e-3
     or autoencoder.architecture=bae,relu,topk. Different axes multiply; several fields in one, with a space between,
     go together, first value with first: "training.lr=1e-3,3e-3 training.batch_size=256,512"."""
-    exclude: Annotated[tuple[str, ...], BeforeValidator(as_texts)] = ()
+    exclude: Annotated[tuple[str, ...], BeforeValidator(as_conditions)] = ()
     """Runs to leave out, each FIELD=VALUE,... FIELD=VALUE,... over layer, position, site and the fields of the configs:
     those that fulfil all of it. "layer=0 training.lr=3e-3" leaves out layer 0 at that learning rate."""
     seeds: tuple[int, ...] = ()

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from bae_ray.config import content_hash
 from bae_ray.files import write_text
 from bae_ray.training.config import RunConfig
-from bae_ray.training.run import STATE_FILE, is_finished
+from bae_ray.training.run import RUN_FILE, STATE_FILE, is_finished
 from bae_ray.training.trainer import SHARED
 
 PACKS_FILE = "packs.json"
@@ -63,13 +63,27 @@ def unfinished_packs(runs: Sequence[RunConfig], out: Path, most: int, record: bo
     by_id = {run.id: run for run in runs}
     file = out / PACKS_FILE
     recorded = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    kept = [Pack(tuple(by_id[id_] for id_ in ids)) for ids in recorded if all(id_ in by_id for id_ in ids)]
-    kept = [pack for pack in kept if pack.is_under_way(out)]
+    kept = [begun for ids in recorded if any(id_ in by_id for id_ in ids) if (begun := _recorded(ids, by_id, out))]
     held = {run.id for pack in kept for run in pack.runs}
     packs = kept + pack([run for run in runs if run.id not in held and not is_finished(out, run)], most)
     if record:
         write_text(file, json.dumps([[run.id for run in pack.runs] for pack in packs]) + "\n")
     return packs
+
+
+def _recorded(ids: list[str], by_id: dict[str, RunConfig], out: Path) -> Pack | None:
+    """A pack that was begun, if it is under way: with its state, also the runs that are not in the grid any more."""
+    if all(id_ in by_id for id_ in ids):
+        pack = Pack(tuple(by_id[id_] for id_ in ids))
+    elif all((out / id_ / RUN_FILE).exists() for id_ in ids):
+        pack = Pack(
+            tuple(RunConfig.model_validate_json((out / id_ / RUN_FILE).read_text(encoding="utf-8")) for id_ in ids)
+        )
+        if not pack.state(out).exists():
+            return None
+    else:
+        return None
+    return pack if pack.is_under_way(out) else None
 
 
 def jobs(packs: Sequence[Pack], workers: int) -> list[list[Pack]]:

@@ -9,8 +9,10 @@ import torch
 
 from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
+from bae_ray.errors import OutOfMemoryError, StoreError, TrainingError
 from bae_ray.training.config import RunConfig
 from bae_ray.training.packing import Pack
+from bae_ray.training.run import as_out_of_memory
 from bae_ray.training.trainer import train_many
 
 STEPS = 20
@@ -18,6 +20,9 @@ STEPS = 20
 MARGIN = 1.3
 """What a training may need beyond what was measured."""
 SMALLEST_SHARE = 1 / 16
+GPU_CONTEXT_BYTES = 500 * 10**6
+"""What a process takes of a GPU before its first tensor, about."""
+MOST_TRIED = 8
 BYTES_PER_METRIC = 250
 
 
@@ -26,9 +31,11 @@ class Measured(NamedTuple):
 
     seconds_per_step: float
     peak_bytes: int
-    """On a GPU what torch had allocated at most; else how much the process grew."""
+    """On a GPU what torch had reserved at most, with the whole cell beside it; else how much the process grew."""
     device_bytes: int
     """Memory of the whole device."""
+    products: float
+    """Numbers that a step's matrix products multiply, up to a factor."""
 
 
 class Estimate(NamedTuple):
@@ -53,6 +60,23 @@ class DryRun(NamedTuple):
     gpus_per_trial: float
 
 
+def measure_one(packs: Sequence[Pack], store: ActivationStore, device: str) -> Measured:
+    """Measure the first of the packs that can be trained: a cell may be damaged, constant, or make training diverge.
+
+    Raises `OutOfMemoryError` where memory runs out, and the last pack's error where none can be trained.
+    """
+    failed: TrainingError | StoreError | None = None
+    for pack in packs[:MOST_TRIED]:
+        try:
+            return measure(pack, store, device)
+        except OutOfMemoryError:
+            raise
+        except (TrainingError, StoreError) as error:
+            failed = error
+    assert failed is not None
+    raise failed
+
+
 def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
     """Train a pack for two short epochs, all terms of the objective in use, and time the second one."""
     first = pack.runs[0]
@@ -65,23 +89,31 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
     changes = {"epochs": 2, "entropy_warmup": 0, "covariance_warmup": 0, "l1_warmup": 0, "l0_warmup": 0,
                "revive_every": None, "patience": None, "log": "epoch"}  # fmt: skip
     members = [(run.autoencoder, run.training.model_copy(update=changes)) for run in pack.runs]
-    epochs: list[float] = []
+    epochs: dict[int, list[float]] = {}
 
     def note(number: int, _: object) -> None:
-        if number == 0:
-            epochs.append(time.monotonic())
+        epochs.setdefault(number, []).append(time.monotonic())
 
     process = psutil.Process()
     before = process.memory_info().rss
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    train_many(x.select(some), members, device, note, target.select(some) if target else None)
+    try:
+        outcomes = train_many(x.select(some), members, device, note, target.select(some) if target else None)
+    except Exception as error:
+        raise as_out_of_memory(error) or error from error
+    timed = next((times for times in epochs.values() if len(times) > 1), None)
+    if timed is None:
+        raise next(outcome for outcome in outcomes if isinstance(outcome, TrainingError))
     n_train = n - min(max(round(n * first.training.val_fraction), 2), n - 2)
     steps = n_train // min(batch, n_train)
-    seconds = (epochs[-1] - epochs[0]) / steps if len(epochs) > 1 else 0.0
+    seconds = (timed[-1] - timed[0]) / steps
     if device == "cuda":
-        return Measured(seconds, torch.cuda.max_memory_allocated(), torch.cuda.mem_get_info()[1])
-    return Measured(seconds, max(process.memory_info().rss - before, 0), psutil.virtual_memory().total)
+        rest = 4 * (len(x) - n) * x.shape[1] * (2 if target else 1)  # a training keeps all of its cell on the GPU
+        peak = torch.cuda.max_memory_reserved() + rest + GPU_CONTEXT_BYTES
+        return Measured(seconds, peak, torch.cuda.mem_get_info()[1], _products(pack))
+    grown = max(process.memory_info().rss - before, 0)
+    return Measured(seconds, grown, psutil.virtual_memory().total, _products(pack))
 
 
 def gpu_share(measured: Measured) -> float:
@@ -90,20 +122,23 @@ def gpu_share(measured: Measured) -> float:
     return max(1 / max(fit, 1), SMALLEST_SHARE)
 
 
-def estimate(packs: Sequence[Pack], sample: Pack, measured: Measured, n: int) -> Estimate:
-    """Time and disk of packs over cells of `n` samples, from what one pack of them took.
+def estimate(packs: Sequence[Pack], measured: Measured, n: int) -> Estimate:
+    """Time and disk of packs over cells of `n` samples, from what one of them took.
 
     The time of a step is taken as proportional to the matrix products in it.
     """
-    per_product = measured.seconds_per_step / _products(sample)
+    per_product = measured.seconds_per_step / measured.products
     seconds = sum(_steps(pack, n) * _products(pack) * per_product for pack in packs)
     runs = [run for pack in packs for run in pack.runs]
     return Estimate(len(runs), len(packs), seconds / 3600, sum(_disk_bytes(run) for run in runs))
 
 
-def largest(packs: Sequence[Pack]) -> Pack:
-    """The pack that a step of takes most."""
-    return max(packs, key=_products)
+def largest(packs: Sequence[Pack]) -> list[Pack]:
+    """Packs of as many cells, each the one that a step of takes most, the largest first."""
+    by_cell: dict[str, Pack] = {}
+    for pack in sorted(packs, key=_products, reverse=True):
+        by_cell.setdefault(pack.runs[0].data, pack)
+    return list(by_cell.values())
 
 
 def _products(pack: Pack) -> float:

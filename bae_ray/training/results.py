@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bae_ray.activations.config import Position
 from bae_ray.errors import InvalidInputError
-from bae_ray.files import atomic_path
+from bae_ray.files import atomic_path, write_text
 from bae_ray.training.run import FAILURE_FILE, RESULT_FILE, RUN_FILE, STOPPED, Failure, RunResult
 
 GRID_FILE = "grid.json"
-"""Ids of the runs of the sweep that was last begun in a folder."""
+"""The record of the sweep that was last begun in a folder."""
 ILLEGAL_PREFIX = "illegal-"
 """What directories of runs begin with that cannot be."""
 
@@ -39,6 +39,22 @@ ENTROPY_COLUMNS = [
     "seed",
     "run",
 ]
+
+
+class GridRecord(BaseModel):
+    """What the sweep is that was last begun in a folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runs: list[str]
+    """Ids of its runs; of a search those that are known when it begins or ends."""
+    drawn: int = 0
+    """How many runs a search draws."""
+    ended: bool = False
+
+    def write(self, out: Path) -> None:
+        """Write it down for whoever watches the folder."""
+        write_text(out / GRID_FILE, self.model_dump_json() + "\n")
 
 
 def results(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFrame:

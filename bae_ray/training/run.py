@@ -6,6 +6,7 @@ state.safetensors   while it is trained: where to go on after an interruption
 config.json, model.safetensors     the autoencoder
 result.json         written last: the measures; a run without it is unfinished
 failure.json        instead of it, where training failed: the reason
+search.json         of a run whose settings a search has drawn: these
 """
 
 import json
@@ -35,6 +36,7 @@ METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "state.safetensors"
 RESULT_FILE = "result.json"
 FAILURE_FILE = "failure.json"
+SEARCH_FILE = "search.json"
 STOPPED = "Stopped"
 """The `error` of a run that a search has stopped early."""
 
@@ -141,7 +143,8 @@ def execute_run(
 ) -> RunResult:
     """Train the run's autoencoder and write its directory `runs/<id>`; a run that is finished is only read.
 
-    An interrupted run goes on from its last state. Whatever goes wrong is recorded in the directory and raised again.
+    An interrupted run goes on from its last state. Whatever goes wrong is recorded in the directory and raised again;
+    but errors of the file system, which another attempt may not meet, are only raised.
     `on_epoch` is told each finished epoch.
     """
     (outcome,) = execute_runs(
@@ -164,7 +167,7 @@ def execute_runs(
 
     `state` is the file of their common state, from which an interrupted training goes on: also one that was killed
     while its results were written. A run that fails gets its reason in its directory and in its place here; so do all
-    where the cell cannot be read or memory runs out.
+    where the cell is damaged or memory runs out. Raises `OSError` where the file system fails.
     """
     directories = _Directories(together, store, runs, on_epoch)
     if directories.unfinished:
@@ -176,8 +179,10 @@ def execute_runs(
             assert x is not None
             members = [(run.autoencoder, run.training) for run in together]
             train_many(x, members, device, directories.log, target, state, on_trained=directories.put_away)
+        except OSError:
+            raise
         except Exception as error:
-            directories.fail(_out_of_memory(error) or error)
+            directories.fail(as_out_of_memory(error) or error)
     return directories.outcomes()
 
 
@@ -238,7 +243,7 @@ def read_result(runs: Path, run: RunConfig) -> RunResult:
     return RunResult.model_validate_json((runs / run.id / RESULT_FILE).read_text(encoding="utf-8"))
 
 
-def _out_of_memory(error: Exception) -> OutOfMemoryError | None:
+def as_out_of_memory(error: Exception) -> OutOfMemoryError | None:
     """The same error by its own name, if torch ran out of memory; on a CPU it says so in words only."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

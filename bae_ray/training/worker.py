@@ -1,5 +1,6 @@
 """One worker of a sweep: a job in, directories of runs out. Knows nothing of who calls it."""
 
+import gc
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -38,6 +39,9 @@ class PackTrainer:
 
     def __call__(self, pack: Pack, on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None] | None = None) -> Trial:
         """Train a pack. Where its runs do not fit into memory together, the halves of it are tried."""
+        if self._device == "cuda":  # what torch keeps of the last pack would look taken
+            gc.collect()
+            torch.cuda.empty_cache()
 
         def log(run: RunConfig, lines: list[TrainingMetrics]) -> None:
             self._tell(lambda tracker: tracker.log(run, lines))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bae_ray.analysis.distortion import bits_at, common_fvu, matched_entropy
+from bae_ray.errors import InvalidInputError
 
 
 def gaussian_bits(fvu: np.ndarray, d: int) -> np.ndarray:
@@ -67,7 +68,17 @@ def test_a_row_per_cell_with_its_interval_over_seeds():
     assert found["fixed_fvu_train"][0] == pytest.approx(0.055)
 
 
+def test_the_fixed_weight_is_the_smallest_that_is_one_or_the_one_asked_for():
+    data = table({(0, 0): np.array([0.1, 0.3, 0.6])})
+    data["training.entropy_weight"] = [0.0, 1e-3, 1e-2]
+    for wanted, weight, fvu in ((None, 1e-3, 0.3), (1e-2, 1e-2, 0.6), (0.0, 0.0, 0.1)):
+        found = matched_entropy(data, 0.25, wanted).iloc[0]
+        assert (found["fixed_weight"], found["fixed_fvu_val"]) == (weight, fvu)
+    with pytest.raises(InvalidInputError, match=r"no run has entropy weight 0\.5: give one of 0, 0\.001, 0\.01"):
+        matched_entropy(data, 0.25, 0.5)
+
+
 def test_the_fvu_that_most_curves_have():
     wide, high = np.array([0.2, 0.5]), np.array([0.4, 0.9])
-    assert common_fvu(table({(0, 0): wide, (1, 0): wide, (2, 0): high})) == pytest.approx(0.4)
-    assert common_fvu(table({(0, 0): wide, (1, 0): wide, (2, 0): np.array([0.8, 0.9])})) == pytest.approx(0.2)
+    assert common_fvu([table({(0, 0): wide, (1, 0): wide}), table({(2, 0): high})]) == pytest.approx(0.4)
+    assert common_fvu([table({(0, 0): wide, (1, 0): wide, (2, 0): np.array([0.8, 0.9])})]) == pytest.approx(0.2)

@@ -59,6 +59,7 @@ def test_accuracy_over_k(tiny_causal_model: Path, labelled: Path, tmp_path: Path
         assert row["leaked"] == leaked
         assert row["demonstrations"] == "fixed" or leaked == 0
         assert str(tmp_path / "accuracy.png") in printed
+        assert "Paper: accuracy rises with k (sampled demonstrations). Here: " in printed
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
     assert "Accuracy of the model" in printed
 

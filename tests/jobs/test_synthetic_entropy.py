@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -41,6 +42,8 @@ def test_every_run_of_the_figures_once(
     assert table["run"].is_unique
     assert set(table["gradient"]) == {"sigmoid", "straight_through", "release"}
     assert not table.loc[~table["entropy_loss"], "gradient"].ne("sigmoid").any()
+    assert re.search(r"Paper: with the entropy loss the entropy is close to r\. Here: \d of 4 trainings", printed)
+    assert re.search(r"without it .*: \d of 2 trainings .* for r = \d at FVU \S+ on .*; n = 400, seeds 0\.", printed)
     for name in ("synthetic.png", "dynamics.png"):
         assert str(tmp_path / name) in printed
         assert imread(tmp_path / name).std() > 0.01

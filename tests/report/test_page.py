@@ -109,8 +109,8 @@ def test_entropies_at_one_fvu_stand_beside_it(runs: Path):
     assert matched[["layer", "position"]].apply(tuple, axis=1).tolist() == [(i, p) for i in range(4) for p in (2, 7)]
     expected = matched_entropy(table, matched["fvu"][0])
     np.testing.assert_allclose(matched["bits"], expected["bits"])
-    light = table[table["training.entropy_weight"] == 0].groupby(["layer", "position"])["entropy_bits"].mean()
-    np.testing.assert_allclose(matched["fixed_bits"], light.to_numpy())
+    weighed = table[table["training.entropy_weight"] == 0.01].groupby(["layer", "position"])["entropy_bits"].mean()
+    np.testing.assert_allclose(matched["fixed_bits"], weighed.to_numpy())
     assert (runs / "matched.png").stat().st_size > 10_000
 
 

@@ -8,6 +8,7 @@ from matplotlib.image import imread
 
 from bae_ray.report.figures import entropy_figure, save_png
 from bae_ray.report.html import write_report
+from bae_ray.report.matched import curves, report_matched
 from bae_ray.report.tables import cell_grid, print_entropies
 from bae_ray.training.results import ENTROPY_COLUMNS
 
@@ -53,6 +54,23 @@ def test_unlike_runs_are_never_averaged(table: pd.DataFrame, capsys: pytest.Capt
     np.testing.assert_array_equal(np.asarray(shown), [[1.5, 4.5, 16.5], [101.5, 104.5, 116.5]])
     print_entropies(both)
     assert "held-out texts: autoencoder.expansion=4" in " ".join(capsys.readouterr().out.split())
+
+
+def test_curves_of_unlike_runs_are_read_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    row = {"model": "m", "layer": 0, "site": "residual", "position": 1, "n_train": 80, "n_val": 20, "fvu_train": 0.1}
+    rows = [
+        {**row, "seed": seed, "fvu_val": fvu, "entropy_bits": expansion * bits, "training.entropy_weight": weight,
+         "training.seed": seed, "autoencoder.expansion": expansion}
+        for expansion in (1, 2) for seed in (0, 1) for weight, fvu, bits in ((1e-3, 0.1, 200.0), (1e-2, 0.4, 100.0))
+    ]  # fmt: skip
+    found = curves(pd.DataFrame(rows))
+    figure = report_matched(found, tmp_path, fvu=0.2)
+    matched = pd.read_csv(tmp_path / "matched.csv")
+    assert matched["bits"].tolist() == pytest.approx([150, 300])
+    assert matched["fixed_bits"].tolist() == [200, 400]
+    assert matched["variant"].tolist() == ["autoencoder.expansion=1", "autoencoder.expansion=2"]
+    assert len(figure.subfigs) == 2
+    assert "at entropy weight 0.001; autoencoder.expansion=2" in " ".join(capsys.readouterr().out.split())
 
 
 def test_page_is_self_contained_and_escapes(table: pd.DataFrame, tmp_path: Path):

@@ -1,5 +1,6 @@
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.report.watch import status
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig, expand
-from bae_ray.training.results import results
+from bae_ray.training.results import GridRecord, results
 from bae_ray.training.sweep import sweep
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 @pytest.fixture(scope="module")
 def half_done(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of 8 runs, of which 4 are finished, one fails and one is running."""
+    """A sweep of 8 runs, of which 4 are finished, one fails, one is running and one was stopped by a search."""
     out, store = tmp_path_factory.mktemp("watched") / "sweep", ActivationStore.open(tiny_store)
     config = SweepConfig(
         layers=(0, 1),
@@ -30,20 +31,21 @@ def half_done(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     )
     sweep(config, store, out)
     runs = expand(config.model_copy(update={"seeds": (0, 1)}), store)
-    (out / "grid.json").write_text(json.dumps([run.id for run in runs]))
-    failed, running = [run for run in runs if run.training.seed == 1][:2]
-    for run in (failed, running):
+    GridRecord(runs=[run.id for run in runs]).write(out)
+    failed, running, stopped = [run for run in runs if run.training.seed == 1][:3]
+    for run in (failed, running, stopped):
         (out / run.id).mkdir()
         (out / run.id / "run.json").write_text(run.model_dump_json())
     reason = {"error": "DivergedError", "message": "the loss became nan", "cell": failed.cell.model_dump()}
     (out / failed.id / "failure.json").write_text(json.dumps(reason))
+    (out / stopped.id / "failure.json").write_text(json.dumps({**reason, "error": "Stopped"}))
     (out / running.id / "metrics.jsonl").write_text('{"epoch": 2, "loss": 0.25}\n{"epoch": 3, "lo')
     return out
 
 
 def test_status_is_told_from_the_folder(half_done: Path):
     seen = status(half_done)
-    assert (seen.planned, len(seen.finished), seen.left) == (8, 4, 3)
+    assert (seen.planned, len(seen.finished), seen.stopped, seen.left) == (8, 4, 1, 2)
     assert list(seen.failed.values()) == ["the loss became nan"]
     assert list(seen.running.values()) == ["epoch 2 of 3, loss 0.25"]
     assert seen.seconds_left() is None, "none has been finished since this grid was begun"
@@ -51,7 +53,7 @@ def test_status_is_told_from_the_folder(half_done: Path):
     os.utime(half_done / "grid.json", (minute_ago, minute_ago))
     for run in seen.finished:
         os.utime(half_done / run / "result.json")
-    assert status(half_done).seconds_left() == pytest.approx(3 * 60 / 4, rel=0.1)
+    assert status(half_done).seconds_left() == pytest.approx(2 * 60 / 4, rel=0.1)
 
 
 def test_watch_shows_it_once(bae_ray: Callable, half_done: Path):
@@ -72,10 +74,16 @@ def test_watch_ends_with_the_sweep(bae_ray: Callable, half_done: Path, tmp_path:
     finished = [file.parent.name for file in half_done.glob("*/result.json")]
     for name in finished:
         (tmp_path / name).symlink_to(half_done / name)
-    (tmp_path / "grid.json").write_text(json.dumps(finished))
-    code, out, _ = bae_ray("watch", "--runs", tmp_path)
+    record = GridRecord(runs=finished)
+    record.write(tmp_path)
+    end = threading.Timer(1, lambda: record.model_copy(update={"ended": True}).write(tmp_path))
+    end.start()
+    began = time.monotonic()
+    code, out, _ = bae_ray("watch", "--runs", tmp_path, "--every", "0.1")
     assert code == 0
     assert "4 of 4" in out
+    assert time.monotonic() - began > 0.5, "it left while failed runs may still be tried once more"
+    end.join()
 
 
 def test_no_sweep_is_said(tmp_path: Path):

@@ -139,6 +139,11 @@ def test_axes_as_mappings(store: ActivationStore, axes: Any):
     assert values(expand(together, store), "lr", "epochs") == [(1e-3, 1), (2e-3, 2)]
 
 
+def test_a_single_mapping_is_one_condition():
+    excluded = {"layer": 0, "training.lr": [1e-3, 3e-3]}
+    assert SweepConfig.model_validate({"exclude": excluded}).exclude == ("layer=[0] training.lr=[0.001, 0.003]",)
+
+
 def test_excluded_runs_are_left_out(store: ActivationStore):
     axes = ("training.lr=1e-3,2e-3", "autoencoder.bits_per_feature=1,3")
     exclude = ("autoencoder.bits_per_feature=3", "layer=0,1 training.lr=2e-3", {"position": 2, "layer": 3})

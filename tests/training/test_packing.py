@@ -7,7 +7,7 @@ from bae_ray.autoencoders import BAEConfig
 from bae_ray.training.config import RunConfig, TrainingConfig
 from bae_ray.training.grid import SweepConfig, expand
 from bae_ray.training.packing import Pack, jobs, pack, unfinished_packs
-from bae_ray.training.run import RESULT_FILE
+from bae_ray.training.run import RESULT_FILE, RUN_FILE
 
 
 @pytest.fixture
@@ -66,6 +66,19 @@ def test_a_pack_that_is_under_way_stays_as_it_is(runs: list[RunConfig], tmp_path
     assert over not in left, "without a state it is over: those of its runs that failed are tried by themselves"
     assert [run for some in left for run in some.runs if run in over.runs] == list(over.runs[1:])
     assert all(some in left for some in untouched)
+
+
+def test_a_run_that_left_the_grid_goes_on_with_a_pack_that_has_a_state(runs: list[RunConfig], tmp_path: Path):
+    first, second, *_ = (some for some in unfinished_packs(runs, tmp_path, most=4) if len(some.runs) == 4)
+    first.state(tmp_path).parent.mkdir()
+    first.state(tmp_path).write_bytes(b"a state")
+    for run in (*first.runs, *second.runs):
+        (tmp_path / run.id).mkdir()
+        (tmp_path / run.id / RUN_FILE).write_text(run.model_dump_json())
+    left = unfinished_packs([run for run in runs if run not in (first.runs[1], second.runs[1])], tmp_path, most=4)
+    assert first in left
+    assert second not in left, "nothing of it would be lost"
+    assert second.runs[1] not in [run for some in left for run in some.runs]
 
 
 def test_an_extended_grid_packs_what_is_new_apart(runs: list[RunConfig], tmp_path: Path):

@@ -4,12 +4,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError
-from bae_ray.training.axes import parse_range
+from bae_ray.report.watch import status
+from bae_ray.training.axes import Setting, parse_range
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.execution import SearchConfig
-from bae_ray.training.grid import SweepConfig
+from bae_ray.training.grid import SweepConfig, plan_settings
 from bae_ray.training.results import results
 from bae_ray.training.run import RESULT_FILE
 from bae_ray.training.sweep import sweep
@@ -72,6 +74,28 @@ def test_optuna_draws_so_many_settings_and_an_interrupted_search_goes_on(tiny_st
         assert drawn == {key: row[key] for key in ("training.lr", "autoencoder.expansion")}
 
 
+@pytest.mark.slow
+def test_an_interrupted_drawing_is_finished_and_settings_that_cannot_be_are_said(tiny_store: Path, tmp_path: Path):
+    search = SearchConfig(samples=3, metric="fvu_val", ranges=("autoencoder.bits_per_feature=1..5",))
+    config = ONE_CELL.model_copy(update={"search": search})  # d_latent is 64: 3 and 5 do not divide it
+    store = ActivationStore.open(tiny_store)
+    interrupted = plan_settings(config, store, Cell(1, "residual", 2), (Setting("autoencoder.bits_per_feature", 4),))
+    (tmp_path / interrupted.id).mkdir()
+    (tmp_path / interrupted.id / "run.json").write_text(interrupted.model_dump_json())
+    (tmp_path / interrupted.id / "search.json").write_text('{"autoencoder.bits_per_feature": 4}')
+    outcome = sweep(config, store, tmp_path)
+    assert interrupted.id in outcome.finished
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    assert set(table["status"]) <= {"finished", "illegal"}
+    assert set(table.loc[table["status"] == "finished", "autoencoder.bits_per_feature"]) <= {1, 2, 4}
+    for row in table[table["status"] == "illegal"].to_dict("records"):
+        assert row["autoencoder.bits_per_feature"] in (3, 5)
+        assert "bits per feature do not divide" in row["reason"]
+    assert len(outcome.failures) == (table["status"] == "illegal").sum()
+    seen = status(tmp_path)
+    assert (seen.ended, seen.left) == (True, 0)
+
+
 def test_ranges():
     assert parse_range("training.lr=log:1e-4..1e-2") == ("training.lr", 1e-4, 1e-2, True)
     assert parse_range("autoencoder.k=5..20") == ("autoencoder.k", 5, 20, False)
@@ -93,6 +117,10 @@ def test_bad_ranges_are_refused(text: str):
         (
             SearchConfig(scheduler="asha", metric="fvu_val"),
             r"search\.metric is fvu_val, which is only known at the end",
+        ),
+        (
+            SearchConfig(samples=3, metric="fvu_val", ranges=("autoencoder.k=2..4",)),
+            r"search\.ranges give nothing that can be trained: autoencoder\.k=2 at \(layer 1, .*: .*k is 2: Extra",
         ),
         (SearchConfig(samples=3, metric="beauty", ranges=("training.lr=1e-3..1e-2",)), r"search\.metric is beauty"),
     ],

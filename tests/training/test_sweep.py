@@ -1,10 +1,12 @@
 import json
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +22,7 @@ from bae_ray.storage import folder_at
 from bae_ray.training import run as run_module
 from bae_ray.training.config import RunConfig, TrainingConfig
 from bae_ray.training.grid import SweepConfig, expand
-from bae_ray.training.packing import unfinished_packs
+from bae_ray.training.packing import jobs, unfinished_packs
 from bae_ray.training.results import ENTROPY_COLUMNS, entropy_table
 from bae_ray.training.run import RESULT_FILE, RunResult, execute_runs
 from bae_ray.training.sweep import sweep
@@ -182,6 +184,45 @@ def test_illegal_diverging_and_too_large_runs_are_marked_and_the_others_finish(
         assert all(found.startswith(reason) for found in rows["reason"])
         assert rows["entropy_bits"].isna().all() == (status != "finished")
     assert results(tmp_path / "out")["run"].tolist() == table[table["status"] == "finished"]["run"].tolist()
+
+
+@pytest.mark.slow
+def test_a_run_that_kills_its_workers_takes_no_other_with_it(tiny_store: Path, tmp_path: Path):
+    store = ActivationStore.open(tiny_store)
+    long = TrainingConfig(epochs=600, batch_size=32)
+    changes = {"layers": (1,), "positions": (2,), "training": long, "packed": 1, "retries": 1, "cpus_per_trial": 4}
+    config = CONFIG.model_copy(update={**changes, "axes": ("training.lr=1e-3,2e-3,3e-3,4e-3,5e-3,6e-3,7e-3,8e-3",)})
+    killer = expand(config, store)[2]
+    (job,) = [job for job in jobs(unfinished_packs(expand(config, store), tmp_path, 1), 1) if job[0].runs[0] == killer]
+    assert len(job) == 2, "it has no other behind it"
+    over, killed = threading.Event(), 0
+
+    def kill() -> None:  # whichever worker begins it: there is one at a time
+        nonlocal killed
+        seen: set[int] = set()
+        while not over.wait(0.05):
+            file = tmp_path / killer.id / "run.json"
+            if file.exists() and (begun := file.stat().st_ino) not in seen:
+                seen.add(begun)
+                for process in psutil.Process().children(recursive=True):
+                    if "ray::ResourceTrainable" in " ".join(process.cmdline()):
+                        process.kill()
+                        killed += 1
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        outcome = sweep(config, store, tmp_path)
+    finally:
+        over.set()
+        thread.join()
+    assert killed == 4, "twice with the others, twice with nothing beside it"
+    assert len(outcome.finished) == 7
+    (failure,) = outcome.failures
+    assert killer.id in failure
+    assert "its worker died 2 times, with nothing beside it; too little memory is the usual reason" in failure
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    assert table.loc[table["status"] == "failed", "run"].tolist() == [killer.id]
 
 
 class KilledError(BaseException):
