@@ -8,8 +8,8 @@ PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt req
 demo: $(VENV)/.installed  ## the main job at laptop size: a layer x position entropy sweep of a real language model
 	$(BIN)/python jobs/layer_position_entropy.py demo
 
-test: $(VENV)/.installed-dev  ## the test suite
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test: $(VENV)/.installed-dev  ## the test suite, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-slow: $(VENV)/.installed-dev  ## the rest of it: long trainings, killed drivers, the job on a cluster's head
 	$(BIN)/python -m pytest -m "slow and not gpu"
