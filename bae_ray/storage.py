@@ -8,6 +8,7 @@ them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 import os
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -99,6 +100,11 @@ class Folder:
         """Remove the folder, or one in it, with all that it holds, if it is there."""
         if self._fs.get_file_info(self._full(under)).type != fs.FileType.NotFound:
             self._fs.delete_dir(self._full(under))
+
+    def remove_file(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with suppress(FileNotFoundError):
+            self._fs.delete_file(self._full(name))
 
     def remove_temporary(self) -> None:
         """Remove the files of writes that were killed."""

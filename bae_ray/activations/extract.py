@@ -35,8 +35,6 @@ from bae_ray.progress import console, track
 from bae_ray.storage import Location, folder_at
 
 MAX_PROBLEMS_SHOWN = 10
-MEASURED_FROM_BATCHES = 20
-"""From so many batches on, the speed is measured before the work begins; less is done in no time."""
 
 
 def extract(config: ExtractConfig, out: Location) -> ActivationStore:
@@ -203,16 +201,14 @@ def _run_shards(config: ExtractConfig, work: Work, writer: StoreWriter, index: R
     gpus = _gpus(config)
     fit = int(total("GPU") // gpus) if gpus else int(total("CPU") // config.cpus_per_worker)
     workers = min(config.workers or max(fit, 1), len(missing))
-    batches = -(-sum(index.shards[shard].texts for shard in missing) // config.batch_size)
-    tasks = [{"shard": shard, "like": shard} for shard in missing]
-    if batches >= MEASURED_FROM_BATCHES * workers:
-        tasks.insert(0, {"shard": MEASURE, "like": missing[0]})
+    # The first worker measures first; the others are still loading their models then.
+    tasks = [{"shard": MEASURE, "like": missing[0]}, *({"shard": shard, "like": shard} for shard in missing)]
     with _writing(writer):
         writer.forget_attempts()
     configure_data(keep_order=False)
     results = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         ShardExtractor,
-        fn_constructor_args=(work, config.attempts, config.cpus_per_worker, gpus, writer, index),
+        fn_constructor_args=(work, config.attempts, workers, config.cpus_per_worker, gpus, writer, index),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             min_size=1,
@@ -256,6 +252,9 @@ def _follow(
         tracker.advance(index.texts - sum(index.shards[shard].texts for shard in missing))
         for batch in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
             for shard, outcome, problem, rate in zip(*(batch[name] for name in RESULT), strict=True):
+                if shard == MEASURE and not rate:
+                    console.print(f"Plan: {left} tokens; how long they take could not be measured: {problem}.")
+                    continue
                 if shard == MEASURE:
                     console.print(
                         f"Plan: about {_duration(left / (rate * workers))} for {left} tokens, at {rate:.0f} tokens/s "

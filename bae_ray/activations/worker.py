@@ -1,6 +1,7 @@
 """One worker of the extraction: a shard's number in, how it went out. Knows nothing of who calls it."""
 
 import threading
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from bae_ray.activations.compute import ShardComputer, Work
 from bae_ray.activations.layout import RowsIndex
 from bae_ray.activations.writer import StoreWriter
+from bae_ray.errors import ExtractionError
 
 MEASURE = -1
 """In place of a shard's number: measure the speed."""
@@ -23,25 +25,43 @@ class ShardExtractor:
     """
 
     def __init__(
-        self, work: Work, attempts: int, cpus: float, gpus: float, writer: StoreWriter, index: RowsIndex
+        self, work: Work, attempts: int, workers: int, cpus: float, gpus: float, writer: StoreWriter, index: RowsIndex
     ) -> None:
+        """Load the model. Raises `ExtractionError` where too many workers died of that."""
         torch.set_num_threads(max(1, int(cpus)))
+        starts: list[str] = []
+        with suppress(OSError):  # a store that takes nothing is reported with the first shard
+            starts = writer.begin_start()
+        # Ray restarts without end what dies here.
+        if (died := len(starts) - 1) >= attempts * workers:
+            raise ExtractionError(
+                f"{died} workers died while they loaded the model; too little memory is the usual reason. Give fewer "
+                "--workers, a smaller --dtype, or machines with more memory."
+            )
         # Asked for no GPU, Ray leaves the machine's GPUs visible: what was asked for decides.
         self._computer = ShardComputer(work, "cuda" if gpus and torch.cuda.is_available() else "cpu")
+        with suppress(OSError):
+            writer.end_starts(starts)
         self._attempts, self._writer, self._index = attempts, writer, index
         self._computing = threading.Lock()
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
         """Compute one shard (a batch is one row with its number) and say how it went; no shard stops the others."""
         shard, like = int(batch["shard"][0]), int(batch["like"][0])
-        if shard == MEASURE:
-            with self._computing:
-                return _result(shard, tokens_per_s=self._computer.measure(self._rows(like)))
         try:
+            if shard == MEASURE:
+                return _result(shard, tokens_per_s=self._measure(like))
             outcome, problem = self._extract(shard)
         except Exception as error:
             outcome, problem = "failed", f"{type(error).__name__}: {error}"
         return _result(shard, outcome, problem)
+
+    def _measure(self, like: int) -> float:
+        """Tokens per second. Raises `ExtractionError` where a worker has died of measuring them: once is enough."""
+        with self._computing:
+            if self._writer.begin_attempt("measure") > 1:
+                raise ExtractionError("the worker that measured it died")
+            return self._computer.measure(self._rows(like))
 
     def _extract(self, shard: int) -> tuple[Outcome, str]:
         if self._writer.receipt(shard) is not None:  # Ray asks again where the node with the first answer is gone
@@ -50,7 +70,7 @@ class ShardExtractor:
         with self._computing:
             # Ray replaces a dead worker and retries its shard without end: one that kills its workers is given up here.
             try:
-                attempt = self._writer.begin_attempt(shard)
+                attempt = self._writer.begin_attempt(f"{shard:05d}")
             except OSError as error:
                 return _unwritable(error)
             if attempt > self._attempts:

@@ -1,7 +1,8 @@
 """Writing an activation store, shard by shard, from any number of processes at once."""
 
 import io
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +29,8 @@ from bae_ray.activations.layout import (
 from bae_ray.errors import CorruptShardError, ForeignStoreError
 from bae_ray.files import TEMPORARY_SUFFIX
 from bae_ray.storage import FileRecord, Folder
+
+STARTS = "attempts/starts"
 
 
 class StoreWriter:
@@ -119,12 +122,22 @@ class StoreWriter:
         """Bytes of the activations that are there already."""
         return sum(self.folder.files("cells").values())
 
-    def begin_attempt(self, shard: int) -> int:
-        """Count an attempt at a shard, across workers that died on it; which attempt this is, from 1."""
-        name = f"attempts/{shard:05d}"
+    def begin_attempt(self, work: str) -> int:
+        """Count an attempt at a piece of work, across workers that died on it; which attempt this is, from 1."""
+        name = f"attempts/{work}"
         attempt = int(self.folder.read_text(name)) + 1 if self.folder.exists(name) else 1
         self.folder.write_text(name, str(attempt))
         return attempt
+
+    def begin_start(self) -> list[str]:
+        """Write down that a worker starts; the starts that have not ended, this one included."""
+        self.folder.write_text(f"{STARTS}/{uuid.uuid4().hex}", "a worker is loading its model\n")
+        return [name for name in self.folder.files(STARTS) if not name.endswith(TEMPORARY_SUFFIX)]
+
+    def end_starts(self, starts: Iterable[str]) -> None:
+        """Forget starts: one that ended well shows that those before it did not die of the model."""
+        for name in starts:
+            self.folder.remove_file(name)
 
     def forget_attempts(self) -> None:
         """Start counting attempts anew."""

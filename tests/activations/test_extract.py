@@ -1,3 +1,4 @@
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -49,12 +50,18 @@ def test_every_vector_is_that_of_transformers(tiny_store: Path, tiny_model: Path
             torch.testing.assert_close(ours, hidden[cell.layer][0, cell.position], rtol=0, atol=1e-5)
 
 
-def test_finished_shards_are_not_computed_again(tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path):
+def test_finished_shards_are_not_computed_again(
+    tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     path = Path(shutil.copytree(tiny_store, tmp_path / "store"))
     (path / "manifest.json").unlink()
     (path / "receipts" / "00001.json").unlink()
     before = receipts(path)
     store = extract(tiny_config, path)
+    index = StoreWriter(folder_at(path)).index()
+    assert index is not None
+    plan = rf"Plan: about \d+ s for {index.shards[1].tokens} tokens, at \d+ tokens/s measured on one of 1 workers\."
+    assert re.search(plan, capsys.readouterr().err), "the time is told of what is left, however little"
     after = receipts(path)
     assert {name for name in after if after[name] != before.get(name)} == {"00001.json"}
     assert store.manifest == ActivationStore.open(tiny_store).manifest

@@ -1,0 +1,88 @@
+"""One worker in this process, whose model, store and shards go wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bae_ray.activations.compute import Work
+from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.model import find_model
+from bae_ray.activations.store import ActivationStore
+from bae_ray.activations.worker import MEASURE, ShardExtractor
+from bae_ray.activations.writer import StoreWriter
+from bae_ray.errors import ExtractionError
+from bae_ray.storage import folder_at
+
+ATTEMPTS, WORKERS = 3, 2
+
+
+@pytest.fixture
+def unfinished(tiny_store: Path, tmp_path: Path) -> StoreWriter:
+    """The rows of the tiny store, and nothing else."""
+    source, writer = StoreWriter(folder_at(tiny_store)), StoreWriter(folder_at(tmp_path / "store"))
+    index = source.index()
+    assert index is not None
+    for shard in range(len(index.shards)):
+        writer.folder.write(f"rows/{shard:05d}.parquet", source.folder.read(f"rows/{shard:05d}.parquet"))
+    writer.write_index(index)
+    return writer
+
+
+def work_of(config: ExtractConfig) -> Work:
+    model = find_model(config.model)
+    return Work(
+        model, tuple(range(model.n_layers + 1)), config.sites, config.all_positions, config.dtype, config.batch_size,
+        config.batch_tokens, config.compile, None,
+    )  # fmt: skip
+
+
+def worker(writer: StoreWriter, config: ExtractConfig) -> ShardExtractor:
+    index = writer.index()
+    assert index is not None
+    return ShardExtractor(work_of(config), ATTEMPTS, WORKERS, 1, 0, writer, index)
+
+
+def call(worker: ShardExtractor, shard: int, like: int = 0) -> tuple[str, str, float]:
+    """The outcome, what was wrong, and the speed."""
+    result = worker({"shard": np.array([shard]), "like": np.array([like])})
+    assert result["shard"] == [shard]
+    return result["outcome"][0], result["problem"][0], result["tokens_per_s"][0]
+
+
+def test_a_worker_writes_the_shards_of_a_quiet_run(unfinished: StoreWriter, tiny_config: ExtractConfig, tiny_store):
+    extractor = worker(unfinished, tiny_config)
+    shards = ActivationStore.open(tiny_store).manifest.shards
+    assert call(extractor, MEASURE)[2] > 0
+    assert [call(extractor, shard)[:2] for shard in range(len(shards))] == [("finished", "")] * len(shards)
+    assert [unfinished.receipt(shard) for shard in range(len(shards))] == list(shards)
+
+
+def test_speed_that_cannot_be_measured_fails_nothing_else(unfinished: StoreWriter, tiny_config: ExtractConfig):
+    extractor = worker(unfinished, tiny_config)
+    unfinished.folder.write("rows/00000.parquet", b"PAR1")
+    outcome, problem, rate = call(extractor, MEASURE, like=0)
+    assert (outcome, rate) == ("failed", 0)
+    assert "rows/00000.parquet is missing or damaged" in problem
+    assert call(extractor, 1)[0] == "finished"
+
+
+def test_speed_is_not_measured_again_where_a_worker_died_of_it(unfinished: StoreWriter, tiny_config: ExtractConfig):
+    unfinished.begin_attempt("measure")
+    outcome, problem, _ = call(worker(unfinished, tiny_config), MEASURE)
+    assert outcome == "failed"
+    assert "the worker that measured it died" in problem
+
+
+def test_workers_that_die_while_they_load_the_model_end_the_run(unfinished: StoreWriter, tiny_config: ExtractConfig):
+    for _ in range(ATTEMPTS * WORKERS):
+        unfinished.begin_start()
+    with pytest.raises(ExtractionError, match=r"6 workers died while they loaded the model; too little memory"):
+        worker(unfinished, tiny_config)
+
+
+def test_a_worker_that_starts_well_forgets_those_that_did_not(unfinished: StoreWriter, tiny_config: ExtractConfig):
+    for _ in range(ATTEMPTS * WORKERS - 1):
+        unfinished.begin_start()
+    worker(unfinished, tiny_config)
+    assert len(unfinished.begin_start()) == 1
