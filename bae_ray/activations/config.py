@@ -101,7 +101,8 @@ class ExtractConfig(CorpusConfig):
     """GPU share of each worker: 1, or 0.5 for two copies of the model on a GPU; 0: it runs on the CPU. Left out: 1
     where the cluster has GPUs now, else 0; say it where the cluster grows on demand."""
     attempts: int = Field(default=3, ge=1)
-    """How often a shard is tried whose worker dies; then it is reported, and the others go on."""
+    """How often a shard is tried whose worker dies; then it is reported, and the others go on. Also how often the
+    destination is tried where reading or writing fails for the moment."""
 
     @property
     def all_positions(self) -> tuple[Position, ...]:

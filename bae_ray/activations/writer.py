@@ -129,6 +129,15 @@ class StoreWriter:
         self.folder.write_text(name, str(attempt))
         return attempt
 
+    def explain_attempt(self, work: str, problem: str) -> None:
+        """Write down what the latest attempt died of."""
+        self.folder.write_text(f"attempts/{work}-problem", problem)
+
+    def explanation(self, work: str) -> str:
+        """What an attempt died of, if that was written down."""
+        name = f"attempts/{work}-problem"
+        return self.folder.read_text(name) if self.folder.exists(name) else ""
+
     def begin_start(self) -> list[str]:
         """Write down that a worker starts; the starts that have not ended, this one included."""
         self.folder.write_text(f"{STARTS}/{uuid.uuid4().hex}", "a worker is loading its model\n")

@@ -1,15 +1,20 @@
 """One worker in this process, whose model, store and shards go wrong."""
 
+import errno
+import multiprocessing
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.model import find_model
 from bae_ray.activations.store import ActivationStore
-from bae_ray.activations.worker import MEASURE, ShardExtractor
+from bae_ray.activations.worker import MEASURE, ShardExtractor, is_lost
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import ExtractionError
 from bae_ray.storage import folder_at
@@ -86,3 +91,87 @@ def test_a_worker_that_starts_well_forgets_those_that_did_not(unfinished: StoreW
         unfinished.begin_start()
     worker(unfinished, tiny_config)
     assert len(unfinished.begin_start()) == 1
+
+
+class Flaky(StoreWriter):
+    """A store that fails so often at something before it works."""
+
+    def __init__(self, writer: StoreWriter, method: str, error: OSError, times: int) -> None:
+        super().__init__(writer.folder)
+        self.left, works = times, getattr(self, method)
+
+        def fails(*arguments: Any) -> Any:
+            if self.left == 0:
+                return works(*arguments)
+            self.left -= 1
+            raise error
+
+        setattr(self, method, fails)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long would have been waited."""
+    waited: list[float] = []
+    monkeypatch.setattr("bae_ray.activations.worker.time.sleep", waited.append)
+    return waited
+
+
+@pytest.mark.parametrize("method", ["receipt", "read_rows", "begin_attempt", "write_shard"])
+def test_store_that_fails_for_the_moment_is_tried_again(
+    unfinished: StoreWriter, tiny_config: ExtractConfig, no_waiting: list[float], method: str
+):
+    writer = Flaky(unfinished, method, OSError(errno.EIO, "the network hiccups"), ATTEMPTS - 1)
+    assert call(worker(writer, tiny_config), 0)[:2] == ("finished", "")
+    assert no_waiting == [2, 4]
+    assert unfinished.receipt(0) is not None
+
+
+@pytest.mark.parametrize(("method", "outcome"), [("read_rows", "failed"), ("write_shard", "unwritable")])
+def test_store_that_keeps_failing_is_given_up(
+    unfinished: StoreWriter, tiny_config: ExtractConfig, no_waiting: list[float], method: str, outcome: str
+):
+    writer = Flaky(unfinished, method, OSError(errno.EIO, "the network is down"), ATTEMPTS)
+    found, problem, _ = call(worker(writer, tiny_config), 0)
+    assert (found, writer.left) == (outcome, 0)
+    assert "the network is down" in problem
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES])
+def test_store_that_will_not_mend_is_given_up_at_once(
+    unfinished: StoreWriter, tiny_config: ExtractConfig, no_waiting: list[float], number: int
+):
+    writer = Flaky(unfinished, "write_shard", OSError(number, os.strerror(number)), 1)
+    assert call(worker(writer, tiny_config), 0)[0] == "unwritable"
+    assert no_waiting == []
+
+
+def test_a_worker_whose_gpu_is_lost_ends_and_says_why(unfinished: StoreWriter, tiny_config: ExtractConfig):
+    """In a process of its own, which ends; the last attempt's reason is then the shard's."""
+    child = multiprocessing.get_context("spawn").Process(target=lose_the_gpu, args=(unfinished, tiny_config))
+    for _ in range(ATTEMPTS - 1):
+        unfinished.begin_attempt("00000")
+    child.start()
+    child.join()
+    assert child.exitcode == 1
+    outcome, problem, _ = call(worker(unfinished, tiny_config), 0)
+    assert outcome == "failed"
+    assert problem == "its worker died 3 times; AcceleratorError: CUDA error: an illegal memory access was encountered"
+
+
+def lose_the_gpu(writer: StoreWriter, config: ExtractConfig) -> None:
+    extractor = worker(writer, config)
+
+    def compute(_rows: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    extractor._computer.compute = compute  # pyright: ignore[reportAttributeAccessIssue]
+    call(extractor, 0)
+
+
+def test_a_gpu_that_is_only_full_is_not_lost():
+    full = torch.AcceleratorError("CUDA error: out of memory")
+    full.error_code = 2  # pyright: ignore[reportAttributeAccessIssue]
+    assert not is_lost(full)
+    assert not is_lost(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_lost(RuntimeError("a shape does not fit"))
