@@ -103,6 +103,9 @@ class ExtractConfig(CorpusConfig):
     attempts: int = Field(default=3, ge=1)
     """How often a shard is tried whose worker dies; then it is reported, and the others go on. Also how often the
     destination is tried where reading or writing fails for the moment."""
+    finish_without_failed: bool = False
+    """Where shards fail for good, finish the store without their texts, and name them in its manifest. The same command
+    tries them again."""
 
     @property
     def all_positions(self) -> tuple[Position, ...]:

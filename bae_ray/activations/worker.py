@@ -79,7 +79,7 @@ class ShardExtractor:
         """Tokens per second. Raises `ExtractionError` where a worker has died of measuring them: once is enough."""
         with self._computing:
             if self._writer.begin_attempt(_name(MEASURE)) > 1:
-                raise ExtractionError("the worker that measured it died")
+                raise ExtractionError("a worker died while it measured how long they take")
             return self._computer.measure(self._rows(like))
 
     def _extract(self, shard: int) -> tuple[Outcome, str]:

@@ -2,7 +2,7 @@
 
 import io
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,12 +11,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bae_ray.activations.layout import (
+    FAILURES,
     FORMAT_VERSION,
     MANIFEST,
     REQUEST,
     ROWS_INDEX,
     TENSOR,
     Cell,
+    Failure,
+    Failures,
     Manifest,
     Receipt,
     Request,
@@ -151,6 +154,13 @@ class StoreWriter:
     def forget_attempts(self) -> None:
         """Start counting attempts anew."""
         self.folder.remove("attempts")
+
+    def record_failures(self, failures: Sequence[Failure]) -> None:
+        """Write down every shard that failed in this run; nothing is left of an earlier one's where none did."""
+        if failures:
+            self.folder.write_text(FAILURES, Failures(failures=tuple(failures)).to_json())
+        else:
+            self.folder.remove_file(FAILURES)
 
     def receipt(self, shard: int) -> Receipt | None:
         """The receipt of a shard, if it is finished and its files are still there in full length."""

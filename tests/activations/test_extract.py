@@ -1,6 +1,8 @@
+import json
 import re
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -13,11 +15,13 @@ from transformers import AutoModel
 
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.extract import extract
+from bae_ray.activations.layout import Failure
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import (
     ExtractionError,
     ForeignStoreError,
+    IncompleteStoreError,
     InvalidInputError,
     NotEnoughDiskError,
     NoTextLongEnoughError,
@@ -53,8 +57,13 @@ def test_every_vector_is_that_of_transformers(tiny_store: Path, tiny_model: Path
 def test_finished_shards_are_not_computed_again(
     tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
+    """Of a store that was finished without a shard that failed, only that one is."""
     path = Path(shutil.copytree(tiny_store, tmp_path / "store"))
-    (path / "manifest.json").unlink()
+    whole = ActivationStore.open(tiny_store).manifest
+    failed = Failure(shard=1, texts=40, first_text_id=0, last_text_id=9, reason="its worker died 3 times")
+    others = tuple(shard for shard in whole.shards if shard.shard != 1)
+    StoreWriter(folder_at(path)).finish(whole.model_copy(update={"shards": others, "failed": (failed,)}))
+    StoreWriter(folder_at(path)).record_failures([failed])
     (path / "receipts" / "00001.json").unlink()
     before = receipts(path)
     store = extract(tiny_config, path)
@@ -64,7 +73,8 @@ def test_finished_shards_are_not_computed_again(
     assert re.search(plan, capsys.readouterr().err), "the time is told of what is left, however little"
     after = receipts(path)
     assert {name for name in after if after[name] != before.get(name)} == {"00001.json"}
-    assert store.manifest == ActivationStore.open(tiny_store).manifest
+    assert store.manifest == whole
+    assert not (path / "failures.json").exists()
     store.verify()
 
 
@@ -88,21 +98,52 @@ def test_store_of_another_run_is_never_touched(tiny_config: ExtractConfig, tiny_
     assert receipts(tiny_store) == before
 
 
-def test_nan_names_count_cell_and_text(
-    tiny_config: ExtractConfig, tiny_model: Path, tiny_texts: list[str], tmp_path: Path
-):
+@pytest.fixture
+def nan_config(tiny_config: ExtractConfig, tiny_model: Path, tiny_texts: list[str], tmp_path: Path) -> ExtractConfig:
+    """A model that gives NaN for a word which only the text 90 has, at position 2; four shards."""
     broken = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     weights = load_file(broken / "model.safetensors")
     weights["embed_tokens.weight"][18] = float("nan")  # the word w17
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    long = [text.split() for text in tiny_texts]
-    first = next(i for i, words in enumerate(long) if len(words) >= 8 and words[2] == "w17")
-    with pytest.raises(
-        ExtractionError, match=rf"NaN or infinite numbers in layer 0, residual, position 2, first in text {first};"
-    ):
-        extract(
-            changed(tiny_config, model=str(broken), positions=(2, 7), layers=(0,), shard_size=1000), tmp_path / "store"
-        )
+    texts = [f"{text} w1 w2 w3 w4 w5 w6 w7 w8".replace("w17", "w18") for text in tiny_texts[:160]]
+    texts[90] = "w1 w1 w17 w1 w1 w1 w1 w1"
+    corpus = tmp_path / "texts.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return changed(tiny_config, model=str(broken), corpus=str(corpus), positions=(2, 7), layers=(0,), shard_size=40)
+
+
+def test_shard_that_fails_for_good_is_named_and_the_store_finished_without_it(
+    nan_config: ExtractConfig, tmp_path: Path, bae_ray: Callable[..., tuple[int, str, str]]
+):
+    path = tmp_path / "store"
+    said = (
+        r"shard 2 \(40 texts, rows/00002\.parquet, text_id 80 to 119\): ExtractionError: 16 NaN or infinite numbers in "
+        r"layer 0, residual, position 2, first in text 90 "
+    )
+    with pytest.raises(ExtractionError, match=rf"1 of 4 shards were not written:\n  {said}") as error:
+        extract(nan_config, path)
+    assert "--finish-without-failed" in str(error.value)
+    (failure,) = json.loads((path / "failures.json").read_text())["failures"]
+    assert (failure["shard"], failure["first_text_id"], failure["last_text_id"]) == (2, 80, 119)
+    with pytest.raises(IncompleteStoreError):
+        ActivationStore.open(path)
+
+    before = receipts(path)
+    extract(changed(nan_config, finish_without_failed=True), path)
+    assert receipts(path) == before
+    store = ActivationStore.open(path)
+    store.verify()
+    assert [shard.shard for shard in store.manifest.shards] == [0, 1, 3]
+    assert re.match(said, str(store.manifest.failed[0]))
+    assert store.rows["text_id"].tolist() == [*range(80), *range(120, 160)]
+    assert store.manifest.n == store.manifest.texts == len(store.matrix(0, 7)) == 120
+    assert store.manifest.tokens == store.rows["token_ids"].map(len).sum()
+    model = AutoModel.from_pretrained(nan_config.model)
+    last = store.rows["token_ids"].iloc[-1][7]
+    assert torch.equal(store.matrix(0, 7)[-1], model.get_input_embeddings().weight[last].detach())
+    code, out, _ = bae_ray("store", "info", "--store", path)
+    assert code == 0
+    assert "shard 2 (40 texts" in out
 
 
 def test_disk_too_small_is_said_before_anything_is_written(tiny_config: ExtractConfig, tmp_path: Path):
