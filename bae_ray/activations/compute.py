@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
+import transformers
 from torch import Tensor
 
 from bae_ray.activations.capture import Capture
@@ -60,6 +61,12 @@ class ShardComputer:
         self._capture = Capture(model, work.layers, work.sites, to_the_end=self._head is not None)
         if work.compile:
             self._capture.compile()
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        """What the vectors' last digits depend on: the device, its threads on a CPU, and the versions of libraries."""
+        on = torch.cuda.get_device_name() if self._device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+        return {"device": on, "torch": str(torch.__version__), "transformers": transformers.__version__}
 
     def measure(self, rows: pa.Table) -> float:
         """Tokens per second of one batch of these texts, of middling length, after two of its texts to warm up."""

@@ -37,7 +37,9 @@ class CorpusConfig(Config):
     corpus_revision: str | None = None
     """Revision of a hub data set."""
     max_texts: int | None = Field(default=2048, ge=2)
-    """Use the first this many texts (windows, prompts, sequences) that are long enough. None: all there are."""
+    """Use the first this many texts (windows, sequences) that are long enough. Prompts: draw so many, of which those
+    too long for the model are left out, not replaced, and counted. With position all, --tokens.max-vectors is a second
+    limit, and the first one reached ends the corpus. None: all there are."""
 
 
 class TokensConfig(Config):

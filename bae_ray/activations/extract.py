@@ -67,6 +67,9 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
         if new:
             writer.give_up()
         raise
+    _check_disk(
+        writer, f"{index.n}", index.n * _bytes_per_vector(request, model)
+    )  # the rows stay where it is too small
     work = Work(
         model=model,
         layers=layers,
@@ -133,6 +136,7 @@ def _request(
         positions=config.all_positions,
         tokens=config.tokens.model_dump(mode="json") if "all" in config.all_positions else None,
         dtype=config.dtype,
+        compile=config.compile,
         batch_size=config.batch_size,
         batch_tokens=config.batch_tokens,
         shard_size=config.shard_size,
@@ -149,11 +153,14 @@ def _ingest(
     writer: StoreWriter,
 ) -> RowsIndex:
     """Check that there is room, write the rows or find them written, and say what is to be done."""
-    cells = len(request.cells)
-    bytes_per_vector = model.hidden_size * TORCH_DTYPES[config.dtype].itemsize * cells
-    console.print(f"Plan: {cells} cells x {model.hidden_size} numbers in {config.dtype} for each vector.")
-    most = config.tokens.max_vectors if "all" in request.positions else config.max_texts
-    if most is not None:
+    bytes_per_vector = _bytes_per_vector(request, model)
+    console.print(f"Plan: {len(request.cells)} cells x {model.hidden_size} numbers in {config.dtype} for each vector.")
+    if config.max_texts is not None and config.tokens.max_vectors is not None:
+        console.print(
+            f"Plan: at most {config.max_texts} texts (--max-texts) and {config.tokens.max_vectors} vectors "
+            "(--tokens.max-vectors) for each cell; the limit reached first ends it."
+        )
+    if (most := most_vectors(config)) is not None:
         _check_disk(writer, f"at most {most}", most * bytes_per_vector)
     connect()
     check_fits("a worker", config.cpus_per_worker, gpus_of(config))
@@ -166,8 +173,25 @@ def _ingest(
         f"Plan: {index.texts} texts with {index.tokens} tokens; {index.texts_too_short} of {index.texts_read} were too "
         f"short and {index.texts_too_long} too long, and left out."
     )
-    _check_disk(writer, f"{index.n}", index.n * bytes_per_vector)
     return index
+
+
+def _bytes_per_vector(request: Request, model: ModelSource) -> int:
+    """What a vector takes in every cell together."""
+    return model.hidden_size * TORCH_DTYPES[request.dtype].itemsize * len(request.cells)
+
+
+def most_vectors(config: ExtractConfig) -> int | None:
+    """How many vectors a cell gets, if there are texts enough; None where that hangs on how long they are."""
+    if "all" not in config.all_positions:
+        return config.max_texts
+    length = {"windows": "length", "random_tokens": "bits"}.get(config.input.kind)
+    known = [config.tokens.per_text, getattr(config.input, length) if length else None]
+    of_text = min((limit for limit in known if limit is not None), default=None)
+    if config.max_texts is None or of_text is None:
+        return config.tokens.max_vectors if config.max_texts is None else None
+    most = config.max_texts * of_text
+    return most if config.tokens.max_vectors is None else min(most, config.tokens.max_vectors)
 
 
 def _check_disk(writer: StoreWriter, vectors: str, needed: int) -> None:
@@ -181,5 +205,6 @@ def _check_disk(writer: StoreWriter, vectors: str, needed: int) -> None:
     if free is not None and needed - there > free:
         raise NotEnoughDiskError(
             f"the store needs {(needed - there) / 1e9:.2f} GB more, but {writer.folder} has {free / 1e9:.2f} GB free. "
-            "Use fewer texts, layers or positions, a smaller dtype, or another folder."
+            "Make room and run the same command again, or use fewer texts, layers or positions, or a smaller dtype, in "
+            "another folder."
         )

@@ -86,6 +86,8 @@ class Request(Record):
     tokens: dict[str, Any] | None = None
     """With position `all`: which tokens of a text were taken."""
     dtype: Precision
+    compile: bool = False
+    """Whether the model was compiled, which changes last digits. Earlier stores do not say."""
     batch_size: int
     batch_tokens: int
     shard_size: int
@@ -140,6 +142,8 @@ class Receipt(Record):
     texts: int
     n: int
     files: dict[str, FileRecord]
+    made_with: dict[str, str] = {}
+    """What computed it: the device and the versions of libraries, on which the vectors' last digits depend."""
 
 
 class Failure(Record):

@@ -86,9 +86,8 @@ class ShardExtractor:
         # Ray asks again where the node with the first answer is gone.
         if self._patiently(lambda: self._writer.receipt(shard)) is not None:
             return "finished", ""
-        rows = self._patiently(
-            lambda: self._rows(shard)
-        )  # before the lock: the measurement, which takes it at once, goes first
+        # Before the lock: the measurement, which takes it at once, goes first.
+        rows = self._patiently(lambda: self._rows(shard))
         with self._computing:
             # Ray replaces a dead worker and retries its shard without end: one that kills its workers is given up here.
             try:
@@ -100,7 +99,8 @@ class ShardExtractor:
                 return "failed", f"its worker died {self._attempts} times; {why}"
             vectors, predictions = self._computer.compute(rows)
         try:
-            self._patiently(lambda: self._writer.write_shard(shard, self._index.shards[shard], vectors, predictions))
+            rows_file, made_with = self._index.shards[shard], self._computer.made_with
+            self._patiently(lambda: self._writer.write_shard(shard, rows_file, vectors, predictions, made_with))
         except OSError as error:
             return _unwritable(error)
         return "finished", ""

@@ -1,6 +1,7 @@
 """Writing an activation store, shard by shard, from any number of processes at once."""
 
 import io
+import platform
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -52,7 +53,7 @@ class StoreWriter:
         """
         if self.folder.exists(REQUEST):
             try:
-                found = Request.model_validate_json(self.folder.read_text(REQUEST))
+                found = Request.model_validate_json(self.folder.read(REQUEST))
             except ValidationError as error:
                 raise ForeignStoreError(
                     f"{self.folder}/{REQUEST} is not the request of a store of format {FORMAT_VERSION} "
@@ -82,11 +83,18 @@ class StoreWriter:
 
     def read_rows(self, shard: int, expected: FileRecord) -> pa.Table:
         """The texts of a shard. Raises `CorruptShardError` where the file is not what was written."""
-        content = self.folder.read(rows_file(shard)) if self.folder.exists(rows_file(shard)) else b""
+        try:
+            content = self.folder.read(rows_file(shard))
+        except FileNotFoundError as error:
+            raise CorruptShardError(
+                f"{self.folder}/{rows_file(shard)} is missing on {platform.node()}. If it is there on another machine, "
+                "give an --out on a file system that all machines see, or an object store; if not, run the same "
+                "extraction again: the texts are read anew, and finished shards are kept."
+            ) from error
         if FileRecord.of(content) != expected:
             raise CorruptShardError(
-                f"{self.folder}/{rows_file(shard)} is missing or damaged. Delete {ROWS_INDEX} beside it and run the "
-                "same extraction again: the texts are read anew, and finished shards are kept."
+                f"{self.folder}/{rows_file(shard)} is damaged. Delete {ROWS_INDEX} and run the same extraction again: "
+                "the texts are read anew, and finished shards are kept."
             )
         return pq.read_table(pa.BufferReader(content))
 
@@ -99,25 +107,31 @@ class StoreWriter:
         if not self.folder.exists(ROWS_INDEX):
             return None
         try:
-            index = RowsIndex.model_validate_json(self.folder.read_text(ROWS_INDEX))
+            index = RowsIndex.model_validate_json(self.folder.read(ROWS_INDEX))
         except ValidationError:  # damaged: the corpus is read again
             return None
         sizes = self.folder.sizes(rows_file(shard) for shard in range(len(index.shards)))
         return index if sizes == [shard.file.size for shard in index.shards] else None
 
     def write_shard(
-        self, shard: int, rows: ShardRows, vectors: Mapping[Cell, Tensor], predictions: pa.Table | None = None
+        self,
+        shard: int,
+        rows: ShardRows,
+        vectors: Mapping[Cell, Tensor],
+        predictions: pa.Table | None = None,
+        made_with: Mapping[str, str] | None = None,
     ) -> Receipt:
         """Write the [n, d] activations of every cell of a shard, the model's answers if there are any, and a receipt.
 
-        Where that fails, no receipt is left: what is there of the shard is written over by the next try.
+        `made_with`: what computed them, for the receipt. Where a write fails no receipt is left, and what is there of
+        the shard is written over by the next try.
         """
         files = {rows_file(shard): rows.file}
         for cell, matrix in vectors.items():
             files[cell.file(shard)] = self.folder.write(cell.file(shard), save({TENSOR: matrix}))
         if predictions is not None:
             files[predictions_file(shard)] = self.folder.write(predictions_file(shard), _parquet(predictions))
-        receipt = Receipt(shard=shard, texts=rows.texts, n=rows.n, files=files)
+        receipt = Receipt(shard=shard, texts=rows.texts, n=rows.n, files=files, made_with=dict(made_with or {}))
         self.folder.write_text(receipt_file(shard), receipt.to_json())
         return receipt
 
@@ -165,7 +179,7 @@ class StoreWriter:
     def receipt(self, shard: int) -> Receipt | None:
         """The receipt of a shard, if it is finished and its files are still there in full length."""
         try:
-            receipt = Receipt.model_validate_json(self.folder.read_text(receipt_file(shard)))
+            receipt = Receipt.model_validate_json(self.folder.read(receipt_file(shard)))
         except (FileNotFoundError, ValidationError):  # not there or damaged: the shard is computed
             return None
         sizes = self.folder.sizes(receipt.files)

@@ -134,7 +134,7 @@ def test_mlp_that_adds_the_residual_stream_has_no_output_of_its_own(family: str)
     norms: list[Tensor] = []
     model.get_submodule("h.1" if family == "bloom" else "blocks.1").get_submodule(
         "post_attention_layernorm" if family == "bloom" else "norm_2"
-    ).register_forward_hook(lambda _module, _args, output: norms.append(output))
+    ).register_forward_hook(lambda _module, _args, output: norms.append(output))  # pyright: ignore[reportArgumentType]
     ids, index = random_ids(2, 5), torch.tensor([3, 9])
     vectors, _ = Capture(model, [1], ["residual", "mlp_in"])(ids, index)
     assert torch.equal(vectors[1], norms[0].flatten(0, 1)[index]), "what it gets is what its norm gives"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from bae_ray.activations.config import ExtractConfig
-from bae_ray.activations.extract import extract
+from bae_ray.activations.extract import extract, most_vectors
 from bae_ray.activations.layout import Failure
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.writer import StoreWriter
@@ -26,7 +26,7 @@ from bae_ray.errors import (
     NotEnoughDiskError,
     NoTextLongEnoughError,
 )
-from bae_ray.storage import folder_at
+from bae_ray.storage import Folder, folder_at
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -147,9 +147,43 @@ def test_shard_that_fails_for_good_is_named_and_the_store_finished_without_it(
 
 
 def test_disk_too_small_is_said_before_anything_is_written(tiny_config: ExtractConfig, tmp_path: Path):
-    with pytest.raises(NotEnoughDiskError, match=r"needs .* GB more, but .* free\. Use fewer texts"):
+    with pytest.raises(NotEnoughDiskError, match=r"needs .* GB more, but .* free\. Make room .* or use fewer texts"):
         extract(changed(tiny_config, max_texts=10**14), tmp_path / "store")
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "most"),
+    [
+        ({"max_texts": 50, "positions": (1, 2)}, 50),
+        ({"max_texts": None, "positions": (1, 2)}, None),
+        ({"max_texts": 50}, None),
+        ({"max_texts": 50, "tokens": {"max_vectors": 10**6}}, None),
+        ({"max_texts": None, "tokens": {"max_vectors": 10**6}}, 10**6),
+        ({"max_texts": 50, "tokens": {"max_vectors": 10**6, "per_text": 8}}, 400),
+        ({"max_texts": 50, "tokens": {"max_vectors": 300, "per_text": 8}}, 300),
+        ({"max_texts": 50, "input": {"kind": "windows", "length": 20}}, 1000),
+        ({"max_texts": 50, "input": {"kind": "random_tokens", "bits": 5}, "tokens": {"per_text": 8}}, 250),
+    ],
+)
+def test_disk_is_asked_for_no_more_than_the_limits_allow(tiny_config: ExtractConfig, change: dict, most: int | None):
+    """A text has at least one token, and nobody knows how many before it is read."""
+    assert most_vectors(changed(tiny_config, **{"positions": ("all",), **change})) == most
+
+
+def test_rows_are_kept_where_the_disk_turns_out_too_small(
+    tiny_config: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Of all tokens, how many are known once the texts are read; then they are not read again."""
+    config = changed(tiny_config, positions=("all",), layers=(0,))
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "free_bytes", lambda _folder: 1000)
+        with pytest.raises(NotEnoughDiskError, match="Make room and run the same command again"):
+            extract(config, tmp_path / "store")
+    rows = {file: file.stat().st_mtime_ns for file in (tmp_path / "store" / "rows").iterdir()}
+    assert len(rows) == 5
+    extract(config, tmp_path / "store").verify()
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "store" / "rows").iterdir()} == rows
 
 
 @pytest.mark.parametrize(

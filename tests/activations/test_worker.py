@@ -68,7 +68,7 @@ def test_speed_that_cannot_be_measured_fails_nothing_else(unfinished: StoreWrite
     unfinished.folder.write("rows/00000.parquet", b"PAR1")
     outcome, problem, rate = call(extractor, MEASURE, like=0)
     assert (outcome, rate) == ("failed", 0)
-    assert "rows/00000.parquet is missing or damaged" in problem
+    assert "rows/00000.parquet is damaged" in problem
     assert call(extractor, 1)[0] == "finished"
 
 
