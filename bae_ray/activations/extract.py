@@ -67,9 +67,8 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
         if new:
             writer.give_up()
         raise
-    _check_disk(
-        writer, f"{index.n}", index.n * _bytes_per_vector(request, model)
-    )  # the rows stay where it is too small
+    # Only now: where the disk is too small for what was found in the texts, their rows stay for the next try.
+    _check_disk(writer, f"{index.n}", index.n * _bytes_per_vector(request, model))
     work = Work(
         model=model,
         layers=layers,
@@ -106,6 +105,8 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
     )
     with writing(writer):
         writer.finish(manifest)
+    if failures:
+        console.print(f"{writer.folder} is finished without {len(failures)} shards, which its {MANIFEST} names.")
     return ActivationStore(writer.folder, manifest)
 
 

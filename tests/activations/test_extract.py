@@ -265,3 +265,33 @@ def test_shard_that_kills_its_worker_is_given_up_and_the_others_kept(
     rows.write_bytes(content)
     writer.write_index(index)
     assert extract(tiny_config, path).manifest == ActivationStore.open(tiny_store).manifest
+
+
+@pytest.mark.slow
+def test_run_whose_workers_keep_dying_while_they_load_the_model_ends(
+    tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path
+):
+    """Of such workers only what they leave is there, from when the run has forgotten those of the run before."""
+    path = Path(shutil.copytree(tiny_store, tmp_path / "store"))
+    (path / "manifest.json").unlink()
+    (path / "receipts" / "00001.json").unlink()
+    writer = StoreWriter(folder_at(path))
+    writer.begin_attempt("00001")
+    stopped = threading.Event()
+
+    def leave_starts() -> None:
+        while (path / "attempts").exists():
+            if stopped.wait(0.002):
+                return
+        for _ in range(ATTEMPTS):
+            writer.begin_start()
+
+    leaver = threading.Thread(target=leave_starts)
+    leaver.start()
+    try:
+        with pytest.raises(ExtractionError, match=r"3 workers died while they loaded the model"):
+            extract(tiny_config, path)
+    finally:
+        stopped.set()
+        leaver.join()
+    assert extract(tiny_config, path).manifest == ActivationStore.open(tiny_store).manifest
