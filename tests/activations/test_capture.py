@@ -128,9 +128,9 @@ def test_every_site_is_that_of_plain_hooks(folder: Path, layers: list[int], site
 @pytest.mark.parametrize("family", WITH_RESIDUAL)
 def test_mlp_that_adds_the_residual_stream_has_no_output_of_its_own(family: str):
     torch.manual_seed(0)
-    model = WITH_RESIDUAL[family]().eval()
     with pytest.raises(InvalidInputError, match=r"MLP takes the residual stream .* mlp_in work .* mlp_out does not"):
-        Capture(model, [1], ["mlp_out"])
+        Capture(WITH_RESIDUAL[family](), [1], ["mlp_out"])
+    model = WITH_RESIDUAL[family]().eval()
     norms: list[Tensor] = []
     model.get_submodule("h.1" if family == "bloom" else "blocks.1").get_submodule(
         "post_attention_layernorm" if family == "bloom" else "norm_2"
@@ -142,11 +142,10 @@ def test_mlp_that_adds_the_residual_stream_has_no_output_of_its_own(family: str)
 
 def test_block_with_two_mlps_has_no_single_input_and_output():
     config = GraniteMoeSharedConfig(**SIZES, num_key_value_heads=1, shared_intermediate_size=16)
-    model = GraniteMoeSharedModel(config)
     for site in ("mlp_in", "mlp_out"):
         with pytest.raises(InvalidInputError, match=r"2 MLPs side by side, block_sparse_moe and shared_mlp"):
-            Capture(model, [1], [site])
-    assert Capture(model, [1], ["residual"]).taps == [Tap(1, "residual")]
+            Capture(GraniteMoeSharedModel(config), [1], [site])
+    assert Capture(GraniteMoeSharedModel(config), [1], ["residual"]).taps == [Tap(1, "residual")]
 
 
 def test_bundled_model_at_every_layer_and_site():
