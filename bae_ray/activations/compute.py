@@ -64,9 +64,13 @@ class ShardComputer:
 
     @property
     def made_with(self) -> dict[str, str]:
-        """What the vectors' last digits depend on: the device, its threads on a CPU, and the versions of libraries."""
-        on = torch.cuda.get_device_name() if self._device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-        return {"device": on, "torch": str(torch.__version__), "transformers": transformers.__version__}
+        """What the vectors' last digits depend on: the device, the threads of a CPU, and the versions of libraries."""
+        return {
+            "device": torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
+            "threads": str(torch.get_num_threads()),
+            "torch": str(torch.__version__),
+            "transformers": transformers.__version__,
+        }
 
     def measure(self, rows: pa.Table) -> float:
         """Tokens per second of one batch of these texts, of middling length, after two of its texts to warm up."""

@@ -163,6 +163,8 @@ def test_foreign_store_names_what_differs(tmp_path: Path):
         ForeignStoreError, match=r"layers is \[0\] there, \[0, 5\] here; dtype is float32 there, bfloat16"
     ):
         writer.claim(request(layers=(0, 5), dtype="bfloat16"))
+    with pytest.raises(ForeignStoreError, match=r"compile is False there, True here"):
+        writer.claim(request(compile=True))
     assert json.loads((tmp_path / "s" / "request.json").read_text())["layers"] == [0]
 
 
@@ -219,6 +221,18 @@ def test_store_of_an_earlier_format_says_so(store: Path):
     (store / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CorruptShardError, match="is a store of format 1, and this bae_ray reads format 2"):
         ActivationStore.open(store)
+
+
+def test_store_that_does_not_say_how_it_was_made_reads_the_same(store: Path, tiny_store: Path):
+    """As those do that were written before it was recorded."""
+    manifest = json.loads((store / "manifest.json").read_text())
+    del manifest["failed"], manifest["request"]["compile"]
+    for shard in manifest["shards"]:
+        del shard["made_with"]
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    earlier, whole = ActivationStore.open(store), ActivationStore.open(tiny_store)
+    assert earlier.manifest.request == whole.manifest.request
+    assert torch.equal(earlier.matrix(1, 7), whole.matrix(1, 7))
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,14 @@
 import errno
 import multiprocessing
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
@@ -20,6 +22,14 @@ from bae_ray.errors import ExtractionError
 from bae_ray.storage import folder_at
 
 ATTEMPTS, WORKERS = 3, 2
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """A worker takes one thread; the other tests have theirs back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -61,6 +71,8 @@ def test_a_worker_writes_the_shards_of_a_quiet_run(unfinished: StoreWriter, tiny
     assert call(extractor, MEASURE)[2] > 0
     assert [call(extractor, shard)[:2] for shard in range(len(shards))] == [("finished", "")] * len(shards)
     assert [unfinished.receipt(shard) for shard in range(len(shards))] == list(shards)
+    made_with = {"device": "cpu", "threads": "1", "torch": torch.__version__, "transformers": transformers.__version__}
+    assert shards[0].made_with == made_with
 
 
 def test_speed_that_cannot_be_measured_fails_nothing_else(unfinished: StoreWriter, tiny_config: ExtractConfig):
