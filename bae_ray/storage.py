@@ -8,9 +8,10 @@ them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 import os
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import xxhash
 from pyarrow import fs
@@ -20,6 +21,14 @@ from bae_ray.files import TEMPORARY_SUFFIX, atomic_path, checksum
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """Types of file systems whose files appear whole, when they are closed, and that have no real folders."""
+
+SHOWN_OPTIONS = (
+    "allow_bucket_creation", "allow_bucket_deletion", "blob_storage_authority", "blob_storage_scheme",
+    "dfs_storage_authority", "dfs_storage_scheme", "enable_tls", "endpoint_override", "force_virtual_addressing",
+    "project_id", "region", "replication", "retry_limit_seconds", "scheme", "tls_ca_dir_path", "tls_ca_file_path",
+    "tls_verify_certificates",
+)  # fmt: skip
+"""Options in a URI's query that tell where and how, and no secret."""
 
 
 class FileRecord(NamedTuple):
@@ -100,6 +109,11 @@ class Folder:
         if self._fs.get_file_info(self._full(under)).type != fs.FileType.NotFound:
             self._fs.delete_dir(self._full(under))
 
+    def remove_file(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with suppress(FileNotFoundError):
+            self._fs.delete_file(self._full(name))
+
     def remove_temporary(self) -> None:
         """Remove the files of writes that were killed."""
         for name in self.files():
@@ -135,11 +149,16 @@ Location = str | Path | Folder
 
 
 def without_credentials(location: str) -> str:
-    """A location as it may be shown and written down: a URI loses the user and the password in it."""
+    """A location as it may be shown and written down.
+
+    A URI loses its user and password, and of its options all that are not known to hold no secret.
+    """
     if "://" not in location:
         return location
     parts = urlsplit(location)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    options = [(name, value) for name, value in parse_qsl(parts.query) if name in SHOWN_OPTIONS]
+    query = urlencode(options, safe=":/")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment="").geturl()
 
 
 def folder_at(location: Location) -> Folder:

@@ -59,6 +59,13 @@ def test_bad_files_are_refused(tmp_path: Path, text: str, said: str):
         command(tmp_path, text, "--store", "s", "--out", "o")
 
 
+def test_a_uri_where_a_folder_is_needed_is_refused(tmp_path: Path):
+    with pytest.raises(InvalidInputError, match=r"--out is s3://bucket/runs, a URI; expected a path") as error:
+        command(tmp_path, GRID, "--store", "s3://bucket/store", "--out", "s3://me:secret@bucket/runs")
+    assert "secret" not in str(error.value)
+    assert command(tmp_path, GRID, "--store", "s3://bucket/store", "--out", "a:b/c").out == Path("a:b/c")
+
+
 def test_what_is_still_missing_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         command(tmp_path, GRID, "--store", "s")

@@ -3,6 +3,7 @@
 Shapes: B texts, T tokens, M vectors wanted of a batch, D hidden size, S = layers x sites.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +15,10 @@ from bae_ray.errors import InvalidInputError
 
 SITES = ("residual", "mlp_in", "mlp_out")
 """In the order in which a block comes to them."""
-MLP_NAMES = ("mlp", "ffn", "feed_forward", "block_sparse_moe")
+MLP_NAMES = ("mlp", "ffn", "feed_forward", "block_sparse_moe", "shared_mlp")
 """What the architectures of transformers call the MLP of a block."""
+PARALLEL_MLP_NAMES = ("residual_mlp", "experts", "mlps")
+"""What they call one that is never alone: its output is added to that of the MLP beside it."""
 
 
 class Tap(NamedTuple):
@@ -106,7 +109,9 @@ class Capture:
         elif tap.site == "mlp_in":
             _mlp(block).register_forward_pre_hook(received, with_kwargs=True)
         else:
-            _mlp(block).register_forward_hook(given)
+            mlp = _mlp(block)
+            _check_output(mlp)
+            mlp.register_forward_hook(given)
 
 
 def _blocks(model: PreTrainedModel, n_layers: int) -> nn.ModuleList:
@@ -121,12 +126,26 @@ def _blocks(model: PreTrainedModel, n_layers: int) -> nn.ModuleList:
 
 
 def _mlp(block: nn.Module) -> nn.Module:
-    """The block's MLP."""
-    for name in MLP_NAMES:
-        if isinstance(module := getattr(block, name, None), nn.Module):
-            return module
+    """The block's only MLP."""
+    names = [name for name, _ in block.named_children() if name in (*MLP_NAMES, *PARALLEL_MLP_NAMES)]
+    if len(names) > 1:
+        raise InvalidInputError(
+            f"a {type(block).__name__} has {len(names)} MLPs side by side, {' and '.join(names)}, whose outputs it "
+            "adds; expected one. The site residual works with this model; mlp_in and mlp_out do not."
+        )
+    if names and names[0] in MLP_NAMES:
+        return getattr(block, names[0])
     parts = ", ".join(name for name, _ in block.named_children())
     raise InvalidInputError(
         f"cannot find the MLP of a {type(block).__name__}: expected a module called {', '.join(MLP_NAMES)}, found "
         f"{parts}. The site residual works with this model; mlp_in and mlp_out do not."
     )
+
+
+def _check_output(mlp: nn.Module) -> None:
+    """Raise `InvalidInputError` where the MLP gives more than its own output."""
+    if "residual" in inspect.signature(mlp.forward).parameters:
+        raise InvalidInputError(
+            f"a {type(mlp).__name__} takes the residual stream and gives its sum with the MLP's output; expected the "
+            "output alone. The sites residual and mlp_in work with this model; mlp_out does not."
+        )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
+import transformers
 from torch import Tensor
 
 from bae_ray.activations.capture import Capture
@@ -61,14 +62,25 @@ class ShardComputer:
         if work.compile:
             self._capture.compile()
 
+    @property
+    def made_with(self) -> dict[str, str]:
+        """What the vectors' last digits depend on: the device, the threads of a CPU, and the versions of libraries."""
+        return {
+            "device": torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
+            "threads": str(torch.get_num_threads()),
+            "torch": str(torch.__version__),
+            "transformers": transformers.__version__,
+        }
+
     def measure(self, rows: pa.Table) -> float:
-        """Tokens per second of one batch of these texts, after another one to warm up."""
+        """Tokens per second of one batch of these texts, of middling length, after two of its texts to warm up."""
         batches = list(self._batches(Ragged.of(rows["token_ids"])))
+        batch = batches[len(batches) // 2]
         started = 0.0
-        for batch in (batches[0], batches[-1 if len(batches) < 3 else 1]):
+        for part in (Batch(batch.texts[:2], batch.token_ids[:2], batch.lengths[:2]), batch):
             self._wait()
             started = time.perf_counter()
-            self._forward(batch, torch.tensor([0]))
+            self._forward(part, torch.tensor([0]))
             self._wait()
         return int(batch.lengths.sum()) / (time.perf_counter() - started)
 

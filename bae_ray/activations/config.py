@@ -37,7 +37,9 @@ class CorpusConfig(Config):
     corpus_revision: str | None = None
     """Revision of a hub data set."""
     max_texts: int | None = Field(default=2048, ge=2)
-    """Use the first this many texts (windows, prompts, sequences) that are long enough. None: all there are."""
+    """Use the first this many texts (windows, sequences) that are long enough. Prompts: draw so many, of which those
+    too long for the model are left out, not replaced, and counted. With position all, --tokens.max-vectors is a second
+    limit, and the first one reached ends the corpus. None: all there are."""
 
 
 class TokensConfig(Config):
@@ -101,7 +103,11 @@ class ExtractConfig(CorpusConfig):
     """GPU share of each worker: 1, or 0.5 for two copies of the model on a GPU; 0: it runs on the CPU. Left out: 1
     where the cluster has GPUs now, else 0; say it where the cluster grows on demand."""
     attempts: int = Field(default=3, ge=1)
-    """How often a shard is tried whose worker dies; then it is reported, and the others go on."""
+    """How often a shard is tried whose worker dies; then it is reported, and the others go on. Also how often the
+    destination is tried where reading or writing fails for the moment."""
+    finish_without_failed: bool = False
+    """Where shards fail for good, finish the store without their texts, and name them in its manifest. The same command
+    tries them again."""
 
     @property
     def all_positions(self) -> tuple[Position, ...]:

@@ -4,18 +4,11 @@ The unit of work is a shard of texts. An actor reads its rows, runs the model, w
 then a receipt; a rerun looks for receipts and computes only the shards that have none. The manifest comes last.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import ray.data
-from ray.exceptions import RayError
-
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.ingest import write_rows
 from bae_ray.activations.inputs import ICLInput
-from bae_ray.activations.layout import MANIFEST, Manifest, Request, RowsIndex, rows_file
+from bae_ray.activations.layout import FAILURES, MANIFEST, Failure, Manifest, Request, RowsIndex
 from bae_ray.activations.model import (
     TORCH_DTYPES,
     ModelSource,
@@ -24,19 +17,17 @@ from bae_ray.activations.model import (
     load_tokenizer,
     model_identity,
 )
+from bae_ray.activations.pipeline import gpus_of, run_shards, writing
 from bae_ray.activations.selection import Lengths, lengths
 from bae_ray.activations.sources import Source, find_source
 from bae_ray.activations.store import ActivationStore
-from bae_ray.activations.worker import MEASURE, RESULT, ShardExtractor
 from bae_ray.activations.writer import StoreWriter
-from bae_ray.cluster import check_fits, configure_data, connect, total
+from bae_ray.cluster import check_fits, connect
 from bae_ray.errors import ExtractionError, InvalidInputError, NotEnoughDiskError
-from bae_ray.progress import console, track
+from bae_ray.progress import console
 from bae_ray.storage import Location, folder_at
 
 MAX_PROBLEMS_SHOWN = 10
-MEASURED_FROM_BATCHES = 20
-"""From so many batches on, the speed is measured before the work begins; less is done in no time."""
 
 
 def extract(config: ExtractConfig, out: Location) -> ActivationStore:
@@ -62,8 +53,12 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
         raise InvalidInputError(
             f"{writer.folder} cannot be written to: {error}. Give a folder that can be made and written."
         ) from error
-    if finished:
-        store = ActivationStore.open(writer.folder)
+    store = ActivationStore.open(writer.folder) if finished else None
+    if store is not None and store.manifest.failed:
+        console.print(
+            f"{writer.folder} was finished without {len(store.manifest.failed)} shards: they are tried again."
+        )
+    elif store is not None:
         console.print(f"{writer.folder} is complete: {store.manifest.n} vectors x {len(store.cells)} cells.")
         return store
     try:
@@ -72,6 +67,8 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
         if new:
             writer.give_up()
         raise
+    # Only now: where the disk is too small for what was found in the texts, their rows stay for the next try.
+    _check_disk(writer, f"{index.n}", index.n * _bytes_per_vector(request, model))
     work = Work(
         model=model,
         layers=layers,
@@ -83,42 +80,43 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
         compile=config.compile,
         label_tokens=source.label_tokens,
     )
-    _run_shards(config, work, writer, index)
-    receipts = [writer.receipt(shard) for shard in range(len(index.shards))]
-    if gone := [shard for shard, receipt in enumerate(receipts) if receipt is None]:
+    failures = run_shards(config, work, writer, index)
+    if failures and not (config.finish_without_failed and len(failures) < len(index.shards)):
+        raise ExtractionError(_failed(writer, index, failures))
+    held = sorted(set(range(len(index.shards))) - {failure.shard for failure in failures})
+    receipts = [receipt for shard in held if (receipt := writer.receipt(shard)) is not None]
+    if gone := set(held) - {receipt.shard for receipt in receipts}:
         raise ExtractionError(
-            f"files of {len(gone)} shards in {writer.folder}, such as shard {gone[0]}, are gone or cut short since "
-            "they were written. Run the same command again: it computes them anew."
+            f"files of {len(gone)} shards in {writer.folder}, such as shard {min(gone)}, are gone or cut short since "
+            "they were written, or lie on another machine: --out must be on a file system that all machines see. Run "
+            "the same command again: it computes them anew."
         )
     manifest = Manifest(
         request=request,
         d=model.hidden_size,
-        n=index.n,
-        texts=index.texts,
-        tokens=index.tokens,
+        n=sum(receipt.n for receipt in receipts),
+        texts=sum(receipt.texts for receipt in receipts),
+        tokens=sum(index.shards[shard].tokens for shard in held),
         texts_read=index.texts_read,
         texts_too_short=index.texts_too_short,
         texts_too_long=index.texts_too_long,
-        shards=tuple(receipt for receipt in receipts if receipt is not None),
+        shards=tuple(receipts),
+        failed=tuple(failures),
     )
-    with _writing(writer):
+    with writing(writer):
         writer.finish(manifest)
+    if failures:
+        console.print(f"{writer.folder} is finished without {len(failures)} shards, which its {MANIFEST} names.")
     return ActivationStore(writer.folder, manifest)
 
 
-@contextmanager
-def _writing(writer: StoreWriter) -> Iterator[None]:
-    """Say what cannot be written: raise `ExtractionError` in place of the system's error."""
-    try:
-        yield
-    except OSError as error:
-        raise ExtractionError(_unwritable(writer, f"{type(error).__name__}: {error}")) from error
-
-
-def _unwritable(writer: StoreWriter, problem: str) -> str:
+def _failed(writer: StoreWriter, index: RowsIndex, failures: list[Failure]) -> str:
+    shown = "\n  ".join(map(str, failures[:MAX_PROBLEMS_SHOWN]))
+    more = f"\n  and {len(failures) - MAX_PROBLEMS_SHOWN} more" if len(failures) > MAX_PROBLEMS_SHOWN else ""
     return (
-        f"{writer.folder} cannot be written to any more: {problem}. Finished shards are kept; make room or restore "
-        "access, and the same command goes on."
+        f"{len(failures)} of {len(index.shards)} shards were not written:\n  {shown}{more}\n"
+        f"All are named in {writer.folder}/{FAILURES}. Finished shards are kept; the same command tries the others "
+        "again, and with --finish-without-failed the store is finished without those that fail."
     )
 
 
@@ -139,6 +137,7 @@ def _request(
         positions=config.all_positions,
         tokens=config.tokens.model_dump(mode="json") if "all" in config.all_positions else None,
         dtype=config.dtype,
+        compile=config.compile,
         batch_size=config.batch_size,
         batch_tokens=config.batch_tokens,
         shard_size=config.shard_size,
@@ -155,25 +154,45 @@ def _ingest(
     writer: StoreWriter,
 ) -> RowsIndex:
     """Check that there is room, write the rows or find them written, and say what is to be done."""
-    cells = len(request.cells)
-    bytes_per_vector = model.hidden_size * TORCH_DTYPES[config.dtype].itemsize * cells
-    console.print(f"Plan: {cells} cells x {model.hidden_size} numbers in {config.dtype} for each vector.")
-    most = config.tokens.max_vectors if "all" in request.positions else config.max_texts
-    if most is not None:
+    bytes_per_vector = _bytes_per_vector(request, model)
+    console.print(f"Plan: {len(request.cells)} cells x {model.hidden_size} numbers in {config.dtype} for each vector.")
+    if config.max_texts is not None and config.tokens.max_vectors is not None:
+        console.print(
+            f"Plan: at most {config.max_texts} texts (--max-texts) and {config.tokens.max_vectors} vectors "
+            "(--tokens.max-vectors) for each cell; the limit reached first ends it."
+        )
+    if (most := most_vectors(config)) is not None:
         _check_disk(writer, f"at most {most}", most * bytes_per_vector)
     connect()
-    check_fits("a worker", config.cpus_per_worker, _gpus(config))
+    check_fits("a worker", config.cpus_per_worker, gpus_of(config))
     index = writer.index()
     if index is None:
         special = frozenset(load_tokenizer(model).all_special_ids)
-        with _writing(writer):
+        with writing(writer):
             index = write_rows(writer, source.tables(), config, wanted, special, bytes_per_vector)
     console.print(
         f"Plan: {index.texts} texts with {index.tokens} tokens; {index.texts_too_short} of {index.texts_read} were too "
         f"short and {index.texts_too_long} too long, and left out."
     )
-    _check_disk(writer, f"{index.n}", index.n * bytes_per_vector)
     return index
+
+
+def _bytes_per_vector(request: Request, model: ModelSource) -> int:
+    """What a vector takes in every cell together."""
+    return model.hidden_size * TORCH_DTYPES[request.dtype].itemsize * len(request.cells)
+
+
+def most_vectors(config: ExtractConfig) -> int | None:
+    """How many vectors a cell gets, if there are texts enough; None where that hangs on how long they are."""
+    if "all" not in config.all_positions:
+        return config.max_texts
+    length = {"windows": "length", "random_tokens": "bits"}.get(config.input.kind)
+    known = [config.tokens.per_text, getattr(config.input, length) if length else None]
+    of_text = min((limit for limit in known if limit is not None), default=None)
+    if config.max_texts is None or of_text is None:
+        return config.tokens.max_vectors if config.max_texts is None else None
+    most = config.max_texts * of_text
+    return most if config.tokens.max_vectors is None else min(most, config.tokens.max_vectors)
 
 
 def _check_disk(writer: StoreWriter, vectors: str, needed: int) -> None:
@@ -187,93 +206,6 @@ def _check_disk(writer: StoreWriter, vectors: str, needed: int) -> None:
     if free is not None and needed - there > free:
         raise NotEnoughDiskError(
             f"the store needs {(needed - there) / 1e9:.2f} GB more, but {writer.folder} has {free / 1e9:.2f} GB free. "
-            "Use fewer texts, layers or positions, a smaller dtype, or another folder."
+            "Make room and run the same command again, or use fewer texts, layers or positions, or a smaller dtype, in "
+            "another folder."
         )
-
-
-def _gpus(config: ExtractConfig) -> float:
-    return config.gpus_per_worker if config.gpus_per_worker is not None else float(total("GPU") > 0)
-
-
-def _run_shards(config: ExtractConfig, work: Work, writer: StoreWriter, index: RowsIndex) -> None:
-    """Compute the shards that have no receipt yet. Raises `ExtractionError` where some could not be."""
-    missing = [shard for shard in range(len(index.shards)) if writer.receipt(shard) is None]
-    if not missing:
-        return
-    gpus = _gpus(config)
-    fit = int(total("GPU") // gpus) if gpus else int(total("CPU") // config.cpus_per_worker)
-    workers = min(config.workers or max(fit, 1), len(missing))
-    batches = -(-sum(index.shards[shard].texts for shard in missing) // config.batch_size)
-    tasks = [{"shard": shard, "like": shard} for shard in missing]
-    if batches >= MEASURED_FROM_BATCHES * workers:
-        tasks.insert(0, {"shard": MEASURE, "like": missing[0]})
-    with _writing(writer):
-        writer.forget_attempts()
-    configure_data(keep_order=False)
-    results = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-        ShardExtractor,
-        fn_constructor_args=(work, config.attempts, config.cpus_per_worker, gpus, writer, index),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=1,
-            max_size=workers,
-            # Two calls at a time, of which one computes: meanwhile the other one writes.
-            max_concurrent_calls_per_actor=2,
-            enable_true_multi_threading=True,
-        ),
-        num_cpus=config.cpus_per_worker,
-        num_gpus=gpus,
-    )
-    try:
-        problems = _follow(results, missing, writer, index, workers)
-    except RayError as error:
-        raise ExtractionError(
-            f"extraction stopped: {error}. Finished shards are kept in {writer.folder}; the same command goes on."
-        ) from error
-    with _writing(writer):
-        writer.forget_attempts()
-    if problems:
-        more = [f"and {len(problems) - MAX_PROBLEMS_SHOWN} more"] if len(problems) > MAX_PROBLEMS_SHOWN else []
-        raise ExtractionError(
-            "\n  ".join(
-                [f"{len(problems)} of {len(missing)} shards were not written:", *problems[:MAX_PROBLEMS_SHOWN], *more]
-            )
-            + f"\nFinished shards are kept in {writer.folder}; the same command tries the others again."
-        )
-
-
-def _follow(
-    results: ray.data.Dataset, missing: list[int], writer: StoreWriter, index: RowsIndex, workers: int
-) -> list[str]:
-    """Show how the shards come along; what is wrong with those that failed.
-
-    Raises `ExtractionError` as soon as one cannot be written: neither could the others.
-    """
-    problems: list[str] = []
-    started = time.monotonic()
-    tokens, left = 0, sum(index.shards[shard].tokens for shard in missing)
-    with track("Extracting", index.texts) as tracker:
-        tracker.advance(index.texts - sum(index.shards[shard].texts for shard in missing))
-        for batch in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-            for shard, outcome, problem, rate in zip(*(batch[name] for name in RESULT), strict=True):
-                if shard == MEASURE:
-                    console.print(
-                        f"Plan: about {_duration(left / (rate * workers))} for {left} tokens, at {rate:.0f} tokens/s "
-                        f"measured on one of {workers} workers."
-                    )
-                    continue
-                rows = index.shards[shard]
-                if outcome == "unwritable":
-                    raise ExtractionError(_unwritable(writer, problem))
-                if outcome == "failed":
-                    problems.append(f"shard {shard} ({rows.texts} texts, {rows_file(shard)}): {problem}")
-                tokens += rows.tokens
-                tracker.advance(rows.texts, f"{tokens / (time.monotonic() - started):.0f} tokens/s")
-    return problems
-
-
-def _duration(seconds: float) -> str:
-    """A length of time for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

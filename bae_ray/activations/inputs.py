@@ -39,8 +39,8 @@ class ICLInput(Config):
     """sampled: drawn anew for each query, never the query's own text. fixed: the corpus's first k for all queries, as
     in the released code, where the query may be one of them."""
     seed: int = Field(default=0, ge=0)
-    """Seed of queries and demonstrations. The same queries come for every k, and a smaller k's demonstrations are the
-    first of a larger one's."""
+    """Seed of queries and demonstrations. The same queries come for every k, but for those whose prompt of this k is
+    too long for the model; a smaller k's demonstrations are the first of a larger one's."""
     label_column: str = "label"
     """The column that holds the label: a number from 0, or a word."""
     label_words: tuple[str, ...] | None = None

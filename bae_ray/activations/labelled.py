@@ -103,6 +103,9 @@ def prompt_tables(
 ) -> Iterator[pa.Table]:
     """The prompts in order, tokenised, with the examples that they are made of and the query's label.
 
+    `config.max_texts` of them, or one for each example. Those too long for the model are not replaced: with `sampled`
+    demonstrations a larger k then has no query that a smaller one has not.
+
     Raises `InvalidInputError` where there are too few examples.
     """
     n = config.max_texts or len(examples.texts)

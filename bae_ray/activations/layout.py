@@ -8,6 +8,7 @@ cells/residual/layer-05/position-00016/00003.safetensors
 predictions/00003.parquet             what the model answered, where the texts ask for a label
 receipts/00003.json                   written when every file of shard 3 is: their sizes and checksums
 manifest.json                         written last: what the store holds
+failures.json                         after a run in which shards failed: which, and why
 """
 
 from typing import Any, Literal, NamedTuple
@@ -21,6 +22,7 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 REQUEST = "request.json"
 ROWS_INDEX = "rows.json"
+FAILURES = "failures.json"
 TENSOR = "activations"
 
 
@@ -84,6 +86,8 @@ class Request(Record):
     tokens: dict[str, Any] | None = None
     """With position `all`: which tokens of a text were taken."""
     dtype: Precision
+    compile: bool = False
+    """Whether the model was compiled, which changes last digits. Earlier stores do not say."""
     batch_size: int
     batch_tokens: int
     shard_size: int
@@ -138,6 +142,29 @@ class Receipt(Record):
     texts: int
     n: int
     files: dict[str, FileRecord]
+    made_with: dict[str, str] = {}
+    """What computed it: the device and the versions of libraries, on which the vectors' last digits depend."""
+
+
+class Failure(Record):
+    """A shard that could not be computed or written, however often it was tried."""
+
+    shard: int
+    texts: int
+    first_text_id: int | None
+    last_text_id: int | None
+    """Its texts, of whose numbers these are the first and the last; None where its rows cannot be read."""
+    reason: str
+
+    def __str__(self) -> str:
+        ids = "" if self.first_text_id is None else f", text_id {self.first_text_id} to {self.last_text_id}"
+        return f"shard {self.shard} ({self.texts} texts, {rows_file(self.shard)}{ids}): {self.reason}"
+
+
+class Failures(Record):
+    """Every shard that failed in a run."""
+
+    failures: tuple[Failure, ...]
 
 
 class Manifest(Record):
@@ -158,3 +185,6 @@ class Manifest(Record):
     texts_too_long: int
     """How many of them did not fit the model's context, so that their last token has no vector."""
     shards: tuple[Receipt, ...]
+    """In the order of their numbers, of which those that failed are missing."""
+    failed: tuple[Failure, ...] = ()
+    """The shards that the store was finished without, as was asked for."""

@@ -55,7 +55,7 @@ class ActivationStore:
         """
         folder = folder_at(location)
         try:
-            text = folder.read_text(MANIFEST)
+            content = folder.read(MANIFEST)
         except (FileNotFoundError, NotADirectoryError) as error:
             begun = folder.exists(REQUEST)
             raise IncompleteStoreError(
@@ -63,9 +63,9 @@ class ActivationStore:
                 + ("Run the same extraction again to finish it." if begun else "Make one with 'bae-ray extract'.")
             ) from error
         try:
-            return cls(folder, Manifest.model_validate_json(text), cache_gb)
+            return cls(folder, Manifest.model_validate_json(content), cache_gb)
         except ValidationError as error:
-            raise CorruptShardError(_bad_manifest(folder, text, error)) from error
+            raise CorruptShardError(_bad_manifest(folder, content, error)) from error
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -206,9 +206,9 @@ class ActivationStore:
         yield [self.folder.path / name for name in wanted]
 
 
-def _bad_manifest(folder: Folder, text: str, error: ValidationError) -> str:
+def _bad_manifest(folder: Folder, content: bytes, error: ValidationError) -> str:
     try:
-        version = json.loads(text)["request"]["format_version"]
+        version = json.loads(content)["request"]["format_version"]
     except (ValueError, KeyError, TypeError):
         version = FORMAT_VERSION
     if version != FORMAT_VERSION:

@@ -1,7 +1,9 @@
 """Writing an activation store, shard by shard, from any number of processes at once."""
 
 import io
-from collections.abc import Mapping
+import platform
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,12 +12,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bae_ray.activations.layout import (
+    FAILURES,
     FORMAT_VERSION,
     MANIFEST,
     REQUEST,
     ROWS_INDEX,
     TENSOR,
     Cell,
+    Failure,
+    Failures,
     Manifest,
     Receipt,
     Request,
@@ -28,6 +33,8 @@ from bae_ray.activations.layout import (
 from bae_ray.errors import CorruptShardError, ForeignStoreError
 from bae_ray.files import TEMPORARY_SUFFIX
 from bae_ray.storage import FileRecord, Folder
+
+STARTS = "attempts/starts"
 
 
 class StoreWriter:
@@ -46,7 +53,7 @@ class StoreWriter:
         """
         if self.folder.exists(REQUEST):
             try:
-                found = Request.model_validate_json(self.folder.read_text(REQUEST))
+                found = Request.model_validate_json(self.folder.read(REQUEST))
             except ValidationError as error:
                 raise ForeignStoreError(
                     f"{self.folder}/{REQUEST} is not the request of a store of format {FORMAT_VERSION} "
@@ -76,11 +83,18 @@ class StoreWriter:
 
     def read_rows(self, shard: int, expected: FileRecord) -> pa.Table:
         """The texts of a shard. Raises `CorruptShardError` where the file is not what was written."""
-        content = self.folder.read(rows_file(shard)) if self.folder.exists(rows_file(shard)) else b""
+        try:
+            content = self.folder.read(rows_file(shard))
+        except FileNotFoundError as error:
+            raise CorruptShardError(
+                f"{self.folder}/{rows_file(shard)} is missing on {platform.node()}. If it is there on another machine, "
+                "give an --out on a file system that all machines see, or an object store; if not, run the same "
+                "extraction again: the texts are read anew, and finished shards are kept."
+            ) from error
         if FileRecord.of(content) != expected:
             raise CorruptShardError(
-                f"{self.folder}/{rows_file(shard)} is missing or damaged. Delete {ROWS_INDEX} beside it and run the "
-                "same extraction again: the texts are read anew, and finished shards are kept."
+                f"{self.folder}/{rows_file(shard)} is damaged. Delete {ROWS_INDEX} and run the same extraction again: "
+                "the texts are read anew, and finished shards are kept."
             )
         return pq.read_table(pa.BufferReader(content))
 
@@ -93,25 +107,31 @@ class StoreWriter:
         if not self.folder.exists(ROWS_INDEX):
             return None
         try:
-            index = RowsIndex.model_validate_json(self.folder.read_text(ROWS_INDEX))
+            index = RowsIndex.model_validate_json(self.folder.read(ROWS_INDEX))
         except ValidationError:  # damaged: the corpus is read again
             return None
         sizes = self.folder.sizes(rows_file(shard) for shard in range(len(index.shards)))
         return index if sizes == [shard.file.size for shard in index.shards] else None
 
     def write_shard(
-        self, shard: int, rows: ShardRows, vectors: Mapping[Cell, Tensor], predictions: pa.Table | None = None
+        self,
+        shard: int,
+        rows: ShardRows,
+        vectors: Mapping[Cell, Tensor],
+        predictions: pa.Table | None = None,
+        made_with: Mapping[str, str] | None = None,
     ) -> Receipt:
         """Write the [n, d] activations of every cell of a shard, the model's answers if there are any, and a receipt.
 
-        Where that fails, no receipt is left: what is there of the shard is written over by the next try.
+        `made_with`: what computed them, for the receipt. Where a write fails no receipt is left, and what is there of
+        the shard is written over by the next try.
         """
         files = {rows_file(shard): rows.file}
         for cell, matrix in vectors.items():
             files[cell.file(shard)] = self.folder.write(cell.file(shard), save({TENSOR: matrix}))
         if predictions is not None:
             files[predictions_file(shard)] = self.folder.write(predictions_file(shard), _parquet(predictions))
-        receipt = Receipt(shard=shard, texts=rows.texts, n=rows.n, files=files)
+        receipt = Receipt(shard=shard, texts=rows.texts, n=rows.n, files=files, made_with=dict(made_with or {}))
         self.folder.write_text(receipt_file(shard), receipt.to_json())
         return receipt
 
@@ -119,21 +139,47 @@ class StoreWriter:
         """Bytes of the activations that are there already."""
         return sum(self.folder.files("cells").values())
 
-    def begin_attempt(self, shard: int) -> int:
-        """Count an attempt at a shard, across workers that died on it; which attempt this is, from 1."""
-        name = f"attempts/{shard:05d}"
+    def begin_attempt(self, work: str) -> int:
+        """Count an attempt at a piece of work, across workers that died on it; which attempt this is, from 1."""
+        name = f"attempts/{work}"
         attempt = int(self.folder.read_text(name)) + 1 if self.folder.exists(name) else 1
         self.folder.write_text(name, str(attempt))
         return attempt
+
+    def explain_attempt(self, work: str, problem: str) -> None:
+        """Write down what the latest attempt died of."""
+        self.folder.write_text(f"attempts/{work}-problem", problem)
+
+    def explanation(self, work: str) -> str:
+        """What an attempt died of, if that was written down."""
+        name = f"attempts/{work}-problem"
+        return self.folder.read_text(name) if self.folder.exists(name) else ""
+
+    def begin_start(self) -> list[str]:
+        """Write down that a worker starts; the starts that have not ended, this one included."""
+        self.folder.write_text(f"{STARTS}/{uuid.uuid4().hex}", "a worker is loading its model\n")
+        return [name for name in self.folder.files(STARTS) if not name.endswith(TEMPORARY_SUFFIX)]
+
+    def end_starts(self, starts: Iterable[str]) -> None:
+        """Forget starts: one that ended well shows that those before it did not die of the model."""
+        for name in starts:
+            self.folder.remove_file(name)
 
     def forget_attempts(self) -> None:
         """Start counting attempts anew."""
         self.folder.remove("attempts")
 
+    def record_failures(self, failures: Sequence[Failure]) -> None:
+        """Write down every shard that failed in this run; nothing is left of an earlier one's where none did."""
+        if failures:
+            self.folder.write_text(FAILURES, Failures(failures=tuple(failures)).to_json())
+        else:
+            self.folder.remove_file(FAILURES)
+
     def receipt(self, shard: int) -> Receipt | None:
         """The receipt of a shard, if it is finished and its files are still there in full length."""
         try:
-            receipt = Receipt.model_validate_json(self.folder.read_text(receipt_file(shard)))
+            receipt = Receipt.model_validate_json(self.folder.read(receipt_file(shard)))
         except (FileNotFoundError, ValidationError):  # not there or damaged: the shard is computed
             return None
         sizes = self.folder.sizes(receipt.files)

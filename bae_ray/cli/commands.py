@@ -134,7 +134,7 @@ def extract(command: ExtractCommand) -> int:
     shown = command.model_copy(update={"out": without_credentials(command.out)})
     store.folder.write_text("extract.json", shown.model_dump_json(indent=2) + "\n")
     print(f"{len(store.cells)} cells of {store.manifest.n} x {store.manifest.d} in {store.folder}")
-    return 0
+    return report_failures([str(failure) for failure in store.manifest.failed])
 
 
 def train(command: TrainCommand) -> int:

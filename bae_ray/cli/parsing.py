@@ -14,6 +14,7 @@ from bae_ray.activations.inputs import INPUTS
 from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig
 from bae_ray.config import Config, describe
 from bae_ray.errors import BaeRayError, InvalidInputError
+from bae_ray.storage import without_credentials
 
 C = TypeVar("C", bound=Config)
 
@@ -61,7 +62,21 @@ def parse(command: type[C], prog: str, arguments: list[str], default: C | None =
         description=description,
         config=(tyro.conf.AvoidSubcommands,),  # an architecture's options stand among the others, not behind a word
     )
-    return cast(C, parsed)
+    config = cast(C, parsed)
+    _check_local(config)
+    return config
+
+
+def _check_local(command: Config) -> None:
+    """Raise `InvalidInputError` for a URI where a folder or file of this machine is needed: it became a path of one."""
+    for name in type(command).model_fields:
+        value = getattr(command, name)
+        if isinstance(value, Path) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
+            given = without_credentials(str(value).replace(":/", "://", 1))
+            raise InvalidInputError(
+                f"--{name.replace('_', '-')} is {given}, a URI; expected a path on this machine, which on a cluster "
+                "all machines see. Only activation stores may be at URIs: --out of 'bae-ray extract', and --store."
+            )
 
 
 def parse_preset(presets: dict[str, C], prog: str, arguments: list[str], default: str | None = None) -> C:

@@ -1,4 +1,4 @@
-"""Each site against plain hooks and transformers' own hidden states, on tiny random models of five families."""
+"""Each site against plain hooks and transformers' own hidden states, on tiny random models of many families."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +9,24 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModel,
+    BloomConfig,
+    BloomModel,
     Gemma2Config,
     Gemma2Model,
+    Gemma3TextConfig,
+    Gemma3TextModel,
+    GemmaConfig,
+    GemmaModel,
     GPT2Config,
     GPT2Model,
     GPTNeoXConfig,
     GPTNeoXModel,
+    GraniteMoeSharedConfig,
+    GraniteMoeSharedModel,
     LlamaConfig,
     LlamaModel,
+    MptConfig,
+    MptModel,
     PreTrainedModel,
     Qwen2Config,
     Qwen2Model,
@@ -26,6 +36,7 @@ from transformers import (
 
 from bae_ray.activations.capture import SITES, Capture, Tap, _blocks
 from bae_ray.activations.model import find_model, load_model, load_tokenizer
+from bae_ray.errors import InvalidInputError
 
 D, N_LAYERS = 16, 3
 SIZES: dict[str, Any] = {
@@ -38,10 +49,19 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen3": lambda: Qwen3Model(Qwen3Config(**SIZES, num_key_value_heads=1, head_dim=8)),
     "gpt2": lambda: GPT2Model(GPT2Config(vocab_size=60, n_embd=D, n_layer=N_LAYERS, n_head=2, n_positions=64)),
     "gpt_neox": lambda: GPTNeoXModel(GPTNeoXConfig(**SIZES)),
+    "gemma": lambda: GemmaModel(GemmaConfig(**SIZES, num_key_value_heads=1, head_dim=8, pad_token_id=0)),
     "gemma2": lambda: Gemma2Model(
         Gemma2Config(**SIZES, num_key_value_heads=1, head_dim=8, sliding_window=8, pad_token_id=0)
     ),
+    "gemma3": lambda: Gemma3TextModel(
+        Gemma3TextConfig(**SIZES, num_key_value_heads=1, head_dim=8, sliding_window=8, pad_token_id=0)
+    ),
 }
+WITH_RESIDUAL: dict[str, Callable[[], PreTrainedModel]] = {
+    "bloom": lambda: BloomModel(BloomConfig(vocab_size=60, hidden_size=D, n_layer=N_LAYERS, n_head=2)),
+    "mpt": lambda: MptModel(MptConfig(vocab_size=60, d_model=D, n_layers=N_LAYERS, n_heads=2, max_seq_len=64)),
+}
+"""Their MLPs return their output's sum with the residual stream."""
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -103,6 +123,29 @@ def test_every_site_is_that_of_plain_hooks(folder: Path, layers: list[int], site
     assert set(ours) == {Tap(layer, site) for layer in layers for site in sites}
     for tap, vectors in ours.items():
         torch.testing.assert_close(vectors, expected[tap][:, at], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", WITH_RESIDUAL)
+def test_mlp_that_adds_the_residual_stream_has_no_output_of_its_own(family: str):
+    torch.manual_seed(0)
+    with pytest.raises(InvalidInputError, match=r"MLP takes the residual stream .* mlp_in work .* mlp_out does not"):
+        Capture(WITH_RESIDUAL[family](), [1], ["mlp_out"])
+    model = WITH_RESIDUAL[family]().eval()
+    norms: list[Tensor] = []
+    model.get_submodule("h.1" if family == "bloom" else "blocks.1").get_submodule(
+        "post_attention_layernorm" if family == "bloom" else "norm_2"
+    ).register_forward_hook(lambda _module, _args, output: norms.append(output))  # pyright: ignore[reportArgumentType]
+    ids, index = random_ids(2, 5), torch.tensor([3, 9])
+    vectors, _ = Capture(model, [1], ["residual", "mlp_in"])(ids, index)
+    assert torch.equal(vectors[1], norms[0].flatten(0, 1)[index]), "what it gets is what its norm gives"
+
+
+def test_block_with_two_mlps_has_no_single_input_and_output():
+    config = GraniteMoeSharedConfig(**SIZES, num_key_value_heads=1, shared_intermediate_size=16)
+    for site in ("mlp_in", "mlp_out"):
+        with pytest.raises(InvalidInputError, match=r"2 MLPs side by side, block_sparse_moe and shared_mlp"):
+            Capture(GraniteMoeSharedModel(config), [1], [site])
+    assert Capture(GraniteMoeSharedModel(config), [1], ["residual"]).taps == [Tap(1, "residual")]
 
 
 def test_bundled_model_at_every_layer_and_site():

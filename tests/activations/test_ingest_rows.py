@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bae_ray.activations.config import ExtractConfig, TokensConfig
@@ -67,6 +67,7 @@ def shards_of(store: Path | str, index: RowsIndex) -> list[pa.Table]:
 @settings(deadline=None)
 def test_kept_are_the_first_texts_of_a_length_wanted(batches: Batches, least: int, most: int | None, limit: int | None):
     """Whatever the batches of the reader, and the counts agree; nothing is read past the last one."""
+    assume(most is None or most >= least)  # else no position is within reach, which is refused before
     counts, reader = _Counts(), Reader(batches)
     config = ExtractConfig(positions=(least - 1,), max_texts=limit)
     rows = pa.concat_tables([EMPTY, *_chosen(reader, config, Lengths(least, most, None), frozenset(), counts)])
@@ -240,7 +241,7 @@ def test_rows_that_were_changed_are_refused(tmp_path: Path):
     content = bytearray((tmp_path / rows_file(0)).read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / rows_file(0)).write_bytes(content)
-    with pytest.raises(CorruptShardError, match=r"rows/00000.parquet is missing or damaged. Delete rows.json"):
+    with pytest.raises(CorruptShardError, match=r"rows/00000.parquet is damaged. Delete rows.json"):
         shards_of(tmp_path, index)
 
 

@@ -21,7 +21,7 @@ from bae_ray.activations.extract import extract
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import CorruptShardError, IncompleteStoreError, InvalidInputError
-from bae_ray.storage import folder_at
+from bae_ray.storage import folder_at, without_credentials
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -254,6 +254,21 @@ def test_commands_take_the_uri_and_show_no_credentials(bae_ray: Callable, server
     assert len(names) > 40
     assert [name for name in names if PASSWORD.encode() in server.read(name)] == []
     assert json.loads(server.read("bucket/store/extract.json"))["out"].startswith("s3://bucket/store?scheme=http")
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("s3://{}:{}@bucket/store?scheme=http&endpoint_override=localhost:9000&region=eu",
+         "s3://bucket/store?scheme=http&endpoint_override=localhost:9000&region=eu"),
+        ("s3://bucket/store?sse_customer_key={1}&scheme=http", "s3://bucket/store?scheme=http"),
+        ("abfs://bucket/store?client_secret={1}&client_id={0}#{1}", "abfs://bucket/store"),
+        ("https://host/store?X-Amz-Signature={1}", "https://host/store"),
+        ("runs/with?client_secret=no", "runs/with?client_secret=no"),
+    ],
+)  # fmt: skip
+def test_locations_are_shown_without_their_secrets(location: str, shown: str):
+    assert without_credentials(location.format(USER, PASSWORD)) == shown
 
 
 @pytest.mark.parametrize(

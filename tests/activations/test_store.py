@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pyarrow as pa
@@ -44,7 +45,14 @@ def write_store(path: Path, shards: list[dict[Cell, torch.Tensor]], **changes) -
         )
         receipts.append(writer.write_shard(shard, writer.write_rows(shard, texts, n, 2 * n), vectors))
     n = sum(receipt.n for receipt in receipts)
-    counts = {"n": n, "texts": n, "tokens": 2 * n, "texts_read": n, "texts_too_short": 0, "texts_too_long": 0}
+    counts: dict[str, Any] = {
+        "n": n,
+        "texts": n,
+        "tokens": 2 * n,
+        "texts_read": n,
+        "texts_too_short": 0,
+        "texts_too_long": 0,
+    }
     d = next(iter(shards[0].values())).shape[1]
     writer.finish(Manifest(request=request(**changes), d=d, shards=tuple(receipts), **counts))
     return ActivationStore.open(path)
@@ -113,6 +121,28 @@ def test_truncated_manifest_is_refused(store: Path):
         ActivationStore.open(store)
 
 
+BROKEN = b"\xff"
+"""A byte that UTF-8 does not have."""
+
+
+def test_damage_that_is_no_text_is_named(store: Path, tiny_store: Path):
+    """In place of a letter in each JSON file: what can be made anew is, the rest is refused by name."""
+    writer = StoreWriter(folder_at(store))
+    index, receipt = writer.index(), writer.receipt(1)
+    assert index is not None
+    assert receipt is not None
+    for name in ("manifest.json", "receipts/00001.json", "rows.json", "request.json"):
+        content = (store / name).read_bytes()
+        (store / name).write_bytes(content.replace(b"s", BROKEN, 1))
+    with pytest.raises(CorruptShardError, match=r"manifest\.json cannot be read .*invalid unicode"):
+        ActivationStore.open(store)
+    assert writer.receipt(1) is None
+    assert writer.receipt(0) is not None
+    assert writer.index() is None
+    with pytest.raises(ForeignStoreError, match=r"request\.json is not the request of a store"):
+        writer.claim(ActivationStore.open(tiny_store).manifest.request)
+
+
 def test_good_store_verifies(tiny_store: Path):
     assert ActivationStore.open(tiny_store).verify() is None
 
@@ -133,6 +163,8 @@ def test_foreign_store_names_what_differs(tmp_path: Path):
         ForeignStoreError, match=r"layers is \[0\] there, \[0, 5\] here; dtype is float32 there, bfloat16"
     ):
         writer.claim(request(layers=(0, 5), dtype="bfloat16"))
+    with pytest.raises(ForeignStoreError, match=r"compile is False there, True here"):
+        writer.claim(request(compile=True))
     assert json.loads((tmp_path / "s" / "request.json").read_text())["layers"] == [0]
 
 
@@ -168,7 +200,10 @@ def test_damaged_rows_are_not_computed_from(tmp_path: Path):
     assert writer.index() == index
     (tmp_path / "rows" / "00000.parquet").write_bytes(b"PAR1")
     assert writer.index() is None
-    with pytest.raises(CorruptShardError, match=r"rows/00000\.parquet is missing or damaged\. Delete rows\.json"):
+    with pytest.raises(CorruptShardError, match=r"rows/00000\.parquet is damaged\. Delete rows\.json"):
+        writer.read_rows(0, written.file)
+    (tmp_path / "rows" / "00000.parquet").unlink()
+    with pytest.raises(CorruptShardError, match=r"00000\.parquet is missing on .* file system that all machines see"):
         writer.read_rows(0, written.file)
 
 
@@ -186,6 +221,18 @@ def test_store_of_an_earlier_format_says_so(store: Path):
     (store / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CorruptShardError, match="is a store of format 1, and this bae_ray reads format 2"):
         ActivationStore.open(store)
+
+
+def test_store_that_does_not_say_how_it_was_made_reads_the_same(store: Path, tiny_store: Path):
+    """As those do that were written before it was recorded."""
+    manifest = json.loads((store / "manifest.json").read_text())
+    del manifest["failed"], manifest["request"]["compile"]
+    for shard in manifest["shards"]:
+        del shard["made_with"]
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    earlier, whole = ActivationStore.open(store), ActivationStore.open(tiny_store)
+    assert earlier.manifest.request == whole.manifest.request
+    assert torch.equal(earlier.matrix(1, 7), whole.matrix(1, 7))
 
 
 @pytest.fixture(scope="module")
