@@ -104,7 +104,7 @@ def test_sweep_with_a_failing_cell_says_so(bae_ray, tiny_store: Path, tmp_path: 
         (["--positions", "99"], "position 99 is out of range: expected 0 to 63"),
         (["--positions", "60"], "the longest of 200 texts has 24"),
         (["--corpus", "{tmp}/damaged.parquet"], "damaged.parquet cannot be read as .parquet"),
-        (["--max-texts", "100000000000000"], "Use fewer texts, layers or positions"),
+        (["--max-texts", "100000000000000"], "or use fewer texts, layers or positions"),
         (["--max-texts", "1"], "Input should be greater than or equal to 2"),
         (["--batch-size", "many"], "invalid literal for int() with base 10: 'many'"),
         (["--cpus-per-worker", "99"], "a worker needs 99 CPUs and 0 GPUs, but this machine has 4 and 2"),
