@@ -4,7 +4,7 @@ Shapes: N rows, F d_latent, R rows of a block, M flips.
 """
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
@@ -14,8 +14,6 @@ from bae_ray.compression.header import HEADER_SIZE, Header, Scheme, parse_header
 from bae_ray.compression.indices import IndexCoder
 from bae_ray.compression.prior import PriorTable
 from bae_ray.errors import CorruptContainerError
-
-COPY_SIZE = 1 << 22
 
 
 def coder_for(scheme: Scheme, table: PriorTable) -> EntropyCoder | IndexCoder:
@@ -73,8 +71,8 @@ class ContainerReader:
         self.header, self._layout = parse_header(beginning, size)
         start = self._layout.offsets[0]
         tables = self._bytes(start, self._layout.digest[0])
-        digest = self._bytes(*self._layout.digest)
-        if xxhash.xxh3_128_digest(beginning + tables) != digest:
+        self.digest = self._bytes(*self._layout.digest)
+        if xxhash.xxh3_128_digest(beginning + tables) != self.digest:
             raise CorruptContainerError("the container's header or tables are damaged. Compress anew.")
 
         def table(part: tuple[int, int], dtype: str) -> np.ndarray[Any, Any]:
@@ -121,10 +119,6 @@ class ContainerReader:
         size = self.header.block_rows
         for block in range(start // size, -(-stop // size) if stop > start else start // size):
             yield self.code(block)[max(0, start - block * size) : stop - block * size]
-
-    def same_codes(self, other: Self) -> bool:
-        """Whether the other container's codes were made in the same way, so that both can be joined."""
-        return self.header._replace(rows=0) == other.header._replace(rows=0)
 
     def _bytes(self, start: int, stop: int) -> bytes:
         self._file.seek(start)

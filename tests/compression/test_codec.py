@@ -17,6 +17,7 @@ from bae_ray.autoencoders import Autoencoder, BAEConfig, build_autoencoder
 from bae_ray.autoencoders.losses import bernoulli_entropy
 from bae_ray.compression import (
     CodeWriter,
+    Scheme,
     compress,
     compress_activations,
     decompress,
@@ -61,7 +62,9 @@ def test_indices_keep_the_bits_above_the_threshold(
 
 @settings(max_examples=60, deadline=None)
 @given(codes_and_priors(), st.integers(1, 12), st.data(), st.sampled_from(["entropy", "indices"]))
-def test_rows_are_read_alone(given_: tuple[Tensor, Tensor], block_rows: int, data: st.DataObject, scheme: str) -> None:
+def test_rows_are_read_alone(
+    given_: tuple[Tensor, Tensor], block_rows: int, data: st.DataObject, scheme: Scheme
+) -> None:
     code, prior = given_
     container = compress(code, prior, scheme, block_rows=block_rows)
     start = data.draw(st.integers(0, len(code)))
