@@ -136,7 +136,8 @@ def _finish(command: CompressCommand | DecompressCommand, out: Path, receipts: S
     shown["source"] = [without_credentials(source) for source in shown["source"]]
     verb = "compress" if isinstance(command, CompressCommand) else "decompress"
     write_text(out / f"{verb}.json", json.dumps(shown, indent=2) + "\n")
-    table = Table("file", title_justify="left")
+    table = Table(title_justify="left")
+    table.add_column("file", overflow="fold")
     for column in ("vectors", "bytes before", "bytes after", "after / before", "bits per vector"):
         table.add_column(column, justify="right")
     for receipt in receipts:

@@ -160,7 +160,7 @@ def entries(*values: int) -> PriorTable:
         (lambda: EntropyCoder(entries(3, 3)).decode(b"\xff" * 9, 1), "numbers of flips cannot be read"),
         (lambda: EntropyCoder(entries(3, 3)).decode(b"\3\0\0\0\0", 1), "claims 3 flips among 2 bits"),
         (lambda: EntropyCoder(entries(3, 3)).decode(b"\1\0\0\0", 1), "not a whole number of words"),
-        (lambda: EntropyCoder(entries(3, 3)).decode(b"\1\xff\xff\xff\x7f", 1), "leaves the block"),
+        (lambda: EntropyCoder(entries(3, 3)).decode(b"\1\xff\xff\xff\xff", 1), "leaves the block"),
     ],
 )
 def test_lies_in_a_block_are_named(build: Callable[[], Iterator[np.ndarray]], message: str) -> None:
