@@ -137,7 +137,7 @@ def _finish(command: CompressCommand | DecompressCommand, out: Path, receipts: S
     verb = "compress" if isinstance(command, CompressCommand) else "decompress"
     write_text(out / f"{verb}.json", json.dumps(shown, indent=2) + "\n")
     table = Table(title_justify="left")
-    table.add_column("file", overflow="fold")
+    table.add_column("file", no_wrap=True)
     for column in ("vectors", "bytes before", "bytes after", "after / before", "bits per vector"):
         table.add_column(column, justify="right")
     for receipt in receipts:
@@ -150,4 +150,6 @@ def _finish(command: CompressCommand | DecompressCommand, out: Path, receipts: S
             f"{receipt.bytes_after / receipt.bytes_before:.2%}",
             f"{8 * compressed / max(receipt.rows, 1):.1f}",
         )
-    Console(soft_wrap=True, highlight=False).print(table)
+    console = Console(highlight=False)
+    widest = max(len(receipt.name) for receipt in receipts)
+    Console(width=max(console.width, widest + 80), highlight=False).print(table)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import feature_statistics
 from bae_ray.autoencoders import Autoencoder, BAEConfig, build_autoencoder, load_autoencoder
-from bae_ray.cli import EXIT_INVALID, EXIT_SOME_FAILED
+from bae_ray.cli import EXIT_INVALID
 from bae_ray.compression import compress_activations, decompress_activations, model_hash, read_header
 
 Command = Callable[..., tuple[int, str, str]]
@@ -133,7 +133,7 @@ def test_what_cannot_be_compressed_is_named(
         "compress", "--source", tmp_path / "bad.npy", folder / "b.safetensors", "--autoencoder", folder / "autoencoder",
         "--out", tmp_path / "codes", "--part-rows", 64, "--block-rows", 64, "--workers", 1, "--gpus-per-worker", 0,
     )  # fmt: skip
-    assert code == EXIT_SOME_FAILED
+    assert code == EXIT_INVALID
     assert "1 of 7 parts were not written" in complaint
     assert "bad.codes.safetensors, rows 192 to 255: x[8, 3] is nan" in complaint
     assert (tmp_path / "codes" / "b.codes.safetensors").exists()
