@@ -92,12 +92,12 @@ def decompress(command: DecompressCommand) -> int:
 
 def _sources(command: CompressCommand, autoencoder: str) -> list["ActivationSource"]:
     """What to compress with an autoencoder."""
-    from bae_ray.compression.sources import FileSource, StoreSource
+    from bae_ray.compression.sources import FileSource, StoreSource, on_any_process
 
     if all(Path(source).suffix in (".npy", ".safetensors") for source in command.source):
         if len(command.autoencoder) > 1:
             raise InvalidInputError(f"{len(command.autoencoder)} autoencoders are given: files take one, a store more.")
-        return [FileSource(source, command.tensor) for source in command.source]
+        return [FileSource(on_any_process(source), command.tensor) for source in command.source]
     if len(command.source) != 1:
         raise InvalidInputError(f"source is {', '.join(command.source)}: give one store, or files only.")
     cell = _cell_of_run(autoencoder) | command.model_dump(include={"layer", "site", "position"}, exclude_none=True)
@@ -106,7 +106,7 @@ def _sources(command: CompressCommand, autoencoder: str) -> list["ActivationSour
             f"{autoencoder} is no run that says which cell it is of: give --{' and --'.join(sorted(missing))}."
         )
     (store,) = command.source
-    return [StoreSource(store, cell["layer"], cell.get("site", "residual"), cell["position"])]
+    return [StoreSource(on_any_process(store), cell["layer"], cell.get("site", "residual"), cell["position"])]
 
 
 def _cell_of_run(autoencoder: str) -> dict:

@@ -24,7 +24,7 @@ from bae_ray.compression.activations import (
 from bae_ray.compression.codec import CodeWriter, open_container
 from bae_ray.compression.config import ArrayFormat, CompressConfig
 from bae_ray.compression.container import ContainerWriter
-from bae_ray.compression.sources import ActivationSource, rows_of
+from bae_ray.compression.sources import ActivationSource, on_any_process, rows_of
 from bae_ray.errors import InvalidInputError
 
 TENSOR = "activations"
@@ -66,7 +66,8 @@ class Compression(Conversion):
                 f"{source.name} has vectors of {matrix[0].shape[1]} numbers; the autoencoder {autoencoder} takes "
                 f"{loaded.d_in}. Give the autoencoder of these activations."
             )
-        self.source, self.autoencoder, self.config, self.name = source, autoencoder, config, name + CODES_SUFFIX
+        self.source, self.config, self.name = source, config, name + CODES_SUFFIX
+        self.autoencoder = on_any_process(autoencoder)
         self.rows, self.block_rows = sum(map(len, matrix)), config.block_rows
         self.bytes_before = sum(piece.numel() * piece.element_size() for piece in matrix)
         how = config.model_dump(mode="json", include={"scheme", "threshold", "block_rows"})
@@ -102,7 +103,8 @@ class Decompression(Conversion):
         with open_container(container) as reader:
             check_model(loaded, reader)
             header, digest = reader.header, reader.digest.hex()
-        self.container, self.autoencoder, self.format, self.name = container, autoencoder, format, f"{name}.{format}"
+        self.format, self.name = format, f"{name}.{format}"
+        self.container, self.autoencoder = on_any_process(container), on_any_process(autoencoder)
         self.rows, self.block_rows, self.d_in = header.rows, header.block_rows, loaded.d_in
         self.bytes_before = Path(container).stat().st_size
         self.request = {"container": digest, "autoencoder": header.model_hash, "format": format}

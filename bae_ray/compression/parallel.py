@@ -50,7 +50,7 @@ def convert(conversions: Sequence[Conversion], out: Path, config: ParallelConfig
     Raises `InvalidInputError` where an output is already there of something else, before any work, and
     `CompressionError` where parts failed; outputs and parts that are finished are kept.
     """
-    outputs = [_Output(conversion, out, config) for conversion in conversions]
+    outputs = [_Output(conversion, out.absolute(), config) for conversion in conversions]
     if doubled := {o.conversion.name for o in outputs if sum(o.file == other.file for other in outputs) > 1}:
         raise InvalidInputError(f"{min(doubled)} would be written twice. Give inputs of different names.")
     waiting = [output for output in outputs if output.receipt() is None]

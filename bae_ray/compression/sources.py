@@ -20,6 +20,11 @@ from bae_ray.errors import InvalidInputError, UnreadableFileError
 from bae_ray.storage import without_credentials
 
 
+def on_any_process(location: str) -> str:
+    """A location as processes with another working directory find it: a local path made absolute."""
+    return str(Path(location).absolute()) if Path(location).exists() else location
+
+
 class StoreSource(NamedTuple):
     """One cell of an activation store."""
 

@@ -88,10 +88,13 @@ def test_done_again_it_only_prints_the_table(compressed: Path, folder: Path, bae
 
 
 @pytest.mark.parametrize("format_", ["npy", "safetensors"])
-def test_back_to_activations(compressed: Path, folder: Path, tmp_path: Path, bae_ray: Command, format_: str) -> None:
+def test_back_to_activations(
+    compressed: Path, folder: Path, tmp_path: Path, bae_ray: Command, monkeypatch: pytest.MonkeyPatch, format_: str
+) -> None:
+    monkeypatch.chdir(folder)  # relative paths hold on the workers too
     code, printed, _ = bae_ray(
-        "decompress", "--source", compressed, "--autoencoder", folder / "other", folder / "autoencoder",
-        "--out", tmp_path, "--format", format_, "--part-rows", 100, "--workers", 1, "--gpus-per-worker", 0,
+        "decompress", "--source", "codes", "--autoencoder", "other", "autoencoder", "--out", tmp_path,
+        "--format", format_, "--part-rows", 100, "--workers", 1, "--gpus-per-worker", 0,
     )  # fmt: skip
     assert code == 0
     assert f"a.{format_}" in printed
