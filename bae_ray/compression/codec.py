@@ -89,7 +89,7 @@ class CodeWriter:
     def _flips(self, code: Tensor) -> np.ndarray:
         """Kept bits that differ from the typical code, each as row * F + latent."""
         bits = as_bits(code)
-        if bits.is_cuda:  # only the flips leave the device
+        if bits.device.type != "cpu":  # only the flips leave the device
             flips = (bits != self._typical.to(bits.device)).flatten().nonzero().squeeze(1).cpu().numpy()
         else:
             flips = np.flatnonzero(bits.numpy() != self._table.typical)
@@ -110,7 +110,7 @@ def as_bits(code: Tensor) -> Tensor:
 
 
 def _largest(bits: Tensor) -> int:
-    return int(bits.max() if bits.is_cuda else bits.numpy().max())  # numpy's is several times faster here
+    return int(bits.numpy().max() if bits.device.type == "cpu" else bits.max())  # numpy's is several times faster here
 
 
 def compress(

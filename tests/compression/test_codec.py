@@ -121,6 +121,15 @@ def simulated(bits: float, rows: int, d_latent: int) -> tuple[Tensor, Tensor]:
     return (torch.rand(rows, d_latent, generator=generator) < rates).to(torch.uint8), rates
 
 
+@pytest.mark.parametrize(("rows", "d_latent", "rate"), [(200_000, 1, 0.5), (40, 70_000, 0.999), (65_537, 3, 1e-4)])
+@pytest.mark.parametrize("scheme", ["entropy", "indices"])
+def test_large_blocks(rows: int, d_latent: int, rate: float, scheme: Scheme) -> None:
+    """More flips than are coded at a time, more latents than 16 bits tell apart, gaps longer than the tables."""
+    code = (torch.rand(rows, d_latent, generator=torch.Generator().manual_seed(0)) < rate).to(torch.uint8)
+    for prior in (torch.zeros(d_latent), torch.full((d_latent,), 0.3)):
+        assert torch.equal(decompress(compress(code, prior, scheme, block_rows=rows)), code)
+
+
 @pytest.mark.parametrize("bits", [100, 500])
 def test_size_is_the_entropy(bits: float) -> None:
     code, rates = simulated(bits, 4096, 2048)
