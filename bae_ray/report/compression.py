@@ -117,4 +117,4 @@ def _print(table: pd.DataFrame) -> None:
             "never" if math.isinf(row["payback_n"]) else f"{row['payback_n']:,.0f}",
         )  # fmt: skip
     console = Console()
-    Console(width=max(console.width, 160)).print(printed)
+    Console(width=max(console.width, 200)).print(printed)

@@ -43,7 +43,7 @@ def test_more_bytes_less_distortion(vectors: tuple[np.ndarray, np.ndarray]) -> N
     assert errors[0] == pytest.approx(1, abs=0.02)
     assert errors[0] > errors[1] > errors[2] > errors[4]
     assert errors[3] > errors[4]
-    two = residual(train, x, 2)
+    two = residual(train[:600], x, 2)
     assert two.bytes_per_vector == 2
     assert two.side_bytes == 2 * 256 * D * 4
     assert distortion(torch.from_numpy(x), two.x_hat).fvu < errors[0] / 5

@@ -2,12 +2,16 @@
 
 import json
 import random
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from bae_ray.activations.config import TokensConfig
+from bae_ray.errors import InvalidInputError
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,7 +63,15 @@ def test_held_out_activations_are_compressed(
     pd.testing.assert_frame_equal(pd.read_csv(file), table)
 
 
-def test_single_positions_are_refused() -> None:
-    done = job("--extract.positions", "4")
-    assert done.returncode == 2
-    assert "extract.positions is (4,): this job takes all" in done.stderr
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"positions": (4,), "tokens": TokensConfig()}, r"extract.positions is \(4,\): this job takes all"),
+        ({"sites": ("mlp_in",)}, r"extract.sites is \('mlp_in',\): this job takes residual"),
+    ],
+)
+def test_what_the_job_does_not_take(changed: dict, message: str, tmp_path: Path) -> None:
+    module = runpy.run_path(str(ROOT / "jobs" / "compression.py"))
+    preset = module["PRESETS"]["laptop"]
+    with pytest.raises(InvalidInputError, match=message):
+        module["run"](preset.model_copy(update={"out": tmp_path, "extract": preset.extract.model_copy(update=changed)}))
