@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from bae_ray.cli import commands, stores
+from bae_ray.cli import serve as serving
 from bae_ray.cli.commands import report_failures as report_failures
 from bae_ray.cli.parsing import EXIT_INTERRUPTED as EXIT_INTERRUPTED
 from bae_ray.cli.parsing import EXIT_INVALID as EXIT_INVALID
@@ -25,6 +26,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "report": commands.report,
     "export": commands.export,
     "import": commands.import_,
+    "serve": serving.serve,
 }
 COMMANDS: dict[str, type[Config]] = {
     "extract": commands.ExtractCommand,
@@ -38,6 +40,7 @@ COMMANDS: dict[str, type[Config]] = {
     "report": commands.ReportCommand,
     "export": commands.ExportCommand,
     "import": commands.ImportCommand,
+    "serve": serving.ServeCommand,
 }
 
 
