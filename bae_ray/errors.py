@@ -15,6 +15,10 @@ BaeRayError
 ├── TrainingError          one autoencoder could not be trained
 │   ├── DivergedError
 │   └── OutOfMemoryError
+├── CompressionError       codes cannot be compressed, or a container not be read
+│   ├── CorruptContainerError
+│   ├── ContainerTooLargeError
+│   └── ForeignModelError
 └── CheckpointError        a saved autoencoder cannot be loaded
 
 Every message names the value, what was expected, and what to do.
@@ -79,6 +83,22 @@ class DivergedError(TrainingError):
 
 class OutOfMemoryError(TrainingError):
     """The autoencoders do not fit into the device's memory."""
+
+
+class CompressionError(BaeRayError):
+    """Codes cannot be compressed, or a container of codes cannot be read."""
+
+
+class CorruptContainerError(CompressionError):
+    """The bytes are no container of codes, or not those that were written."""
+
+
+class ContainerTooLargeError(CompressionError):
+    """What a container holds is larger than the caller allows."""
+
+
+class ForeignModelError(CompressionError):
+    """A container's codes are another autoencoder's."""
 
 
 class CheckpointError(BaeRayError):

@@ -3,6 +3,7 @@
 Shapes: N rows, F d_latent, G features, K the largest kept.
 """
 
+import base64
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Literal
@@ -109,6 +110,14 @@ def arrays(
 ) -> Response:
     """An answer of arrays and other fields."""
     return Response(write(made, fields, media, style, limits.max_response_bytes), media_type=media)
+
+
+def container(data: bytes, rows: int, entry: Entry, media: Media) -> Response:
+    """The answer of compress: the container itself, which is safetensors, or in JSON as base64."""
+    if media != JSON:
+        return Response(data, media_type=media)
+    body = s.CompressAnswer(encoder=entry.id, rows=rows, bytes=len(data), data=base64.b64encode(data).decode())
+    return Response(body.model_dump_json(), media_type=media)
 
 
 def texts(

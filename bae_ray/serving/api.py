@@ -8,10 +8,11 @@ from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from bae_ray.compression import Scheme
 from bae_ray.serving import answers, media, metrics
 from bae_ray.serving import schemas as s
 from bae_ray.serving.arrays import Style, read_arrays, read_json
-from bae_ray.serving.bodies import packed_rows, texts_of, vectors_of
+from bae_ray.serving.bodies import container_of, packed_rows, texts_of, vectors_of
 from bae_ray.serving.manners import Body, Exchange, GoneError
 from bae_ray.serving.media import JSON, SAFETENSORS, Media
 from bae_ray.serving.openapi import describe, errors, produces, takes
@@ -26,6 +27,13 @@ Format = Annotated[
     Literal["packed", "indices", "magnitudes"],
     Query(description="The code as bits, the latents that fire, or how strongly each feature is present (burstiness)."),
 ]
+SchemeOption = Annotated[
+    Scheme, Query(description="entropy keeps every bit; indices is the paper's list of the bursty latents (A.5).")
+]
+Threshold = Annotated[
+    float | None, Query(ge=-1, le=0, allow_inf_nan=False, description="indices: least burstiness, log2 |code - prior|.")
+]
+Contents = Annotated[Literal["x", "packed"], Query(description="Activations, or codes as packed bits.")]
 DESCRIPTION = "Encode hidden states of a language model with Binary Autoencoders, decode them, and compress them."
 
 
@@ -125,6 +133,43 @@ def _encoders(service: Service) -> APIRouter:
         operation, rows = packed_rows(found, asked.entry, asked.limits)
         asked.exchange.rows = len(rows)
         made = await service.compute(asked.entry, operation, rows)
+        return answers.arrays(made, {"encoder": asked.entry.id}, asked.answer, arrays, asked.limits)
+
+    @router.post("/v1/encoders/{encoder_id}/compress", **takes(s.EncodeBody), **produces(s.CompressAnswer, *errors()))
+    async def compress(
+        request: Request, encoder_id: EncoderId, scheme: SchemeOption = "entropy", threshold: Threshold = None
+    ) -> Response:
+        """Activations as a container of the codec. A container is safetensors: as such it is the answer itself."""
+        asked = Asked(service, request, encoder_id)
+        if not asked.entry.binary:
+            raise Problem("not_binary", "This encoder's latents are real numbers: only codes can be compressed.")
+        if threshold is not None and scheme != "indices":
+            raise Problem("invalid", "threshold goes with the scheme indices.")
+        body, given = await asked.body()
+        x = vectors_of(read_arrays(body, given, ["x"], asked.limits.max_rows), asked.d_in, asked.limits)
+        asked.exchange.rows = len(x)
+        data = await service.call(asked.entry, "compress", x, scheme, threshold)
+        return answers.container(data, len(x), asked.entry, asked.answer)
+
+    @router.post(
+        "/v1/encoders/{encoder_id}/decompress",
+        **takes(s.DecompressBody),
+        **produces(s.DecompressAnswer, *errors("corrupt")),
+    )
+    async def decompress(
+        request: Request,
+        encoder_id: EncoderId,
+        format: Contents = "x",  # noqa: A002
+        arrays: Arrays = "nested",
+    ) -> Response:
+        """The activations in a container, or its codes."""
+        asked = Asked(service, request, encoder_id)
+        if not asked.entry.binary:
+            raise Problem("not_binary", "This encoder's latents are real numbers: it has made no container.")
+        body, given = await asked.body()
+        data = container_of(body, given, asked.entry, asked.limits)
+        made = await service.call(asked.entry, "decompress", data, format == "packed")
+        asked.exchange.rows = len(next(iter(made.values())))
         return answers.arrays(made, {"encoder": asked.entry.id}, asked.answer, arrays, asked.limits)
 
     @router.post("/v1/encoders/{encoder_id}/texts/encode", **takes(s.TextsBody, binary=False),

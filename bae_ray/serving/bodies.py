@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bae_ray.serving.arrays import array, check_rows, vectors
+from bae_ray.compression import read_header
+from bae_ray.errors import CompressionError
+from bae_ray.serving.arrays import array, check_rows, from_base64, read_json, vectors
 from bae_ray.serving.config import LimitsConfig
+from bae_ray.serving.media import JSON, Media
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.problems import Problem
 from bae_ray.serving.registry import Entry
@@ -41,6 +44,33 @@ def packed_rows(found: dict[str, Any], entry: Entry, limits: LimitsConfig) -> tu
     if code.dtype not in INTEGERS or bool(((code < 0) | (code > 255)).any()):
         raise Problem("invalid", "code has to hold bytes, 0 to 255.")
     return Operation("decode_packed"), code.to(torch.uint8).numpy()
+
+
+def container_of(body: bytes, media: Media, entry: Entry, limits: LimitsConfig) -> bytes:
+    """A container whose header says that it is of this encoder's width, and within the limits.
+
+    Raises `corrupt`, `wrong_width`, `too_many_rows` and `answer_too_large`, before anything of its size is made.
+    """
+    assert entry.config is not None
+    d_in, d_latent = entry.config.widths()
+    if media == JSON:
+        found = read_json(body)
+        if found.keys() != {"data"}:
+            raise Problem("invalid", "The body has to hold data, a container as base64, and nothing else.")
+        body = from_base64(found["data"], "data")
+    try:
+        header = read_header(body)
+    except CompressionError as error:
+        raise Problem("corrupt", "The data is no container of codes, or a damaged one.") from error
+    if header.d_latent != d_latent:
+        raise Problem("wrong_width", f"The container's codes are of other latents than this encoder's {d_latent}.")
+    if header.rows > limits.max_rows:
+        raise Problem("too_many_rows", f"There may be {limits.max_rows} rows in a container.")
+    if not header.rows:
+        raise Problem("invalid", "The container has no rows.")
+    if 4 * d_in * header.rows > limits.max_response_bytes:
+        raise Problem("answer_too_large", f"The answer would take more than {limits.max_response_bytes} bytes.")
+    return body
 
 
 def texts_of(found: dict[str, Any], limits: LimitsConfig) -> list[str]:

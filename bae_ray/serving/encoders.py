@@ -13,6 +13,8 @@ import torch
 from ray import serve
 
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
+from bae_ray.compression import Scheme, compress_activations, decompress_activations, open_container
+from bae_ray.compression.activations import check_model
 from bae_ray.errors import BaeRayError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.features import describe_feature
@@ -64,21 +66,16 @@ class Encoders:
         autoencoder = await self._loaded(serve.get_multiplexed_model_id())
         return await self._in(self._thread, describe_feature, autoencoder, index)
 
-    async def compress(self, x: np.ndarray, **options: Any) -> bytes:
-        """Activations [N, D] as the codec's container."""
-        from bae_ray.compression import compress_activations
-
+    async def compress(self, x: np.ndarray, scheme: Scheme, threshold: float | None) -> bytes:
+        """Activations [N, D] as the codec's container. Raises `InvalidInputError` for another kind of encoder."""
         autoencoder = await self._loaded(serve.get_multiplexed_model_id())
-        call = partial(compress_activations, autoencoder, torch.from_dlpack(x), **options)
+        call = partial(compress_activations, autoencoder, torch.from_dlpack(x), scheme, threshold=threshold)
         return await self._in(self._coders, call)
 
-    async def decompress(self, data: bytes) -> np.ndarray:
-        """The activations [N, D] in a container."""
-        from bae_ray.compression import decompress_activations
-
+    async def decompress(self, data: bytes, packed: bool) -> dict[str, np.ndarray]:
+        """`x` [N, D] of a container, or its packed `code`. Raises `CompressionError` for one of another encoder."""
         autoencoder = await self._loaded(serve.get_multiplexed_model_id())
-        x = await self._in(self._coders, decompress_activations, autoencoder, data)
-        return x.float().cpu().numpy()
+        return await self._in(self._coders, _decompress, autoencoder, data, packed)
 
     def _load(self, key: str) -> Autoencoder:
         encoder_id, _, version = key.partition("@")
@@ -100,6 +97,14 @@ class Encoders:
 def _compute(autoencoder: Autoencoder, operation: Operation, parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """Each part by itself: they are large, or few. Small ones are joined, which is what batching is for."""
     return compute(autoencoder, operation, parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+
+def _decompress(autoencoder: Autoencoder, data: bytes, packed: bool) -> dict[str, np.ndarray]:
+    if not packed:
+        return {"x": decompress_activations(autoencoder, data).numpy()}
+    with open_container(data) as reader:
+        check_model(autoencoder, reader)
+        return {"code": np.concatenate([np.packbits(code, axis=1) for code in reader.codes(0, len(reader))])}
 
 
 def encoders(config: ServiceConfig) -> serve.Application:

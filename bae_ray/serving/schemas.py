@@ -131,6 +131,16 @@ class DecompressBody(_Schema):
     data: str = Field(description="The container, base64.")
 
 
+class DecompressAnswer(_Schema):
+    """What was in a container."""
+
+    encoder: str
+    x: Matrix | None = None
+    """format=x: activations [n, d]."""
+    code: Codes | None = None
+    """format=packed: [n, ceil(d_latent / 8)] bytes."""
+
+
 class FeatureAnswer(_Schema):
     """A feature of an encoder."""
 

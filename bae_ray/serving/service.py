@@ -15,7 +15,7 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
-from bae_ray.errors import BaeRayError, CheckpointError, InvalidInputError
+from bae_ray.errors import BaeRayError, CheckpointError, CompressionError, InvalidInputError
 from bae_ray.serving.batching import Batcher
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import ChangedError
@@ -29,6 +29,7 @@ from bae_ray.serving.texts import TextActivations, TooLongError
 GONE = (RayActorError, RaySystemError, ReplicaUnavailableError, DeploymentUnavailableError)
 """What calls of a replica that died raise."""
 TRIES = 2
+CORRUPT = "The data is no container of this encoder's codes, or a damaged one. Compress the activations anew."
 READY_FOR_S = 1.0
 READY_TIMEOUT_S = 5.0
 T = TypeVar("T")
@@ -110,6 +111,8 @@ class Service:
             raise Problem("deadline", "The computation took too long. Send fewer rows.") from error
         except BackPressureError as error:
             raise Problem("overloaded", "The encoders have more to do than they can do now.") from error
+        except CompressionError as error:
+            raise Problem("corrupt", CORRUPT) from error
         except (ChangedError, TaskCancelledError, RequestCancelledError, *GONE) as error:
             raise Problem("unavailable", "The replica that computed this went away. Send the request again.") from error
         except CheckpointError as error:

@@ -1,0 +1,139 @@
+"""Activations as bytes through a binary autoencoder, and back, at the autoencoder's loss.
+
+Shapes: N samples, D d_in, F d_latent.
+"""
+
+import io
+from collections.abc import Iterable
+
+import torch
+import xxhash
+from torch import Tensor
+
+from bae_ray.activations.rows import Rows
+from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder
+from bae_ray.compression.codec import (
+    BLOCK_ROWS,
+    MAX_BYTES,
+    CodeWriter,
+    Source,
+    check_rows,
+    check_size,
+    open_container,
+)
+from bae_ray.compression.container import ContainerReader
+from bae_ray.compression.header import Scheme
+from bae_ray.errors import ForeignModelError, InvalidInputError
+
+
+def model_hash(autoencoder: Autoencoder) -> str:
+    """32 hex digits that identify an autoencoder: its config and every number of its weights and reference set."""
+    digest = xxhash.xxh3_128(autoencoder.config.model_dump_json().encode())
+    for name, tensor in sorted(autoencoder.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def check_compressible(autoencoder: Autoencoder) -> None:
+    """Raise `InvalidInputError` for an autoencoder whose latents are no codes."""
+    if not isinstance(autoencoder, BinaryAutoencoder):
+        raise InvalidInputError(
+            f"the autoencoder's architecture is {autoencoder.config.model_dump()['architecture']}, whose latents are "
+            "no codes of 0 and 1; expected bae. Train a binary autoencoder on these activations."
+        )
+
+
+@torch.no_grad()
+def compress_activations(
+    autoencoder: Autoencoder,
+    x: Tensor | Rows,
+    scheme: Scheme = "entropy",
+    *,
+    prior: Tensor | None = None,
+    block_rows: int = BLOCK_ROWS,
+    threshold: float | None = None,
+) -> bytes:
+    """Activations [N, D] as a container of their codes, which names the autoencoder; see `compress`.
+
+    `prior` [F] is by default the autoencoder's own. Raises `InvalidInputError` for an autoencoder that is not binary
+    or activations of another width.
+    """
+    file = io.BytesIO()
+    batches = x.split(block_rows)
+    write_activations(file, autoencoder, batches, scheme, prior=prior, block_rows=block_rows, threshold=threshold)
+    return file.getvalue()
+
+
+@torch.no_grad()
+def write_activations(
+    file: io.BufferedIOBase | io.BytesIO,
+    autoencoder: Autoencoder,
+    batches: Iterable[Tensor],
+    scheme: Scheme = "entropy",
+    *,
+    prior: Tensor | None = None,
+    block_rows: int = BLOCK_ROWS,
+    threshold: float | None = None,
+) -> None:
+    """The same for batches [n, D] of activations into a file, in bounded memory."""
+    check_compressible(autoencoder)
+    device = autoencoder.mean.device
+    with CodeWriter(
+        file,  # pyright: ignore[reportArgumentType]
+        autoencoder.prior if prior is None else prior,
+        scheme,
+        block_rows=block_rows,
+        threshold=threshold,
+        model_hash=model_hash(autoencoder),
+    ) as writer:
+        for batch in batches:
+            writer.write(autoencoder.encode(batch.to(device)))
+
+
+def decompress_activations(
+    autoencoder: Autoencoder,
+    data: Source,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Tensor:
+    """The reconstructions [N, D] of a container's activations, or of rows `start` to `stop` - 1, on the CPU.
+
+    Raises `ForeignModelError` where another autoencoder made the codes, and what `decompress` does.
+    """
+    with open_container(data) as reader:
+        check_model(autoencoder, reader)
+        stop = len(reader) if stop is None else stop
+        check_rows(reader, start, stop)
+        width = autoencoder.d_in * autoencoder.mean.dtype.itemsize
+        check_size(reader, stop - start, max(width, reader.header.d_latent), max_bytes)
+        x_hat = torch.empty(stop - start, autoencoder.d_in, dtype=autoencoder.mean.dtype)
+        done = 0
+        for part in reconstructions(autoencoder, reader, start, stop):
+            x_hat[done : done + len(part)] = part
+            done += len(part)
+        return x_hat
+
+
+@torch.no_grad()
+def reconstructions(autoencoder: Autoencoder, reader: ContainerReader, start: int, stop: int) -> Iterable[Tensor]:
+    """The same, a block or less of them at a time, on the autoencoder's device."""
+    for code in reader.codes(start, stop):
+        yield autoencoder.decode(torch.from_numpy(code).to(autoencoder.mean.device))
+
+
+def check_model(autoencoder: Autoencoder, reader: ContainerReader) -> None:
+    """Raise `ForeignModelError` where the codes are not this autoencoder's."""
+    check_compressible(autoencoder)
+    header, own = reader.header, model_hash(autoencoder)
+    if header.model_hash != own:
+        maker = f"the autoencoder {header.model_hash}" if header.model_hash else "an autoencoder that it does not name"
+        raise ForeignModelError(
+            f"the container's codes were made by {maker}; this one is {own}. Load the autoencoder that compressed them."
+        )
+    if header.d_latent != autoencoder.d_latent:
+        raise ForeignModelError(
+            f"the container's codes have {header.d_latent} latents; this autoencoder has {autoencoder.d_latent}."
+        )

@@ -1,0 +1,206 @@
+"""Codes of 0 and 1 as bytes, and back.
+
+Shapes: N samples, F d_latent.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bae_ray.compression.container import ContainerReader, ContainerWriter
+from bae_ray.compression.header import Header, Scheme
+from bae_ray.compression.indices import LOWEST, kept_latents
+from bae_ray.compression.prior import PriorTable
+from bae_ray.errors import ContainerTooLargeError, InvalidInputError
+
+BLOCK_ROWS = 1024
+MAX_BYTES = 4 << 30
+"""What decoding may take by default, in bytes."""
+
+Source = bytes | bytearray | memoryview | str | Path | BinaryIO
+"""A container: its bytes, the path of its file, or the file itself, open for reading."""
+
+
+class CodeWriter:
+    """Writes codes into a container as they come, in memory for one block of them and its code.
+
+    Use as a context: the container is whole when it is left without an error.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        prior: Tensor,
+        scheme: Scheme = "entropy",
+        *,
+        block_rows: int = BLOCK_ROWS,
+        threshold: float | None = None,
+        model_hash: str = "",
+    ) -> None:
+        """For parameters and errors see `compress`; `file` must be able to seek."""
+        if threshold is not None and scheme != "indices":
+            raise InvalidInputError(f"threshold is {threshold}; scheme {scheme} keeps all bits. Use scheme indices.")
+        self._table = PriorTable.of(prior)
+        d_latent = len(prior)
+        header = Header(0, d_latent, scheme, block_rows, model_hash, self._table.hash)
+        header.check()
+        self._typical = torch.from_numpy(self._table.typical)
+        self._kept = kept_latents(prior, LOWEST if threshold is None else threshold) if scheme == "indices" else None
+        self._writer = ContainerWriter(file, header, self._table)
+        self._size, self._waiting, self._rows = block_rows, [], 0
+
+    def write(self, code: Tensor) -> None:
+        """Add codes [n, F]. Raises `InvalidInputError` for what is no code of this prior."""
+        if code.ndim != 2 or code.shape[1] != len(self._typical):
+            raise InvalidInputError(
+                f"code has shape {tuple(code.shape)}; the prior is of {len(self._typical)} latents: expected "
+                f"[n, {len(self._typical)}]. Give codes and prior of one autoencoder."
+            )
+        while len(code):
+            taken, code = code[: self._size - self._rows], code[self._size - self._rows :]
+            self._waiting.append(self._flips(taken) + self._rows * len(self._typical))
+            self._rows += len(taken)
+            if self._rows == self._size:
+                self._flush()
+
+    def finish(self) -> Header:
+        """Write what is left; what the container holds."""
+        if self._rows:
+            self._flush()
+        return self._writer.finish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish()
+
+    def _flush(self) -> None:
+        self._writer.write_block(np.concatenate(self._waiting), self._rows)
+        self._waiting, self._rows = [], 0
+
+    def _flips(self, code: Tensor) -> np.ndarray:
+        """Kept bits that differ from the typical code, each as row * F + latent."""
+        bits = as_bits(code)
+        if bits.is_cuda:  # only the flips leave the device
+            flips = (bits != self._typical.to(bits.device)).flatten().nonzero().squeeze(1).cpu().numpy()
+        else:
+            flips = np.flatnonzero(bits.numpy() != self._table.typical)
+        return flips if self._kept is None else flips[self._kept[flips % len(self._kept)]]
+
+
+def as_bits(code: Tensor) -> Tensor:
+    """A code of any dtype as uint8, on its device. Raises `InvalidInputError` where it is not of 0 and 1 only."""
+    code = code.detach()
+    bits = code.view(torch.uint8) if code.dtype == torch.bool else code.to(torch.uint8)
+    if bits.numel() and (int(bits.max()) > 1 or (bits.dtype != code.dtype and not bool((bits == code).all()))):
+        bad = code[(code != 0) & (code != 1)][0]
+        raise InvalidInputError(
+            f"code holds {bad.item()}; expected 0 and 1 only. Give the latents of a binary autoencoder; those of "
+            "another one cannot be compressed."
+        )
+    return bits.contiguous()
+
+
+def compress(
+    code: Tensor,
+    prior: Tensor,
+    scheme: Scheme = "entropy",
+    *,
+    block_rows: int = BLOCK_ROWS,
+    threshold: float | None = None,
+    model_hash: str = "",
+) -> bytes:
+    """Codes [N, F] of 0 and 1, of any dtype and device, as a container; `prior` [F] are the firing rates.
+
+    `entropy` keeps every bit, at the cost of its entropy under the prior. `indices` is the paper's scheme (Appendix
+    A.5): the indices of the bits whose burstiness, log2 |code - prior|, is above `threshold`, in [log2 0.5, 0] and by
+    default log2 0.5; that loses nothing but for latents whose prior is exactly 0.5, which come back as 0. Blocks of
+    `block_rows` rows can be read without the others. `model_hash` is kept in the header.
+
+    Raises `InvalidInputError` for a code that is not of 0 and 1, or a prior that does not fit it.
+    """
+    file = io.BytesIO()
+    with CodeWriter(file, prior, scheme, block_rows=block_rows, threshold=threshold, model_hash=model_hash) as writer:
+        writer.write(code)
+    return file.getvalue()
+
+
+def decompress(data: Source, *, max_bytes: int = MAX_BYTES) -> Tensor:
+    """The codes of a container, [N, F] in uint8.
+
+    Raises `CorruptContainerError` for what is no container, or a damaged one, and `ContainerTooLargeError` where the
+    codes would take more than `max_bytes`, before they take any.
+    """
+    with open_container(data) as reader:
+        return _read(reader, 0, len(reader), max_bytes)
+
+
+def read_rows(data: Source, start: int, stop: int, *, max_bytes: int = MAX_BYTES) -> Tensor:
+    """The codes of rows `start` to `stop` - 1 of a container, [stop - start, F]; only their blocks are decoded.
+
+    Raises what `decompress` does, and `InvalidInputError` for rows that are not there.
+    """
+    with open_container(data) as reader:
+        check_rows(reader, start, stop)
+        return _read(reader, start, stop, max_bytes)
+
+
+def read_header(data: Source) -> Header:
+    """What a container holds. Its header and tables are checked, its blocks not read; see `decompress`."""
+    with open_container(data) as reader:
+        return reader.header
+
+
+@contextmanager
+def open_container(data: Source) -> Iterator[ContainerReader]:
+    """The reader of a container. Raises `CorruptContainerError`, and `InvalidInputError` where there is no file."""
+    if isinstance(data, str | Path):
+        try:
+            file = open(data, "rb")  # noqa: SIM115
+        except OSError as error:
+            raise InvalidInputError(
+                f"{data} cannot be read: {error.strerror}. Give the file of a container."
+            ) from error
+        with file:
+            yield ContainerReader(file)
+    elif isinstance(data, bytes | bytearray | memoryview):
+        yield ContainerReader(io.BytesIO(data))
+    else:
+        yield ContainerReader(data)
+
+
+def check_rows(reader: ContainerReader, start: int, stop: int) -> None:
+    """Raise `InvalidInputError` where a container has no such rows."""
+    if not 0 <= start <= stop <= len(reader):
+        raise InvalidInputError(
+            f"rows are {start} to {stop}; the container has {len(reader)}: expected 0 <= start <= stop."
+        )
+
+
+def check_size(reader: ContainerReader, rows: int, bytes_per_row: int, max_bytes: int) -> None:
+    """Raise `ContainerTooLargeError` where so many rows, or one block of the container, take more than `max_bytes`."""
+    header = reader.header
+    needed = max(rows * bytes_per_row, min(header.block_rows, header.rows) * header.d_latent)
+    if needed > max_bytes:
+        raise ContainerTooLargeError(
+            f"{rows} rows of {header.d_latent} latents, in blocks of {header.block_rows}, take {needed} bytes; the "
+            f"limit is {max_bytes}. Read fewer rows at a time, or raise max_bytes."
+        )
+
+
+def _read(reader: ContainerReader, start: int, stop: int, max_bytes: int) -> Tensor:
+    check_size(reader, stop - start, reader.header.d_latent, max_bytes)
+    code = np.empty((stop - start, reader.header.d_latent), dtype=np.uint8)
+    done = 0
+    for part in reader.codes(start, stop):
+        code[done : done + len(part)] = part
+        done += len(part)
+    return torch.from_numpy(code)

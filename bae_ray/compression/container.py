@@ -1,0 +1,140 @@
+"""Reading and writing containers of codes, block by block, in memory or in files larger than memory.
+
+Shapes: N rows, F d_latent, R rows of a block, M flips.
+"""
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import xxhash
+
+from bae_ray.compression.entropy import EntropyCoder, Positions
+from bae_ray.compression.header import HEADER_SIZE, Header, Scheme, parse_header, write_header
+from bae_ray.compression.indices import IndexCoder
+from bae_ray.compression.prior import PriorTable
+from bae_ray.errors import CorruptContainerError
+
+COPY_SIZE = 1 << 22
+
+
+def coder_for(scheme: Scheme, table: PriorTable) -> EntropyCoder | IndexCoder:
+    """What codes the blocks of a scheme."""
+    return EntropyCoder(table) if scheme == "entropy" else IndexCoder(len(table.entries))
+
+
+class ContainerWriter:
+    """Writes a container into a file that is open for writing and can seek: blocks one by one, the header last."""
+
+    def __init__(self, file: BinaryIO, header: Header, table: PriorTable) -> None:
+        """`header` without its number of rows, which is counted."""
+        self._file, self._header, self._table = file, header._replace(rows=0), table
+        self._coder = coder_for(header.scheme, table)
+        self._offsets, self._checksums = [0], []
+        file.write(bytes(HEADER_SIZE))
+
+    def write_block(self, flips: Positions, rows: int) -> None:
+        """Add a block of R rows, of which the bits [M] differ from the typical code, each as row * F + latent."""
+        self._add(self._coder.encode(flips, rows), rows)
+
+    def append(self, part: "ContainerReader") -> None:
+        """Add the blocks of another container of the same codes, as they are, each checked."""
+        for block in range(part.header.blocks):
+            self._add(part.read(block), part.header.rows_of(block))
+
+    def finish(self) -> Header:
+        """Write the tables and the header; what the container holds."""
+        file, payload_size = self._file, self._offsets[-1]
+        header = write_header(self._header, payload_size)
+        tables = _tables(self._offsets, self._checksums, self._table)
+        file.write(tables + xxhash.xxh3_128_digest(header + tables))
+        file.seek(0)
+        file.write(header)
+        return self._header
+
+    def _add(self, content: bytes, rows: int) -> None:
+        if self._header.rows % self._header.block_rows:
+            raise ValueError("only the last block may have fewer rows")
+        self._file.write(content)
+        self._offsets.append(self._offsets[-1] + len(content))
+        self._checksums.append(xxhash.xxh3_64_intdigest(content))
+        self._header = self._header._replace(rows=self._header.rows + rows)
+
+
+class ContainerReader:
+    """Reads a container from a file that can seek. All but the blocks is checked at once, each block as it is read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Raises `CorruptContainerError`; memory is taken for what the file holds, never for what it claims."""
+        self._file = file
+        size = file.seek(0, 2)
+        file.seek(0)
+        beginning = file.read(HEADER_SIZE)
+        self.header, self._layout = parse_header(beginning, size)
+        start = self._layout.offsets[0]
+        tables = self._bytes(start, self._layout.digest[0])
+        digest = self._bytes(*self._layout.digest)
+        if xxhash.xxh3_128_digest(beginning + tables) != digest:
+            raise CorruptContainerError("the container's header or tables are damaged. Compress anew.")
+
+        def table(part: tuple[int, int], dtype: str) -> np.ndarray[Any, Any]:
+            return np.frombuffer(tables[part[0] - start : part[1] - start], dtype=dtype)
+
+        self._offsets = table(self._layout.offsets, "<u8").astype(np.int64)
+        self._checksums = table(self._layout.checksums, "<u8")
+        self.table = PriorTable(table(self._layout.prior, "u1"))
+        steps = np.diff(self._offsets)
+        payload_size = self._layout.payload[1] - HEADER_SIZE
+        if self._offsets[0] != 0 or int(self._offsets[-1]) != payload_size or (steps < 0).any():
+            raise CorruptContainerError("the container's block offsets are not ascending. Compress anew.")
+        if self.table.hash != self.header.prior_hash:
+            raise CorruptContainerError("the container's prior is not the one that its header names. Compress anew.")
+        self._coder = coder_for(self.header.scheme, self.table)
+
+    def __len__(self) -> int:
+        return self.header.rows
+
+    def read(self, block: int) -> bytes:
+        """The bytes of a block. Raises `CorruptContainerError` where they are not those that were written."""
+        first, last = self._offsets[block : block + 2].tolist()
+        content = self._bytes(HEADER_SIZE + first, HEADER_SIZE + last)
+        if xxhash.xxh3_64_intdigest(content) != int(self._checksums[block]):
+            first_row = block * self.header.block_rows
+            raise CorruptContainerError(
+                f"block {block} (rows {first_row} to {first_row + self.header.rows_of(block) - 1}) is damaged. Other "
+                "blocks can be read; compress anew for this one."
+            )
+        return content
+
+    def code(self, block: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The codes [R, F] of a block. Raises `CorruptContainerError`."""
+        rows = self.header.rows_of(block)
+        code = np.empty((rows, self.header.d_latent), dtype=np.uint8)
+        code[:] = self.table.typical
+        flat = code.reshape(-1)
+        for flips in self._coder.decode(self.read(block), rows):
+            flat[flips] ^= 1
+        return code
+
+    def codes(self, start: int, stop: int) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+        """The codes of rows `start` to `stop` - 1, a block or less of them at a time; only their blocks are read."""
+        size = self.header.block_rows
+        for block in range(start // size, -(-stop // size) if stop > start else start // size):
+            yield self.code(block)[max(0, start - block * size) : stop - block * size]
+
+    def same_codes(self, other: Self) -> bool:
+        """Whether the other container's codes were made in the same way, so that both can be joined."""
+        return self.header._replace(rows=0) == other.header._replace(rows=0)
+
+    def _bytes(self, start: int, stop: int) -> bytes:
+        self._file.seek(start)
+        content = self._file.read(stop - start)
+        if len(content) != stop - start:
+            raise CorruptContainerError(f"the container ends at byte {start + len(content)}, expected {stop}.")
+        return content
+
+
+def _tables(offsets: list[int], checksums: list[int], table: PriorTable) -> bytes:
+    return (
+        np.array(offsets, dtype="<u8").tobytes() + np.array(checksums, dtype="<u8").tobytes() + table.entries.tobytes()
+    )
