@@ -1,7 +1,9 @@
 """The routes: what is asked in HTTP's words, and answered in the same."""
 
+import asyncio
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
@@ -11,8 +13,8 @@ from starlette.exceptions import HTTPException
 from bae_ray.compression import Scheme
 from bae_ray.serving import answers, media, metrics
 from bae_ray.serving import schemas as s
-from bae_ray.serving.arrays import Style, read_arrays, read_json
-from bae_ray.serving.bodies import container_of, packed_rows, texts_of, vectors_of
+from bae_ray.serving.arrays import Style, read_json
+from bae_ray.serving.bodies import coded_rows, container_of, texts_of, vectors_of
 from bae_ray.serving.manners import Body, Exchange, GoneError
 from bae_ray.serving.media import JSON, SAFETENSORS, Media
 from bae_ray.serving.openapi import describe, errors, produces, takes
@@ -35,6 +37,10 @@ Threshold = Annotated[
 ]
 Contents = Annotated[Literal["x", "packed"], Query(description="Activations, or codes as packed bits.")]
 DESCRIPTION = "Encode hidden states of a language model with Binary Autoencoders, decode them, and compress them."
+
+
+T = TypeVar("T")
+INLINE_BYTES = 1 << 15
 
 
 class Asked:
@@ -74,8 +80,8 @@ def create_app(service: Service) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
     )
-    app.include_router(_encoders(service))
-    app.include_router(_health(service))
+    for routes in (_registry, _codes, _codec, _texts, _health):
+        app.include_router(routes(service))
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -85,7 +91,7 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def _encoders(service: Service) -> APIRouter:
+def _registry(service: Service) -> APIRouter:
     router = APIRouter(tags=["encoders"])
 
     @router.get("/v1/encoders", **produces(s.EncoderList, "not_acceptable"))
@@ -108,6 +114,26 @@ def _encoders(service: Service) -> APIRouter:
         entry = service.entry(encoder_id, asked.exchange.caller)
         return Response(answers.info(entry, asked.limits).model_dump_json(), media_type=JSON)
 
+    @router.get("/v1/encoders/{encoder_id}/features/{index}",
+                **produces(s.FeatureAnswer, *errors("feature_not_found", body=False)))  # fmt: skip
+    async def get_feature(
+        request: Request, encoder_id: EncoderId, index: Annotated[int, Path(ge=0)], arrays: Arrays = "nested"
+    ) -> Response:
+        """What the encoder says of a feature: how often it fires, its direction, and the features most like it."""
+        asked = Asked(service, request, encoder_id, takes_body=False)
+        if index >= (n := answers.n_features(asked.entry)):
+            raise Problem("feature_not_found", f"The encoder has the features 0 to {n - 1}.")
+        found = await service.call(asked.entry, "feature", index)
+        made = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+        fields = {"encoder": asked.entry.id, "index": index, "firing_rate": found["firing_rate"]}
+        return await _aside(_size(made), answers.arrays, made, fields, asked.answer, arrays, asked.limits)
+
+    return router
+
+
+def _codes(service: Service) -> APIRouter:
+    router = APIRouter(tags=["encoders"])
+
     @router.post("/v1/encoders/{encoder_id}/encode", **takes(s.EncodeBody), **produces(s.EncodeAnswer, *errors()))
     async def encode(
         request: Request, encoder_id: EncoderId, format: Format = "packed", top_k: TopK = None,  # noqa: A002
@@ -117,23 +143,32 @@ def _encoders(service: Service) -> APIRouter:
         asked = Asked(service, request, encoder_id)
         operation = answers.operation(asked.entry, format, top_k)
         body, given = await asked.body()
-        x = vectors_of(read_arrays(body, given, ["x"], asked.limits.max_rows), asked.d_in, asked.limits)
+        x = await _aside(len(body), vectors_of, body, given, asked.d_in, asked.limits)
         answers.check_size(asked.entry, operation, len(x), asked.limits)
         asked.exchange.rows = len(x)
         made = await service.compute(asked.entry, operation, x)
         fields = {"encoder": asked.entry.id, "d_latent": asked.d_latent, "format": format}
-        return answers.encoded(made, fields, format, top_k, asked.answer, arrays, asked.limits)
+        return await _aside(
+            _size(made), answers.encoded, made, fields, format, top_k, asked.answer, arrays, asked.limits
+        )
 
     @router.post("/v1/encoders/{encoder_id}/decode", **takes(s.DecodeBody), **produces(s.DecodeAnswer, *errors()))
     async def decode(request: Request, encoder_id: EncoderId, arrays: Arrays = "nested") -> Response:
         """Reconstruct activations from packed codes, from the indices of the latents that fire, or from latents."""
         asked = Asked(service, request, encoder_id)
         body, given = await asked.body()
-        found = read_arrays(body, given, ["code", "indices", "splits", "latents"], asked.limits.max_rows)
-        operation, rows = packed_rows(found, asked.entry, asked.limits)
+        operation, rows = await _aside(len(body), coded_rows, body, given, asked.entry, asked.limits)
         asked.exchange.rows = len(rows)
         made = await service.compute(asked.entry, operation, rows)
-        return answers.arrays(made, {"encoder": asked.entry.id}, asked.answer, arrays, asked.limits)
+        return await _aside(
+            _size(made), answers.arrays, made, {"encoder": asked.entry.id}, asked.answer, arrays, asked.limits
+        )
+
+    return router
+
+
+def _codec(service: Service) -> APIRouter:
+    router = APIRouter(tags=["compression"])
 
     @router.post("/v1/encoders/{encoder_id}/compress", **takes(s.EncodeBody), **produces(s.CompressAnswer, *errors()))
     async def compress(
@@ -146,7 +181,7 @@ def _encoders(service: Service) -> APIRouter:
         if threshold is not None and scheme != "indices":
             raise Problem("invalid", "threshold goes with the scheme indices.")
         body, given = await asked.body()
-        x = vectors_of(read_arrays(body, given, ["x"], asked.limits.max_rows), asked.d_in, asked.limits)
+        x = await _aside(len(body), vectors_of, body, given, asked.d_in, asked.limits)
         asked.exchange.rows = len(x)
         data = await service.call(asked.entry, "compress", x, scheme, threshold)
         return answers.container(data, len(x), asked.entry, asked.answer)
@@ -167,10 +202,18 @@ def _encoders(service: Service) -> APIRouter:
         if not asked.entry.binary:
             raise Problem("not_binary", "This encoder's latents are real numbers: it has made no container.")
         body, given = await asked.body()
-        data = container_of(body, given, asked.entry, asked.limits)
+        data = await _aside(len(body), container_of, body, given, asked.entry, asked.limits)
         made = await service.call(asked.entry, "decompress", data, format == "packed")
         asked.exchange.rows = len(next(iter(made.values())))
-        return answers.arrays(made, {"encoder": asked.entry.id}, asked.answer, arrays, asked.limits)
+        return await _aside(
+            _size(made), answers.arrays, made, {"encoder": asked.entry.id}, asked.answer, arrays, asked.limits
+        )
+
+    return router
+
+
+def _texts(service: Service) -> APIRouter:
+    router = APIRouter(tags=["texts"])
 
     @router.post("/v1/encoders/{encoder_id}/texts/encode", **takes(s.TextsBody, binary=False),
                  **produces(s.TextsAnswer, *errors("no_language_model", "too_much_text")))  # fmt: skip
@@ -188,21 +231,7 @@ def _encoders(service: Service) -> APIRouter:
             raise Problem("no_language_model", "The language model known by that name is not of the encoder's width.")
         empty = {"indices": np.empty((0, top_k), np.int32), "magnitudes": np.empty((0, top_k), np.float32)}
         made = await service.compute(asked.entry, operation, found.x) if len(found.token_ids) else empty
-        return answers.texts(found, made, asked.entry, asked.answer, asked.limits)
-
-    @router.get("/v1/encoders/{encoder_id}/features/{index}",
-                **produces(s.FeatureAnswer, *errors("feature_not_found", body=False)))  # fmt: skip
-    async def get_feature(
-        request: Request, encoder_id: EncoderId, index: Annotated[int, Path(ge=0)], arrays: Arrays = "nested"
-    ) -> Response:
-        """What the encoder says of a feature: how often it fires, its direction, and the features most like it."""
-        asked = Asked(service, request, encoder_id, takes_body=False)
-        if index >= (n := answers.n_features(asked.entry)):
-            raise Problem("feature_not_found", f"The encoder has the features 0 to {n - 1}.")
-        found = await service.call(asked.entry, "feature", index)
-        made = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
-        fields = {"encoder": asked.entry.id, "index": index, "firing_rate": found["firing_rate"]}
-        return answers.arrays(made, fields, asked.answer, arrays, asked.limits)
+        return await _aside(_size(made) * 8, answers.texts, found, made, asked.entry, asked.answer, asked.limits)
 
     return router
 
@@ -229,6 +258,15 @@ def _health(service: Service) -> APIRouter:
         return Response(service.metrics.page(ready, len(entries) - ready), media_type=metrics.CONTENT_TYPE)
 
     return router
+
+
+async def _aside(size: int, function: Callable[..., T], *arguments: Any) -> T:
+    """A call that takes as long as its data is large, in a thread, so that other requests are answered meanwhile."""
+    return function(*arguments) if size < INLINE_BYTES else await asyncio.to_thread(function, *arguments)
+
+
+def _size(made: Mapping[str, np.ndarray]) -> int:
+    return sum(array.nbytes for array in made.values())
 
 
 def _json_only(request: Request) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bae_ray.compression import read_header
 from bae_ray.errors import CompressionError
-from bae_ray.serving.arrays import array, check_rows, from_base64, read_json, vectors
+from bae_ray.serving.arrays import array, check_rows, from_base64, read_arrays, read_json, vectors
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.media import JSON, Media
 from bae_ray.serving.operations import Operation
@@ -21,13 +21,15 @@ from bae_ray.serving.registry import Entry
 INTEGERS = (torch.uint8, torch.int32, torch.int64)
 
 
-def vectors_of(found: dict[str, Any], d_in: int, limits: LimitsConfig) -> np.ndarray:
-    """Activations [N, D] from the arrays of a body."""
+def vectors_of(body: bytes, media: Media, d_in: int, limits: LimitsConfig) -> np.ndarray:
+    """Activations [N, D] of a body."""
+    found = read_arrays(body, media, ["x"], limits.max_rows)
     return vectors(found["x"], "x", d_in, "d_in", limits.max_rows)
 
 
-def packed_rows(found: dict[str, Any], entry: Entry, limits: LimitsConfig) -> tuple[Operation, np.ndarray]:
+def coded_rows(body: bytes, media: Media, entry: Entry, limits: LimitsConfig) -> tuple[Operation, np.ndarray]:
     """What to decode: packed codes [N, B] or latents [N, F], and how."""
+    found = read_arrays(body, media, ["code", "indices", "splits", "latents"], limits.max_rows)
     assert entry.config is not None
     _, d_latent = entry.config.widths()
     names = found.keys() - {"splits"}
