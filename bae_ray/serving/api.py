@@ -1,9 +1,10 @@
 """The routes: what is asked in HTTP's words, and answered in the same."""
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
@@ -304,3 +305,7 @@ async def _gone(_request: Request, _error: Exception) -> Response:
 async def _internal(request: Request, _error: Exception) -> Response:
     detail = "Something went wrong here. The service's log has it under this request id."
     return await _problem(request, Problem("internal", detail))
+
+
+if __name__ == "__main__":  # the description that is committed; no route is called, so that no service is needed
+    print(json.dumps(create_app(cast(Service, None)).openapi(), indent=1))

@@ -72,6 +72,6 @@ def describe(app: FastAPI) -> dict[str, Any]:
             for operation in item.values():
                 operation["responses"].pop("422", None) if path in ("/livez", "/metrics") else None
                 if path.startswith("/v1"):
-                    operation["security"] = [{"key": []}, {}]
+                    operation["security"] = [{"key": []}]
         app.openapi_schema = made
     return app.openapi_schema
