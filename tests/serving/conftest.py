@@ -20,6 +20,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_encoder(folder / "bae")
     make_encoder(folder / "relu", 2, "relu")
     make_run(folder / "run", "tiny")
+    make_run(folder / "demo", "tiny")
     make_encoder(folder / "cut")
     weights = (folder / "cut" / "model.safetensors").read_bytes()
     (folder / "cut" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
