@@ -19,6 +19,7 @@ VERBS = [
     "report",
     "export",
     "import",
+    "serve",
 ]
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
