@@ -17,6 +17,8 @@ VERBS = [
     "sweep",
     "entropy",
     "report",
+    "compress",
+    "decompress",
     "export",
     "import",
     "serve",

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from bae_ray.cli import commands, stores
+from bae_ray.cli import codec, commands, stores
 from bae_ray.cli import serve as serving
 from bae_ray.cli.commands import report_failures as report_failures
 from bae_ray.cli.parsing import EXIT_INTERRUPTED as EXIT_INTERRUPTED
@@ -24,6 +24,8 @@ VERBS: dict[str, Callable[..., int]] = {
     "watch": commands.watch,
     "entropy": commands.entropy,
     "report": commands.report,
+    "compress": codec.compress,
+    "decompress": codec.decompress,
     "export": commands.export,
     "import": commands.import_,
     "serve": serving.serve,
@@ -38,6 +40,8 @@ COMMANDS: dict[str, type[Config]] = {
     "watch": commands.WatchCommand,
     "entropy": commands.EntropyCommand,
     "report": commands.ReportCommand,
+    "compress": codec.CompressCommand,
+    "decompress": codec.DecompressCommand,
     "export": commands.ExportCommand,
     "import": commands.ImportCommand,
     "serve": serving.ServeCommand,

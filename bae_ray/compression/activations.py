@@ -5,6 +5,7 @@ Shapes: N samples, D d_in, F d_latent.
 
 import io
 from collections.abc import Iterable
+from typing import BinaryIO
 
 import torch
 import xxhash
@@ -67,7 +68,7 @@ def compress_activations(
 
 @torch.no_grad()
 def write_activations(
-    file: io.BufferedIOBase | io.BytesIO,
+    file: BinaryIO,
     autoencoder: Autoencoder,
     batches: Iterable[Tensor],
     scheme: Scheme = "entropy",
@@ -80,7 +81,7 @@ def write_activations(
     check_compressible(autoencoder)
     device = autoencoder.mean.device
     with CodeWriter(
-        file,  # pyright: ignore[reportArgumentType]
+        file,
         autoencoder.prior if prior is None else prior,
         scheme,
         block_rows=block_rows,
@@ -88,7 +89,18 @@ def write_activations(
         model_hash=model_hash(autoencoder),
     ) as writer:
         for batch in batches:
+            check_finite(batch)
             writer.write(autoencoder.encode(batch.to(device)))
+
+
+def check_finite(x: Tensor) -> None:
+    """Raise `InvalidInputError` where activations [N, D] hold NaN or infinity, whose codes would mean nothing."""
+    bad = (~x.isfinite()).nonzero()
+    if len(bad):
+        row, column = bad[0].tolist()
+        raise InvalidInputError(
+            f"x[{row}, {column}] is {x[row, column].item()}; expected finite numbers. Leave such vectors out."
+        )
 
 
 def decompress_activations(

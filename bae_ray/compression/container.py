@@ -4,7 +4,7 @@ Shapes: N rows, F d_latent, R rows of a block, M flips.
 """
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 import xxhash
@@ -15,7 +15,7 @@ from bae_ray.compression.indices import IndexCoder
 from bae_ray.compression.prior import PriorTable
 from bae_ray.errors import CorruptContainerError
 
-COPY_SIZE = 1 << 22
+Codes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def coder_for(scheme: Scheme, table: PriorTable) -> EntropyCoder | IndexCoder:
@@ -73,8 +73,8 @@ class ContainerReader:
         self.header, self._layout = parse_header(beginning, size)
         start = self._layout.offsets[0]
         tables = self._bytes(start, self._layout.digest[0])
-        digest = self._bytes(*self._layout.digest)
-        if xxhash.xxh3_128_digest(beginning + tables) != digest:
+        self.digest = self._bytes(*self._layout.digest)
+        if xxhash.xxh3_128_digest(beginning + tables) != self.digest:
             raise CorruptContainerError("the container's header or tables are damaged. Compress anew.")
 
         def table(part: tuple[int, int], dtype: str) -> np.ndarray[Any, Any]:
@@ -106,25 +106,37 @@ class ContainerReader:
             )
         return content
 
-    def code(self, block: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The codes [R, F] of a block. Raises `CorruptContainerError`."""
+    def code(self, block: int, out: Codes | None = None) -> Codes:
+        """The codes [R, F] of a block, in `out` if it is given. Raises `CorruptContainerError`."""
         rows = self.header.rows_of(block)
-        code = np.empty((rows, self.header.d_latent), dtype=np.uint8)
+        code = np.empty((rows, self.header.d_latent), dtype=np.uint8) if out is None else out
         code[:] = self.table.typical
         flat = code.reshape(-1)
         for flips in self._coder.decode(self.read(block), rows):
             flat[flips] ^= 1
         return code
 
-    def codes(self, start: int, stop: int) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    def codes(self, start: int, stop: int) -> Iterator[Codes]:
         """The codes of rows `start` to `stop` - 1, a block or less of them at a time; only their blocks are read."""
         size = self.header.block_rows
-        for block in range(start // size, -(-stop // size) if stop > start else start // size):
+        for block in self._blocks(start, stop):
             yield self.code(block)[max(0, start - block * size) : stop - block * size]
 
-    def same_codes(self, other: Self) -> bool:
-        """Whether the other container's codes were made in the same way, so that both can be joined."""
-        return self.header._replace(rows=0) == other.header._replace(rows=0)
+    def codes_into(self, out: Codes, start: int) -> None:
+        """Fill `out` [n, F] with the codes of rows `start` to `start` + n - 1."""
+        size, stop = self.header.block_rows, start + len(out)
+        for block in self._blocks(start, stop):
+            first, rows = block * size, self.header.rows_of(block)
+            if start <= first and first + rows <= stop:
+                self.code(block, out[first - start : first - start + rows])
+            else:
+                here = slice(max(start, first), min(stop, first + rows))
+                out[here.start - start : here.stop - start] = self.code(block)[here.start - first : here.stop - first]
+
+    def _blocks(self, start: int, stop: int) -> range:
+        """The blocks that hold rows `start` to `stop` - 1."""
+        size = self.header.block_rows
+        return range(start // size, -(-stop // size) if stop > start else start // size)
 
     def _bytes(self, start: int, stop: int) -> bytes:
         self._file.seek(start)

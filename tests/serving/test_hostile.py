@@ -46,7 +46,7 @@ def attack(served: Served, seed: int, n: int) -> list[str]:
                 return None if len(content) > 500_000 else f"{number} {method} {path}: {error!r}"
             if answer.status_code not in ALLOWED:
                 return f"{number} {method} {path} {headers}: {answer.status_code} {answer.text[:200]}"
-            if len(content) < 10_000 and answer.status_code >= 400 and content and content in answer.content:
+            if 16 < len(content) < 10_000 and answer.status_code >= 400 and content in answer.content:
                 return f"{number}: the input is echoed"
             return None
 

@@ -1,0 +1,111 @@
+"""What a language model loses when a layer's activations are replaced by a reconstruction of them.
+
+Shapes: B texts, T tokens, D hidden size, M tokens replaced.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bae_ray.activations.capture import Capture
+from bae_ray.activations.model import ModelSource, load_model_with_head
+from bae_ray.errors import InvalidInputError
+
+Replace = Callable[[Tensor], Tensor]
+"""Activations [M, D] to what stands in for them."""
+
+
+class SplicedLoss(NamedTuple):
+    """Cross-entropies of the next token, in nats per token, over the same texts."""
+
+    tokens: int
+    """Tokens predicted."""
+    clean: float
+    """The model as it is."""
+    spliced: float
+    """With the replacement."""
+
+    @property
+    def change(self) -> float:
+        """How much worse it is with the replacement, in nats per token."""
+        return self.spliced - self.clean
+
+
+class Splicer:
+    """A language model, and its loss with the residual stream at a layer replaced.
+
+    Layer l is `hidden_states[l]` of transformers: what block l receives; the last one is after the final norm.
+    """
+
+    def __init__(self, source: ModelSource, device: str = "cpu") -> None:
+        """Raises `InvalidInputError` where the model has no language-model head."""
+        self._model, self._head = load_model_with_head(source, "float32", device)
+        # Hooks nothing, and so keeps every block.
+        self._blocks = Capture(self._model, (), (), to_the_end=True).blocks
+        self._device = device
+        self._clean: dict[tuple[tuple[int, ...], ...], float] = {}
+        self._real = torch.empty(0)
+
+    @torch.inference_mode()
+    def loss(
+        self, texts: Sequence[Sequence[int]], layer: int, replace: Replace, first: bool = True, batch_size: int = 16
+    ) -> SplicedLoss:
+        """The cross-entropies over token ids, with `replace` at a layer, at every token or all but each text's first.
+
+        Texts of one token predict nothing. Raises `InvalidInputError` where all are, or for a layer that is not there.
+        """
+        if not 0 <= layer <= len(self._blocks):
+            raise InvalidInputError(f"layer {layer} is out of range: expected 0 to {len(self._blocks)}.")
+        texts = sorted((text for text in texts if len(text) > 1), key=len)
+        if not texts:
+            raise InvalidInputError("no text has two tokens, so there is none to predict. Give longer texts.")
+        tokens = sum(len(text) - 1 for text in texts)
+        key = tuple(map(tuple, texts))
+        if key not in self._clean:
+            self._clean[key] = sum(self._losses(texts, batch_size)) / tokens
+        with self._replaced(layer, replace, first):
+            spliced = sum(self._losses(texts, batch_size)) / tokens
+        return SplicedLoss(tokens, self._clean[key], spliced)
+
+    def _losses(self, texts: Sequence[Sequence[int]], batch_size: int) -> Iterator[float]:
+        """The summed cross-entropy of each batch."""
+        for start in range(0, len(texts), batch_size):
+            batch = [torch.tensor(text) for text in texts[start : start + batch_size]]
+            # Padding comes after a text's tokens, and a causal model never looks there.
+            ids = nn.utils.rnn.pad_sequence(batch, batch_first=True).to(self._device)
+            lengths = torch.tensor([len(text) for text in batch], device=self._device)
+            self._real = torch.arange(ids.shape[1], device=self._device) < lengths[:, None]
+            hidden = self._model(input_ids=ids, use_cache=False).last_hidden_state
+            predicting = self._real[:, 1:]
+            logits = self._head(hidden[:, :-1][predicting])
+            yield float(nn.functional.cross_entropy(logits.float(), ids[:, 1:][predicting], reduction="sum"))
+
+    @contextmanager
+    def _replaced(self, layer: int, replace: Replace, first: bool) -> Iterator[None]:
+        def spliced(hidden: Tensor) -> Tensor:
+            wanted = self._real.clone()
+            wanted[:, 0] &= first
+            changed = hidden.clone()
+            changed[wanted] = replace(hidden[wanted]).to(hidden.dtype)
+            return changed
+
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if args:
+                return (spliced(args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": spliced(kwargs["hidden_states"])}
+
+        def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+            output.last_hidden_state = spliced(output.last_hidden_state)
+            return output
+
+        if layer < len(self._blocks):
+            handle = self._blocks[layer].register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            handle = self._model.register_forward_hook(after)
+        try:
+            yield
+        finally:
+            handle.remove()

@@ -1,0 +1,155 @@
+"""The verbs `bae-ray compress | decompress`."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+from rich.console import Console
+from rich.table import Table
+
+from bae_ray.activations.config import Position
+from bae_ray.compression.config import CompressConfig, DecompressConfig
+from bae_ray.errors import ForeignModelError, InvalidInputError
+from bae_ray.files import write_text
+
+if TYPE_CHECKING:
+    from bae_ray.compression.parallel import Receipt
+    from bae_ray.compression.sources import ActivationSource
+
+RUN_FILE = "run.json"
+CODES = "*.codes.safetensors"
+
+
+class CompressCommand(CompressConfig):
+    """Compress activations with trained binary autoencoders: a container of codes for each cell or file."""
+
+    source: Annotated[tuple[str, ...], Field(min_length=1)]
+    """An activation store, or .npy and .safetensors files of one matrix each."""
+    autoencoder: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Folders of autoencoders: of a store, several runs, each for the cell it was trained on; of files, one."""
+    out: Path
+    """Folder of the containers, with a receipt for each. The same command finishes an interrupted run."""
+    layer: int | None = None
+    """Layer of the cell. Left out: the one that the run was trained on."""
+    site: str | None = None
+    """Site of the cell. Left out: the one that the run was trained on."""
+    position: Position | None = None
+    """Position of the cell. Left out: the one that the run was trained on."""
+    tensor: str | None = None
+    """Name of the matrix in safetensors files. Left out: the only one."""
+
+
+class DecompressCommand(DecompressConfig):
+    """Turn containers of codes back into the activations that their autoencoders reconstruct."""
+
+    source: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Containers, or folders of them, as 'bae-ray compress' wrote them."""
+    autoencoder: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Folders of the autoencoders that made the codes; each container names its own."""
+    out: Path
+    """Folder of the arrays, with a receipt for each. The same command finishes an interrupted run."""
+
+
+def compress(command: CompressCommand) -> int:
+    """Run `bae-ray compress`."""
+    from bae_ray.compression.conversions import Compression
+    from bae_ray.compression.parallel import convert
+
+    several = len(command.autoencoder) > 1
+    conversions = [
+        Compression(source, autoencoder, f"{Path(autoencoder).name}/{source.name}" if several else source.name, command)
+        for autoencoder in command.autoencoder
+        for source in _sources(command, autoencoder)
+    ]
+    receipts = convert(conversions, command.out, command, "Compressing")
+    _finish(command, command.out, receipts)
+    return 0
+
+
+def decompress(command: DecompressCommand) -> int:
+    """Run `bae-ray decompress`."""
+    from bae_ray.autoencoders import load_autoencoder
+    from bae_ray.compression import model_hash, read_header
+    from bae_ray.compression.conversions import Decompression
+    from bae_ray.compression.parallel import convert
+
+    owners = {model_hash(load_autoencoder(autoencoder)): autoencoder for autoencoder in command.autoencoder}
+    conversions = []
+    for file, name in _containers(command.source):
+        wanted = read_header(file).model_hash
+        if wanted not in owners:
+            raise ForeignModelError(
+                f"{file} holds codes of the autoencoder {wanted or '(not named)'}; those given are "
+                f"{', '.join(owners)}. Give the autoencoder that compressed it."
+            )
+        conversions.append(Decompression(str(file), owners[wanted], name, command.format))
+    receipts = convert(conversions, command.out, command, "Decompressing")
+    _finish(command, command.out, receipts)
+    return 0
+
+
+def _sources(command: CompressCommand, autoencoder: str) -> list["ActivationSource"]:
+    """What to compress with an autoencoder."""
+    from bae_ray.compression.sources import FileSource, StoreSource, on_any_process
+
+    if all(Path(source).suffix in (".npy", ".safetensors") for source in command.source):
+        if len(command.autoencoder) > 1:
+            raise InvalidInputError(f"{len(command.autoencoder)} autoencoders are given: files take one, a store more.")
+        return [FileSource(on_any_process(source), command.tensor) for source in command.source]
+    if len(command.source) != 1:
+        raise InvalidInputError(f"source is {', '.join(command.source)}: give one store, or files only.")
+    cell = _cell_of_run(autoencoder) | command.model_dump(include={"layer", "site", "position"}, exclude_none=True)
+    if missing := {"layer", "position"} - set(cell):
+        raise InvalidInputError(
+            f"{autoencoder} is no run that says which cell it is of: give --{' and --'.join(sorted(missing))}."
+        )
+    (store,) = command.source
+    return [StoreSource(on_any_process(store), cell["layer"], cell.get("site", "residual"), cell["position"])]
+
+
+def _cell_of_run(autoencoder: str) -> dict:
+    """The cell that a run was trained on; nothing for an autoencoder that is no run's."""
+    file = Path(autoencoder) / RUN_FILE
+    return json.loads(file.read_text(encoding="utf-8"))["cell"] if file.exists() else {}
+
+
+def _containers(sources: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Every container, and what its array is called."""
+    suffix = CODES.removeprefix("*")
+    found = [
+        (file, str(file.relative_to(source if source.is_dir() else source.parent)).removesuffix(suffix))
+        for source in sources
+        for file in (sorted(source.rglob(CODES)) if source.is_dir() else [source])
+    ]
+    if not found:
+        raise InvalidInputError(f"{', '.join(map(str, sources))} holds no container ({CODES}).")
+    return found
+
+
+def _finish(command: CompressCommand | DecompressCommand, out: Path, receipts: Sequence["Receipt"]) -> None:
+    """Write the command's config beside the outputs, and print the bytes before and after."""
+    from bae_ray.storage import without_credentials
+
+    shown = json.loads(command.model_dump_json())
+    shown["source"] = [without_credentials(source) for source in shown["source"]]
+    verb = "compress" if isinstance(command, CompressCommand) else "decompress"
+    write_text(out / f"{verb}.json", json.dumps(shown, indent=2) + "\n")
+    table = Table(title_justify="left")
+    table.add_column("file", no_wrap=True)
+    for column in ("vectors", "bytes before", "bytes after", "after / before", "bits per vector"):
+        table.add_column(column, justify="right")
+    for receipt in receipts:
+        compressed = receipt.bytes_after if verb == "compress" else receipt.bytes_before
+        table.add_row(
+            receipt.name,
+            f"{receipt.rows:,}",
+            f"{receipt.bytes_before:,}",
+            f"{receipt.bytes_after:,}",
+            f"{receipt.bytes_after / receipt.bytes_before:.2%}",
+            f"{8 * compressed / max(receipt.rows, 1):.1f}",
+        )
+    console = Console(highlight=False)
+    widest = max(len(receipt.name) for receipt in receipts)
+    Console(width=max(console.width, widest + 80), highlight=False).print(table)

@@ -1,0 +1,46 @@
+"""How files are compressed and decompressed in parallel."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from bae_ray.compression.codec import BLOCK_ROWS
+from bae_ray.compression.header import Scheme
+from bae_ray.config import Config
+
+ArrayFormat = Literal["npy", "safetensors"]
+
+
+class ParallelConfig(Config):
+    """How the work is shared out."""
+
+    part_rows: int = Field(default=65_536, ge=1)
+    """Vectors per part, rounded to whole blocks: the unit of work that is retried and resumed."""
+    workers: int | None = Field(default=None, ge=1)
+    """Copies of the autoencoder that run in parallel. Left out: as many as fit on the cluster as it is now."""
+    cpus_per_worker: float = Field(default=1, gt=0)
+    """CPUs, and so threads, of each worker."""
+    gpus_per_worker: float | None = Field(default=None, ge=0, le=1)
+    """GPU share of each worker. Left out: 1 where the cluster has GPUs now, else 0."""
+    attempts: int = Field(default=3, ge=1)
+    """How often a part is tried whose worker dies; then it is reported, and the others go on."""
+
+
+class CompressConfig(ParallelConfig):
+    """How activations are compressed."""
+
+    scheme: Scheme = "entropy"
+    """entropy: every bit, at the cost of its entropy. indices: the paper's, the indices of surprising bits as they
+    are."""
+    threshold: float | None = Field(default=None, ge=-1, le=0)
+    """Scheme indices: the burstiness above which a bit is kept, log2 of |code - prior|, in [log2 0.5, 0]. Left out:
+    log2 0.5."""
+    block_rows: int = Field(default=BLOCK_ROWS, ge=1)
+    """Vectors per block: fewer make reading single vectors quicker, and the files larger."""
+
+
+class DecompressConfig(ParallelConfig):
+    """How containers of codes become activations again."""
+
+    format: ArrayFormat = "npy"
+    """npy: a NumPy array. safetensors: one tensor `activations`. Both of float32."""

@@ -1,0 +1,130 @@
+"""What `bae-ray compress` and `decompress` make: one file each, in parts that any process can write and one joins."""
+
+import io
+import json
+import shutil
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from typing_extensions import override
+
+from bae_ray.autoencoders import Autoencoder, load_autoencoder
+from bae_ray.compression.activations import (
+    check_compressible,
+    check_model,
+    model_hash,
+    reconstructions,
+    write_activations,
+)
+from bae_ray.compression.codec import CodeWriter, open_container
+from bae_ray.compression.config import ArrayFormat, CompressConfig
+from bae_ray.compression.container import ContainerWriter
+from bae_ray.compression.sources import ActivationSource, on_any_process, rows_of
+from bae_ray.errors import InvalidInputError
+
+TENSOR = "activations"
+CODES_SUFFIX = ".codes.safetensors"
+BATCH_ROWS = 1024
+
+
+class Conversion(ABC):
+    """One output file. Small, and may be sent to other processes."""
+
+    name: str
+    """Path of the output, relative to the folder of outputs."""
+    rows: int
+    block_rows: int
+    """Parts begin at multiples of it."""
+    autoencoder: str
+    bytes_before: int
+    request: dict[str, Any]
+    """All that the output depends on."""
+
+    @abstractmethod
+    def write_part(self, autoencoder: Autoencoder, start: int, stop: int, file: BinaryIO) -> None:
+        """Write rows `start` to `stop` - 1, in bounded memory."""
+
+    @abstractmethod
+    def join(self, parts: Sequence[Path], file: BinaryIO) -> None:
+        """Write the output from its parts, in bounded memory."""
+
+
+class Compression(Conversion):
+    """Activations to a container of their codes."""
+
+    def __init__(self, source: ActivationSource, autoencoder: str, name: str, config: CompressConfig) -> None:
+        """Raises a `BaeRayError` where the activations cannot be compressed with the autoencoder."""
+        loaded, matrix = load_autoencoder(autoencoder), source.pieces()
+        check_compressible(loaded)
+        if matrix[0].shape[1] != loaded.d_in:
+            raise InvalidInputError(
+                f"{source.name} has vectors of {matrix[0].shape[1]} numbers; the autoencoder {autoencoder} takes "
+                f"{loaded.d_in}. Give the autoencoder of these activations."
+            )
+        self.source, self.config, self.name = source, config, name + CODES_SUFFIX
+        self.autoencoder = on_any_process(autoencoder)
+        self.rows, self.block_rows = sum(map(len, matrix)), config.block_rows
+        self.bytes_before = sum(piece.numel() * piece.element_size() for piece in matrix)
+        how = config.model_dump(mode="json", include={"scheme", "threshold", "block_rows"})
+        self.request = {"source": source.identity(), "autoencoder": model_hash(loaded), **how}
+        how_written = {"block_rows": config.block_rows, "threshold": config.threshold}
+        CodeWriter(io.BytesIO(), loaded.prior, config.scheme, **how_written)  # what it refuses, it refuses now
+
+    @override
+    def write_part(self, autoencoder: Autoencoder, start: int, stop: int, file: BinaryIO) -> None:
+        batches = rows_of(self.source).select(torch.arange(start, stop)).split(BATCH_ROWS)
+        config = self.config
+        write_activations(
+            file, autoencoder, batches, config.scheme, block_rows=config.block_rows, threshold=config.threshold
+        )
+
+    @override
+    def join(self, parts: Sequence[Path], file: BinaryIO) -> None:
+        writer: ContainerWriter | None = None
+        for part in parts:
+            with open_container(part) as reader:
+                writer = writer or ContainerWriter(file, reader.header, reader.table)
+                writer.append(reader)
+        assert writer is not None
+        writer.finish()
+
+
+class Decompression(Conversion):
+    """A container of codes to the activations that the autoencoder reconstructs."""
+
+    def __init__(self, container: str, autoencoder: str, name: str, format: ArrayFormat) -> None:  # noqa: A002
+        """Raises a `CompressionError` for a damaged container, or one of another autoencoder's codes."""
+        loaded = load_autoencoder(autoencoder)
+        with open_container(container) as reader:
+            check_model(loaded, reader)
+            header, digest = reader.header, reader.digest.hex()
+        self.format, self.name = format, f"{name}.{format}"
+        self.container, self.autoencoder = on_any_process(container), on_any_process(autoencoder)
+        self.rows, self.block_rows, self.d_in = header.rows, header.block_rows, loaded.d_in
+        self.bytes_before = Path(container).stat().st_size
+        self.request = {"container": digest, "autoencoder": header.model_hash, "format": format}
+
+    @override
+    def write_part(self, autoencoder: Autoencoder, start: int, stop: int, file: BinaryIO) -> None:
+        with open_container(self.container) as reader:
+            for part in reconstructions(autoencoder, reader, start, stop):
+                file.write(part.float().cpu().numpy().astype("<f4").tobytes())
+
+    @override
+    def join(self, parts: Sequence[Path], file: BinaryIO) -> None:
+        shape = (self.rows, self.d_in)
+        if self.format == "npy":
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})  # pyright: ignore[reportArgumentType]
+        else:
+            entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * self.rows * self.d_in]}
+            text = json.dumps({TENSOR: entry}).encode()
+            text = text.ljust(-(-len(text) // 8) * 8)
+            file.write(struct.pack("<Q", len(text)) + text)
+        for part in parts:
+            with open(part, "rb") as content:
+                shutil.copyfileobj(content, file, 1 << 22)
