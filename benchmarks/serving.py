@@ -9,6 +9,7 @@ slows both sides.
 """
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -65,9 +66,7 @@ def main(
         encoders = {d: _encoder(registry / f"d{d}", d) for d in widths}
         for proxy in proxies:
             with _service(registry, proxy) as url:
-                for d, n, format_, count in (
-                    (d, n, format_, count) for d in widths for n in rows for format_ in formats for count in clients
-                ):
+                for d, n, format_, count in itertools.product(widths, rows, formats, clients):
                     body = _body(d, n, format_)
                     if len(body) > LARGEST_BODY:
                         continue

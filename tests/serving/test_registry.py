@@ -18,7 +18,8 @@ from tests.serving.support import D, Served, make_encoder, until
 
 def service_log() -> str:
     """What the gateway has written."""
-    folder = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs" / "serve"  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+    session = ray._private.worker._global_node.get_session_dir_path()  # pyright: ignore[reportPrivateImportUsage, reportOptionalMemberAccess, reportAttributeAccessIssue]
+    folder = Path(session) / "logs" / "serve"
     return "".join(file.read_text() for file in folder.glob("replica_bae_ray_Gateway*.log"))
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 from transformers import AutoModel, AutoTokenizer
 
 from bae_ray import load_autoencoder
-from bae_ray.compression import compress_activations, decompress, decompress_activations
+from bae_ray.compression import Scheme, compress_activations, decompress, decompress_activations
 from tests.serving.support import D, F, Served
 
 JSON, BINARY = "application/json", "application/x-safetensors"
@@ -134,7 +134,7 @@ def test_decode_of_indices(http: httpx.Client, bae):
 
 
 @pytest.mark.parametrize("scheme", ["entropy", "indices"])
-def test_compress_and_decompress(http: httpx.Client, bae, scheme: str):
+def test_compress_and_decompress(http: httpx.Client, bae, scheme: Scheme):
     wanted = compress_activations(bae, torch.from_numpy(x), scheme)
     headers, params = {"content-type": BINARY}, {"scheme": scheme}
     binary = http.post("/v1/encoders/bae/compress", content=save({"x": x}), headers=headers, params=params)
