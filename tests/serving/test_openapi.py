@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from schemathesis import Case
@@ -17,8 +17,8 @@ from tests.serving.support import KEY, D, Served
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.json"
 BINARY = "application/x-safetensors"
-REFUSED = 422
-"""JSON of the right form whose numbers do not fit the encoder; OpenAPI cannot say an encoder's width."""
+REFUSED = (400, 422)
+"""Bytes that are not safetensors, and numbers that do not fit the encoder: OpenAPI cannot say either."""
 
 schemathesis.openapi.media_type(
     BINARY,
@@ -52,25 +52,34 @@ def map_path_parameters(_context: object, parameters: dict[str, Any] | None) -> 
 
 @pytest.fixture(scope="session")
 def schema(served: Served) -> schemathesis.BaseSchema:
-    accepted = {"positive_data_acceptance": {"expected-statuses": ["2xx", 404, 413, REFUSED]}}
-    config = schemathesis.Config.from_dict({"checks": accepted})
+    checks = {"positive_data_acceptance": {"expected-statuses": ["2xx", 404, 413, *REFUSED]}}
+    config = schemathesis.Config.from_dict({"checks": checks, "auth": {"openapi": {"key": {"bearer": KEY}}}})
     return schemathesis.openapi.from_url(f"{served.url}/openapi.json", config=config)
 
 
-described = schemathesis.pytest.from_fixture("schema")
-FAST = settings(
-    max_examples=6, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-)
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 
 
-@described.parametrize()
-@FAST
-def test_the_service_is_as_it_is_described(case: Case):
-    case.call_and_validate(headers={"authorization": f"Bearer {KEY}"})
+def check(schema: schemathesis.BaseSchema, examples: int) -> None:
+    """So many requests to each route, under all checks that schemathesis has."""
+    checked = 0
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=SLOW)
+        @given(case=operation.as_strategy())
+        def conforms(case: Case) -> None:
+            case.call_and_validate()
+
+        conforms()
+        checked += 1
+    assert checked == 11, "a route for each of the description"
+
+
+def test_the_service_is_as_it_is_described(schema: schemathesis.BaseSchema):
+    check(schema, 20)
 
 
 @pytest.mark.slow
-@described.parametrize()
-@settings(FAST, max_examples=300)
-def test_the_service_is_as_it_is_described_at_length(case: Case):
-    case.call_and_validate(headers={"authorization": f"Bearer {KEY}"})
+def test_the_service_is_as_it_is_described_at_length(schema: schemathesis.BaseSchema):
+    check(schema, 500)
