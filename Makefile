@@ -22,6 +22,7 @@ lint: $(VENV)/.installed-dev  ## format, lint, types, import rules
 
 bench: $(VENV)/.installed-dev  ## side-by-side measurements
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/training.py
 

@@ -21,6 +21,7 @@ VERBS = [
     "decompress",
     "export",
     "import",
+    "serve",
 ]
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from bae_ray.cli import codec, commands, stores
+from bae_ray.cli import serve as serving
 from bae_ray.cli.commands import report_failures as report_failures
 from bae_ray.cli.parsing import EXIT_INTERRUPTED as EXIT_INTERRUPTED
 from bae_ray.cli.parsing import EXIT_INVALID as EXIT_INVALID
@@ -27,6 +28,7 @@ VERBS: dict[str, Callable[..., int]] = {
     "decompress": codec.decompress,
     "export": commands.export,
     "import": commands.import_,
+    "serve": serving.serve,
 }
 COMMANDS: dict[str, type[Config]] = {
     "extract": commands.ExtractCommand,
@@ -42,6 +44,7 @@ COMMANDS: dict[str, type[Config]] = {
     "decompress": codec.DecompressCommand,
     "export": commands.ExportCommand,
     "import": commands.ImportCommand,
+    "serve": serving.ServeCommand,
 }
 
 

@@ -1,0 +1,184 @@
+"""The clients: one whose calls return results, and one whose calls are awaited."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from bae_ray.client import flows
+from bae_ray.client.errors import UnreachableError, error_of
+from bae_ray.client.flows import Call, Flow
+from bae_ray.client.results import Returns
+
+T = TypeVar("T")
+RETRIED = (429, 503)
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 10.0
+
+
+class _Calls:
+    """The calls; `AsyncClient`'s are to be awaited.
+
+    `x` and `code` may be numpy arrays, torch tensors, data frames or lists; results are of the same kind, or of the
+    one that `returns` names. What is more than the service takes at once is sent in parts. Every call raises a
+    `ServiceError`: see `bae_ray.client.errors`.
+    """
+
+    def __init__(
+        self, url: str = "http://127.0.0.1:8000", key: str | None = None, timeout: float = 120, retries: int = 5
+    ) -> None:
+        """A client of the service at `url`. `key`: the bearer key. `timeout`: seconds to wait for an answer.
+
+        `retries`: how often a request is sent again after 429 or 503, with growing pauses, or after as long as the
+        service asks for.
+        """
+        self._retries = retries
+        self._known: flows.Encoders = {}
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._options: dict[str, Any] = {"base_url": url, "timeout": timeout, "headers": headers}
+
+    def _run(self, flow: Flow[Any]) -> Any:
+        raise NotImplementedError
+
+    def encoders(self) -> Any:
+        """A data frame with a row per encoder of the registry."""
+        return self._run(flows.list_encoders())
+
+    def encoder(self, encoder_id: str) -> Any:
+        """What the service says of an encoder, its limits included: a dict."""
+        return self._run(flows.get_encoder(encoder_id))
+
+    def encode(self, encoder_id: str, x: Any, *, packed: bool = False, returns: Returns = "same") -> Any:
+        """Codes [n, d_latent] of activations [n, d_in], uint8 of 0 and 1; `packed`: [n, ceil(d_latent / 8)]."""
+        return self._run(flows.encode(self._known, encoder_id, x, packed, returns))
+
+    def indices(self, encoder_id: str, x: Any, *, top_k: int | None = None, returns: Returns = "same") -> Any:
+        """The latents that fire, a list of arrays; with `top_k` [n, top_k], the largest magnitude first."""
+        return self._run(flows.indices(self._known, encoder_id, x, top_k, returns))
+
+    def magnitudes(self, encoder_id: str, x: Any, *, top_k: int | None = None, returns: Returns = "same") -> Any:
+        """Magnitudes (burstiness) [n, n_features]; with `top_k` the pair indices, magnitudes, each [n, top_k]."""
+        return self._run(flows.magnitudes(self._known, encoder_id, x, top_k, returns))
+
+    def decode(self, encoder_id: str, code: Any, *, returns: Returns = "same") -> Any:
+        """Activations [n, d] of codes [n, d_latent], packed codes, or latents of an encoder that is not binary."""
+        return self._run(flows.decode(self._known, encoder_id, code, returns))
+
+    def compress(self, encoder_id: str, x: Any, *, scheme: str = "entropy", threshold: float | None = None) -> Any:
+        """Activations as containers of the codec (bytes), one for each request that it took."""
+        params = {"scheme": scheme, "threshold": threshold}
+        return self._run(flows.compress(self._known, encoder_id, x, params))
+
+    def decompress(self, encoder_id: str, data: bytes | Sequence[bytes], *, returns: Returns = "numpy") -> Any:
+        """The activations [n, d] in containers."""
+        return self._run(flows.decompress(encoder_id, data, returns))
+
+    def feature(self, encoder_id: str, index: int) -> Any:
+        """What the encoder says of a feature: a `Feature`."""
+        return self._run(flows.feature(encoder_id, index))
+
+    def encode_texts(self, encoder_id: str, texts: str | Sequence[str], *, top_k: int = 8) -> Any:
+        """A data frame with a row per token: text, token_id, token, start, end, features, magnitudes."""
+        return self._run(flows.encode_texts(self._known, encoder_id, texts, top_k))
+
+
+class Client(_Calls):
+    """A client whose calls return their results."""
+
+    _http: httpx.Client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._http = httpx.Client(**self._options)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            call = next(flow)
+            while True:
+                call = flow.send(self._send(call))
+        except StopIteration as stop:
+            return stop.value
+
+    def _send(self, call: Call) -> httpx.Response:
+        for attempt in range(self._retries + 1):
+            try:
+                response = self._http.request(call.method, call.path, **call.options())
+            except httpx.HTTPError as error:
+                raise _unreachable(self._options["base_url"], error) from error
+            if (wait := _wait(response, attempt, self._retries)) is None:
+                return _checked(response)
+            time.sleep(wait)
+        raise AssertionError
+
+
+class AsyncClient(_Calls):
+    """A client whose calls are awaited."""
+
+    _http: httpx.AsyncClient
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._http = httpx.AsyncClient(**self._options)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def _run(self, flow: Flow[T]) -> T:
+        try:
+            call = next(flow)
+            while True:
+                call = flow.send(await self._send(call))
+        except StopIteration as stop:
+            return stop.value
+
+    async def _send(self, call: Call) -> httpx.Response:
+        for attempt in range(self._retries + 1):
+            try:
+                response = await self._http.request(call.method, call.path, **call.options())
+            except httpx.HTTPError as error:
+                raise _unreachable(self._options["base_url"], error) from error
+            if (wait := _wait(response, attempt, self._retries)) is None:
+                return _checked(response)
+            await asyncio.sleep(wait)
+        raise AssertionError
+
+
+def _wait(response: httpx.Response, attempt: int, retries: int) -> float | None:
+    """Seconds until the request is sent again; None where it is not."""
+    if response.status_code not in RETRIED or attempt == retries:
+        return None
+    asked = response.headers.get("retry-after", "")
+    least = float(asked) if asked.isdecimal() else 0.0
+    growing = FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311 - so that clients do not come together
+    return min(LONGEST_WAIT_S, max(least, growing))
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if response.is_success:
+        return response
+    raise error_of(response)
+
+
+def _unreachable(url: str, error: httpx.HTTPError) -> UnreachableError:
+    reason = str(error) or type(error).__name__
+    return UnreachableError(f"{url} gave no answer: {reason}. Check the address, and whether the service runs.")

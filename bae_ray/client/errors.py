@@ -1,0 +1,90 @@
+"""What a call of the service may fail with.
+
+ServiceError
+├── UnreachableError       no answer: a wrong address, a service that is down, a connection that broke
+├── InvalidRequestError    400, 406, 408, 415, 422: what was sent cannot be worked with
+├── AuthenticationError    401
+├── NotAllowedError        403
+├── NotFoundError          404
+├── RequestTooLargeError   413
+├── OverloadedError        429, after all retries
+├── UnavailableError       503, after all retries
+└── DeadlineError          504
+"""
+
+import httpx
+
+from bae_ray.errors import BaeRayError
+
+
+class ServiceError(BaeRayError):
+    """A call failed. `status`, `code` and `request_id` are the answer's (RFC 9457); None where there was none."""
+
+    def __init__(
+        self, message: str, status: int | None = None, code: str | None = None, request_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.request_id = status, code, request_id
+
+
+class UnreachableError(ServiceError):
+    """The service gave no answer."""
+
+
+class InvalidRequestError(ServiceError):
+    """What was sent cannot be worked with; `code` says why."""
+
+
+class AuthenticationError(ServiceError):
+    """There is no bearer key, or it is not known."""
+
+
+class NotAllowedError(ServiceError):
+    """The key is not for this encoder."""
+
+
+class NotFoundError(ServiceError):
+    """There is no such encoder, feature or address."""
+
+
+class RequestTooLargeError(ServiceError):
+    """One row or text alone is beyond the service's limits."""
+
+
+class OverloadedError(ServiceError):
+    """The service has more to do than it can, still after all retries."""
+
+
+class UnavailableError(ServiceError):
+    """The encoder cannot be used, still after all retries."""
+
+
+class DeadlineError(ServiceError):
+    """The computation took longer than the service lets one take."""
+
+
+_BY_STATUS: dict[int, type[ServiceError]] = {
+    401: AuthenticationError,
+    403: NotAllowedError,
+    404: NotFoundError,
+    413: RequestTooLargeError,
+    429: OverloadedError,
+    503: UnavailableError,
+    504: DeadlineError,
+}
+
+
+def error_of(response: httpx.Response) -> ServiceError:
+    """The error that an answer is."""
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):  # from something between here and the service
+        problem = {"detail": response.reason_phrase}
+    kind = _BY_STATUS.get(response.status_code)
+    if kind is None:
+        kind = InvalidRequestError if response.status_code < 500 else ServiceError
+    code, request_id = problem.get("code"), problem.get("request_id", response.headers.get("x-request-id"))
+    message = f"{problem.get('detail') or problem.get('title')} ({response.status_code} {code}, request {request_id})"
+    return kind(message, response.status_code, code, request_id)

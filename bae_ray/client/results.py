@@ -1,0 +1,86 @@
+"""What callers give and get back: numpy, torch or pandas.
+
+Shapes: N rows, K the largest kept.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bae_ray.errors import InvalidInputError
+
+Returns = Literal["same", "numpy", "torch", "pandas"]
+"""What arrays come back as; same: as what was given, of lists numpy."""
+
+
+class Feature(NamedTuple):
+    """What the service says of a feature."""
+
+    number: int
+    firing_rate: float | None
+    """Share of the reference set on which it fires; None where several bits make one feature."""
+    direction: np.ndarray
+    """[d]: what the reconstruction gains where the feature is 1."""
+    similar: pd.Series
+    """The features whose directions have the largest cosine with it: index -> cosine."""
+
+
+class Rows(NamedTuple):
+    """Rows that a caller gave, as numpy, and what they were."""
+
+    values: np.ndarray
+    kind: Literal["numpy", "torch", "pandas"]
+    index: Any
+    """Of a data frame."""
+
+
+def rows_of(x: Any, name: str) -> Rows:
+    """A matrix as float32 or uint8. Raises `InvalidInputError` for what is none."""
+    kind: Literal["numpy", "torch", "pandas"] = "numpy"
+    index = None
+    if isinstance(x, pd.DataFrame):
+        kind, index, x = "pandas", x.index, x.to_numpy()
+    elif hasattr(x, "detach"):  # torch need not be there
+        kind, x = "torch", x.detach().float().cpu().numpy()
+    try:
+        values = np.asarray(x)
+        values = values if values.dtype == np.uint8 else values.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{name} is no matrix of numbers: {error}.") from error
+    if values.ndim != 2 or not len(values):
+        raise InvalidInputError(f"{name} has shape {values.shape}; expected [n, d] with at least one row.")
+    return Rows(np.ascontiguousarray(values), kind, index)
+
+
+def given_back(values: np.ndarray, rows: Rows, returns: Returns) -> Any:
+    """An array with a row for each of `rows`, as the caller wants it."""
+    kind = rows.kind if returns == "same" else returns
+    if kind == "pandas":
+        return pd.DataFrame(values, index=rows.index)
+    if kind == "torch":
+        import torch
+
+        return torch.from_numpy(values.copy() if not values.flags.writeable else values)
+    return values
+
+
+def token_table(answers: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """A row per token: text, token_id, token, start, end, features [K], magnitudes [K]."""
+    return pd.DataFrame(
+        [
+            {
+                "text": number,
+                "token_id": token["id"],
+                "token": token["text"],
+                "start": token["start"],
+                "end": token["end"],
+                "features": np.array([feature["index"] for feature in token["features"]]),
+                "magnitudes": np.array([feature["magnitude"] for feature in token["features"]], np.float32),
+            }
+            for number, answer in enumerate(answers)
+            for token in answer["tokens"]
+        ],
+        columns=["text", "token_id", "token", "start", "end", "features", "magnitudes"],
+    )

@@ -1,0 +1,55 @@
+"""The Ray Serve application: the gateway, which speaks HTTP, in front of the encoders and the language models.
+
+No `from __future__ import annotations` here: Ray reads the builder's annotation to make the config of what
+`serve deploy` gives it.
+"""
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import BackpressureConfig
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from bae_ray.serving.config import ServiceConfig
+from bae_ray.serving.encoders import deployed, encoders
+from bae_ray.serving.keys import Keys, read_keys
+from bae_ray.serving.problems import RETRY_AFTER_S
+from bae_ray.serving.registry import Registry
+from bae_ray.serving.texts import texts
+
+HEALTH_CHECKS = 32
+"""Requests that a replica takes beyond those it works on, so that it can say that it lives when it is full."""
+
+
+class Gateway:
+    """A replica that speaks HTTP."""
+
+    def __init__(self, config: ServiceConfig, keys: Keys, encoders: DeploymentHandle, texts: DeploymentHandle) -> None:
+        self._config, self._keys, self._encoders, self._texts = config, keys, encoders, texts
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        from bae_ray.serving.api import create_app
+        from bae_ray.serving.manners import Manners
+        from bae_ray.serving.metrics import Metrics
+        from bae_ray.serving.service import Service
+
+        metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
+        service = Service(self._config, self._encoders, self._texts, metrics)
+        service.registry.entries()
+        return Manners(create_app(service), self._keys, self._config.limits, metrics)
+
+
+def build(config: ServiceConfig) -> Application:
+    """The application of a config, for `serve.run` and as `import_path` of `serve deploy`.
+
+    Raises `InvalidInputError` for a registry or keys that cannot be read, before anything starts.
+    """
+    Registry(config.registry)
+    keys = read_keys(config.keys_file)  # here: what is in this process's environment need not be in the replicas'
+    most = config.limits.max_inflight
+    gateway = deployed(serve.ingress()(Gateway), config.gateway, max_ongoing=most + HEALTH_CHECKS).options(
+        name="Gateway",
+        max_queued_requests=most,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
+    )
+    return gateway.bind(config, keys, encoders(config), texts(config))

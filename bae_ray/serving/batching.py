@@ -1,0 +1,82 @@
+"""Dynamic batching: what waits while the encoders are busy is computed together next.
+
+`serve.batch` fixes a batch before there is a place for it to be computed in, so that a full queue is cut into small
+batches; here a batch takes all that waits at the moment it starts, and an idle encoder is never kept waiting.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+Key = TypeVar("Key", bound=Hashable)
+Result = dict[str, np.ndarray]
+
+
+class _Waiting(NamedTuple):
+    rows: np.ndarray
+    result: "asyncio.Future[Result]"
+
+
+class Batcher(Generic[Key]):
+    """Joins the rows of requests with equal keys, and gives each its own rows of the result."""
+
+    def __init__(
+        self,
+        run: Callable[[Key, Sequence[np.ndarray]], Awaitable[Result]],
+        max_rows: int,
+        concurrent: int,
+    ) -> None:
+        """`run` computes a batch: arrays with a row for each of the rows given. `concurrent`: batches at a time."""
+        self._run, self._max_rows, self._concurrent = run, max_rows, concurrent
+        self._queues: OrderedDict[Key, deque[_Waiting]] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def submit(self, key: Key, rows: np.ndarray) -> Result:
+        """The result's rows for these rows [N, ...]; raises what `run` raised for their batch."""
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(key, deque()).append(_Waiting(rows, result))
+        self._start()
+        return await result
+
+    def _start(self) -> None:
+        while self._queues and len(self._tasks) < self._concurrent:
+            key, batch = self._take()
+            if batch:
+                task = asyncio.create_task(self._compute(key, batch))
+                self._tasks.add(task)
+                task.add_done_callback(self._finished)
+
+    def _take(self) -> tuple[Key, list[_Waiting]]:
+        """What waits longest, with as much of its kind as may be computed together; the rest waits behind others."""
+        key, queue = self._queues.popitem(last=False)
+        batch, n = [], 0
+        while queue and (not batch or n + len(queue[0].rows) <= self._max_rows):
+            waiting = queue.popleft()
+            if not waiting.result.done():  # else its client has gone
+                batch.append(waiting)
+                n += len(waiting.rows)
+        if queue:
+            self._queues[key] = queue
+        return key, batch
+
+    async def _compute(self, key: Key, batch: list[_Waiting]) -> None:
+        try:
+            made = await self._run(key, [waiting.rows for waiting in batch])
+        except Exception as error:  # each request answers for itself
+            for waiting in batch:
+                if not waiting.result.done():
+                    waiting.result.set_exception(error)
+            return
+        start = 0
+        for waiting in batch:
+            end = start + len(waiting.rows)
+            if not waiting.result.done():
+                waiting.result.set_result({name: array[start:end] for name, array in made.items()})
+            start = end
+
+    def _finished(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self._start()

@@ -1,0 +1,128 @@
+"""What bodies hold, checked: every way in which it can be wrong is a problem of its own.
+
+Shapes: N rows, D d_in, F d_latent, B = ceil(F / 8) bytes of a packed code.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bae_ray.compression import read_header
+from bae_ray.errors import CompressionError
+from bae_ray.serving.arrays import array, check_rows, from_base64, read_arrays, read_json, vectors
+from bae_ray.serving.config import LimitsConfig
+from bae_ray.serving.media import JSON, Media
+from bae_ray.serving.operations import Operation
+from bae_ray.serving.problems import Problem
+from bae_ray.serving.registry import Entry
+
+INTEGERS = (torch.uint8, torch.int32, torch.int64)
+
+
+def vectors_of(body: bytes, media: Media, d_in: int, limits: LimitsConfig) -> np.ndarray:
+    """Activations [N, D] of a body."""
+    found = read_arrays(body, media, ["x"], limits.max_rows)
+    return vectors(found["x"], "x", d_in, "d_in", limits.max_rows)
+
+
+def coded_rows(body: bytes, media: Media, entry: Entry, limits: LimitsConfig) -> tuple[Operation, np.ndarray]:
+    """What to decode: packed codes [N, B] or latents [N, F], and how."""
+    found = read_arrays(body, media, ["code", "indices", "splits", "latents"], limits.max_rows)
+    assert entry.config is not None
+    _, d_latent = entry.config.widths()
+    names = found.keys() - {"splits"}
+    if len(names) != 1 or ("splits" in found and "indices" not in found):
+        raise Problem("invalid", "The body has to hold one of code, latents, and indices with or without splits.")
+    if "latents" in found:
+        return Operation("decode"), vectors(found["latents"], "latents", d_latent, "d_latent", limits.max_rows)
+    if not entry.binary:
+        raise Problem("not_binary", "This encoder's latents are real numbers: send latents.")
+    if "indices" in found:
+        return Operation("decode_packed"), _packed(_listed(found, limits), d_latent)
+    code: Tensor = found["code"]
+    check_rows(code, "code", -(-d_latent // 8), "ceil(d_latent / 8)", limits.max_rows)
+    if code.dtype not in INTEGERS or bool(((code < 0) | (code > 255)).any()):
+        raise Problem("invalid", "code has to hold bytes, 0 to 255.")
+    return Operation("decode_packed"), code.to(torch.uint8).numpy()
+
+
+def container_of(body: bytes, media: Media, entry: Entry, limits: LimitsConfig) -> bytes:
+    """A container whose header says that it is of this encoder's width, and within the limits.
+
+    Raises `corrupt`, `wrong_width`, `too_many_rows` and `answer_too_large`, before anything of its size is made.
+    """
+    assert entry.config is not None
+    d_in, d_latent = entry.config.widths()
+    if media == JSON:
+        found = read_json(body)
+        if found.keys() != {"data"}:
+            raise Problem("invalid", "The body has to hold data, a container as base64, and nothing else.")
+        body = from_base64(found["data"], "data")
+    try:
+        header = read_header(body)
+    except CompressionError as error:
+        raise Problem("corrupt", "The data is no container of codes, or a damaged one.") from error
+    if header.d_latent != d_latent:
+        raise Problem("wrong_width", f"The container's codes are of other latents than this encoder's {d_latent}.")
+    if header.rows > limits.max_rows:
+        raise Problem("too_many_rows", f"There may be {limits.max_rows} rows in a container.")
+    if not header.rows:
+        raise Problem("invalid", "The container has no rows.")
+    if 4 * d_in * header.rows > limits.max_response_bytes:
+        raise Problem("answer_too_large", f"The answer would take more than {limits.max_response_bytes} bytes.")
+    return body
+
+
+def texts_of(found: dict[str, Any], limits: LimitsConfig) -> list[str]:
+    """The texts of a body."""
+    texts = found.get("texts")
+    if found.keys() != {"texts"} or not isinstance(texts, list) or not texts:
+        raise Problem("invalid", "The body has to hold texts, a list of at least one string, and nothing else.")
+    if len(texts) > limits.max_texts:
+        raise Problem("too_much_text", f"There may be {limits.max_texts} texts in a request.")
+    if not all(isinstance(text, str) for text in texts):
+        raise Problem("invalid", "texts has to hold strings.")
+    return texts
+
+
+def _listed(found: dict[str, Any], limits: LimitsConfig) -> list[np.ndarray]:
+    """The indices of each row."""
+    indices = found["indices"]
+    if "splits" in found:
+        flat, splits = array(indices, "indices"), found["splits"]
+        if flat.ndim != 1 or splits.ndim != 1 or flat.dtype not in INTEGERS or splits.dtype not in INTEGERS:
+            raise Problem("invalid", "With splits, indices and splits have to be lists of whole numbers.")
+        ends = splits.long()
+        if len(ends) < 2 or ends[0] != 0 or ends[-1] != len(flat) or bool((ends.diff() < 0).any()):
+            raise Problem("invalid", "splits has to rise from 0 to the number of indices.")
+        if len(ends) - 1 > limits.max_rows:
+            raise Problem("too_many_rows", f"There may be {limits.max_rows} rows in a request.")
+        return np.split(flat.long().numpy(), ends[1:-1].numpy())
+    if not isinstance(indices, list):
+        dense = array(indices, "indices")
+        if dense.ndim != 2 or dense.dtype not in INTEGERS:
+            raise Problem("invalid", "indices has to hold a list of whole numbers for each row.")
+        indices = dense.tolist()
+    if len(indices) > limits.max_rows:
+        raise Problem("too_many_rows", f"There may be {limits.max_rows} rows in a request.")
+    if not indices or not all(isinstance(row, list) and all(type(i) is int for i in row) for row in indices):
+        raise Problem("invalid", "indices has to hold a list of whole numbers for each row.")
+    try:
+        return [np.array(row, np.int64) for row in indices]
+    except OverflowError:
+        raise Problem("invalid", "indices holds numbers that are no indices.") from None
+
+
+def _packed(rows: list[np.ndarray], d_latent: int) -> np.ndarray:
+    code = np.zeros((len(rows), -(-d_latent // 8)), np.uint8)
+    lengths = [len(row) for row in rows]
+    index = np.concatenate(rows)
+    if ((index < 0) | (index >= d_latent)).any():
+        raise Problem(
+            "invalid", f"indices has to hold numbers from 0 to {d_latent - 1}, d_latent of this encoder less 1."
+        )
+    row = np.repeat(np.arange(len(rows)), lengths)
+    np.bitwise_or.at(code, (row, index // 8), (128 >> (index % 8)).astype(np.uint8))
+    return code

@@ -1,0 +1,113 @@
+"""The configs of the service."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bae_ray.config import Config
+
+MIB = 1 << 20
+
+
+class LimitsConfig(Config):
+    """What one request may ask for; published with every encoder, enforced while the request is read."""
+
+    max_body_bytes: int = Field(default=64 * MIB, ge=1024)
+    """Bytes of a request's body."""
+    max_response_bytes: int = Field(default=256 * MIB, ge=1024)
+    """Bytes of the arrays of an answer. Nested JSON numbers count 16 bytes each."""
+    max_rows: int = Field(default=8192, ge=1)
+    """Rows (vectors) of a request."""
+    max_texts: int = Field(default=64, ge=1)
+    """Texts of a request to the language model."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Tokens of one text."""
+    body_timeout_s: float = Field(default=30, gt=0)
+    """Seconds for a request's body to come in."""
+    deadline_s: float = Field(default=60, gt=0)
+    """Seconds for the answer after that."""
+    max_inflight: int = Field(default=256, ge=1)
+    """Requests that a replica of the gateway works on at a time; others are told to come again."""
+    max_inflight_bytes: int = Field(default=512 * MIB, ge=1024)
+    """Bytes of their bodies, together."""
+
+    @model_validator(mode="after")
+    def _check_bytes(self) -> "LimitsConfig":
+        if self.max_body_bytes > self.max_inflight_bytes:
+            raise ValueError("max_body_bytes is above max_inflight_bytes, so that such a body never came in")
+        return self
+
+
+class ReplicasConfig(Config):
+    """How many replicas a deployment has, and what each takes of the machine."""
+
+    min_replicas: int = Field(default=1, ge=0)
+    """Replicas kept while nothing is asked; the texts' may be 0, and then start with the first request."""
+    max_replicas: int = Field(default=1, ge=1)
+    """Replicas at most; between the two Ray Serve scales by the requests that are under way."""
+    target_ongoing: float = Field(default=2, gt=0)
+    """Requests (of encoders: batches) under way per replica that it scales for."""
+    num_cpus: float = Field(default=1, ge=0)
+    """CPUs that Ray sets aside for a replica."""
+    num_gpus: float = Field(default=0, ge=0)
+    """GPUs, or a fraction of one, for a replica; above 0 it computes there."""
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> "ReplicasConfig":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}")
+        return self
+
+
+class GatewayConfig(ReplicasConfig):
+    """The gateway: reads, checks and answers HTTP requests."""
+
+    target_ongoing: float = Field(default=64, gt=0)
+    """Requests under way per replica that it scales for."""
+    num_cpus: float = Field(default=0.5, ge=0)
+    """CPUs that Ray sets aside for a replica."""
+
+
+class EncodersConfig(ReplicasConfig):
+    """The encoders: each replica holds several and computes with them."""
+
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of torch in a replica without a GPU. Left out: the machine's cores over max_replicas."""
+    encoders_per_replica: int = Field(default=8, ge=1)
+    """Encoders kept in memory; the least recently used goes first."""
+    batch_rows: int = Field(default=4096, ge=1)
+    """Rows of different requests that are computed together."""
+    concurrent_batches: int = Field(default=2, ge=1)
+    """Batches that a gateway has under way per replica at most: one is computed while the next is on its way."""
+
+
+class TextsConfig(ReplicasConfig):
+    """The language models behind texts/encode."""
+
+    min_replicas: int = Field(default=0, ge=0)
+    """Replicas kept while nothing is asked; 0: one starts with the first request."""
+    models: Mapping[str, str] = Field(default_factory=dict)
+    """Folder or hub id of a language model, by the name that runs know it under. Names that are left out are looked up
+    as `bae-ray extract --model` does."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Numbers of the language model."""
+
+
+class ServiceConfig(Config):
+    """The whole service."""
+
+    registry: Path
+    """Folder of encoders: each a run directory or a folder written by save_pretrained, named by its id."""
+    keys_file: Path | None = None
+    """File of bearer keys, one a line: KEY [name=NAME] [encoders=GLOB,GLOB]. Left out: the environment variable
+    BAE_RAY_API_KEYS, in which lines may also be separated by semicolons; without any, every request is let in."""
+    limits: LimitsConfig = LimitsConfig()
+    """Limits of a request."""
+    gateway: GatewayConfig = GatewayConfig()
+    """Replicas that speak HTTP."""
+    encoders: EncodersConfig = EncodersConfig()
+    """Replicas that hold encoders."""
+    texts: TextsConfig = TextsConfig()
+    """Replicas that hold language models."""

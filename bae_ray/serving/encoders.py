@@ -1,0 +1,130 @@
+"""The deployment that holds encoders and computes with them."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from ray import serve
+
+from bae_ray.autoencoders import Autoencoder, load_autoencoder
+from bae_ray.compression import Scheme, compress_activations, decompress_activations, open_container
+from bae_ray.compression.activations import check_model
+from bae_ray.errors import BaeRayError
+from bae_ray.serving.config import ServiceConfig
+from bae_ray.serving.features import describe_feature
+from bae_ray.serving.operations import Operation, compute
+from bae_ray.serving.registry import Registry
+
+LOGGING = {"encoding": "JSON", "enable_access_log": False}
+"""The gateway has a line for every request that says more than Serve's."""
+
+log = logging.getLogger("ray.serve")
+T = TypeVar("T")
+
+
+class ChangedError(BaeRayError):
+    """An encoder's files are not those that the gateway saw."""
+
+
+class Encoders:
+    """A replica: some encoders of the registry in memory, one computation at a time on the device."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        settings = config.encoders
+        self._registry = Registry(config.registry)
+        self._device = "cuda" if settings.num_gpus and torch.cuda.is_available() else "cpu"
+        # Ray gives an actor of one CPU one thread. Replicas share the machine's cores evenly instead.
+        threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.max_replicas)
+        self._thread = ThreadPoolExecutor(1, "compute", torch.set_num_threads, (threads,))
+        self._coders = ThreadPoolExecutor(1, "codec", torch.set_num_threads, (1,))
+
+        @serve.multiplexed(max_num_models_per_replica=settings.encoders_per_replica)
+        async def load(key: str) -> Autoencoder:
+            return await self._in(self._thread, self._load, key)
+
+        self._loaded = cast(Callable[[str], Awaitable[Autoencoder]], load)
+
+    async def compute(self, operation: Operation, parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """A batch, of the encoder that the call is for: see `operations.compute`.
+
+        Raises `CheckpointError` where the encoder cannot be loaded.
+        """
+        autoencoder = await self._loaded(serve.get_multiplexed_model_id())
+        return await self._in(self._thread, _compute, autoencoder, operation, parts)
+
+    async def ping(self) -> None:
+        """Answer."""
+
+    async def feature(self, index: int) -> dict[str, Any]:
+        """What is known of a feature: see `features.describe_feature`."""
+        autoencoder = await self._loaded(serve.get_multiplexed_model_id())
+        return await self._in(self._thread, describe_feature, autoencoder, index)
+
+    async def compress(self, x: np.ndarray, scheme: Scheme, threshold: float | None) -> bytes:
+        """Activations [N, D] as the codec's container. Raises `InvalidInputError` for another kind of encoder."""
+        autoencoder = await self._loaded(serve.get_multiplexed_model_id())
+        call = partial(compress_activations, autoencoder, torch.from_dlpack(x), scheme, threshold=threshold)
+        return await self._in(self._coders, call)
+
+    async def decompress(self, data: bytes, packed: bool) -> dict[str, np.ndarray]:
+        """`x` [N, D] of a container, or its packed `code`. Raises `CompressionError` for one of another encoder."""
+        autoencoder = await self._loaded(serve.get_multiplexed_model_id())
+        return await self._in(self._coders, _decompress, autoencoder, data, packed)
+
+    def _load(self, key: str) -> Autoencoder:
+        encoder_id, _, version = key.partition("@")
+        entry = self._registry.find(encoder_id, version)
+        if entry is None or entry.version != version:
+            raise ChangedError(f"encoder {encoder_id} is not what it was: its files have changed, or are gone.")
+        autoencoder = load_autoencoder(entry.folder).to(self._device)
+        log.info(f"encoder {encoder_id} is loaded on {self._device}.")
+        return autoencoder
+
+    @staticmethod
+    async def _in(executor: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
+        except torch.OutOfMemoryError as error:
+            raise BaeRayError("the device has too little memory for this batch") from error
+
+
+def _compute(autoencoder: Autoencoder, operation: Operation, parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Each part by itself: they are large, or few. Small ones are joined, which is what batching is for."""
+    return compute(autoencoder, operation, parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+
+def _decompress(autoencoder: Autoencoder, data: bytes, packed: bool) -> dict[str, np.ndarray]:
+    if not packed:
+        return {"x": decompress_activations(autoencoder, data).numpy()}
+    with open_container(data) as reader:
+        check_model(autoencoder, reader)
+        return {"code": np.concatenate([np.packbits(code, axis=1) for code in reader.codes(0, len(reader))])}
+
+
+def encoders(config: ServiceConfig) -> serve.Application:
+    """The deployment as the config says."""
+    return deployed(Encoders, config.encoders, max_ongoing=64).bind(config)
+
+
+def deployed(replica: type, settings: Any, max_ongoing: int) -> serve.Deployment:
+    """A class as a deployment with the replicas of its config."""
+    return serve.deployment(replica).options(  # pyright: ignore[reportFunctionMemberAccess]
+        autoscaling_config={
+            "min_replicas": settings.min_replicas,
+            "initial_replicas": settings.min_replicas,
+            "max_replicas": settings.max_replicas,
+            "target_ongoing_requests": settings.target_ongoing,
+        },
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+        max_ongoing_requests=max_ongoing,
+        logging_config=LOGGING,
+        graceful_shutdown_timeout_s=30,
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+    )

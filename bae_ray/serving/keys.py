@@ -1,0 +1,82 @@
+"""Bearer keys: who may call, and which encoders they may use."""
+
+import hashlib
+import hmac
+import os
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+from bae_ray.errors import InvalidInputError
+
+VARIABLE = "BAE_RAY_API_KEYS"
+SHORTEST = 16
+
+
+class Caller(NamedTuple):
+    """Whose key it is."""
+
+    name: str
+    encoders: tuple[str, ...] = ("*",)
+    """Shell patterns of the ids that it may use."""
+
+    def may_use(self, encoder_id: str) -> bool:
+        """Whether the key is for this encoder."""
+        return any(fnmatchcase(encoder_id, pattern) for pattern in self.encoders)
+
+
+ANYONE = Caller("anonymous")
+
+
+class Keys:
+    """The keys there are; only their SHA-256 digests are kept."""
+
+    def __init__(self, callers: dict[bytes, Caller]) -> None:
+        self._callers = callers
+
+    def __bool__(self) -> bool:
+        return bool(self._callers)
+
+    def find(self, key: str) -> Caller | None:
+        """Whose key this is. Every key is compared, each in constant time, whichever of them matches."""
+        digest = _digest(key)
+        found = None
+        for known, caller in self._callers.items():
+            if hmac.compare_digest(known, digest):
+                found = caller
+        return found
+
+
+def read_keys(file: Path | None) -> Keys:
+    """The keys in a file, or without one in the environment.
+
+    Raises `InvalidInputError` for a file that cannot be read or holds no key, and for a line that is no key; none of
+    the messages repeats a key.
+    """
+    if file is None:
+        source, lines = f"the variable {VARIABLE}", os.environ.get(VARIABLE, "").replace(";", "\n").splitlines()
+    else:
+        try:
+            source, lines = str(file), file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInputError(f"--keys-file {file} cannot be read: {error}.") from error
+    callers: dict[bytes, Caller] = {}
+    for number, line in enumerate(lines, 1):
+        if not (words := line.split()) or words[0].startswith("#"):
+            continue
+        key = words[0]
+        options = {name: value for name, _, value in (word.partition("=") for word in words[1:])}
+        if len(key) < SHORTEST or not key.isascii() or not options.keys() <= {"name", "encoders"}:
+            raise InvalidInputError(
+                f"line {number} of {source} is not KEY [name=NAME] [encoders=GLOB,GLOB] with a key of {SHORTEST} or "
+                "more ASCII characters. `openssl rand -hex 24` makes one."
+            )
+        patterns = tuple(options["encoders"].split(",")) if "encoders" in options else ("*",)
+        callers[_digest(key)] = Caller(options.get("name", f"key-{number}"), patterns)
+    if file is not None and not callers:
+        raise InvalidInputError(f"{file} holds no key. `openssl rand -hex 24 > {file}` puts one there.")
+    return Keys(callers)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

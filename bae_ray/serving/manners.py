@@ -1,0 +1,211 @@
+"""What every request goes through, whatever its route: its id, its key, limits, the log, and errors as problems.
+
+Plain ASGI, because it has to see bodies before anything reads them.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bae_ray.serving.config import LimitsConfig
+from bae_ray.serving.keys import ANYONE, Caller, Keys
+from bae_ray.serving.metrics import Metrics
+from bae_ray.serving.problems import MEDIA_TYPE, Problem
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+OPEN = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/")
+HEADER = b"x-request-id"
+
+log = logging.getLogger("ray.serve")
+
+
+class Exchange:
+    """A request under way, and what is noted of it."""
+
+    def __init__(self, request_id: str, caller: Caller) -> None:
+        self.id, self.caller = request_id, caller
+        self.encoder: str | None = None
+        self.rows = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.status = 499  # nginx's word for: the client went away
+        self.code: str | None = None
+
+
+class Load:
+    """What is under way in this replica; more than the limits is turned away."""
+
+    def __init__(self, limits: LimitsConfig, metrics: Metrics) -> None:
+        self._limits, self._metrics = limits, metrics
+        self._requests = self._bytes = 0
+
+    def enter(self) -> None:
+        """Count a request in. Raises `overloaded`."""
+        if self._requests >= self._limits.max_inflight:
+            raise Problem("overloaded", "There are too many requests under way.")
+        self._requests += 1
+
+    def leave(self, size: int) -> None:
+        """Count a request out, with what its body took."""
+        self._requests -= 1
+        self._bytes -= size
+        self._metrics.inflight(self._requests, self._bytes)
+
+    def take(self, size: int) -> None:
+        """Count bytes in. Raises `overloaded`."""
+        if self._bytes + size > self._limits.max_inflight_bytes:
+            raise Problem("overloaded", "The requests under way take all the memory there is for them.")
+        self._bytes += size
+        self._metrics.inflight(self._requests, self._bytes)
+
+
+class Manners:
+    """An ASGI application around the routes."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, limits: LimitsConfig, metrics: Metrics) -> None:
+        self._app, self._keys, self._metrics = app, keys, metrics
+        self._load = Load(limits, metrics)
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        exchange = Exchange(given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, ANYONE)
+        body = Body(receive, headers, self._limits, self._load, exchange)
+        scope.setdefault("state", {}).update(exchange=exchange, body=body)
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                if exchange.id != given:  # Serve adds the one that it gave, or was given
+                    message = {**message, "headers": [*message["headers"], (HEADER, exchange.id.encode())]}
+            else:
+                exchange.bytes_out += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, answer, headers)
+        finally:
+            self._note(scope, exchange, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        """The routes' answer, or a problem."""
+        exchange: Exchange = scope["state"]["exchange"]
+        counted = False
+        try:
+            if (scope["path"].removeprefix(scope.get("root_path", "")) or "/") not in OPEN:
+                exchange.caller = self._caller(headers)
+                self._load.enter()
+                counted = True
+            await self._app(scope, receive, send)
+        except Problem as problem:
+            await _send(problem, exchange, send)
+        except Exception:
+            # Starlette has answered with `internal`, and raises it on for servers to see.
+            log.exception(f"request {exchange.id} failed")
+        finally:
+            if counted:
+                self._load.leave(scope["state"]["body"].taken)
+
+    def _caller(self, headers: Headers) -> Caller:
+        if not self._keys:
+            return ANYONE
+        kind, _, key = headers.get("authorization", "").partition(" ")
+        challenge = {"www-authenticate": "Bearer"}
+        if kind.lower() != "bearer" or not key.strip():
+            raise Problem("no_key", "Send the header Authorization: Bearer KEY.", challenge)
+        if (caller := self._keys.find(key.strip())) is None:
+            raise Problem("wrong_key", "The service does not know this key.", challenge)
+        return caller
+
+    def _note(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
+        """Count the request, and write a line of the log, which holds nothing of its body."""
+        route = getattr(scope.get("route"), "path", "none")
+        self._metrics.answered(route, exchange.status, seconds, exchange.rows)
+        if route in OPEN and exchange.status == 200:
+            return
+        fields: dict[str, Any] = {
+            "request": exchange.id,
+            "caller": exchange.caller.name,
+            "method": scope["method"],
+            "route": route,
+            "encoder": exchange.encoder,
+            "status": exchange.status,
+            "code": exchange.code,
+            "rows": exchange.rows,
+            "bytes_in": exchange.bytes_in,
+            "bytes_out": exchange.bytes_out,
+            "ms": round(1000 * seconds, 2),
+        }
+        text = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+        log.info(text, extra={f"bae_{name}": value for name, value in fields.items()})
+
+
+class GoneError(Exception):
+    """The client went away before its body was read."""
+
+
+class Body:
+    """A request's body, read once, within the limits, while it comes in."""
+
+    def __init__(
+        self, receive: Receive, headers: Headers, limits: LimitsConfig, load: Load, exchange: Exchange
+    ) -> None:
+        self._receive, self._limits, self._load, self._exchange = receive, limits, load, exchange
+        self._length = headers.get("content-length", "")
+        self.taken = 0
+
+    async def read(self) -> bytes:
+        """All of it. Raises `body_too_large`, `body_timeout` and `overloaded`, before the rest is read."""
+        announced = int(self._length) if self._length.isdecimal() else 0
+        self._check(announced)
+        self._take(announced)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._limits.body_timeout_s):
+                more = True
+                while more:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise GoneError
+                    part = message.get("body", b"")
+                    size += len(part)
+                    self._check(size)
+                    if size > self.taken:
+                        self._take(size - self.taken)
+                    parts.append(part)
+                    more = message.get("more_body", False)
+        except TimeoutError as error:
+            limit = self._limits.body_timeout_s
+            raise Problem("body_timeout", f"The body has to be here within {limit:g} seconds.") from error
+        self._exchange.bytes_in = size
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _check(self, size: int) -> None:
+        if size > self._limits.max_body_bytes:
+            raise Problem("body_too_large", f"A body may have {self._limits.max_body_bytes} bytes.")
+
+    def _take(self, size: int) -> None:
+        self._load.take(size)
+        self.taken += size
+
+
+async def _send(problem: Problem, exchange: Exchange, send: Send) -> None:
+    exchange.code = problem.code
+    body = problem.body(exchange.id)
+    headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})

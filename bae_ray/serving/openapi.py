@@ -1,0 +1,77 @@
+"""What the OpenAPI description says beyond what FastAPI sees: both media types, and every problem."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
+
+from bae_ray.serving import schemas
+from bae_ray.serving.media import JSON, SAFETENSORS
+from bae_ray.serving.problems import ProblemDetails, responses
+
+ALWAYS = ("no_key", "wrong_key", "malformed", "invalid", "overloaded", "internal", "unavailable", "deadline")
+OF_ENCODERS = ("not_acceptable", "encoder_not_found", "not_allowed", "encoder_broken")
+OF_BODIES = (
+    "body_timeout", "body_too_large", "too_many_rows", "answer_too_large", "unsupported_media_type", "wrong_width",
+    "not_finite", "not_binary",
+)  # fmt: skip
+BINARY = {"type": "string", "format": "binary"}
+REFERENCE = "#/components/schemas/{model}"
+
+
+class _Plain(Response):
+    """An answer whose media type is said in `responses` alone."""
+
+    media_type = None
+
+
+def errors(*more: str, body: bool = True) -> tuple[str, ...]:
+    """The codes of the problems that a route of an encoder may answer with."""
+    return (*OF_ENCODERS, *(OF_BODIES if body else ("answer_too_large",)), *more)
+
+
+def produces(model: type[BaseModel], *codes: str) -> dict[str, Any]:
+    """A route's answers: JSON of a model, and safetensors where what it computes is arrays."""
+    content: dict[str, Any] = {JSON: {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
+    if "answer_too_large" in codes:
+        content[SAFETENSORS] = {"schema": BINARY}
+    answer = {"description": (model.__doc__ or "").strip(), "content": content}
+    known = codes if codes == ("not_ready",) else (*ALWAYS, *codes)
+    return {"response_class": _Plain, "responses": {200: answer, **responses(*known)}}
+
+
+def takes(model: type[BaseModel], binary: bool = True) -> dict[str, Any]:
+    """A route's body: JSON of a model, or safetensors."""
+    content: dict[str, Any] = {JSON: {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
+    if binary:
+        content[SAFETENSORS] = {"schema": BINARY}
+    return {"openapi_extra": {"requestBody": {"required": True, "content": content}}}
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI description."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        models = [
+            value
+            for value in (*vars(schemas).values(), ProblemDetails)
+            if isinstance(value, type) and issubclass(value, BaseModel) and not value.__name__.startswith("_")
+            and value is not BaseModel
+        ]  # fmt: skip
+        _, definitions = models_json_schema(
+            [(model, "serialization" if model.__name__.endswith("Answer") else "validation") for model in models],
+            ref_template=REFERENCE,
+        )
+        components = made.setdefault("components", {})
+        components["schemas"] = dict(sorted(definitions["$defs"].items()))
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, item in made["paths"].items():
+            for operation in item.values():
+                operation["responses"].pop("422", None) if path in ("/livez", "/metrics") else None
+                if path.startswith("/v1"):
+                    operation["security"] = [{"key": []}]
+        app.openapi_schema = made
+    return app.openapi_schema

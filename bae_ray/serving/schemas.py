@@ -1,0 +1,201 @@
+"""What JSON bodies and answers look like."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bae_ray.activations.config import Position
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class PackedArray(_Schema):
+    """An array as base64 of its little-endian bytes, row by row."""
+
+    data: str = Field(json_schema_extra={"contentEncoding": "base64"})
+    dtype: Literal["float64", "float32", "float16", "bfloat16", "uint8", "int32", "int64"]
+    shape: list[int] = Field(min_length=1, max_length=2)
+
+
+Matrix = list[list[float]] | PackedArray
+Codes = list[list[int]] | PackedArray
+
+
+class Limits(_Schema):
+    """What one request may ask for."""
+
+    max_body_bytes: int
+    max_response_bytes: int
+    max_rows: int
+    max_texts: int
+    max_tokens: int
+    body_timeout_s: float
+    deadline_s: float
+
+
+class EncoderOrigin(_Schema):
+    """Which activations a run's encoder is of."""
+
+    model: str
+    layer: int
+    site: str
+    position: Position
+
+
+class EncoderInfo(_Schema):
+    """An encoder of the registry."""
+
+    id: str
+    status: Literal["ready", "broken"]
+    reason: str | None = None
+    """Why it is broken."""
+    version: str
+    """Changes when the encoder's files do."""
+    architecture: str | None = None
+    binary: bool | None = None
+    """Whether its latents are a code of 0 and 1."""
+    d_in: int | None = None
+    d_latent: int | None = None
+    n_features: int | None = None
+    prior_bits: float | None = None
+    """Marginal entropy of its firing rates over the reference set."""
+    origin: EncoderOrigin | None = None
+    measures: dict[str, float] = {}
+    """Of the run that trained it, as in its result.json."""
+    config: dict[str, Any] | None = None
+    limits: Limits
+
+
+class EncoderList(_Schema):
+    """The encoders of the registry that the key is for."""
+
+    encoders: list[EncoderInfo]
+
+
+class EncodeBody(_Schema):
+    """Activations to encode."""
+
+    x: Matrix = Field(description="Activations [n, d_in], finite.")
+
+
+class EncodeAnswer(_Schema):
+    """Codes of activations; which of the arrays are there, the query says."""
+
+    encoder: str
+    d_latent: int
+    format: Literal["packed", "indices", "magnitudes"]
+    code: Codes | None = None
+    """packed: [n, ceil(d_latent / 8)] bytes, the first latent in the highest bit of the first one."""
+    indices: Codes | None = None
+    """indices: the latents that fire, a list per row. With top_k: [n, top_k], the largest magnitude first."""
+    splits: PackedArray | None = None
+    """arrays=base64: indices[splits[i]] to indices[splits[i + 1]] are row i's."""
+    magnitudes: Matrix | None = None
+    """magnitudes: [n, n_features], or with top_k those of the indices."""
+
+
+class DecodeBody(_Schema):
+    """One of the three."""
+
+    code: Codes | None = Field(default=None, description="Packed codes [n, ceil(d_latent / 8)], binary encoders only.")
+    indices: Codes | None = Field(
+        default=None, description="The latents that fire, a list per row, or all of them flat with splits."
+    )
+    splits: PackedArray | None = Field(default=None, description="[n + 1]: where each row's indices begin.")
+    latents: Matrix | None = Field(default=None, description="Latents [n, d_latent].")
+
+
+class DecodeAnswer(_Schema):
+    """Reconstructed activations."""
+
+    encoder: str
+    x: Matrix
+    """[n, d]"""
+
+
+class CompressAnswer(_Schema):
+    """A container of the codec."""
+
+    encoder: str
+    rows: int
+    bytes: int
+    data: str
+    """base64"""
+
+
+class DecompressBody(_Schema):
+    """A container of the codec."""
+
+    data: str = Field(description="The container, base64.")
+
+
+class DecompressAnswer(_Schema):
+    """What was in a container."""
+
+    encoder: str
+    x: Matrix | None = None
+    """format=x: activations [n, d]."""
+    code: Codes | None = None
+    """format=packed: [n, ceil(d_latent / 8)] bytes."""
+
+
+class FeatureAnswer(_Schema):
+    """A feature of an encoder."""
+
+    encoder: str
+    index: int
+    firing_rate: float | None = None
+    """Share of the reference set on which it fires."""
+    direction: list[float] | PackedArray
+    """[d]: what the reconstruction gains where the feature is 1."""
+    similar_indices: list[int] | PackedArray
+    """The features whose directions have the largest cosine with it."""
+    similar_cosines: list[float] | PackedArray
+
+
+class TextsBody(_Schema):
+    """Texts for the encoder's language model."""
+
+    texts: list[str] = Field(min_length=1)
+
+
+class TokenFeature(_Schema):
+    """A feature of a token."""
+
+    index: int
+    magnitude: float
+
+
+class Token(_Schema):
+    """A token, and its features of the largest magnitude."""
+
+    id: int
+    text: str
+    start: int
+    """Where it begins in the text, in characters."""
+    end: int
+    features: list[TokenFeature]
+
+
+class TextAnswer(_Schema):
+    """The tokens of a text."""
+
+    tokens: list[Token]
+
+
+class TextsAnswer(_Schema):
+    """The tokens of texts."""
+
+    encoder: str
+    model: str
+    layer: int
+    site: str
+    texts: list[TextAnswer]
+
+
+class Alive(_Schema):
+    """A sign of life."""
+
+    status: Literal["ok"] = "ok"

@@ -1,0 +1,136 @@
+"""What the routes ask of the rest of the service: encoders by id, and computations with them."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from ray.exceptions import RayActorError, RayError, RaySystemError, TaskCancelledError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+)
+from ray.serve.handle import DeploymentHandle
+
+from bae_ray.errors import BaeRayError, CheckpointError, CompressionError, InvalidInputError
+from bae_ray.serving.batching import Batcher
+from bae_ray.serving.config import ServiceConfig
+from bae_ray.serving.encoders import ChangedError
+from bae_ray.serving.keys import Caller
+from bae_ray.serving.metrics import Metrics
+from bae_ray.serving.operations import Operation
+from bae_ray.serving.problems import Problem
+from bae_ray.serving.registry import Entry, Registry
+from bae_ray.serving.texts import TextActivations, TooLongError
+
+GONE = (RayActorError, RaySystemError, ReplicaUnavailableError, DeploymentUnavailableError)
+"""What calls of a replica that died raise."""
+TRIES = 2
+CORRUPT = "The data is no container of this encoder's codes, or a damaged one. Compress the activations anew."
+READY_FOR_S = 1.0
+READY_TIMEOUT_S = 5.0
+T = TypeVar("T")
+
+
+class Service:
+    """The registry, and the replicas that compute."""
+
+    def __init__(
+        self, config: ServiceConfig, encoders: DeploymentHandle, texts: DeploymentHandle, metrics: Metrics
+    ) -> None:
+        self.config = config
+        self.registry = Registry(config.registry)
+        self.metrics = metrics
+        self._encoders, self._texts = encoders, texts
+        # As many as all replicas could take, whether they run yet or not: what waits is what Serve scales by.
+        concurrent = config.encoders.concurrent_batches * config.encoders.max_replicas
+        self._batcher: Batcher[tuple[str, Operation]] = Batcher(self._run, config.encoders.batch_rows, concurrent)
+        self._ready_until = 0.0
+
+    def entry(self, encoder_id: str, caller: Caller) -> Entry:
+        """The encoder of an id. Raises `encoder_not_found` and `not_allowed`."""
+        if not caller.may_use(encoder_id):
+            raise Problem("not_allowed", "This key is for other encoders.")
+        entry = self.registry.entries().get(encoder_id)
+        if entry is None:
+            raise Problem("encoder_not_found", "The registry has no encoder of this id; GET /v1/encoders lists them.")
+        return entry
+
+    def usable(self, encoder_id: str, caller: Caller) -> Entry:
+        """The same, one that works. Raises `encoder_broken` besides."""
+        entry = self.entry(encoder_id, caller)
+        if entry.config is None:
+            raise Problem("encoder_broken", entry.reason)
+        return entry
+
+    async def compute(self, entry: Entry, operation: Operation, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Arrays with a row for each of `rows`: see `operations.compute`."""
+        return await self._answered(entry, self._batcher.submit((entry.key, operation), rows))
+
+    async def call(self, entry: Entry, method: str, *arguments: Any, **options: Any) -> Any:
+        """A method of `Encoders` that is not batched."""
+        handle = getattr(self._encoders.options(multiplexed_model_id=entry.key), method)
+        return await self._answered(entry, _tried(lambda: handle.remote(*arguments, **options)))
+
+    async def texts(self, entry: Entry, texts: list[str]) -> TextActivations:
+        """The activations of every token of texts, of the encoder's own language model."""
+        assert entry.origin is not None
+        try:
+            return await self._answered(entry, _tried(lambda: self._texts.activations.remote(entry.origin, texts)))
+        except TooLongError as error:
+            raise Problem("too_much_text", _message(error)) from error
+        except InvalidInputError as error:
+            raise Problem("no_language_model", _message(error)) from error
+
+    async def check_ready(self) -> None:
+        """Raise `not_ready` unless an encoders' replica answers."""
+        if time.monotonic() < self._ready_until:
+            return
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                await self._encoders.ping.remote()
+        except (TimeoutError, RayError, *GONE) as error:
+            raise Problem("not_ready", "No replica of the encoders answers yet.") from error
+        self._ready_until = time.monotonic() + READY_FOR_S
+
+    async def _run(self, key: tuple[str, Operation], parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        encoder, operation = key
+        handle = self._encoders.options(multiplexed_model_id=encoder)
+        with self.metrics.batch(sum(map(len, parts))):
+            return await _tried(lambda: handle.compute.remote(operation, parts))
+
+    async def _answered(self, entry: Entry, call: Awaitable[T]) -> T:
+        """The call's result in time, its errors as problems."""
+        try:
+            async with asyncio.timeout(self.config.limits.deadline_s):
+                return await call
+        except TimeoutError as error:
+            raise Problem("deadline", "The computation took too long. Send fewer rows.") from error
+        except BackPressureError as error:
+            raise Problem("overloaded", "The encoders have more to do than they can do now.") from error
+        except CompressionError as error:
+            raise Problem("corrupt", CORRUPT) from error
+        except (ChangedError, TaskCancelledError, RequestCancelledError, *GONE) as error:
+            raise Problem("unavailable", "The replica that computed this went away. Send the request again.") from error
+        except CheckpointError as error:
+            self.registry.refuse(entry, _message(error))
+            raise Problem("encoder_broken", self.registry.entries()[entry.id].reason) from error
+
+
+async def _tried(call: Callable[[], Awaitable[T]]) -> T:
+    """A call that is made once more where its replica died: all that is computed here may be computed twice."""
+    for left in reversed(range(TRIES)):
+        try:
+            return await call()
+        except GONE:
+            if not left:
+                raise
+    raise AssertionError
+
+
+def _message(error: BaeRayError) -> str:
+    """What the error said in the replica, without Ray's trace around it."""
+    return str(getattr(error, "cause", None) or error)

@@ -1,0 +1,122 @@
+"""The deployment that runs an encoder's own language model on texts.
+
+Shapes: T tokens of all texts together, D hidden size.
+"""
+
+import asyncio
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from ray import serve
+from transformers import PreTrainedTokenizerBase
+
+from bae_ray.activations.capture import SITES, Capture
+from bae_ray.activations.model import find_model, load_model, load_tokenizer
+from bae_ray.errors import InvalidInputError
+from bae_ray.serving.config import ServiceConfig
+from bae_ray.serving.encoders import deployed
+from bae_ray.serving.registry import Origin
+
+MODELS_KEPT = 2
+BATCH_TOKENS = 4096
+
+
+class TextActivations(NamedTuple):
+    """What a language model makes of texts."""
+
+    x: np.ndarray
+    """Activations [T, D], text by text."""
+    token_ids: np.ndarray
+    """[T] int32."""
+    spans: np.ndarray
+    """[T, 2] int32: where each token begins and ends in its text, in characters; equal for special tokens."""
+    tokens: list[str]
+    """[T]: the tokens as text."""
+    splits: np.ndarray
+    """[texts + 1] int64: tokens splits[i] to splits[i + 1] are text i's."""
+
+
+class _Model(NamedTuple):
+    tokenizer: PreTrainedTokenizerBase
+    capture: Capture
+    max_positions: int | None
+
+
+class TooLongError(InvalidInputError):
+    """A text has more tokens than are taken."""
+
+
+class Texts:
+    """A replica: the language models asked for last, each cut off after the layer that is wanted of it."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        self._settings = config.texts
+        self._max_tokens = config.limits.max_tokens
+        self._device = "cuda" if self._settings.num_gpus and torch.cuda.is_available() else "cpu"
+        self._thread = ThreadPoolExecutor(1, "language model")
+        self._models: OrderedDict[tuple[str, int, str], _Model] = OrderedDict()
+
+    async def activations(self, origin: Origin, texts: list[str]) -> TextActivations:
+        """The activations of every token at the layer and site of an encoder.
+
+        Raises `TooLongError` for a text of too many tokens, and `InvalidInputError` where the language model cannot be
+        found or does not have the layer.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, origin, texts)
+
+    def _compute(self, origin: Origin, texts: list[str]) -> TextActivations:
+        tokenizer, capture, max_positions = self._model(origin)
+        longest = min(self._max_tokens, max_positions or self._max_tokens)
+        encoded = tokenizer(texts, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
+        ids: list[list[int]] = encoded["input_ids"]
+        for number, row in enumerate(ids):
+            if len(row) > longest:
+                raise TooLongError(f"Text {number} has {len(row)} tokens; {longest} are taken.")
+        spans = [span for row in encoded["offset_mapping"] for span in row]
+        flat = [token for row in ids for token in row]
+        return TextActivations(
+            x=self._vectors(capture, ids),
+            token_ids=np.array(flat, np.int32),
+            spans=np.array(spans, np.int32).reshape(-1, 2),
+            tokens=[str(tokenizer.decode([token])) for token in flat],
+            splits=np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        )
+
+    def _vectors(self, capture: Capture, ids: list[list[int]]) -> np.ndarray:
+        """Activations [T, D], the texts in their order, computed in batches of like lengths."""
+        made: dict[int, torch.Tensor] = {}
+        order = sorted((i for i in range(len(ids)) if ids[i]), key=lambda i: len(ids[i]))
+        while order:
+            width = len(ids[order[-1]])
+            batch = [order.pop() for _ in range(min(len(order), max(1, BATCH_TOKENS // width)))]
+            padded = torch.zeros(len(batch), width, dtype=torch.long)
+            for row, i in zip(padded, batch, strict=True):
+                row[: len(ids[i])] = torch.tensor(ids[i])
+            kept = torch.cat([torch.arange(len(ids[i])) + row * width for row, i in enumerate(batch)])
+            vectors, _ = capture(padded.to(self._device), kept.to(self._device))
+            parts = vectors[0].float().cpu().split([len(ids[i]) for i in batch])
+            made.update(zip(batch, parts, strict=True))
+        parts = [made[i] for i in sorted(made)]
+        return torch.cat(parts).numpy() if parts else np.empty((0, 0), np.float32)
+
+    def _model(self, origin: Origin) -> _Model:
+        key = (origin.model, origin.layer, origin.site)
+        if key not in self._models:
+            source = find_model(self._settings.models.get(origin.model, origin.model))
+            if not 0 <= origin.layer <= source.n_layers or origin.site not in SITES:
+                raise InvalidInputError(f"{origin.model} has no {origin.site} at layer {origin.layer}.")
+            model = load_model(source, self._settings.precision, self._device)
+            capture = Capture(model, (origin.layer,), (origin.site,))
+            self._models[key] = _Model(load_tokenizer(source), capture, source.max_positions)
+            while len(self._models) > MODELS_KEPT:
+                self._models.popitem(last=False)
+        self._models.move_to_end(key)
+        return self._models[key]
+
+
+def texts(config: ServiceConfig) -> serve.Application:
+    """The deployment as the config says."""
+    return deployed(Texts, config.texts, max_ongoing=8).bind(config)

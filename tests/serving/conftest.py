@@ -1,0 +1,72 @@
+"""One service for all tests here: real Ray Serve, real HTTP, three encoders of the library and a broken one."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bae_ray.client import Client
+from bae_ray.serving.config import EncodersConfig, GatewayConfig, ServiceConfig, TextsConfig
+from tests.serving.support import KEY, LIMITS, NARROW_KEY, Served, free_port, make_encoder, make_run
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry: a binary encoder, a ReLU one, a run, and one whose weights are cut off."""
+    folder = tmp_path_factory.mktemp("registry")
+    make_encoder(folder / "bae")
+    make_encoder(folder / "relu", 2, "relu")
+    make_run(folder / "run", "tiny")
+    make_run(folder / "demo", "tiny")
+    make_encoder(folder / "cut")
+    weights = (folder / "cut" / "model.safetensors").read_bytes()
+    (folder / "cut" / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served(ray_cluster: None, registry: Path, tiny_model: Path) -> Iterator[Served]:
+    """The service, up."""
+    from ray import serve
+
+    from bae_ray.serving.app import build
+
+    os.environ["BAE_RAY_API_KEYS"] = f"{KEY} name=tests; {NARROW_KEY} name=narrow encoders=rel*,run"
+    config = ServiceConfig(
+        registry=registry,
+        limits=LIMITS,
+        gateway=GatewayConfig(num_cpus=0.1),
+        encoders=EncodersConfig(num_cpus=0.1, encoders_per_replica=2),
+        texts=TextsConfig(num_cpus=0.1, min_replicas=1, models={"tiny": str(tiny_model)}),
+    )
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 100})
+    serve.run(build(config), name="bae_ray", route_prefix="/")
+    del os.environ["BAE_RAY_API_KEYS"]
+    yield Served(f"http://127.0.0.1:{port}", registry, config)
+    serve.shutdown()
+
+
+@pytest.fixture(scope="session")
+def http(served: Served) -> Iterator[httpx.Client]:
+    """A plain HTTP client with a key."""
+    with httpx.Client(base_url=served.url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def client(served: Served) -> Iterator[Client]:
+    """Our client."""
+    with Client(served.url, KEY) as made:
+        yield made
+
+
+@pytest.fixture
+def dropped(served: Served) -> Iterator[Path]:
+    """A folder of the registry that a test may fill; it is gone afterwards."""
+    folder = served.registry / "dropped"
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)

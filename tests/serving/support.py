@@ -1,0 +1,72 @@
+"""What the tests of the service share: its limits, and the making of encoders."""
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from bae_ray.autoencoders import Autoencoder, BAEConfig, ReLUConfig, build_autoencoder, load_autoencoder
+from bae_ray.serving.config import LimitsConfig, ServiceConfig
+
+D, F = 16, 44  # no multiple of 8: the last byte of a packed code is not full
+KEY, NARROW_KEY = "k" * 32, "n" * 32
+LIMITS = LimitsConfig(
+    max_body_bytes=1 << 20,
+    max_response_bytes=1 << 20,
+    max_rows=256,
+    max_texts=4,
+    max_tokens=32,
+    body_timeout_s=2,
+    deadline_s=60,
+    max_inflight=64,
+    max_inflight_bytes=8 << 20,
+)
+
+
+class Served(NamedTuple):
+    """The service under test."""
+
+    url: str
+    registry: Path
+    config: ServiceConfig
+
+
+def make_encoder(folder: Path, seed: int = 0, architecture: str = "bae") -> Autoencoder:
+    """An encoder with random weights, a normalisation, and a prior that is not flat."""
+    torch.manual_seed(seed)
+    config = BAEConfig(d_in=D, d_latent=F) if architecture == "bae" else ReLUConfig(d_in=D, d_latent=F)
+    made = build_autoencoder(config)
+    with torch.no_grad():
+        made.mean.copy_(torch.randn(D))
+        made.scale.fill_(2.0)
+        made.prior.copy_(torch.rand(F) ** 3)
+    made.save_pretrained(folder)
+    return load_autoencoder(folder)
+
+
+def make_run(folder: Path, model: str) -> None:
+    """A run's directory as `bae-ray train` leaves it, as far as the service reads it."""
+    make_encoder(folder, 1)
+    result = {"model": model, "layer": 2, "site": "residual", "position": "all", "fvu_val": 0.25, "entropy_bits": 9.5}
+    (folder / "run.json").write_text("{}")
+    (folder / "result.json").write_text(json.dumps(result))
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(look: Callable[[], Any], seconds: float = 20) -> Any:
+    """What `look` gives as soon as it gives something."""
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.1)
+    return found

@@ -1,0 +1,68 @@
+"""`bae-ray serve` as a shell would run it, and what it refuses to do."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serving.support import D, free_port, make_encoder, until
+
+
+def test_what_is_unsafe_or_cannot_start_is_refused(bae_ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("BAE_RAY_API_KEYS", raising=False)
+    for options in (["--host", "0.0.0.0"], ["--haproxy"]):
+        code, _, err = bae_ray("serve", "--registry", tmp_path, *options)
+        assert code == 2
+        assert "no bearer keys" in err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, _, err = bae_ray("serve", "--registry", tmp_path, "--port", taken.getsockname()[1])
+        assert code == 2
+        assert "cannot be listened at" in err
+    code, _, err = bae_ray("serve", "--registry", tmp_path / "none", "--port", free_port())
+    assert code == 2
+    assert "is not a folder" in err
+
+
+def test_config_yaml_builds(tmp_path: Path):
+    """The arguments of serve/config.yaml are those of the service."""
+    import yaml
+
+    from bae_ray.serving.config import ServiceConfig
+
+    config = yaml.safe_load((Path(__file__).parents[2] / "serve" / "config.yaml").read_text())
+    (application,) = config["applications"]
+    assert application["import_path"] == "serve.app:build"
+    assert ServiceConfig.model_validate(application["args"]).encoders.num_gpus == 0.25
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("haproxy", [False, True])
+def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path, haproxy: bool):
+    make_encoder(tmp_path / "one")
+    port = free_port()
+    command = [sys.executable, "-c", "from bae_ray.cli import main; main()", "serve", "--registry", str(tmp_path)]
+    key = "s" * 32
+    command += ["--port", str(port), *(["--haproxy"] if haproxy else [])]
+    with subprocess.Popen(command, env={**os.environ, "BAE_RAY_API_KEYS": key}) as service:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {key}"}) as http:
+
+                def ready() -> bool:
+                    try:
+                        return http.get("/readyz").status_code == 200
+                    except httpx.HTTPError:
+                        return False
+
+                until(ready, 180)
+                answer = http.post("/v1/encoders/one/encode", json={"x": [[0.0] * D]}, timeout=60)
+                assert answer.status_code == 200
+        finally:
+            service.send_signal(signal.SIGTERM)
+        assert service.wait(90) == 0
