@@ -13,6 +13,9 @@ from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.keys import VARIABLE, read_keys
 
 APPLICATION = "bae_ray"
+PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+PROXY_CALLBACK = "bae_ray.serving.proxy:middlewares"
+"""What Serve's proxy asks for middlewares; on a cluster, set the variable on all nodes before `ray start`."""
 MARGIN_S = 10
 
 
@@ -31,6 +34,7 @@ class ServeCommand(ServiceConfig):
 def serve(command: ServeCommand) -> int:
     """Run `bae-ray serve`."""
     _check(command)
+    os.environ[PROXY_VARIABLE] = PROXY_CALLBACK
     if command.haproxy:  # read when ray.serve is imported, here and in the processes that Ray starts from here
         os.environ.update(RAY_SERVE_ENABLE_HA_PROXY="1", RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD="0")
     from ray import serve as ray_serve
