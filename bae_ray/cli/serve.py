@@ -43,11 +43,17 @@ def serve(command: ServeCommand) -> int:
     from bae_ray.serving.app import build
 
     config = ServiceConfig(**{name: getattr(command, name) for name in ServiceConfig.model_fields})
+    config = config.model_copy(update={"registry": command.registry.absolute()})  # replicas run in other folders
     application = build(config)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     connect()
+    if ray_serve.status().proxies:
+        raise InvalidInputError(
+            "this Ray cluster serves something already, at an address of its own. Add the encoders to it with `serve "
+            "deploy serve/config.yaml`, or unset RAY_ADDRESS."
+        )
     try:
         timeout = config.limits.body_timeout_s + config.limits.deadline_s + MARGIN_S
         options = {"host": command.host, "port": command.port, "request_timeout_s": timeout}
@@ -57,6 +63,7 @@ def serve(command: ServeCommand) -> int:
         print(f"http://{host}:{command.port}/docs describes what is served here. Ctrl-C ends it.", flush=True)
         stopped.wait()
         print("stopping: requests under way are finished.", flush=True)
+        ray_serve.delete(APPLICATION)  # waits for them; shutdown does not
     finally:
         ray_serve.shutdown()
     return 0

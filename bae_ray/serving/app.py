@@ -47,7 +47,8 @@ def build(config: ServiceConfig) -> Application:
     Registry(config.registry)
     keys = read_keys(config.keys_file)  # here: what is in this process's environment need not be in the replicas'
     most = config.limits.max_inflight
-    gateway = deployed(serve.ingress()(Gateway), config.gateway, max_ongoing=most + HEALTH_CHECKS).options(
+    drain_s = config.limits.body_timeout_s + config.limits.deadline_s
+    gateway = deployed(serve.ingress()(Gateway), config.gateway, most + HEALTH_CHECKS, drain_s).options(
         name="Gateway",
         max_queued_requests=most,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),

@@ -73,6 +73,7 @@ def array(value: Any, name: str) -> Tensor:
     if isinstance(value, dict):
         return _from_base64(value, name)
     if isinstance(value, list):
+        _check_numbers(value, name)
         try:
             made = np.asarray(value)
         except (ValueError, OverflowError):
@@ -80,6 +81,13 @@ def array(value: Any, name: str) -> Tensor:
         if made.dtype.kind in "fiu" and made.dtype != np.uint64:
             return torch.from_numpy(made)
     raise Problem("invalid", f"{name}: {NOT_TAKEN}.")
+
+
+def _check_numbers(value: list[Any], name: str) -> None:
+    """Raise `invalid` for what is no list of numbers, or of such: of a text NumPy would make an array of its length."""
+    rows = value if value and all(isinstance(row, list) for row in value) else [value]
+    if not all({*map(type, row)} <= {int, float} for row in rows):
+        raise Problem("invalid", f"{name}: {NOT_TAKEN}.")
 
 
 def _from_base64(value: dict[str, Any], name: str) -> Tensor:

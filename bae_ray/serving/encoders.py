@@ -15,7 +15,7 @@ from ray import serve
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
 from bae_ray.compression import Scheme, compress_activations, decompress_activations, open_container
 from bae_ray.compression.activations import check_model
-from bae_ray.errors import BaeRayError
+from bae_ray.errors import BaeRayError, OutOfMemoryError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.features import describe_feature
 from bae_ray.serving.operations import Operation, compute
@@ -90,8 +90,12 @@ class Encoders:
     async def _in(executor: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
-        except torch.OutOfMemoryError as error:
-            raise BaeRayError("the device has too little memory for this batch") from error
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise OutOfMemoryError("the device has too little memory for this batch") from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):  # what torch says of a CPU's memory
+                raise
+            raise OutOfMemoryError("the machine has too little memory for this batch") from error
 
 
 def _compute(autoencoder: Autoencoder, operation: Operation, parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -109,11 +113,11 @@ def _decompress(autoencoder: Autoencoder, data: bytes, packed: bool) -> dict[str
 
 def encoders(config: ServiceConfig) -> serve.Application:
     """The deployment as the config says."""
-    return deployed(Encoders, config.encoders, max_ongoing=64).bind(config)
+    return deployed(Encoders, config.encoders, max_ongoing=64, drain_s=config.limits.deadline_s).bind(config)
 
 
-def deployed(replica: type, settings: Any, max_ongoing: int) -> serve.Deployment:
-    """A class as a deployment with the replicas of its config."""
+def deployed(replica: type, settings: Any, max_ongoing: int, drain_s: float) -> serve.Deployment:
+    """A class as a deployment with the replicas of its config, which are given `drain_s` to finish when they stop."""
     return serve.deployment(replica).options(  # pyright: ignore[reportFunctionMemberAccess]
         autoscaling_config={
             "min_replicas": settings.min_replicas,
@@ -124,7 +128,7 @@ def deployed(replica: type, settings: Any, max_ongoing: int) -> serve.Deployment
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         max_ongoing_requests=max_ongoing,
         logging_config=LOGGING,
-        graceful_shutdown_timeout_s=30,
+        graceful_shutdown_timeout_s=drain_s,
         health_check_period_s=2,
         health_check_timeout_s=30,
     )

@@ -1,7 +1,7 @@
 """A middleware for Serve's own proxy, which answers 500 in plain text where a gateway's replica dies under a request.
 
-The service's own answers are problems, 500 included. So a 500 that is none is the proxy's, and is said as the 503 that it
-means: send the request again.
+The service's own answers are problems, 500 included. So a 500 that is none is the proxy's, and is said as the 503 that
+it means: send the request again.
 """
 
 from starlette.datastructures import Headers

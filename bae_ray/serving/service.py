@@ -15,7 +15,7 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
-from bae_ray.errors import BaeRayError, CheckpointError, CompressionError, InvalidInputError
+from bae_ray.errors import BaeRayError, CheckpointError, CompressionError, InvalidInputError, OutOfMemoryError
 from bae_ray.serving.batching import Batcher
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import ChangedError
@@ -115,9 +115,12 @@ class Service:
             raise Problem("corrupt", CORRUPT) from error
         except (ChangedError, TaskCancelledError, RequestCancelledError, *GONE) as error:
             raise Problem("unavailable", "The replica that computed this went away. Send the request again.") from error
+        except OutOfMemoryError as error:
+            raise Problem("unavailable", "There is too little memory for this now. Send fewer rows.") from error
         except CheckpointError as error:
-            self.registry.refuse(entry, _message(error))
-            raise Problem("encoder_broken", self.registry.entries()[entry.id].reason) from error
+            reason = _message(error)
+            self.registry.refuse(entry, reason)
+            raise Problem("encoder_broken", reason) from error
 
 
 async def _tried(call: Callable[[], Awaitable[T]]) -> T:

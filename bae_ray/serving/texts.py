@@ -20,6 +20,8 @@ from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import deployed
 from bae_ray.serving.registry import Origin
 
+TOKEN_CHARACTERS = 64
+"""No text has tokens that are longer than this on average."""
 MODELS_KEPT = 2
 BATCH_TOKENS = 4096
 
@@ -70,6 +72,9 @@ class Texts:
     def _compute(self, origin: Origin, texts: list[str]) -> TextActivations:
         tokenizer, capture, max_positions = self._model(origin)
         longest = min(self._max_tokens, max_positions or self._max_tokens)
+        for number, text in enumerate(texts):  # tokenising megabytes would hold up everybody
+            if len(text) > longest * TOKEN_CHARACTERS:
+                raise TooLongError(f"Text {number} has {len(text)} characters; {longest} tokens are taken.")
         encoded = tokenizer(texts, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
         ids: list[list[int]] = encoded["input_ids"]
         for number, row in enumerate(ids):
@@ -119,4 +124,4 @@ class Texts:
 
 def texts(config: ServiceConfig) -> serve.Application:
     """The deployment as the config says."""
-    return deployed(Texts, config.texts, max_ongoing=8).bind(config)
+    return deployed(Texts, config.texts, max_ongoing=8, drain_s=config.limits.deadline_s).bind(config)

@@ -70,7 +70,9 @@ def _json(g: random.Random) -> bytes:
     texts = json.dumps({"texts": ["\ud800", "w1 " * g.choice([1, 100, 10_000])]})
     data = json.dumps({"data": "A" * g.choice([1, 4, 4000])})
     odd = [b"", b"{", b"null", b'"x"', b"\xff\xfe", b'{"x": 1, "x": 2}', b'{"x":' + deep.encode()]
-    return g.choice([*odd, deep.encode(), texts.encode(), data.encode()])
+    # NumPy would make every number of the row as long as the text.
+    long = json.dumps({"x": [["a" * g.choice([1, 100_000]), *["b"] * g.choice([1, 10_000])]]})
+    return g.choice([*odd, deep.encode(), texts.encode(), data.encode(), long.encode()])
 
 
 def _nested(g: random.Random) -> bytes:

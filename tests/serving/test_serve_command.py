@@ -5,11 +5,15 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import httpx
 import pytest
+import yaml
+from ray.serve import Application
 
+from bae_ray.serving.config import ServiceConfig
 from tests.serving.support import D, free_port, make_encoder, until
 
 
@@ -31,15 +35,13 @@ def test_what_is_unsafe_or_cannot_start_is_refused(bae_ray, tmp_path: Path, monk
 
 
 def test_config_yaml_builds(tmp_path: Path):
-    """The arguments of serve/config.yaml are those of the service."""
-    import yaml
-
-    from bae_ray.serving.config import ServiceConfig
-
+    """What serve/config.yaml names is there, and can be built with its arguments but for the registry."""
     config = yaml.safe_load((Path(__file__).parents[2] / "serve" / "config.yaml").read_text())
     (application,) = config["applications"]
-    assert application["import_path"] == "serve.app:build"
-    assert ServiceConfig.model_validate(application["args"]).encoders.num_gpus == 0.25
+    module, _, builder = application["import_path"].partition(":")
+    arguments = ServiceConfig.model_validate({**application["args"], "registry": tmp_path})
+    assert arguments.encoders.num_gpus == 0.25
+    assert isinstance(getattr(import_module(module), builder)(arguments), Application)
 
 
 @pytest.mark.slow
