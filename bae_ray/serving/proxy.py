@@ -1,7 +1,7 @@
-"""A middleware for Serve's own proxy, which answers 500 in plain text where a gateway's replica dies under a request.
+"""A middleware for Serve's own proxy, which sends nothing where a gateway's replica dies under a request.
 
-The service's own answers are problems, 500 included. So a 500 that is none is the proxy's, and is said as the 503 that
-it means: send the request again.
+Its HTTP server then says 500. What it means is 503: send the request again. The service's own errors are answers, and
+pass through.
 """
 
 from starlette.datastructures import Headers
@@ -21,24 +21,21 @@ class LostReplicas:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        replaced = False
+        answered = False
 
         async def answer(message: Message) -> None:
-            nonlocal replaced
-            if message["type"] == "http.response.start" and message["status"] == 500:
-                headers = Headers(raw=message["headers"])
-                if headers.get("content-type") != MEDIA_TYPE:
-                    replaced = True
-                    problem = Problem("unavailable", LOST)
-                    body = problem.body(Headers(scope=scope).get("x-request-id", ""))
-                    sent = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
-                    raw = [(name.encode(), value.encode()) for name, value in sent.items()]
-                    await send({"type": "http.response.start", "status": problem.status, "headers": raw})
-                    await send({"type": "http.response.body", "body": body})
-            if not replaced:
-                await send(message)
+            nonlocal answered
+            answered = True
+            await send(message)
 
-        await self._app(scope, receive, answer if scope["type"] == "http" else send)
+        await self._app(scope, receive, answer)
+        if scope["type"] == "http" and not answered:
+            problem = Problem("unavailable", LOST)
+            body = problem.body(Headers(scope=scope).get("x-request-id", ""))
+            headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
+            raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+            await send({"type": "http.response.start", "status": problem.status, "headers": raw})
+            await send({"type": "http.response.body", "body": body})
 
 
 def middlewares() -> list[Middleware]:

@@ -4,9 +4,11 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 
 from bae_ray.autoencoders import Autoencoder, BAEConfig, ReLUConfig, build_autoencoder, load_autoencoder
@@ -61,6 +63,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def replicas(deployment: str = "") -> list[psutil.Process]:
+    """The processes of the service that this process started."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith(f"ray::ServeReplica:bae_ray:{deployment}"):
+                found.append(process)
+    return found
 
 
 def until(look: Callable[[], Any], seconds: float = 20) -> Any:

@@ -5,24 +5,18 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import psutil
 import pytest
 
 from tests.serving.hostile import draw
-from tests.serving.support import KEY, D, Served
+from tests.serving.support import KEY, D, Served, replicas
 
 ALLOWED = {200, 400, 404, 405, 406, 408, 413, 415, 422, 429}
 SLOW_BODIES = 8
 
 
-def memory() -> dict[str, int]:
-    """Resident bytes of the service's replicas."""
-    found = {}
-    for process in psutil.process_iter(["cmdline", "memory_info", "pid"]):
-        name = " ".join(process.info["cmdline"] or [])
-        if name.startswith("ray::ServeReplica:bae_ray:") and process.info["memory_info"]:
-            found[f"{name} {process.info['pid']}"] = process.info["memory_info"].rss
-    return found
+def memory() -> dict[int, int]:
+    """Resident bytes of the service's replicas, by process."""
+    return {process.pid: process.memory_info().rss for process in replicas()}
 
 
 def attack(served: Served, seed: int, n: int) -> list[str]:
@@ -87,5 +81,5 @@ def test_ten_thousand_hostile_requests(served: Served):
         slow_bodies(served)
     after = memory()
     assert after.keys() == before.keys(), "no replica has died"
-    for name, size in after.items():
-        assert size < 1.1 * before[name] + (32 << 20), f"{name} grew from {before[name]} to {size}"
+    for process, size in after.items():
+        assert size < 1.1 * before[process] + (32 << 20), f"{process} grew from {before[process]} to {size} bytes"

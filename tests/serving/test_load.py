@@ -10,13 +10,12 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 import torch
 from safetensors.numpy import load, save
 
 from bae_ray import load_autoencoder
-from tests.serving.support import KEY, LIMITS, D, Served, until
+from tests.serving.support import KEY, LIMITS, D, Served, replicas, until
 
 HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/x-safetensors"}
 MINUTE_S = 60
@@ -69,14 +68,6 @@ class Clients:
                 time.sleep(self._pause if answer.status_code == 200 else 0.05)
 
 
-def replica(name: str) -> psutil.Process | None:
-    """The process of a deployment's replica."""
-    for process in psutil.process_iter(["cmdline"]):
-        if " ".join(process.info["cmdline"] or []).startswith(f"ray::ServeReplica:bae_ray:{name}"):
-            return process
-    return None
-
-
 @pytest.mark.slow
 def test_overload_for_a_minute(served: Served, http: httpx.Client):
     """Four times as many requests at once as the gateway takes on."""
@@ -98,11 +89,11 @@ def test_overload_for_a_minute(served: Served, http: httpx.Client):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["Encoders", "Gateway"])
 def test_a_replica_killed_under_load(served: Served, http: httpx.Client, name: str, tmp_path: Path):
-    until(lambda: replica(name), 60)
+    until(lambda: replicas(name), 60)
     with Clients(served, 8) as clients:
         for _ in range(KILLS):
             time.sleep(3)
-            victim = until(lambda: replica(name), 120)
+            victim = until(lambda: replicas(name), 120)[0]
             os.kill(victim.pid, signal.SIGKILL)
             killed = time.monotonic()
             until(lambda killed=killed: any(at > killed + 1 for at in clients.answered_at[-200:]), 120)
