@@ -15,6 +15,9 @@ BaeRayError
 ├── TrainingError          one autoencoder could not be trained
 │   ├── DivergedError
 │   └── OutOfMemoryError
+├── JudgeError             the language model that judges cannot be asked
+│   ├── UnansweredError
+│   └── CostLimitError
 └── CheckpointError        a saved autoencoder cannot be loaded
 
 Every message names the value, what was expected, and what to do.
@@ -79,6 +82,18 @@ class DivergedError(TrainingError):
 
 class OutOfMemoryError(TrainingError):
     """The autoencoders do not fit into the device's memory."""
+
+
+class JudgeError(BaeRayError):
+    """The language model that judges cannot be asked, or not any more."""
+
+
+class UnansweredError(JudgeError):
+    """One request has no answer, however often it was sent; others may have."""
+
+
+class CostLimitError(JudgeError):
+    """Going on would cost more than was allowed."""
 
 
 class CheckpointError(BaeRayError):

@@ -19,6 +19,8 @@ VERBS = [
     "report",
     "export",
     "import",
+    "comsem",
+    "judge check",
 ]
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
