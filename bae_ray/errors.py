@@ -19,6 +19,9 @@ BaeRayError
 │   ├── CorruptContainerError
 │   ├── ContainerTooLargeError
 │   └── ForeignModelError
+├── JudgeError             the language model that judges cannot be asked
+│   ├── UnansweredError
+│   └── CostLimitError
 └── CheckpointError        a saved autoencoder cannot be loaded
 
 Every message names the value, what was expected, and what to do.
@@ -99,6 +102,18 @@ class ContainerTooLargeError(CompressionError):
 
 class ForeignModelError(CompressionError):
     """A container's codes are another autoencoder's."""
+
+
+class JudgeError(BaeRayError):
+    """The language model that judges cannot be asked, or not any more."""
+
+
+class UnansweredError(JudgeError):
+    """One request has no answer, however often it was sent; others may have."""
+
+
+class CostLimitError(JudgeError):
+    """Going on would cost more than was allowed."""
 
 
 class CheckpointError(BaeRayError):

@@ -22,6 +22,8 @@ VERBS = [
     "export",
     "import",
     "serve",
+    "comsem",
+    "judge check",
 ]
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

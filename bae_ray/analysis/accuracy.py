@@ -33,10 +33,10 @@ def accuracy(predictions: pd.DataFrame, n_labels: int) -> Accuracy:
     label = int((predictions["predicted"] == predictions["label"]).sum())
     full = int((predictions["predicted_token"] == predictions["label_token"]).sum())
     majority = int(predictions["label"].value_counts().max())
-    return Accuracy(n, label / n, *_wilson(label, n), full / n, *_wilson(full, n), 1 / n_labels, majority / n)
+    return Accuracy(n, label / n, *wilson(label, n), full / n, *wilson(full, n), 1 / n_labels, majority / n)
 
 
-def _wilson(hits: int, n: int) -> tuple[float, float]:
+def wilson(hits: float, n: float) -> tuple[float, float]:
     """The 95 % score interval of a proportion (Wilson 1927)."""
     p = hits / n
     centre = (p + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)

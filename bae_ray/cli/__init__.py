@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from bae_ray.cli import codec, commands, stores
+from bae_ray.cli import comsem as comsem_commands
 from bae_ray.cli import serve as serving
 from bae_ray.cli.commands import report_failures as report_failures
 from bae_ray.cli.parsing import EXIT_INTERRUPTED as EXIT_INTERRUPTED
@@ -26,6 +27,8 @@ VERBS: dict[str, Callable[..., int]] = {
     "report": commands.report,
     "compress": codec.compress,
     "decompress": codec.decompress,
+    "comsem": comsem_commands.comsem,
+    "judge check": comsem_commands.judge_check,
     "export": commands.export,
     "import": commands.import_,
     "serve": serving.serve,
@@ -42,6 +45,8 @@ COMMANDS: dict[str, type[Config]] = {
     "report": commands.ReportCommand,
     "compress": codec.CompressCommand,
     "decompress": codec.DecompressCommand,
+    "comsem": comsem_commands.ComSemCommand,
+    "judge check": comsem_commands.JudgeCheckCommand,
     "export": commands.ExportCommand,
     "import": commands.ImportCommand,
     "serve": serving.ServeCommand,
@@ -59,7 +64,7 @@ def main() -> None:
         print("\n'bae-ray VERB --help' lists a verb's options.")
         unknown = bool(arguments) and arguments[0] not in ("-h", "--help")
         if unknown:
-            given = " ".join(arguments[:2]) if arguments[0] == "store" else arguments[0]
+            given = " ".join(arguments[:2]) if arguments[0] in ("store", "judge") else arguments[0]
             print(f"error: '{given}' is not a verb; expected one of {', '.join(VERBS)}.", file=sys.stderr)
         sys.exit(EXIT_INVALID if unknown else 0)
     rest = arguments[len(verb.split()) :]

@@ -1,0 +1,90 @@
+"""Answers already paid for, in a file of SQLite: each is there, whole, before anything is done with it."""
+
+import fcntl
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any, Self
+
+from bae_ray.comsem.answers import Answer
+from bae_ray.config import content_hash
+from bae_ray.errors import InvalidInputError, UnreadableFileError
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS answers (
+    request TEXT PRIMARY KEY, answer TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dialects (server TEXT PRIMARY KEY, withheld TEXT NOT NULL);
+"""
+
+
+class AnswerCache:
+    """The cache file, used by one process at a time; a context manager.
+
+    A process that is killed loses only answers that it has not received yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Self:
+        """Open the file, made if it is missing.
+
+        Raises `InvalidInputError` where another process uses it, and `UnreadableFileError` where it is no cache.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self._path.with_name(f"{self._path.name}.lock"), "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise InvalidInputError(
+                f"the answers in {self._path} are in use by another process. Wait for it, or give another --cache."
+            ) from error
+        try:
+            self._database = sqlite3.connect(self._path, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=NORMAL")  # outlives the process, if not the machine's power
+            self._database.executescript(_TABLES)
+        except sqlite3.DatabaseError as error:
+            self.__exit__()
+            raise UnreadableFileError(
+                f"{self._path} is no cache of a judge's answers: {error}. Move it away, or give another --cache."
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+        self._lock.close()
+
+    def get(self, request: dict[str, Any]) -> Answer | None:
+        """The answer to a request, if it was ever given."""
+        row = self._database.execute("SELECT answer FROM answers WHERE request = ?", (_key(request),)).fetchone()
+        return None if row is None else Answer(**json.loads(row[0]))
+
+    def put(self, request: dict[str, Any], answer: Answer) -> None:
+        """Record an answer; it is safe when this returns."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",
+            (_key(request), json.dumps(answer._asdict()), answer.prompt_tokens, answer.completion_tokens),
+        )
+
+    def tokens(self) -> tuple[int, int]:
+        """Prompt tokens and tokens answered of all that is recorded."""
+        row = self._database.execute(
+            "SELECT coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) FROM answers"
+        ).fetchone()
+        return int(row[0]), int(row[1])
+
+    def withheld(self, server: str) -> frozenset[str]:
+        """Parameters that a server was found not to take."""
+        row = self._database.execute("SELECT withheld FROM dialects WHERE server = ?", (server,)).fetchone()
+        return frozenset(json.loads(row[0])) if row else frozenset()
+
+    def set_withheld(self, server: str, withheld: frozenset[str]) -> None:
+        """Record them, so that a later run makes the same requests."""
+        self._database.execute("INSERT OR REPLACE INTO dialects VALUES (?, ?)", (server, json.dumps(sorted(withheld))))
+
+
+def _key(request: dict[str, Any]) -> str:
+    return content_hash(request)

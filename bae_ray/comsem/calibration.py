@@ -1,0 +1,195 @@
+"""How far the judge can be trusted: what it says to questions whose answer is known.
+
+The labelled set (data/judge_check.jsonl, written for this project) holds texts with one token marked; each has a
+description that fits and one that does not, both in two wordings. So half of the right answers are Yes.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import NamedTuple
+
+import numpy as np
+
+from bae_ray.analysis.accuracy import wilson
+from bae_ray.comsem.answers import Decision, read_decision
+from bae_ray.comsem.judge import Judge
+from bae_ray.comsem.prompts import Example, Message, content_free_prompts, judge_prompt
+from bae_ray.comsem.scoring import gather_all
+from bae_ray.errors import JudgeError
+
+LABELLED_FILE = "judge_check.jsonl"
+MARKED = re.compile(r"\[\[(.*?)\]\]")
+ONE_SIDED = 0.9
+"""A judge that gives one of the two answers to more than this share of a balanced set says nothing by it."""
+MANY_UNREADABLE = 0.1
+
+
+class Labelled(NamedTuple):
+    """A pair of token and description whose answer is known."""
+
+    example: Example
+    description: str
+    reworded: str
+    """The same description in other words."""
+    fits: bool
+
+
+class JudgeCheck(NamedTuple):
+    """What the judge is worth."""
+
+    pairs: int
+    balanced_accuracy: float
+    """Mean of the shares of right answers among those that are Yes and those that are No; .5 is chance. What cannot be
+    read is wrong."""
+    accuracy_low: float
+    """Ends of its 95 % interval."""
+    accuracy_high: float
+    yes_rate: float
+    """Share of Yes among the answers that could be read."""
+    yes_bias: float
+    """How much that is above the share of pairs that fit, .5; NaN where nothing could be read."""
+    self_agreement: float
+    """Share of the pairs to which both wordings get the same, readable answer."""
+    unreadable: int
+    """Of the answers to both wordings, 2 x pairs; so is the next."""
+    refusals: int
+    auc: float
+    """How well P(Yes) tells pairs that fit from those that do not (area under the ROC curve); NaN where the server
+    gives no probabilities."""
+    threshold: float
+    """P(Yes) above which a calibrated decision is Yes; NaN where decisions are by the word."""
+    useless: bool
+    """Scores by this judge mean nothing."""
+    warnings: tuple[str, ...]
+    """What is wrong with it, in words."""
+
+
+def labelled_pairs() -> list[Labelled]:
+    """The labelled set."""
+    source = files("bae_ray.comsem").joinpath("data", LABELLED_FILE).read_text(encoding="utf-8")
+    return [
+        Labelled(_example(item["text"]), *item[kind], fits=kind == "right")
+        for item in map(json.loads, source.splitlines())
+        for kind in ("right", "wrong")
+    ]
+
+
+def check_prompts() -> list[list[Message]]:
+    """All that a check asks, in both wordings."""
+    return [judge_prompt(pair.example, text) for pair in labelled_pairs() for text in (pair.description, pair.reworded)]
+
+
+async def check_judge(
+    judge: Judge, calibrated: bool, on_done: Callable[[], None] = lambda: None
+) -> tuple[JudgeCheck, float | None]:
+    """Put the judge to the test; and the threshold of calibrated decisions, None where they are by the word.
+
+    Raises `JudgeError` where calibrated decisions are asked for and the server gives no probabilities.
+    """
+    threshold = await _content_free_threshold(judge) if calibrated else None
+
+    async def decide(prompt: list[Message]) -> Decision:
+        decision = read_decision(await judge.decide(prompt), threshold)
+        on_done()
+        return decision
+
+    decisions = await gather_all([decide(prompt) for prompt in check_prompts()])
+    return assess(labelled_pairs(), decisions[0::2], decisions[1::2], threshold), threshold
+
+
+def assess(
+    pairs: Sequence[Labelled], given: Sequence[Decision], reworded: Sequence[Decision], threshold: float | None
+) -> JudgeCheck:
+    """The measures of a judge's decisions on labelled pairs, in both wordings."""
+    both = [*given, *reworded]
+    fits = np.array([pair.fits for pair in (*pairs, *pairs)])
+    yes = np.array([decision.yes for decision in both])
+    readable = np.array([not decision.problem for decision in both])
+    right = readable & (yes == fits)
+    recall, specificity = float(right[fits].mean()), float(right[~fits].mean())
+    accuracy = (recall + specificity) / 2
+    low, high = _interval(recall, specificity, len(pairs) / 2)
+    yes_rate = float(yes[readable].mean()) if readable.any() else math.nan
+    agreeing = [not a.problem and not b.problem and a.yes == b.yes for a, b in zip(given, reworded, strict=True)]
+    unreadable, refusals = (sum(d.problem == problem for d in both) for problem in ("unreadable", "refusal"))
+    warnings = _warnings(low, accuracy, yes_rate, (unreadable + refusals) / len(both))
+    return JudgeCheck(
+        pairs=len(pairs),
+        balanced_accuracy=accuracy,
+        accuracy_low=low,
+        accuracy_high=high,
+        yes_rate=yes_rate,
+        yes_bias=yes_rate - float(fits.mean()),
+        self_agreement=sum(agreeing) / len(pairs),
+        unreadable=unreadable,
+        refusals=refusals,
+        auc=_auc(np.array([decision.p_yes for decision in both]), fits),
+        threshold=math.nan if threshold is None else threshold,
+        useless=any(warning.startswith("useless") for warning in warnings),
+        warnings=tuple(warnings),
+    )
+
+
+def _interval(recall: float, specificity: float, n: float) -> tuple[float, float]:
+    """The 95 % interval of the mean of two shares, each of n pairs, from their own (Zou and Donner's MOVER, 2008).
+
+    n is of pairs, not of answers: two wordings of one description are no two independent questions.
+    """
+    shares = (recall, specificity)
+    ends = [wilson(share * n, n) for share in shares]
+    below = math.hypot(*(share - low for share, (low, _) in zip(shares, ends, strict=True))) / 2
+    above = math.hypot(*(high - share for share, (_, high) in zip(shares, ends, strict=True))) / 2
+    return sum(shares) / 2 - below, sum(shares) / 2 + above
+
+
+def _warnings(low: float, accuracy: float, yes_rate: float, unread: float) -> list[str]:
+    found: list[str] = []
+    if yes_rate >= ONE_SIDED or yes_rate <= 1 - ONE_SIDED:
+        word, share = ("Yes", yes_rate) if yes_rate >= ONE_SIDED else ("No", 1 - yes_rate)
+        found.append(
+            f"useless: the judge answers {word} to {share:.0%} of questions of which half are {word}; its scores "
+            "measure this habit, not the features"
+        )
+    elif low <= 0.5:
+        found.append(
+            f"useless: the judge's balanced accuracy of {accuracy:.2f} cannot be told from guessing; scores by it mean "
+            "nothing"
+        )
+    if unread >= MANY_UNREADABLE:
+        found.append(f"{unread:.0%} of the judge's answers are refusals or cannot be read, and count as wrong")
+    return found
+
+
+async def _content_free_threshold(judge: Judge) -> float:
+    answers = await gather_all([judge.decide(prompt) for prompt in content_free_prompts()])
+    leanings = [read_decision(answer).p_yes for answer in answers]
+    if any(math.isnan(leaning) for leaning in leanings):
+        raise JudgeError(
+            "calibrated decisions need the probabilities of Yes and No, and the judge's server gives none. Leave "
+            "--calibrated out, or serve the judge with vLLM."
+        )
+    return math.fsum(leanings) / len(leanings)
+
+
+def _auc(p_yes: np.ndarray, fits: np.ndarray) -> float:
+    """The Mann-Whitney statistic over the answers whose probability is known."""
+    from scipy.stats import rankdata
+
+    known = ~np.isnan(p_yes)
+    positive, negative = int((known & fits).sum()), int((known & ~fits).sum())
+    if not positive or not negative:
+        return math.nan
+    ranks = rankdata(p_yes[known])
+    return float((ranks[fits[known]].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def _example(marked: str) -> Example:
+    found = MARKED.search(marked)
+    assert found is not None
+    before = marked[: found.start()]
+    text = MARKED.sub(r"\1", marked)
+    position = len(re.findall(r"\w+|[^\w\s]", before))
+    return Example(found[1], position, text, len(before), len(before) + len(found[1]))

@@ -1,0 +1,155 @@
+"""The evaluation set of an autoencoder: its store, its cell, and what the autoencoder is on it."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bae_ray.activations.layout import Cell
+from bae_ray.activations.rows import Rows
+from bae_ray.activations.store import ActivationStore
+from bae_ray.analysis.features import (
+    FeatureMetrics,
+    FeatureStatistics,
+    evaluating,
+    feature_statistics,
+    rows_at_once,
+    spectral_norm,
+)
+from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder, TranscoderConfig, load_autoencoder
+from bae_ray.comsem.config import RANDOM, ComSemConfig
+from bae_ray.errors import InvalidInputError
+from bae_ray.training.run import RUN_FILE
+
+Work = Callable[[Autoencoder, ActivationStore, int, int], Any]
+"""Looks at the tokens from one number to before another."""
+Run = Callable[[Work, Autoencoder], Iterator[Any]]
+"""Has all tokens looked at, in one piece or in several, and gives what was found in each."""
+
+
+class Method(NamedTuple):
+    """One autoencoder that is to be scored: a row of the table."""
+
+    name: str
+    """Of its folder among the results."""
+    source: str
+    cell: Cell
+
+
+class Prepared(NamedTuple):
+    """An autoencoder whose reference set is the evaluation set, and what it is on it."""
+
+    autoencoder: Autoencoder
+    metrics: FeatureMetrics | None
+    """None for a transcoder whose target the store does not hold."""
+    rates: Tensor
+    """[G]: share of the tokens on which each feature fires, float64."""
+    spectral_norm: float
+    """||Cov|| of Table 1."""
+
+
+def device() -> str:
+    """Where autoencoders run in this process."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def find_methods(config: ComSemConfig) -> list[Method]:
+    """The autoencoders of a config, each with its cell.
+
+    Raises `InvalidInputError` for one whose layer nobody says, or two of one name.
+    """
+    methods = [Method(_name(source), source, _cell(config, source)) for source in config.autoencoders]
+    names = [method.name for method in methods]
+    if not names:
+        raise InvalidInputError("autoencoders is empty: give at least one folder, hub id, or 'random'.")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidInputError(
+            f"autoencoders names '{twice[0]}' twice, and results go by the folder's last name. Score them into "
+            "different output folders."
+        )
+    return methods
+
+
+def rows_of(store: ActivationStore, cell: Cell, start: int, end: int) -> Rows:
+    """The activations of a cell's tokens from `start` to before `end`."""
+    rows = Rows(store.shards(cell.layer, cell.position, cell.site))
+    return rows if (start, end) == (0, len(rows)) else rows.select(torch.arange(start, end))
+
+
+def prepare(method: Method, store: ActivationStore, run: Run) -> Prepared:
+    """Load an autoencoder and make the evaluation set its reference set, as the paper does (appendix A.4).
+
+    Raises `InvalidInputError` where its width is not that of the activations, or the store lacks its cell.
+    """
+    autoencoder = load_autoencoder(method.source).to(device())
+    if autoencoder.d_in != store.manifest.d:
+        raise InvalidInputError(
+            f"{method.source} takes activations of width {autoencoder.d_in}, and the store's have {store.manifest.d}. "
+            "Give the store of the language model that the autoencoder was trained on."
+        )
+    target = _target(autoencoder, method.cell)
+    held = target is None or target in store.cells
+    work = partial(_look, cell=method.cell, target=target if held else None)
+    first, *others = run(work, autoencoder)
+    for other in others:
+        first.statistics.merge(other.statistics)
+        first.fired.add_(other.fired)
+    first.statistics.set_reference(autoencoder)
+    metrics = first.statistics.metrics()
+    return Prepared(
+        autoencoder=autoencoder,
+        metrics=metrics if held else None,
+        rates=(first.fired / metrics.n).cpu(),
+        spectral_norm=spectral_norm(autoencoder.W_dec.detach()),
+    )
+
+
+class _Looked(NamedTuple):
+    """What a pass over some tokens finds."""
+
+    statistics: FeatureStatistics
+    fired: Tensor
+    """[G]: tokens on which each feature fires."""
+
+
+@torch.no_grad()
+def _look(
+    autoencoder: Autoencoder, store: ActivationStore, start: int, end: int, cell: Cell, target: Cell | None
+) -> _Looked:
+    rows = rows_of(store, cell, start, end)
+    wanted = rows if target is None else rows_of(store, target, start, end)
+    statistics = feature_statistics(autoencoder, rows, target=wanted)
+    if not isinstance(autoencoder, BinaryAutoencoder) or autoencoder.bits_per_feature == 1:
+        return _Looked(statistics, (statistics.firing_rates * len(rows)).round())
+    # Features made of several bits (Eq. 7): one fires where any of its bits does.
+    fired = torch.zeros(autoencoder.n_features, dtype=torch.float64, device=autoencoder.mean.device)
+    with evaluating(autoencoder):
+        for batch in rows.split(rows_at_once(autoencoder)):
+            fired += (autoencoder.features(autoencoder.encode(batch.to(fired.device))) > 0).sum(0)
+    return _Looked(statistics, fired)
+
+
+def _target(autoencoder: Autoencoder, cell: Cell) -> Cell | None:
+    config = autoencoder.config
+    if not isinstance(config, TranscoderConfig):
+        return None
+    return Cell(cell.layer + config.target_layer_offset, config.target_site, cell.position)
+
+
+def _name(source: str) -> str:
+    return source if source == RANDOM else Path(source).resolve().name
+
+
+def _cell(config: ComSemConfig, source: str) -> Cell:
+    file = Path(source) / RUN_FILE
+    said = json.loads(file.read_text(encoding="utf-8"))["cell"] if file.exists() else {}
+    layer = config.layer if config.layer is not None else said.get("layer")
+    if layer is None and source == RANDOM:
+        layer = 0  # no activation is looked at
+    if layer is None:
+        raise InvalidInputError(f"{source} has no {RUN_FILE} that says its layer. Give it with --layer.")
+    return Cell(int(layer), config.site or said.get("site", "residual"), "all")

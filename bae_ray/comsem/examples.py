@@ -1,0 +1,189 @@
+"""Which tokens each feature is activated on: step 1 of ComSem (paper, Algorithm 1), streamed in bounded memory.
+
+Shapes: N tokens, B tokens of a batch, D d_in, G features, C examples kept per feature.
+
+An example's place in its feature's list is a key, and the C smallest are kept: the token's number for "first come", a
+random number for a sample, the negative magnitude for the strongest. So it does not matter in what order, or on which
+machine, tokens are looked at, and what was kept can be merged.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bae_ray.activations.rows import Rows
+from bae_ray.analysis.features import evaluating, rows_at_once
+from bae_ray.autoencoders import Autoencoder
+from bae_ray.comsem.config import ExamplesConfig
+from bae_ray.errors import InvalidInputError
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+NO_TOKEN = -1
+_LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
+"""Key of an empty place."""
+MAX_TOKENS = 1 << 32
+"""Token numbers take half of a key."""
+
+
+def top_k(magnitudes: Tensor, k: int, skip_zero: bool = False) -> Tensor:
+    """Where magnitudes [B, G] are among the k largest of their row: a mask [B, G] with k (or G) true in each row.
+
+    Of equal ones those of the lower index come first, as in the released code, whose sort is stable; torch.topk
+    promises no order. `skip_zero`: without those that are 0. Raises `InvalidInputError` for NaN or infinity.
+    """
+    if not bool(torch.isfinite(magnitudes).all()):
+        raise InvalidInputError(
+            "the magnitudes hold NaN or infinity; expected finite numbers. Check the activations and the autoencoder."
+        )
+    if k >= magnitudes.shape[1]:
+        chosen = torch.ones_like(magnitudes, dtype=torch.bool)
+    else:
+        smallest = magnitudes.topk(k, dim=1).values[:, -1:]
+        chosen = magnitudes >= smallest
+        tied = (chosen.sum(1) > k).nonzero().squeeze(1)
+        if len(tied):
+            equal = magnitudes[tied] == smallest[tied]
+            places = k - (chosen[tied] & ~equal).sum(1, keepdim=True)
+            chosen[tied] &= ~equal | (equal.cumsum(1, dtype=torch.int32) <= places)
+    return chosen & (magnitudes != 0) if skip_zero else chosen
+
+
+class Kept(NamedTuple):
+    """Examples of each feature, in order; places beyond its examples hold `NO_TOKEN`."""
+
+    tokens: Ints
+    """[G, C]: number of the token among all of the evaluation set."""
+    magnitudes: Floats
+    """[G, C]."""
+    counts: Ints
+    """[G]: how often the feature was activated at all."""
+
+
+class Collector:
+    """Keeps, per feature, the C examples of the smallest keys among all that are added."""
+
+    def __init__(self, n_features: int, capacity: int) -> None:
+        self._keys = np.full((n_features, capacity), _LAST, dtype=np.uint64)
+        self._tokens = np.full((n_features, capacity), NO_TOKEN, dtype=np.int64)
+        self._magnitudes = np.zeros((n_features, capacity), dtype=np.float32)
+        self._counts = np.zeros(n_features, dtype=np.int64)
+
+    def add(self, features: Ints, tokens: Ints, magnitudes: Floats, keys: Keys) -> None:
+        """Add examples, one per entry of the four arrays."""
+        n_features, capacity = self._keys.shape
+        self._counts += np.bincount(features, minlength=n_features)
+        if capacity == 0:
+            return
+        wanted = keys < self._keys[features, -1]  # what is worse than all that are kept costs no more than this
+        chosen = np.flatnonzero(wanted)[np.lexsort((keys[wanted], features[wanted]))]
+        features, tokens, magnitudes, keys = features[chosen], tokens[chosen], magnitudes[chosen], keys[chosen]
+        rank = np.arange(len(features)) - np.searchsorted(features, features)
+        affected, row = np.unique(features, return_inverse=True)
+        within = rank < capacity
+        new: Self = type(self)(len(affected), capacity)
+        new._fill((row[within], rank[within]), keys[within], tokens[within], magnitudes[within])
+        self._take(affected, new)
+
+    def merge(self, other: Self) -> None:
+        """Add all examples that another collector was given."""
+        self._counts += other._counts
+        self._take(np.arange(len(self._counts)), other)
+
+    def kept(self) -> Kept:
+        """What is kept, in the order of the keys."""
+        return Kept(self._tokens, self._magnitudes, self._counts)
+
+    def _fill(self, places: tuple[Ints, Ints], keys: Keys, tokens: Ints, magnitudes: Floats) -> None:
+        self._keys[places], self._tokens[places], self._magnitudes[places] = keys, tokens, magnitudes
+
+    def _take(self, rows: Ints, other: Self) -> None:
+        """Keep the best of these rows and of the other's rows."""
+        keys = np.concatenate([self._keys[rows], other._keys], axis=1)
+        order = np.argsort(keys, axis=1, kind="stable")[:, : self._keys.shape[1]]
+        for name in ("_keys", "_tokens", "_magnitudes"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            mine[rows] = np.take_along_axis(np.concatenate([mine[rows], theirs], axis=1), order, axis=1)
+
+
+class Collected(NamedTuple):
+    """What one pass over tokens finds."""
+
+    examples: Collector
+    """Those that features are interpreted from and judged on; C = n_I + n_T."""
+    strongest: Collector
+    """Those of the largest magnitude."""
+
+    @classmethod
+    def empty(cls, n_features: int, config: ExamplesConfig) -> "Collected":
+        """Nothing found yet."""
+        return cls(Collector(n_features, config.n_interpret + config.n_test), Collector(n_features, config.top))
+
+    def merge(self, other: "Collected") -> None:
+        """Add what a pass over other tokens found."""
+        self.examples.merge(other.examples)
+        self.strongest.merge(other.strongest)
+
+
+@torch.no_grad()
+def collect(autoencoder: Autoencoder, pieces: Iterable[tuple[int, Rows]], config: ExamplesConfig) -> Collected:
+    """Examples of every feature among activations, read once, a batch at a time on the autoencoder's device.
+
+    `pieces`: activations [n, D] and the number of the first one's token among all. The autoencoder's reference set must
+    be the evaluation set (`FeatureStatistics.set_reference`). Only the k indices of each token leave the device.
+    Raises `InvalidInputError` for k above the number of features.
+    """
+    n_features, device = autoencoder.n_features, autoencoder.mean.device
+    if config.k > n_features:
+        raise InvalidInputError(
+            f"examples.k is {config.k}, but the autoencoder has {n_features} features: give at most that many."
+        )
+    collected = Collected.empty(n_features, config)
+    with evaluating(autoencoder):
+        for first, rows in pieces:
+            start = first
+            for batch in rows.split(rows_at_once(autoencoder)):
+                magnitudes = autoencoder.magnitudes(batch.to(device))
+                chosen = top_k(magnitudes, config.k, config.skip_zero).nonzero(as_tuple=True)
+                values = magnitudes[chosen].float().cpu().numpy()
+                tokens, features = (index.cpu().numpy() for index in chosen)
+                tokens = tokens + start
+                collected.examples.add(features, tokens, values, _keys(config, features, tokens, n_features))
+                collected.strongest.add(features, tokens, values, _strongest_first(values, tokens))
+                start += len(batch)
+    return collected
+
+
+def random_sets(n_tokens: int, n_sets: int, config: ExamplesConfig) -> Ints:
+    """Sets of n_I + n_T tokens drawn at random, [n_sets, n_I + n_T]: features that mean nothing.
+
+    Of fewer tokens than that, all of them.
+    """
+    generator = np.random.default_rng([config.seed, n_sets])
+    size = min(n_tokens, config.n_interpret + config.n_test)
+    return np.array([generator.choice(n_tokens, size, replace=False) for _ in range(n_sets)]).reshape(n_sets, size)
+
+
+def _keys(config: ExamplesConfig, features: Ints, tokens: Ints, n_features: int) -> Keys:
+    if config.order == "first":
+        return tokens.astype(np.uint64)
+    # splitmix64 of each pair's number: a random number that depends on nothing but the pair and the seed.
+    with np.errstate(over="ignore"):
+        x = (tokens * n_features + features).astype(np.uint64) + np.uint64(config.seed + 1) * np.uint64(
+            0x9E3779B97F4A7C15
+        )
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.minimum(x ^ (x >> np.uint64(31)), _LAST - np.uint64(1))
+
+
+def _strongest_first(magnitudes: Floats, tokens: Ints) -> Keys:
+    """Keys that sort by falling magnitude, equal ones by token."""
+    bits = (magnitudes + np.float32(0)).view(np.uint32)  # -0 becomes 0
+    rising = np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(1 << 31))
+    return (~rising).astype(np.uint64) << np.uint64(32) | tokens.astype(np.uint64)

@@ -1,0 +1,210 @@
+"""What was found of each feature on the evaluation set, kept beside the results so that it is looked for once.
+
+examples.parquet     a row per feature: how often it was activated, its examples, its strongest tokens
+evaluation.json      written last: what they are of, and the autoencoder's measures
+"""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bae_ray.activations.layout import Cell
+from bae_ray.activations.store import ActivationStore
+from bae_ray.autoencoders import Autoencoder
+from bae_ray.autoencoders.losses import bernoulli_entropy
+from bae_ray.comsem.cards import Strongest, strongest
+from bae_ray.comsem.config import RANDOM, ExamplesConfig
+from bae_ray.comsem.contexts import Sentences
+from bae_ray.comsem.evaluation import Method, Run, prepare, rows_of
+from bae_ray.comsem.examples import NO_TOKEN, Collected, Kept, collect, random_sets
+from bae_ray.comsem.tasks import active_features
+from bae_ray.config import content_hash
+from bae_ray.files import atomic_path, checksum, write_text
+
+EXAMPLES_FILE = "examples.parquet"
+EVALUATION_FILE = "evaluation.json"
+FORMAT = 1
+
+
+class Evaluation(BaseModel):
+    """What an autoencoder is on the evaluation set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    identity: str
+    """Hash of the autoencoder, the activations and what was asked of them."""
+    architecture: str
+    layer: int
+    site: str
+    d_in: int
+    n_features: int
+    n_tokens: int
+    n_sentences: int
+    mse: float | None
+    """L_r: mean squared error in the activations' own units. None where there is no reconstruction."""
+    fvu: float | None
+    l0: float | None
+    entropy_bits: float | None
+    spectral_norm: float | None
+    """||Cov|| of Table 1."""
+
+
+class Found:
+    """Examples, strongest tokens and firing rates of an autoencoder's features."""
+
+    def __init__(self, evaluation: Evaluation, table: pa.Table) -> None:
+        self.evaluation = evaluation
+        self._table = table
+        width = max((len(row) for row in table["tokens"].to_pylist()), default=0)
+        tokens = np.full((len(table), width), NO_TOKEN, dtype=np.int64)
+        magnitudes = np.zeros((len(table), width), dtype=np.float32)
+        for i, (row, values) in enumerate(
+            zip(table["tokens"].to_pylist(), table["magnitudes"].to_pylist(), strict=True)
+        ):
+            tokens[i, : len(row)] = row
+            magnitudes[i, : len(values)] = values
+        self.kept = Kept(tokens, magnitudes, table["count"].to_numpy())
+
+    @property
+    def features(self) -> pd.DataFrame:
+        """A row per feature: feature, count, firing_rate, entropy_bits, max_magnitude."""
+        return self._table.select(["feature", "count", "firing_rate", "entropy_bits", "max_magnitude"]).to_pandas()
+
+    def strongest(self, feature: int) -> list[Strongest]:
+        """The strongest tokens of a feature."""
+        return [
+            Strongest(one["text"], one["pieces"], [math.nan if v is None else v for v in one["values"]], one["at"])
+            for one in self._table["strongest"][feature].as_py()
+        ]
+
+
+def find(
+    method: Method, store: ActivationStore, sentences: Sentences, n_tokens: int, config: ExamplesConfig, run: Run,
+    random_features: int, folder: Path,
+) -> Found:  # fmt: skip
+    """What is in the folder, if it is of this autoencoder, evaluation set and config; else it is looked for now."""
+    identity = _identity(method, store, n_tokens, config, random_features)
+    try:
+        written = Evaluation.model_validate_json((folder / EVALUATION_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValidationError):
+        written = None
+    if written is not None and written.identity == identity:
+        return Found(written, pq.read_table(folder / EXAMPLES_FILE))
+    (folder / EVALUATION_FILE).unlink(missing_ok=True)
+    if method.source == RANDOM:
+        evaluation, table = _random(method, sentences, n_tokens, config, random_features, identity)
+    else:
+        evaluation, table = _look(method, store, sentences, n_tokens, config, run, identity)
+    with atomic_path(folder / EXAMPLES_FILE) as temporary:
+        pq.write_table(table, temporary)
+    write_text(folder / EVALUATION_FILE, evaluation.model_dump_json(indent=2) + "\n")
+    return Found(evaluation, table)
+
+
+def _identity(
+    method: Method, store: ActivationStore, n_tokens: int, config: ExamplesConfig, random_features: int
+) -> str:
+    source = Path(method.source)
+    files = (
+        sorted(file for file in source.glob("*") if file.suffix in (".safetensors", ".json")) if source.is_dir() else []
+    )
+    weights = {file.name: checksum(file) for file in files if file.name in ("config.json", "model.safetensors")}
+    data = random_features if method.source == RANDOM else store.fingerprint(method.cell)
+    texts = [shard.files for shard in store.manifest.shards]
+    rows = [{name: record.checksum for name, record in of.items() if name.startswith("rows/")} for of in texts]
+    about = [FORMAT, method.source, weights, data, rows, n_tokens, config.model_dump(mode="json")]
+    return content_hash(about)
+
+
+def _look(
+    method: Method, store: ActivationStore, sentences: Sentences, n_tokens: int, config: ExamplesConfig, run: Run,
+    identity: str,
+) -> tuple[Evaluation, pa.Table]:  # fmt: skip
+    prepared = prepare(method, store, run)
+    first, *others = run(partial(_collect, cell=method.cell, config=config), prepared.autoencoder)
+    for other in others:
+        first.merge(other)
+    kept, top = first.examples.kept(), first.strongest.kept()
+    active = active_features(kept, config)
+    sentences.prepare(int(token) for token in top.tokens[active].ravel() if token != NO_TOKEN)
+    rows = rows_of(store, method.cell, 0, n_tokens)
+    cards = strongest(prepared.autoencoder, rows, sentences, top, active, config.top_context)
+    rates, metrics = prepared.rates, prepared.metrics
+    evaluation = Evaluation(
+        identity=identity,
+        architecture=str(prepared.autoencoder.config.model_dump()["architecture"]),
+        layer=method.cell.layer,
+        site=method.cell.site,
+        d_in=prepared.autoencoder.d_in,
+        n_features=prepared.autoencoder.n_features,
+        n_tokens=n_tokens,
+        n_sentences=sentences.texts_of(n_tokens),
+        mse=metrics.mse if metrics else None,
+        fvu=metrics.fvu if metrics else None,
+        l0=metrics.l0 if metrics else None,
+        entropy_bits=metrics.entropy_bits if metrics else None,
+        spectral_norm=prepared.spectral_norm,
+    )
+    strengths = top.magnitudes[:, 0] if top.magnitudes.shape[1] else np.full(len(kept.counts), np.nan, np.float32)
+    strengths = np.where(kept.counts > 0, strengths, np.nan)
+    return evaluation, _table(kept, rates.numpy(), bernoulli_entropy(rates).numpy(), strengths, cards)
+
+
+def _random(
+    method: Method, sentences: Sentences, n_tokens: int, config: ExamplesConfig, n_sets: int, identity: str
+) -> tuple[Evaluation, pa.Table]:
+    sets = random_sets(n_tokens, n_sets, config)
+    kept = Kept(sets, np.zeros(sets.shape, dtype=np.float32), np.full(n_sets, sets.shape[1]))
+    rates = np.full(n_sets, sets.shape[1] / n_tokens)
+    nothing = np.full(n_sets, math.nan)
+    evaluation = Evaluation(
+        identity=identity, architecture=RANDOM, layer=method.cell.layer, site=method.cell.site, d_in=0,
+        n_features=n_sets, n_tokens=n_tokens, n_sentences=sentences.texts_of(n_tokens),
+        mse=None, fvu=None, l0=None, entropy_bits=None, spectral_norm=None,
+    )  # fmt: skip
+    return evaluation, _table(kept, rates, nothing, nothing, {})
+
+
+def _collect(
+    autoencoder: Autoencoder, store: ActivationStore, start: int, end: int, cell: Cell, config: ExamplesConfig
+) -> Collected:
+    return collect(autoencoder, [(start, rows_of(store, cell, start, end))], config)
+
+
+def _table(
+    kept: Kept, rates: np.ndarray, entropies: np.ndarray, strengths: np.ndarray, cards: dict[int, list[Strongest]]
+) -> pa.Table:
+    there = kept.tokens != NO_TOKEN
+    card = pa.struct(
+        {"text": pa.int64(), "pieces": pa.list_(pa.string()), "values": pa.list_(pa.float32()), "at": pa.int32()}
+    )
+    shown: list[list[dict[str, Any]]] = [
+        [
+            {**one._asdict(), "values": [None if math.isnan(v) else v for v in one.values]}
+            for one in cards.get(feature, [])
+        ]
+        for feature in range(len(rates))
+    ]
+    return pa.table(
+        {
+            "feature": pa.array(range(len(rates)), pa.int64()),
+            "count": pa.array(kept.counts, pa.int64()),
+            "firing_rate": pa.array(rates, pa.float64()),
+            "entropy_bits": pa.array(entropies, pa.float64()),
+            "max_magnitude": pa.array(strengths, pa.float32()),
+            "tokens": pa.array(
+                [row[of].tolist() for row, of in zip(kept.tokens, there, strict=True)], pa.list_(pa.int64())
+            ),
+            "magnitudes": pa.array(
+                [row[of].tolist() for row, of in zip(kept.magnitudes, there, strict=True)], pa.list_(pa.float32())
+            ),
+            "strongest": pa.array(shown, pa.list_(card)),
+        }
+    )

@@ -1,0 +1,201 @@
+"""ComSem from a store of activations to a table: collect examples, name features, judge the names (Algorithm 1)."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.model import find_model, load_tokenizer
+from bae_ray.activations.store import ActivationStore
+from bae_ray.comsem.cache import AnswerCache
+from bae_ray.comsem.calibration import JudgeCheck, check_judge, check_prompts
+from bae_ray.comsem.config import RANDOM, ComSemConfig, JudgeConfig
+from bae_ray.comsem.contexts import Sentences
+from bae_ray.comsem.evaluation import Method, find_methods
+from bae_ray.comsem.examples import random_sets
+from bae_ray.comsem.found import Found, find
+from bae_ray.comsem.judge import Judge, Usage
+from bae_ray.comsem.layout import (
+    CACHE_FILE,
+    CONFIG_FILE,
+    FEATURES_FILE,
+    RANDOM_FILE,
+    STORE_FOLDER,
+    SUMMARY_FILE,
+    TABLE_FILE,
+    USAGE_FILE,
+    Outcome,
+    without_nan,
+)
+from bae_ray.comsem.plan import Plan, plan
+from bae_ray.comsem.prompts import PROMPT_VERSION
+from bae_ray.comsem.scoring import FeatureScore, Task, score_features, unasked
+from bae_ray.comsem.sharding import runner
+from bae_ray.comsem.summary import flat, summarize, table
+from bae_ray.comsem.tasks import active_features, feature_tasks, random_tasks
+from bae_ray.errors import InvalidInputError
+from bae_ray.files import atomic_path, write_text
+from bae_ray.progress import track
+
+
+class _Prepared(NamedTuple):
+    method: Method
+    found: Found
+    tasks: list[Task]
+    random: list[Task]
+
+
+def comsem(config: ComSemConfig, out: Path) -> Outcome:
+    """Name and score features; killed at any point, the same call goes on and pays for no answer twice.
+
+    Raises an `InvalidInputError` before long work starts, and `JudgeError` where the judge cannot be asked any more;
+    what was answered by then is kept.
+    """
+    prepared = _prepare(config, out)
+    write_text(out / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
+    with AnswerCache(config.cache or out / CACHE_FILE) as cache:
+        check, usage, scores = asyncio.run(_ask(config, cache, prepared))
+    rows = [
+        _write(one, real, random, config, check, out / one.method.name)
+        for one, (real, random) in zip(prepared, scores, strict=True)
+    ]
+    summary = pd.DataFrame(rows)
+    _write_summary(summary, check, usage, config, out)
+    return Outcome(summary, check, usage, int(summary["failed"].sum()))
+
+
+def dry_run(config: ComSemConfig, out: Path) -> Plan:
+    """What the same call would ask, and cost; examples are collected (and kept), the judge is not asked."""
+    tasks = [task for one in _prepare(config, out) for task in (*one.tasks, *one.random)]
+    return plan(tasks, config.scoring.interpretations, config)
+
+
+def check(config: JudgeConfig, cache: Path) -> tuple[JudgeCheck, Usage]:
+    """Put a judge to the test alone (`bae-ray judge check`)."""
+
+    async def run(opened: AnswerCache) -> tuple[JudgeCheck, Usage]:
+        with track("Judge check", len(check_prompts())) as tracker:
+            async with Judge(config, opened) as judge:
+                checked, _ = await check_judge(judge, config.calibrated, tracker.advance)
+                return checked, judge.usage
+
+    with AnswerCache(cache) as opened:
+        return asyncio.run(run(opened))
+
+
+def _prepare(config: ComSemConfig, out: Path) -> list[_Prepared]:
+    methods = find_methods(config)
+    store = _store(config, methods, out)
+    for method in methods:
+        if method.source != RANDOM:
+            store.fingerprint(method.cell)  # raises for a cell that is not there
+    sentences = Sentences(store, load_tokenizer(find_model(config.tokenizer or _model_of(config, store))))
+    n_tokens = min(store.manifest.n, config.examples.max_tokens or store.manifest.n)
+    run = runner(store, n_tokens, config.workers, config.gpus_per_worker)
+    prepared: list[_Prepared] = []
+    with track("Examples", len(methods)) as tracker:
+        for method in methods:
+            n_random = config.scoring.random_features
+            if method.source == RANDOM and n_random == 0:
+                raise InvalidInputError("random is to be scored, but scoring.random_features is 0: say how many sets.")
+            found = find(method, store, sentences, n_tokens, config.examples, run, n_random, out / method.name)
+            tasks = feature_tasks(found.kept, sentences, config.examples, config.scoring)
+            sets = random_sets(n_tokens, 0 if method.source == RANDOM else n_random, config.examples)
+            prepared.append(_Prepared(method, found, tasks, random_tasks(sets, sentences, config.examples, 0)))
+            tracker.advance()
+    return prepared
+
+
+def _store(config: ComSemConfig, methods: list[Method], out: Path) -> ActivationStore:
+    if config.store is not None:
+        return ActivationStore.open(config.store)
+    from bae_ray.activations.extract import extract
+
+    wanted = config.evaluation
+    scored = [method.cell for method in methods if method.source != RANDOM] or [method.cell for method in methods]
+    extraction = ExtractConfig(
+        **wanted.model_dump(exclude={"sentences", "sentence_tokens"}),
+        max_texts=wanted.sentences,
+        max_tokens=wanted.sentence_tokens,
+        positions=("all",),
+        layers=tuple(sorted({cell.layer for cell in scored})),
+        sites=tuple(sorted({cell.site for cell in scored})),  # pyright: ignore[reportArgumentType] - checked there
+    )
+    return extract(extraction, out / STORE_FOLDER)
+
+
+def _model_of(config: ComSemConfig, store: ActivationStore) -> str:
+    return config.evaluation.model if config.store is None else str(store.manifest.request.model["name"])
+
+
+async def _ask(
+    config: ComSemConfig, cache: AnswerCache, prepared: list[_Prepared]
+) -> tuple[JudgeCheck, Usage, list[tuple[list[FeatureScore], list[FeatureScore]]]]:
+    async with Judge(config, cache) as judge:
+        with track("Judge check", len(check_prompts())) as tracker:
+            checked, threshold = await check_judge(judge, config.calibrated, tracker.advance)
+
+        async def score(tasks: list[Task], on_done: Callable[[], None]) -> list[FeatureScore]:
+            return await score_features(
+                judge, tasks, config.scoring.interpretations, threshold, config.in_flight, on_done
+            )
+
+        scores: list[tuple[list[FeatureScore], list[FeatureScore]]] = []
+        with track("Features", sum(len(one.tasks) + len(one.random) for one in prepared)) as tracker:
+            for one in prepared:
+                real = await score(one.tasks, tracker.advance)
+                scores.append((real, await score(one.random, tracker.advance)))
+        return checked, judge.usage, scores
+
+
+def _write(
+    one: _Prepared, real: list[FeatureScore], random: list[FeatureScore], config: ComSemConfig, check: JudgeCheck,
+    folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a method's tables; its row of the summary."""
+    features = _all_features(one.found, real, config)
+    controls = table(random)
+    for frame, name in ((features, FEATURES_FILE), (controls, RANDOM_FILE)):
+        with atomic_path(folder / name) as temporary:
+            frame.to_parquet(temporary, index=False)
+    return {
+        "method": one.method.name,
+        **one.found.evaluation.model_dump(exclude={"identity"}),
+        **flat(summarize(features, controls, config.examples.seed)),
+        "judge": config.judge_model,
+        "judge_accuracy": check.balanced_accuracy,
+        "judge_accuracy_low": check.accuracy_low,
+        "judge_accuracy_high": check.accuracy_high,
+        "judge_yes_bias": check.yes_bias,
+        "judge_self_agreement": check.self_agreement,
+        "judge_useless": check.useless,
+    }
+
+
+def _all_features(found: Found, scored: list[FeatureScore], config: ComSemConfig) -> pd.DataFrame:
+    """A row for every feature, in order; the status of those that were not asked about says why."""
+    active = set(active_features(found.kept, config.examples))
+    known = {score.feature: score for score in scored}
+    features = found.features
+    every = [
+        known.get(feature) or unasked(feature, "unscored" if feature in active else "inactive")
+        for feature in features["feature"].tolist()
+    ]
+    features.insert(1, "active", features["feature"].isin(active))
+    return pd.concat([features, table(every).drop(columns="feature")], axis=1)
+
+
+def _write_summary(summary: pd.DataFrame, check: JudgeCheck, usage: Usage, config: ComSemConfig, out: Path) -> None:
+    with atomic_path(out / TABLE_FILE) as temporary:
+        summary.to_csv(temporary, index=False)
+    record = {
+        "prompt_version": PROMPT_VERSION,
+        "judge": {"url": config.judge_url, "model": config.judge_model, **check._asdict()},
+        "methods": json.loads(summary.to_json(orient="records")),
+    }
+    write_text(out / USAGE_FILE, json.dumps(usage._asdict(), indent=2) + "\n")
+    write_text(out / SUMMARY_FILE, json.dumps(without_nan(record), indent=2) + "\n")

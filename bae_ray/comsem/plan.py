@@ -1,0 +1,47 @@
+"""What a run will ask, and what that will cost, before anything is asked."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bae_ray.comsem.budget import estimated_tokens
+from bae_ray.comsem.calibration import check_prompts
+from bae_ray.comsem.config import JudgeConfig
+from bae_ray.comsem.judge import DECISION_TOKENS
+from bae_ray.comsem.prompts import interpret_prompt, judge_prompt
+from bae_ray.comsem.scoring import Task
+
+PHRASE_TOKENS = 8
+"""Of an explanation, usually."""
+PLACEHOLDER = "x" * 4 * PHRASE_TOKENS
+
+
+class Plan(NamedTuple):
+    """An estimate, as if nothing were in the cache."""
+
+    explanations: int
+    """Requests for an explanation."""
+    judgements: int
+    """Requests for Yes or No, the judge's own check included."""
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    """Dollars."""
+
+
+def plan(tasks: Sequence[Task], interpretations: int, config: JudgeConfig) -> Plan:
+    """Estimate what scoring these features will take."""
+    asked = [estimated_tokens(interpret_prompt(task.interpret)) for task in tasks for _ in range(interpretations)]
+    judged = [
+        estimated_tokens(judge_prompt(example, PLACEHOLDER))
+        for task in tasks
+        for example in [
+            *task.test,
+            *task.others,
+            *(interpretations * list(task.interpret) if interpretations > 1 else ()),
+        ]
+    ]
+    judged += [estimated_tokens(prompt) for prompt in check_prompts()]
+    prompt_tokens = sum(asked) + sum(judged)
+    completion_tokens = len(asked) * PHRASE_TOKENS + len(judged) * (DECISION_TOKENS // 4)
+    cost = (prompt_tokens * config.input_price + completion_tokens * config.output_price) / 1e6
+    return Plan(len(asked), len(judged), prompt_tokens, completion_tokens, cost)

@@ -1,0 +1,65 @@
+"""From a feature's examples to what the judge is asked about it, with the controls."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bae_ray.comsem.config import ExamplesConfig, ScoringConfig
+from bae_ray.comsem.contexts import Sentences
+from bae_ray.comsem.examples import NO_TOKEN, Ints, Kept
+from bae_ray.comsem.scoring import Task
+
+
+def active_features(kept: Kept, examples: ExamplesConfig) -> list[int]:
+    """Features with more than n_I examples, in order (Algorithm 1)."""
+    return np.flatnonzero(kept.counts >= examples.n_interpret + 1).tolist()
+
+
+def feature_tasks(kept: Kept, sentences: Sentences, examples: ExamplesConfig, scoring: ScoringConfig) -> list[Task]:
+    """Tasks of the active features that are to be scored."""
+    active = active_features(kept, examples)
+    generator = np.random.default_rng([examples.seed, 1])
+    if scoring.max_features is not None and scoring.max_features < len(active):
+        active = sorted(generator.choice(active, scoring.max_features, replace=False).tolist())
+    return _tasks(active, kept.tokens[active], sentences, examples, scoring.shuffled)
+
+
+def random_tasks(sets: Ints, sentences: Sentences, examples: ExamplesConfig, shuffled: int | None) -> list[Task]:
+    """Tasks of random sets [S, n_I + n_T] of tokens; none where the evaluation set has too few tokens for one."""
+    if sets.shape[1] <= examples.n_interpret:
+        return []
+    return _tasks(list(range(len(sets))), sets, sentences, examples, shuffled)
+
+
+def _tasks(
+    features: Sequence[int], tokens: Ints, sentences: Sentences, examples: ExamplesConfig, shuffled: int | None
+) -> list[Task]:
+    sentences.prepare(int(token) for token in tokens.ravel() if token != NO_TOKEN)
+    lists = [
+        [sentences.example(int(token), examples.context_tokens) for token in row if token != NO_TOKEN] for row in tokens
+    ]
+    n = examples.n_interpret
+    partner = _others(len(features), shuffled, examples.seed)
+    return [
+        Task(
+            feature=feature,
+            interpret=lists[i][:n],
+            test=lists[i][n:],
+            other=-1 if partner[i] < 0 else features[partner[i]],
+            others=() if partner[i] < 0 else lists[partner[i]][n:],
+        )
+        for i, feature in enumerate(features)
+    ]
+
+
+def _others(n: int, wanted: int | None, seed: int) -> list[int]:
+    """For `wanted` of n features (None: all) another one, never itself; -1 for the rest."""
+    others = np.full(n, -1)
+    if n < 2:
+        return others.tolist()
+    generator = np.random.default_rng([seed, 2])
+    order = generator.permutation(n)
+    others[order] = np.roll(order, 1)
+    if wanted is not None and wanted < n:
+        others[generator.permutation(n)[wanted:]] = -1
+    return others.tolist()
