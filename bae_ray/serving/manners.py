@@ -51,6 +51,11 @@ class Load:
             raise Problem("overloaded", "There are too many requests under way.")
         self._requests += 1
 
+    @property
+    def is_high(self) -> bool:
+        """Whether half of what may be under way is."""
+        return 2 * self._requests >= self._limits.max_inflight
+
     def leave(self, size: int) -> None:
         """Count a request out, with what its body took."""
         self._requests -= 1
@@ -188,6 +193,8 @@ class Body:
                     parts.append(part)
                     more = message.get("more_body", False)
         except TimeoutError as error:
+            if self._load.is_high:  # then it may have waited for the service
+                raise Problem("overloaded", "There are too many requests under way.") from error
             limit = self._limits.body_timeout_s
             raise Problem("body_timeout", f"The body has to be here within {limit:g} seconds.") from error
         self._exchange.bytes_in = size
