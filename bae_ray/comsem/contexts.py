@@ -17,6 +17,7 @@ from bae_ray.errors import InvalidInputError
 
 TOKENIZED_AT_ONCE = 4096
 """Sentences."""
+REPLACEMENT = "\ufffd"
 
 
 class Window(NamedTuple):
@@ -70,12 +71,15 @@ class Sentences:
         text, position = self._place(token)
         offsets, sentence = self._offsets_of(text), self._texts[text].as_py()
         start, end = _trimmed(sentence, *offsets[position])
-        shown = [span for span in offsets[max(0, position - around) : position + around + 1] if span[0] < span[1]]
+        first_shown = max(0, position - around)
+        shown = [span for span in offsets[first_shown : position + around + 1] if span[0] < span[1]]
         first, last = (min(s for s, _ in shown), max(e for _, e in shown)) if shown else (start, end)
+        place = position - first_shown
         if start == end:  # a special token, which the text does not hold
             piece = self._piece(text, position)
-            return Example(piece, position, sentence[first:last], 0, 0)
-        return Example(sentence[start:end], position, sentence[first:last], start - first, end - first)
+            return Example(piece, place, sentence[first:last], 0, 0)
+        first = first + len(sentence[first:start]) - len(sentence[first:start].lstrip()) if first_shown else first
+        return Example(sentence[start:end], place, sentence[first:last], start - first, end - first)
 
     def window(self, token: int, around: int) -> Window:
         """The token and at most `around` on either side."""
@@ -118,8 +122,13 @@ class Sentences:
             self._offsets[text] = [(int(start), int(end)) for start, end in offsets[: len(stored)]]
 
     def _piece(self, text: int, position: int) -> str:
-        """The token as it stands in the text, blanks included; the name of a special one."""
+        """The token as it stands in the text, blanks included; the name of a special one.
+
+        Of tokens that are bytes of one character, the first is the character and the others a replacement character.
+        """
         start, end = self._offsets_of(text)[position]
+        if start < end and position and self._offsets_of(text)[position - 1][1] >= end:
+            return REPLACEMENT
         if start < end:
             before = self._offsets_of(text)[position - 1][1] if position else 0
             sentence = self._texts[text].as_py()

@@ -19,7 +19,7 @@ class Example(NamedTuple):
 
     token: str
     position: int
-    """Index of the token in its sentence, from 0."""
+    """Index of the token among the tokens of the context, from 0."""
     context: str
     start: int
     """Where the token is in the context, in characters."""
