@@ -54,6 +54,9 @@ def convert(conversions: Sequence[Conversion], out: Path, config: ParallelConfig
     if doubled := {o.conversion.name for o in outputs if sum(o.file == other.file for other in outputs) > 1}:
         raise InvalidInputError(f"{min(doubled)} would be written twice. Give inputs of different names.")
     waiting = [output for output in outputs if output.receipt() is None]
+    for output in outputs:
+        if output not in waiting:
+            output.clean()
     for output in waiting:
         output.begin()
     tasks = [{"item": i, "part": part} for i, output in enumerate(waiting) for part in output.missing()]
@@ -83,19 +86,25 @@ class _Output:
     def __init__(self, conversion: Conversion, out: Path, config: ParallelConfig) -> None:
         self.conversion, self.file = conversion, out / conversion.name
         self._receipt_file = out / "receipts" / f"{conversion.name}.json"
-        self._parts = out / ".parts" / content_hash([conversion.name, conversion.request, config.part_rows])
+        self._begun = content_hash([conversion.name, conversion.request])
+        self._parts = out / ".parts" / f"{self._begun}-{config.part_rows}"
         blocks = max(1, config.part_rows // conversion.block_rows)
         self._part_rows = blocks * conversion.block_rows
         self._n_parts = -(-conversion.rows // self._part_rows)
 
     def receipt(self) -> Receipt | None:
-        """The receipt, if the output is finished. Raises `InvalidInputError` where it is of something else."""
+        """The receipt, if the output is finished. Raises `InvalidInputError` where it is of something else.
+
+        An output without a receipt but with parts of this request was cut off between the two, and is not finished.
+        """
         if not self.file.exists():
             return None
         try:
             receipt = Receipt.model_validate_json(self._receipt_file.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValidationError):
             receipt = None
+        if receipt is None and self._folders():
+            return None
         if receipt is None or receipt.request != self.conversion.request:
             raise InvalidInputError(
                 f"{self.file} is already there, of other input or options. Give another folder, or remove it."
@@ -109,6 +118,14 @@ class _Output:
             shutil.rmtree(self._parts / "attempts", ignore_errors=True)
         except OSError as error:
             raise InvalidInputError(f"{self._parts.parent.parent} cannot be written to: {error}.") from error
+
+    def clean(self) -> None:
+        """Remove the parts, of whatever size; they are no longer needed."""
+        for folder in self._folders():
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _folders(self) -> list[Path]:
+        return list(self._parts.parent.glob(f"{self._begun}-*"))
 
     def part_file(self, part: int) -> Path:
         return self._parts / f"{part:05d}"
@@ -140,6 +157,7 @@ class _Output:
     def join(self) -> None:
         """Write the output and its receipt, and remove the parts."""
         try:
+            self._receipt_file.unlink(missing_ok=True)  # of an earlier output: it must not stand beside this one
             with atomic_path(self.file) as temporary, open(temporary, "wb") as file:
                 self.conversion.join([self.part_file(part) for part in range(self._n_parts)], file)
             receipt = Receipt(
@@ -154,7 +172,7 @@ class _Output:
             raise CompressionError(
                 f"{self.file} cannot be written: {error}. Its parts are kept; make room, and the same command goes on."
             ) from error
-        shutil.rmtree(self._parts)
+        self.clean()
 
 
 class PartWriter:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,33 @@ def test_done_again_it_only_prints_the_table(compressed: Path, folder: Path, bae
     code, _, complaint = bae_ray(*again, "--scheme", "indices")
     assert code == EXIT_INVALID
     assert "already there, of other input or options" in complaint
+
+
+def test_cut_off_before_the_receipt_it_goes_on(
+    ray_cluster: None, folder: Path, x: torch.Tensor, tmp_path: Path, bae_ray: Command
+) -> None:
+    """The output is there and its receipt could not be written: the same command finishes, another is refused."""
+    out = tmp_path / "codes"
+    out.mkdir()
+    (out / "receipts").write_text("no folder")
+    command = ("compress", "--source", folder / "b.safetensors", "--autoencoder", folder / "autoencoder", "--out", out,
+               "--block-rows", 32, "--workers", 1, "--gpus-per-worker", 0)  # fmt: skip
+    code, _, complaint = bae_ray(*command)
+    assert code != 0
+    assert "cannot be written" in complaint
+    assert (out / "b.codes.safetensors").exists()
+    (out / "receipts").unlink()
+    shutil.copytree(out / ".parts", tmp_path / "parts")
+    code, _, complaint = bae_ray(*command, "--scheme", "indices")
+    assert code == EXIT_INVALID
+    assert "already there, of other input or options" in complaint
+    for _ in range(2):
+        assert bae_ray(*command)[0] == 0
+        assert not list((out / ".parts").iterdir())
+        expected = compress_activations(load_autoencoder(folder / "autoencoder"), x[:70].bfloat16(), block_rows=32)
+        assert (out / "b.codes.safetensors").read_bytes() == expected
+        assert (out / "receipts" / "b.codes.safetensors.json").exists()
+        shutil.copytree(tmp_path / "parts", out / ".parts", dirs_exist_ok=True)  # as if killed while removing them
 
 
 @pytest.mark.parametrize("format_", ["npy", "safetensors"])
