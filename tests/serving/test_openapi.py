@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 from schemathesis import Case
+from schemathesis.core.result import Ok
 
 from tests.serving.support import KEY, D, Served
 
@@ -64,6 +65,7 @@ def check(schema: schemathesis.BaseSchema, examples: int) -> None:
     """So many requests to each route, under all checks that schemathesis has."""
     checked = 0
     for found in schema.get_all_operations():
+        assert isinstance(found, Ok)
         operation = found.ok()
 
         @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=SLOW)
