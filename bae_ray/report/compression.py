@@ -60,7 +60,8 @@ def _draw(axes: Axes, rows: pd.DataFrame) -> None:
     for number, (family, points) in enumerate(rows.groupby("family")):
         color = f"C{number}"
         every = (points["bytes_codes"] + points["bytes_model"]) / points["n"]
-        codes = (points["bytes_codes"] / points["n"]).clip(lower=0.5)  # the mean alone takes none
+        codes = points["bytes_codes"] / points["n"]
+        codes = codes.where(codes > 0, every)  # the mean alone has none
         marker = MARKERS[str(family)]
         axes.plot(
             np.stack([codes, every]), np.stack([points["fvu"], points["fvu"]]), color=color, alpha=0.3, linewidth=0.8
