@@ -26,7 +26,6 @@ from bae_ray.compression.container import ContainerReader
 from bae_ray.compression.header import Scheme
 from bae_ray.errors import ForeignModelError, InvalidInputError
 
-
 DECODER = ("W_dec", "b_dec", "mean", "scale")
 """The tensors that a reconstruction depends on."""
 
