@@ -21,6 +21,7 @@ lint: $(VENV)/.installed-dev  ## format, lint, types, import rules
 	$(BIN)/pyright
 
 bench: $(VENV)/.installed-dev  ## side-by-side measurements
+	$(BIN)/python benchmarks/codec.py
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/sweep.py

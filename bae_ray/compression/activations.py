@@ -26,11 +26,29 @@ from bae_ray.compression.container import ContainerReader
 from bae_ray.compression.header import Scheme
 from bae_ray.errors import ForeignModelError, InvalidInputError
 
+DECODER = ("W_dec", "b_dec", "mean", "scale")
+"""The tensors that a reconstruction depends on."""
+
 
 def model_hash(autoencoder: Autoencoder) -> str:
-    """32 hex digits that identify an autoencoder: its config and every number of its weights and reference set."""
-    digest = xxhash.xxh3_128(autoencoder.config.model_dump_json().encode())
-    for name, tensor in sorted(autoencoder.state_dict().items()):
+    """32 hex digits that identify an autoencoder to its codes: all that their reconstruction depends on.
+
+    Architecture, widths (and so the bits per feature), and every number of the dictionary and the normalisation. Not
+    how it was trained, so that codes stay readable where a config gains an option.
+    """
+    architecture = autoencoder.config.model_dump()["architecture"]
+    digest = xxhash.xxh3_128(f"{architecture} {autoencoder.d_in} {autoencoder.d_latent} {autoencoder.n_features}")
+    return _hexdigest(digest, {name: tensor for name, tensor in autoencoder.state_dict().items() if name in DECODER})
+
+
+def encoder_hash(autoencoder: Autoencoder) -> str:
+    """The same of the other half, weights of the encoder and reference set: all else that codes are made by."""
+    others = {name: tensor for name, tensor in autoencoder.state_dict().items() if name not in DECODER}
+    return _hexdigest(xxhash.xxh3_128(), others)
+
+
+def _hexdigest(digest: xxhash.xxh3_128, tensors: dict[str, Tensor]) -> str:
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

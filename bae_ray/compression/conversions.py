@@ -17,6 +17,7 @@ from bae_ray.autoencoders import Autoencoder, load_autoencoder
 from bae_ray.compression.activations import (
     check_compressible,
     check_model,
+    encoder_hash,
     model_hash,
     reconstructions,
     write_activations,
@@ -71,7 +72,8 @@ class Compression(Conversion):
         self.rows, self.block_rows = sum(map(len, matrix)), config.block_rows
         self.bytes_before = sum(piece.numel() * piece.element_size() for piece in matrix)
         how = config.model_dump(mode="json", include={"scheme", "threshold", "block_rows"})
-        self.request = {"source": source.identity(), "autoencoder": model_hash(loaded), **how}
+        hashes = {"autoencoder": model_hash(loaded), "encoder": encoder_hash(loaded)}
+        self.request = {"source": source.identity(), **hashes, **how}
         how_written = {"block_rows": config.block_rows, "threshold": config.threshold}
         CodeWriter(io.BytesIO(), loaded.prior, config.scheme, **how_written)  # what it refuses, it refuses now
 
