@@ -64,7 +64,7 @@ def check(schema: schemathesis.BaseSchema, examples: int) -> None:
     """So many requests to each route, under all checks that schemathesis has."""
     checked = 0
     for found in schema.get_all_operations():
-        operation = found.ok()
+        operation = found.ok()  # pyright: ignore[reportAttributeAccessIssue] - else the description is at fault
 
         @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=SLOW)
         @given(case=operation.as_strategy())
