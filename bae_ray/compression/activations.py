@@ -37,7 +37,9 @@ def model_hash(autoencoder: Autoencoder) -> str:
     how it was trained, so that codes stay readable where a config gains an option.
     """
     architecture = autoencoder.config.model_dump()["architecture"]
-    digest = xxhash.xxh3_128(f"{architecture} {autoencoder.d_in} {autoencoder.d_latent} {autoencoder.n_features}")
+    digest = xxhash.xxh3_128(
+        f"{architecture} {autoencoder.d_in} {autoencoder.d_latent} {autoencoder.n_features}".encode()
+    )
     return _hexdigest(digest, {name: tensor for name, tensor in autoencoder.state_dict().items() if name in DECODER})
 
 

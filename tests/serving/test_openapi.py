@@ -62,14 +62,18 @@ SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_
 
 
 def check(schema: schemathesis.BaseSchema, examples: int, derandomize: bool) -> None:
-    """So many requests to each route, under all checks that schemathesis has."""
+    """So many requests to each route, the same each time if derandomized, under all checks of schemathesis."""
     checked = 0
     for found in schema.get_all_operations():
         assert isinstance(found, Ok)
         operation = found.ok()
 
         @settings(
-            max_examples=examples, deadline=None, database=None, derandomize=derandomize, suppress_health_check=SLOW
+            max_examples=examples,
+            derandomize=derandomize,
+            deadline=None,
+            database=None,
+            suppress_health_check=SLOW,
         )
         @given(case=operation.as_strategy())
         def conforms(case: Case) -> None:
