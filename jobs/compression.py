@@ -48,7 +48,7 @@ class Compression(Config):
 
 
 PRESETS = {
-    # Sized for a laptop: some 20 minutes on 2 cores. Fewer epochs than the paper's 2,000, so the weights are larger.
+    # Sized for a laptop: 25 minutes on 2 busy cores. Fewer epochs than the paper's 2,000, so the weights are larger.
     "laptop": Compression(
         out=Path("runs/compression"),
         extract=ExtractConfig(
