@@ -62,6 +62,7 @@ def test_every_run_of_the_figures_once(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # eight trainings of 7,500 steps
 def test_known_entropies_are_measured(ray_cluster, job: ModuleType, tmp_path: Path):
     """Section 4.1 at the job's own size, for two ranks and one seed: r bits within 2 % or a quarter of a bit."""
     arguments = ["cpu", "--data.ranks", "1", "8", "--seeds", "0", "--expansions", "4", "--gpus-per-trial", "0"]
