@@ -38,7 +38,7 @@ CORES = os.cpu_count() or 1
 LAYERS, POSITIONS, WIDTH, N = 6, 8, 128, 2048
 SHORT = TrainingConfig(epochs=20, batch_size=256, lr=3e-3)
 CELLS = TrainingConfig(epochs=24, batch_size=256, lr=3e-3)
-LONG = TrainingConfig(epochs=72, batch_size=256, lr=3e-3)
+LONG = TrainingConfig(epochs=48, batch_size=256, lr=3e-3)
 TINY = TrainingConfig(epochs=1, batch_size=256)
 OUT = Path("runs/benchmarks/sweep.json")
 SIDES = Path(__file__).with_name("sweep_sides.py")

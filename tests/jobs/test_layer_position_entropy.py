@@ -125,6 +125,7 @@ def test_preset_must_be_known(given: list[str], said: str):
     assert f"{said}: begin with one of demo, matched, paper" in process.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_in_which_all_fails_says_why(arguments: list[str], tmp_path: Path):
     process = start([*arguments, "--sweep.training.lr", "1e30"], tmp_path / "out")
     printed, _ = process.communicate(timeout=300)
