@@ -38,7 +38,6 @@ CORES = os.cpu_count() or 1
 LAYERS, POSITIONS, WIDTH, N = 6, 8, 128, 2048
 SHORT = TrainingConfig(epochs=20, batch_size=256, lr=3e-3)
 CELLS = TrainingConfig(epochs=24, batch_size=256, lr=3e-3)
-LONG = TrainingConfig(epochs=48, batch_size=256, lr=3e-3)
 TINY = TrainingConfig(epochs=1, batch_size=256)
 OUT = Path("runs/benchmarks/sweep.json")
 SIDES = Path(__file__).with_name("sweep_sides.py")
@@ -148,7 +147,7 @@ def _packing(store: Path, folder: Path) -> dict[str, float]:
 
 
 def _workers(store: Path, folder: Path) -> dict[str, float]:
-    config = _grid(LONG, axes=(WEIGHTS_2,))
+    config = _grid(CELLS, axes=(WEIGHTS_2,))
     seconds = {f"{n} worker{'s' if n > 1 else ''}": _sweep(config, store, folder / f"workers-{n}", n)["wall"]
                for n in (1, CORES)}  # fmt: skip
     first = next(iter(seconds.values()))
