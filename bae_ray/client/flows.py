@@ -3,6 +3,7 @@
 So the client that waits and the one that is awaited are the same but for a dozen lines (clients.py).
 """
 
+import json
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -19,6 +20,8 @@ JSON = "application/json"
 SAFETENSORS = "application/x-safetensors"
 HEADER_BYTES = 1024
 """What a body has beside its array, at most."""
+
+TRIES = 3
 
 T = TypeVar("T")
 
@@ -43,7 +46,7 @@ class Call(NamedTuple):
 
 Flow = Generator[Call, httpx.Response, T]
 Encoders = dict[str, dict[str, Any]]
-"""What is known of encoders by id: their widths and limits hold for the client's life."""
+"""What is known of encoders by id: asked for again where an answer shows that another one has taken the id."""
 
 
 def list_encoders() -> Flow[pd.DataFrame]:
@@ -178,10 +181,25 @@ def _split(info: dict[str, Any], values: np.ndarray, answer_width: int) -> Itera
 def _in_parts(
     info: dict[str, Any], verb: str, params: dict[str, Any], name: str, values: np.ndarray, answer_width: int
 ) -> Flow[list[dict[str, np.ndarray]]]:
-    """The arrays of the answers, a part after the other."""
-    made = []
-    for part in _split(info, values, answer_width):
-        path = f"{_path(info['id'])}/{verb}"
-        response = yield Call("POST", path, params, content=save({name: part}), accept=SAFETENSORS)
-        made.append(load(response.content))
-    return made
+    """The arrays of the answers, a part after the other.
+
+    `info` is brought up to date, and all parts are sent again, where another encoder has taken the id meanwhile. Raises
+    `InvalidInputError` where that goes on.
+    """
+    for _ in range(TRIES):
+        made, latents = [], set[int]()
+        for part in _split(info, values, answer_width):
+            path = f"{_path(info['id'])}/{verb}"
+            response = yield Call("POST", path, params, content=save({name: part}), accept=SAFETENSORS)
+            made.append(load(response.content))
+            latents.add(_latents(response.content, info["d_latent"]))
+        if latents <= {info["d_latent"]}:
+            return made
+        info.update((yield from get_encoder(info["id"])))
+    raise InvalidInputError(f"encoder {info['id']} is being replaced: its latents change from answer to answer. Wait.")
+
+
+def _latents(body: bytes, otherwise: int) -> int:
+    """The d_latent that the metadata of an answer in safetensors tells; `otherwise` where it tells none."""
+    header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+    return int(header.get("__metadata__", {}).get("d_latent", otherwise))
