@@ -101,6 +101,7 @@ def test_powers_of_two(run):
     assert run(powers_of_two=9, layers=(0,)).manifest.request.positions == (1, 2, 4, 8)
 
 
+@pytest.mark.slow
 def test_how_shards_and_batches_are_cut_changes_no_vector(run, tiny_config: ExtractConfig, tmp_path: Path):
     one = run(positions=("all",), layers=(3,))
     cut = {"batch_size": 3, "batch_tokens": 20, "shard_size": 11}
@@ -190,6 +191,7 @@ def test_answers_to_prompts_are_those_of_the_whole_model(
     assert accuracy(answers, 3).label_accuracy == pytest.approx(right / len(answers))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", [(1,), ("all",)])
 def test_answers_do_not_depend_on_the_positions(
     run, labelled: Path, tiny_causal_model: Path, tiny_config: ExtractConfig, tmp_path: Path, positions: tuple

@@ -39,6 +39,7 @@ def job(out: Path, model: Path, corpus: Path, only: str = "accuracy", *more: str
     return done.stdout
 
 
+@pytest.mark.slow
 def test_accuracy_over_k(tiny_causal_model: Path, labelled: Path, tmp_path: Path):
     printed = job(tmp_path, tiny_causal_model, labelled)
     table = pd.read_csv(tmp_path / "accuracy.csv")
