@@ -96,8 +96,12 @@ def write_activations(
     prior: Tensor | None = None,
     block_rows: int = BLOCK_ROWS,
     threshold: float | None = None,
+    known_hash: str | None = None,
 ) -> None:
-    """The same for batches [n, D] of activations into a file, in bounded memory."""
+    """The same for batches [n, D] of activations into a file, in bounded memory.
+
+    `known_hash`: the autoencoder's `model_hash`, where it has been taken already.
+    """
     check_compressible(autoencoder)
     device = autoencoder.mean.device
     with CodeWriter(
@@ -106,7 +110,7 @@ def write_activations(
         scheme,
         block_rows=block_rows,
         threshold=threshold,
-        model_hash=model_hash(autoencoder),
+        model_hash=known_hash or model_hash(autoencoder),
     ) as writer:
         for batch in batches:
             check_finite(batch)
@@ -130,17 +134,19 @@ def decompress_activations(
     start: int = 0,
     stop: int | None = None,
     max_bytes: int = MAX_BYTES,
+    known_hash: str | None = None,
 ) -> Tensor:
     """The reconstructions [N, D] of a container's activations, or of rows `start` to `stop` - 1, on the CPU.
+
+    `known_hash`: the autoencoder's `model_hash`, where it has been taken already.
 
     Raises `ForeignModelError` where another autoencoder made the codes, and what `decompress` does.
     """
     with open_container(data) as reader:
-        check_model(autoencoder, reader)
+        check_model(autoencoder, reader, known_hash)
         stop = len(reader) if stop is None else stop
         check_rows(reader, start, stop)
-        width = autoencoder.d_in * autoencoder.mean.dtype.itemsize
-        check_size(reader, stop - start, max(width, reader.header.d_latent), max_bytes)
+        check_size(reader, stop - start, autoencoder.d_in * autoencoder.mean.dtype.itemsize, max_bytes)
         x_hat = torch.empty(stop - start, autoencoder.d_in, dtype=autoencoder.mean.dtype)
         done = 0
         for part in reconstructions(autoencoder, reader, start, stop):
@@ -153,13 +159,14 @@ def decompress_activations(
 def reconstructions(autoencoder: Autoencoder, reader: ContainerReader, start: int, stop: int) -> Iterable[Tensor]:
     """The same, a block or less of them at a time, on the autoencoder's device."""
     for code in reader.codes(start, stop):
-        yield autoencoder.decode(torch.from_numpy(code).to(autoencoder.mean.device))
+        for part in torch.from_numpy(code).split(BLOCK_ROWS):  # as floats four times the block, whose size others chose
+            yield autoencoder.decode(part.to(autoencoder.mean.device))
 
 
-def check_model(autoencoder: Autoencoder, reader: ContainerReader) -> None:
-    """Raise `ForeignModelError` where the codes are not this autoencoder's."""
+def check_model(autoencoder: Autoencoder, reader: ContainerReader, known_hash: str | None = None) -> None:
+    """Raise `ForeignModelError` where the codes are not this autoencoder's, whose hash may be known."""
     check_compressible(autoencoder)
-    header, own = reader.header, model_hash(autoencoder)
+    header, own = reader.header, known_hash or model_hash(autoencoder)
     if header.model_hash != own:
         maker = f"the autoencoder {header.model_hash}" if header.model_hash else "an autoencoder that it does not name"
         raise ForeignModelError(
