@@ -81,7 +81,7 @@ def test_indices_are_counted_before_they_are_listed(monkeypatch: pytest.MonkeyPa
     code = np.packbits(bits, axis=1)
     assert sizes.listed(code)["indices"].shape == (bits.sum(),)
     body = answers.indices(code, F, {"encoder": "e"}, JSON, "nested").body
-    assert json.loads(body)["indices"] == [row.nonzero()[0].tolist() for row in bits]
+    assert json.loads(bytes(body))["indices"] == [row.nonzero()[0].tolist() for row in bits]
 
 
 def test_lists_of_indices_take_no_more_than_the_codes_that_they_are():
