@@ -98,7 +98,7 @@ class Encoders:
         autoencoder, known = await self._loaded(serve.get_multiplexed_model_id())
         file = _Bounded(self._most)
         batches = torch.from_dlpack(x).split(BLOCK_ROWS)
-        call = partial(write_activations, file, autoencoder, batches, scheme, threshold=threshold, known_hash=known)
+        call = partial(write_activations, file, autoencoder, batches, scheme, threshold=threshold, model_hash=known)
         await self._in(self._coders, call)
         return file.getvalue()
 
