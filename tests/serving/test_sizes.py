@@ -1,8 +1,6 @@
 """How large answers are is known before they are made, and what requests hold is counted."""
 
 import json
-import tracemalloc
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,21 +19,11 @@ from bae_ray.serving.metrics import Metrics
 from bae_ray.serving.operations import Operation, compute
 from bae_ray.serving.problems import Problem
 from bae_ray.serving.registry import Entry
+from tests.memory import MB, at_most
 from tests.serving.support import LIMITS, D, F
 
-MB = 1 << 20
 bae = build_autoencoder(BAEConfig(d_in=D, d_latent=F))
 entry = Entry("bae", Path(), "1", bae.config, "", 1.0, None, {})
-
-
-@contextmanager
-def at_most(size: int):
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < size
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", ["pack", "magnitudes", "top_k", "decode", "decode_packed"])
