@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from bae_ray.client import flows
 from bae_ray.client.errors import ServiceError, UnreachableError, error_of
-from bae_ray.client.flows import Call, Flow
+from bae_ray.client.parts import Call, Encoders, Flow, get_encoder
 from bae_ray.client.results import Returns
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class _Calls(ABC):
         service asks for.
         """
         self._retries = retries
-        self._known: flows.Encoders = {}
+        self._known: Encoders = {}
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._options: dict[str, Any] = {"base_url": url, "timeout": timeout, "headers": headers}
 
@@ -52,7 +52,7 @@ class _Calls(ABC):
 
     def encoder(self, encoder_id: str) -> Any:
         """What the service says of an encoder, its limits included: a dict."""
-        return self._run(flows.get_encoder(encoder_id))
+        return self._run(get_encoder(encoder_id))
 
     def encode(self, encoder_id: str, x: Any, *, packed: bool = False, returns: Returns = "same") -> Any:
         """Codes [n, d_latent] of activations [n, d_in], uint8 of 0 and 1; `packed`: [n, ceil(d_latent / 8)]."""

@@ -8,12 +8,12 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from bae_ray.client import flows
 from bae_ray.client.containers import split_container
 from bae_ray.client.errors import InvalidRequestError, RequestTooLargeError, ServiceError
-from bae_ray.client.flows import Call
+from bae_ray.client.parts import HEADER_BYTES, Call
 from bae_ray.compression import compress, decompress, read_header
 from bae_ray.errors import InvalidInputError
 
@@ -130,12 +130,12 @@ def texts_service(most_tokens: int, sent: list[list[str]]) -> Callable[[Call], h
 def test_texts_are_sent_by_number_and_bytes_and_halved_where_their_tokens_are_too_many():
     texts = ["a b", "c", "d e f", "g", "h i j k", "l" * 50]
     sent: list[list[str]] = []
-    small = {"e": {**description(8), "limits": {**LIMITS, "max_body_bytes": flows.HEADER_BYTES + 40}}}
+    small = {"e": {**description(8), "limits": {**LIMITS, "max_body_bytes": HEADER_BYTES + 40}}}
     found = served(flows.encode_texts(small, "e", texts, 1), texts_service(4, sent))
     assert found["token"].tolist() == [word for text in texts for word in text.split()]
     assert found["text"].tolist() == [i for i, text in enumerate(texts) for _ in text.split()]
     assert all(len(group) <= 4 for group in sent)
-    assert all(len(json.dumps({"texts": group})) <= flows.HEADER_BYTES + 40 or len(group) == 1 for group in sent)
+    assert all(len(json.dumps({"texts": group})) <= HEADER_BYTES + 40 or len(group) == 1 for group in sent)
     assert sent[0] == ["a b", "c", "d e f", "g"], "7 tokens, so that it comes again in halves"
     assert sent[1:3] == [["a b", "c"], ["d e f", "g"]]
     with pytest.raises(RequestTooLargeError):
@@ -152,7 +152,7 @@ def test_limits_that_have_changed_are_asked_for_and_kept_once(refusal: type[Serv
         if call.method == "GET":
             return httpx.Response(200, json={**description(8), "limits": {**LIMITS, "max_rows": now}})
         assert call.content is not None
-        rows = flows.load(call.content)["x"].shape[0]
+        rows = load(call.content)["x"].shape[0]
         sent.append(rows)
         if rows > 1:
             return refusal("no", 413, "too_many_rows")
