@@ -41,9 +41,16 @@ class Capture:
     """
 
     def __init__(
-        self, model: PreTrainedModel, layers: Sequence[int], sites: Sequence[str], to_the_end: bool = False
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[int],
+        sites: Sequence[str],
+        to_the_end: bool = False,
+        shared: bool = False,
     ) -> None:
         """Hook a model. `to_the_end`: run all of it and keep what it returns, whatever the last tap is.
+
+        `shared`: leave the model whole, for other captures of it.
 
         Raises `InvalidInputError` for an architecture whose blocks, or their MLPs, cannot be found.
         """
@@ -54,8 +61,9 @@ class Capture:
         self._last = None if to_the_end or self._final in self.taps else self.taps[-1]
         self._index: Tensor = torch.empty(0, dtype=torch.long)
         self._captured: dict[Tap, Tensor] = {}
+        self._runs = False
         self.blocks = _blocks(model, n_layers)
-        if self._last is not None:
+        if self._last is not None and not shared:
             del self.blocks[self._last.layer + 1 :]
         for tap in self.taps:
             if tap != self._final:
@@ -67,7 +75,7 @@ class Capture:
         `index` [M] says which, counting through the B T tokens; `final` likewise which of the model's own last vectors
         are returned beside them, [len(final), D].
         """
-        self._index, self._captured = index, {}
+        self._index, self._captured, self._runs = index, {}, True
         returned = None
         with torch.inference_mode():
             try:
@@ -79,6 +87,8 @@ class Capture:
                     returned = hidden.flatten(0, 1).index_select(0, final)
             except _LastTapReachedError:
                 pass
+            finally:
+                self._runs = False
             captured, self._captured = self._captured, {}
             return torch.stack([captured[tap] for tap in self.taps]), returned
 
@@ -89,19 +99,22 @@ class Capture:
             for part in block.children() if inside else [block]:
                 part.forward = torch.compile(part.forward, dynamic=True)
 
+    def _reach(self, tap: Tap, hidden: Tensor) -> None:
+        if not self._runs:  # the pass is another capture's
+            return
+        self._keep(tap, hidden)
+        if tap == self._last:
+            raise _LastTapReachedError
+
     def _keep(self, tap: Tap, hidden: Tensor) -> None:
         self._captured[tap] = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._index)
 
     def _hook(self, tap: Tap) -> None:
         def received(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._keep(tap, args[0] if args else kwargs["hidden_states"])
-            if tap == self._last:
-                raise _LastTapReachedError
+            self._reach(tap, args[0] if args else kwargs["hidden_states"])
 
         def given(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            self._keep(tap, output[0] if isinstance(output, tuple) else output)
-            if tap == self._last:
-                raise _LastTapReachedError
+            self._reach(tap, output[0] if isinstance(output, tuple) else output)
 
         block = self.blocks[tap.layer]
         if tap.site == "residual":

@@ -3,14 +3,16 @@
 import asyncio
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
 import httpx
+from typing_extensions import override
 
 from bae_ray.client import flows
-from bae_ray.client.errors import UnreachableError, error_of
-from bae_ray.client.flows import Call, Flow
+from bae_ray.client.errors import ServiceError, UnreachableError, error_of
+from bae_ray.client.parts import Call, Encoders, Flow, get_encoder
 from bae_ray.client.results import Returns
 
 T = TypeVar("T")
@@ -19,7 +21,7 @@ FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 10.0
 
 
-class _Calls:
+class _Calls(ABC):
     """The calls; `AsyncClient`'s are to be awaited.
 
     `x` and `code` may be numpy arrays, torch tensors, data frames or lists; results are of the same kind, or of the
@@ -36,12 +38,13 @@ class _Calls:
         service asks for.
         """
         self._retries = retries
-        self._known: flows.Encoders = {}
+        self._known: Encoders = {}
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._options: dict[str, Any] = {"base_url": url, "timeout": timeout, "headers": headers}
 
+    @abstractmethod
     def _run(self, flow: Flow[Any]) -> Any:
-        raise NotImplementedError
+        """What the flow returns, its calls sent; a call that fails raises there."""
 
     def encoders(self) -> Any:
         """A data frame with a row per encoder of the registry."""
@@ -49,7 +52,7 @@ class _Calls:
 
     def encoder(self, encoder_id: str) -> Any:
         """What the service says of an encoder, its limits included: a dict."""
-        return self._run(flows.get_encoder(encoder_id))
+        return self._run(get_encoder(encoder_id))
 
     def encode(self, encoder_id: str, x: Any, *, packed: bool = False, returns: Returns = "same") -> Any:
         """Codes [n, d_latent] of activations [n, d_in], uint8 of 0 and 1; `packed`: [n, ceil(d_latent / 8)]."""
@@ -74,7 +77,7 @@ class _Calls:
 
     def decompress(self, encoder_id: str, data: bytes | Sequence[bytes], *, returns: Returns = "numpy") -> Any:
         """The activations [n, d] in containers."""
-        return self._run(flows.decompress(encoder_id, data, returns))
+        return self._run(flows.decompress(self._known, encoder_id, data, returns))
 
     def feature(self, encoder_id: str, index: int) -> Any:
         """What the encoder says of a feature: a `Feature`."""
@@ -104,11 +107,17 @@ class Client(_Calls):
         """Close the connections."""
         self._http.close()
 
+    @override
     def _run(self, flow: Flow[T]) -> T:
         try:
             call = next(flow)
             while True:
-                call = flow.send(self._send(call))
+                try:
+                    response = self._send(call)
+                except ServiceError as error:
+                    call = flow.throw(error)
+                else:
+                    call = flow.send(response)
         except StopIteration as stop:
             return stop.value
 
@@ -143,11 +152,17 @@ class AsyncClient(_Calls):
         """Close the connections."""
         await self._http.aclose()
 
+    @override
     async def _run(self, flow: Flow[T]) -> T:
         try:
             call = next(flow)
             while True:
-                call = flow.send(await self._send(call))
+                try:
+                    response = await self._send(call)
+                except ServiceError as error:
+                    call = flow.throw(error)
+                else:
+                    call = flow.send(response)
         except StopIteration as stop:
             return stop.value
 

@@ -5,7 +5,7 @@ Shapes: N samples, D d_in, F d_latent.
 
 import io
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import BinaryIO, Unpack
 
 import torch
 import xxhash
@@ -16,6 +16,7 @@ from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder
 from bae_ray.compression.codec import (
     BLOCK_ROWS,
     MAX_BYTES,
+    CodeOptions,
     CodeWriter,
     Source,
     check_rows,
@@ -24,6 +25,7 @@ from bae_ray.compression.codec import (
 )
 from bae_ray.compression.container import ContainerReader
 from bae_ray.compression.header import Scheme
+from bae_ray.compression.rates import PriorChoice, chosen_prior
 from bae_ray.errors import ForeignModelError, InvalidInputError
 
 DECODER = ("W_dec", "b_dec", "mean", "scale")
@@ -71,18 +73,19 @@ def compress_activations(
     x: Tensor | Rows,
     scheme: Scheme = "entropy",
     *,
-    prior: Tensor | None = None,
-    block_rows: int = BLOCK_ROWS,
-    threshold: float | None = None,
+    prior: Tensor | PriorChoice = "encoder",
+    **options: Unpack[CodeOptions],
 ) -> bytes:
-    """Activations [N, D] as a container of their codes, which names the autoencoder; see `compress`.
+    """Activations [N, D] as a container of their codes, which names the autoencoder; for options see `compress`.
 
-    `prior` [F] is by default the autoencoder's own. Raises `InvalidInputError` for an autoencoder that is not binary
-    or activations of another width.
+    `prior`: rates [F], or whose they are to be; see `chosen_prior`. Raises `InvalidInputError` for an autoencoder that
+    is not binary or activations of another width.
     """
+    check_compressible(autoencoder)
+    if isinstance(prior, str):
+        prior = chosen_prior(autoencoder, x, prior, scheme, **options)
     file = io.BytesIO()
-    batches = x.split(block_rows)
-    write_activations(file, autoencoder, batches, scheme, prior=prior, block_rows=block_rows, threshold=threshold)
+    write_activations(file, autoencoder, x.split(BLOCK_ROWS), scheme, prior=prior, **options)
     return file.getvalue()
 
 
@@ -94,20 +97,17 @@ def write_activations(
     scheme: Scheme = "entropy",
     *,
     prior: Tensor | None = None,
-    block_rows: int = BLOCK_ROWS,
-    threshold: float | None = None,
+    **options: Unpack[CodeOptions],
 ) -> None:
-    """The same for batches [n, D] of activations into a file, in bounded memory."""
+    """The same for batches [n, D] of activations into a file, in bounded memory.
+
+    `prior` [F] is by default the autoencoder's own. Options may tell its `model_hash`, where that is known already.
+    """
     check_compressible(autoencoder)
     device = autoencoder.mean.device
-    with CodeWriter(
-        file,
-        autoencoder.prior if prior is None else prior,
-        scheme,
-        block_rows=block_rows,
-        threshold=threshold,
-        model_hash=model_hash(autoencoder),
-    ) as writer:
+    if "model_hash" not in options:
+        options["model_hash"] = model_hash(autoencoder)
+    with CodeWriter(file, autoencoder.prior if prior is None else prior, scheme, **options) as writer:
         for batch in batches:
             check_finite(batch)
             writer.write(autoencoder.encode(batch.to(device)))
@@ -130,17 +130,19 @@ def decompress_activations(
     start: int = 0,
     stop: int | None = None,
     max_bytes: int = MAX_BYTES,
+    known_hash: str | None = None,
 ) -> Tensor:
     """The reconstructions [N, D] of a container's activations, or of rows `start` to `stop` - 1, on the CPU.
+
+    `known_hash`: the autoencoder's `model_hash`, where it has been taken already.
 
     Raises `ForeignModelError` where another autoencoder made the codes, and what `decompress` does.
     """
     with open_container(data) as reader:
-        check_model(autoencoder, reader)
+        check_model(autoencoder, reader, known_hash)
         stop = len(reader) if stop is None else stop
         check_rows(reader, start, stop)
-        width = autoencoder.d_in * autoencoder.mean.dtype.itemsize
-        check_size(reader, stop - start, max(width, reader.header.d_latent), max_bytes)
+        check_size(reader, stop - start, autoencoder.d_in * autoencoder.mean.dtype.itemsize, max_bytes)
         x_hat = torch.empty(stop - start, autoencoder.d_in, dtype=autoencoder.mean.dtype)
         done = 0
         for part in reconstructions(autoencoder, reader, start, stop):
@@ -153,13 +155,14 @@ def decompress_activations(
 def reconstructions(autoencoder: Autoencoder, reader: ContainerReader, start: int, stop: int) -> Iterable[Tensor]:
     """The same, a block or less of them at a time, on the autoencoder's device."""
     for code in reader.codes(start, stop):
-        yield autoencoder.decode(torch.from_numpy(code).to(autoencoder.mean.device))
+        for part in torch.from_numpy(code).split(BLOCK_ROWS):  # as floats four times the block, whose size others chose
+            yield autoencoder.decode(part.to(autoencoder.mean.device))
 
 
-def check_model(autoencoder: Autoencoder, reader: ContainerReader) -> None:
-    """Raise `ForeignModelError` where the codes are not this autoencoder's."""
+def check_model(autoencoder: Autoencoder, reader: ContainerReader, known_hash: str | None = None) -> None:
+    """Raise `ForeignModelError` where the codes are not this autoencoder's, whose hash may be known."""
     check_compressible(autoencoder)
-    header, own = reader.header, model_hash(autoencoder)
+    header, own = reader.header, known_hash or model_hash(autoencoder)
     if header.model_hash != own:
         maker = f"the autoencoder {header.model_hash}" if header.model_hash else "an autoencoder that it does not name"
         raise ForeignModelError(

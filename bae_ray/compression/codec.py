@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -25,6 +25,14 @@ MAX_BYTES = 4 << 30
 
 Source = bytes | bytearray | memoryview | str | Path | BinaryIO
 """A container: its bytes, the path of its file, or the file itself, open for reading."""
+
+
+class CodeOptions(TypedDict, total=False):
+    """How codes are written; `compress` says what each does. Those left out are as `CodeWriter` has them."""
+
+    block_rows: int
+    threshold: float | None
+    model_hash: str
 
 
 class CodeWriter:
@@ -113,26 +121,18 @@ def _largest(bits: Tensor) -> int:
     return int(bits.numpy().max() if bits.device.type == "cpu" else bits.max())  # numpy's is several times faster here
 
 
-def compress(
-    code: Tensor,
-    prior: Tensor,
-    scheme: Scheme = "entropy",
-    *,
-    block_rows: int = BLOCK_ROWS,
-    threshold: float | None = None,
-    model_hash: str = "",
-) -> bytes:
+def compress(code: Tensor, prior: Tensor, scheme: Scheme = "entropy", **options: Unpack[CodeOptions]) -> bytes:
     """Codes [N, F] of 0 and 1, of any dtype and device, as a container; `prior` [F] are the firing rates.
 
     `entropy` keeps every bit, at the cost of its entropy under the prior. `indices` is the paper's scheme (Appendix
     A.5): the indices of the bits whose burstiness, log2 |code - prior|, is above `threshold`, in [log2 0.5, 0] and by
     default log2 0.5; that loses nothing but for latents whose prior is exactly 0.5, which come back as 0. Blocks of
-    `block_rows` rows can be read without the others. `model_hash` is kept in the header.
+    `block_rows` rows (by default 1024) can be read without the others. `model_hash` is kept in the header.
 
     Raises `InvalidInputError` for a code that is not of 0 and 1, or a prior that does not fit it.
     """
     file = io.BytesIO()
-    with CodeWriter(file, prior, scheme, block_rows=block_rows, threshold=threshold, model_hash=model_hash) as writer:
+    with CodeWriter(file, prior, scheme, **options) as writer:
         writer.write(code)
     return file.getvalue()
 

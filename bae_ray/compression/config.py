@@ -6,6 +6,7 @@ from pydantic import Field
 
 from bae_ray.compression.codec import BLOCK_ROWS
 from bae_ray.compression.header import Scheme
+from bae_ray.compression.rates import PriorChoice
 from bae_ray.config import Config
 
 ArrayFormat = Literal["npy", "safetensors"]
@@ -35,6 +36,9 @@ class CompressConfig(ParallelConfig):
     threshold: float | None = Field(default=None, ge=-1, le=0)
     """Scheme indices: the burstiness above which a bit is kept, log2 of |code - prior|, in [log2 0.5, 0]. Left out:
     log2 0.5."""
+    prior: PriorChoice = "encoder"
+    """encoder: firing rates of the autoencoder's reference set. data: those of the activations compressed, of 16,384 of
+    them where there are more, which are read and encoded once more for it. auto: whichever makes these smaller."""
     block_rows: int = Field(default=BLOCK_ROWS, ge=1)
     """Vectors per block: fewer make reading single vectors quicker, and the files larger."""
 

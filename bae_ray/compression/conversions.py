@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from typing_extensions import override
 
+from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
 from bae_ray.compression.activations import (
     check_compressible,
@@ -22,9 +23,11 @@ from bae_ray.compression.activations import (
     reconstructions,
     write_activations,
 )
-from bae_ray.compression.codec import CodeWriter, open_container
+from bae_ray.compression.codec import CodeOptions, CodeWriter, open_container
 from bae_ray.compression.config import ArrayFormat, CompressConfig
 from bae_ray.compression.container import ContainerWriter
+from bae_ray.compression.prior import PriorTable
+from bae_ray.compression.rates import chosen_prior
 from bae_ray.compression.sources import ActivationSource, on_any_process, rows_of
 from bae_ray.errors import InvalidInputError
 
@@ -71,19 +74,19 @@ class Compression(Conversion):
         self.autoencoder = on_any_process(autoencoder)
         self.rows, self.block_rows = sum(map(len, matrix)), config.block_rows
         self.bytes_before = sum(piece.numel() * piece.element_size() for piece in matrix)
+        self.options: CodeOptions = {"block_rows": config.block_rows, "threshold": config.threshold}
+        CodeWriter(io.BytesIO(), loaded.prior, config.scheme, **self.options)  # what it refuses, it refuses now
+        # All parts have one prior; it is of the request, so that parts of another one are never joined with these.
+        self.prior = chosen_prior(loaded, Rows(matrix), config.prior, config.scheme, **self.options)
         how = config.model_dump(mode="json", include={"scheme", "threshold", "block_rows"})
         hashes = {"autoencoder": model_hash(loaded), "encoder": encoder_hash(loaded)}
+        hashes["prior"] = PriorTable.of(self.prior).hash
         self.request = {"source": source.identity(), **hashes, **how}
-        how_written = {"block_rows": config.block_rows, "threshold": config.threshold}
-        CodeWriter(io.BytesIO(), loaded.prior, config.scheme, **how_written)  # what it refuses, it refuses now
 
     @override
     def write_part(self, autoencoder: Autoencoder, start: int, stop: int, file: BinaryIO) -> None:
         batches = rows_of(self.source).select(torch.arange(start, stop)).split(BATCH_ROWS)
-        config = self.config
-        write_activations(
-            file, autoencoder, batches, config.scheme, block_rows=config.block_rows, threshold=config.threshold
-        )
+        write_activations(file, autoencoder, batches, self.config.scheme, prior=self.prior, **self.options)
 
     @override
     def join(self, parts: Sequence[Path], file: BinaryIO) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
-from bae_ray.compression.entropy import Positions
+from bae_ray.compression.entropy import CHUNK, Positions
 from bae_ray.errors import CorruptContainerError, InvalidInputError
 
 LOWEST = -1.0
@@ -29,20 +29,24 @@ class IndexCoder:
         return counts.astype(self._dtype).tobytes() + latent.astype(self._dtype).tobytes()
 
     def decode(self, content: bytes, rows: int) -> Iterator[Positions]:
-        """The flipped bits of a block. Raises `CorruptContainerError`."""
+        """The flipped bits of a block, some at a time. Raises `CorruptContainerError`."""
         size = self._dtype.itemsize
         if len(content) % size or len(content) < rows * size:
             raise CorruptContainerError(f"a block has {len(content)} bytes, too few or not whole. Compress anew.")
         numbers = np.frombuffer(content, dtype=self._dtype)
-        counts, latents = numbers[:rows].astype(np.int64), numbers[rows:].astype(np.int64)
-        if int(counts.sum()) != len(latents):
+        ends, latents = np.cumsum(numbers[:rows], dtype=np.int64), numbers[rows:]
+        if int(ends[-1]) != len(latents):
             raise CorruptContainerError(
-                f"a block claims {int(counts.sum())} indices and has {len(latents)}. Compress anew."
+                f"a block claims {int(ends[-1])} indices and has {len(latents)}. Compress anew."
             )
-        if len(latents):
-            flips = np.repeat(np.arange(rows), counts) * self._d_latent + latents
-            if int(latents.max()) >= self._d_latent or (np.diff(flips) <= 0).any():
+        last = -1
+        for start in range(0, len(latents), CHUNK):
+            part = latents[start : start + CHUNK].astype(np.int64)
+            row = np.searchsorted(ends, np.arange(start, start + len(part)), side="right")
+            flips = row * self._d_latent + part
+            if int(part.max()) >= self._d_latent or int(flips[0]) <= last or (np.diff(flips) <= 0).any():
                 raise CorruptContainerError("a block's indices are not ascending latents. Compress anew.")
+            last = int(flips[-1])
             yield flips
 
 

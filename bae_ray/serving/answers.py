@@ -1,19 +1,18 @@
 """Answers: from what was computed to what is sent.
 
-Shapes: N rows, F d_latent, G features, K the largest kept.
+Shapes: N rows, F d_latent, T tokens, K the largest kept, B = ceil(F / 8) bytes of a packed code.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from starlette.responses import Response
 
-from bae_ray.autoencoders import BAEConfig
 from bae_ray.serving import schemas as s
-from bae_ray.serving.arrays import NESTED_NUMBER_BYTES, Style, write
+from bae_ray.serving.arrays import CHUNK_NUMBERS, Style, in_chunks, ragged, write, write_json
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.media import JSON, Media
 from bae_ray.serving.operations import Operation, unpack
@@ -22,7 +21,8 @@ from bae_ray.serving.registry import Entry
 from bae_ray.serving.texts import TextActivations
 
 Format = Literal["packed", "indices", "magnitudes"]
-FEATURE_BYTES = 48
+UNPACKED_BYTES = 1 << 22
+"""Bits of codes that are a byte each at a time."""
 
 
 def info(entry: Entry, limits: LimitsConfig) -> s.EncoderInfo:
@@ -40,7 +40,7 @@ def info(entry: Entry, limits: LimitsConfig) -> s.EncoderInfo:
         binary=entry.binary,
         d_in=d_in,
         d_latent=d_latent,
-        n_features=n_features(entry),
+        n_features=entry.n_features,
         prior_bits=entry.prior_bits,
         origin=s.EncoderOrigin(**entry.origin._asdict()) if entry.origin else None,
         measures=entry.measures,
@@ -49,19 +49,12 @@ def info(entry: Entry, limits: LimitsConfig) -> s.EncoderInfo:
     )
 
 
-def n_features(entry: Entry) -> int:
-    """Rows of the dictionary."""
-    assert entry.config is not None
-    _, d_latent = entry.config.widths()
-    return d_latent // entry.config.bits_per_feature if isinstance(entry.config, BAEConfig) else d_latent
-
-
 def operation(entry: Entry, format_: Format, top_k: int | None) -> Operation:
     """What to compute for a format. Raises `not_binary` and `invalid`."""
     if top_k is not None:
         if format_ == "packed":
             raise Problem("invalid", "top_k goes with the formats indices and magnitudes.")
-        if top_k > (n := n_features(entry)):
+        if top_k > (n := entry.n_features):
             raise Problem("invalid", f"top_k may be {n} at most: so many features this encoder has.")
         return Operation("top_k", top_k)
     if format_ == "magnitudes":
@@ -71,45 +64,20 @@ def operation(entry: Entry, format_: Format, top_k: int | None) -> Operation:
     return Operation("pack")
 
 
-def check_size(entry: Entry, wanted: Operation, n: int, limits: LimitsConfig) -> None:
-    """Raise `answer_too_large` before anything is computed; what is written is counted once more then."""
-    width = {"magnitudes": 4 * n_features(entry), "top_k": 8 * wanted.top_k}.get(wanted.name, 0)
-    if n * width > limits.max_response_bytes:
-        raise Problem(
-            "answer_too_large",
-            f"The answer would take more than {limits.max_response_bytes} bytes. Send fewer rows, or set top_k.",
-        )
-
-
-def encoded(
-    made: dict[str, np.ndarray],
-    fields: dict[str, Any],
-    format_: Format,
-    top_k: int | None,
-    media: Media,
-    style: Style,
-    limits: LimitsConfig,
-) -> Response:
-    """The answer of encode."""
-    if format_ == "indices" and top_k is not None:
-        made = {"indices": made["indices"]}
-    if format_ == "indices" and top_k is None:
-        row, index = unpack(made["code"], fields["d_latent"]).nonzero()
-        splits = np.searchsorted(row, np.arange(len(made["code"]) + 1)).astype(np.int64)
-        if media == JSON and style == "nested":
-            if len(index) * NESTED_NUMBER_BYTES > limits.max_response_bytes:
-                raise Problem("answer_too_large", "The answer would be too large. Send fewer rows, or set top_k.")
-            listed = [part.tolist() for part in np.split(index, splits[1:-1])]
-            return Response(write({}, {**fields, "indices": listed}, media, style, 0), media_type=media)
-        made = {"indices": index.astype(np.int32), "splits": splits}
-    return arrays(made, fields, media, style, limits)
-
-
-def arrays(
-    made: Mapping[str, np.ndarray], fields: Mapping[str, Any], media: Media, style: Style, limits: LimitsConfig
-) -> Response:
+def arrays(made: Mapping[str, np.ndarray], fields: Mapping[str, Any], media: Media, style: Style) -> Response:
     """An answer of arrays and other fields."""
-    return Response(write(made, fields, media, style, limits.max_response_bytes), media_type=media)
+    return Response(write(made, fields, media, style), media_type=media)
+
+
+def indices(code: np.ndarray, d_latent: int, fields: Mapping[str, Any], media: Media, style: Style) -> Response:
+    """The answer of the latents that fire, from packed codes [N, B]."""
+    step = max(1, UNPACKED_BYTES // d_latent)
+    found = [unpack(code[i : i + step], d_latent).nonzero() for i in range(0, len(code), step)]
+    flat = np.concatenate([index.astype(np.int32) for _, index in found])
+    splits = np.cumsum([0, *np.bitwise_count(code).sum(axis=1, dtype=np.int64)])
+    if media == JSON and style == "nested":
+        return Response(write_json(fields, {"indices": ragged(flat, splits)}), media_type=media)
+    return arrays({"indices": flat, "splits": splits}, fields, media, style)
 
 
 def container(data: bytes, rows: int, entry: Entry, media: Media) -> Response:
@@ -120,30 +88,37 @@ def container(data: bytes, rows: int, entry: Entry, media: Media) -> Response:
     return Response(body.model_dump_json(), media_type=media)
 
 
-def texts(
-    found: TextActivations, made: Mapping[str, np.ndarray], entry: Entry, media: Media, limits: LimitsConfig
-) -> Response:
+def texts(found: TextActivations, made: Mapping[str, np.ndarray], entry: Entry, media: Media) -> Response:
     """The answer of texts/encode; in safetensors token_ids [T], spans [T, 2], splits, indices and magnitudes [T, K]."""
     assert entry.origin is not None
     about = {"encoder": entry.id, "model": entry.origin.model, "layer": entry.origin.layer, "site": entry.origin.site}
     if media != JSON:
         tensors = {"token_ids": found.token_ids, "spans": found.spans, "splits": found.splits, **made}
-        return arrays(tensors, {**about, "tokens": found.tokens}, media, "nested", limits)
-    if made["indices"].size * FEATURE_BYTES > limits.max_response_bytes:
-        raise Problem("answer_too_large", "The answer would be too large. Send fewer texts, or a smaller top_k.")
-    tokens = [
-        {
-            "id": token,
-            "text": text,
-            "start": start,
-            "end": end,
-            "features": [{"index": i, "magnitude": m} for i, m in zip(indices, magnitudes, strict=True)],
-        }
-        for token, text, (start, end), indices, magnitudes in zip(
-            found.token_ids.tolist(), found.tokens, found.spans.tolist(), made["indices"].tolist(),
-            made["magnitudes"].tolist(), strict=True,
-        )
-    ]  # fmt: skip
-    splits = found.splits.tolist()
-    listed = [{"tokens": tokens[start:end]} for start, end in pairwise(splits)]
-    return Response(write({}, {**about, "texts": listed}, media, "nested", 0), media_type=media)
+        return arrays(tensors, {**about, "tokens": found.tokens}, media, "nested")
+    listed = [
+        write_json({}, {"tokens": in_chunks(_tokens(found, made, start, end))})
+        for start, end in pairwise(found.splits.tolist())
+    ]
+    return Response(write_json(about, {"texts": b"[" + b",".join(listed) + b"]"}), media_type=media)
+
+
+def _tokens(
+    found: TextActivations, made: Mapping[str, np.ndarray], start: int, end: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Tokens `start` to `end` - 1 as JSON has them, some at a time."""
+    step = max(1, CHUNK_NUMBERS // made["indices"].shape[1])
+    for first in range(start, end, step):
+        here = slice(first, min(first + step, end))
+        yield [
+            {
+                "id": token,
+                "text": text,
+                "start": begin,
+                "end": stop,
+                "features": [{"index": i, "magnitude": m} for i, m in zip(indices, magnitudes, strict=True)],
+            }
+            for token, text, (begin, stop), indices, magnitudes in zip(
+                found.token_ids[here].tolist(), found.tokens[here], found.spans[here].tolist(),
+                made["indices"][here].tolist(), made["magnitudes"][here].tolist(), strict=True,
+            )
+        ]  # fmt: skip

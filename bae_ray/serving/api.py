@@ -1,10 +1,8 @@
 """The routes: what is asked in HTTP's words, and answered in the same."""
 
-import asyncio
 import json
-from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
@@ -12,15 +10,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from bae_ray.compression import Scheme
-from bae_ray.serving import answers, media, metrics
+from bae_ray.serving import answers, media, metrics, sizes
 from bae_ray.serving import schemas as s
-from bae_ray.serving.arrays import Style, read_json
+from bae_ray.serving.arrays import Style
+from bae_ray.serving.asked import Asked, aside
 from bae_ray.serving.bodies import coded_rows, container_of, texts_of, vectors_of
-from bae_ray.serving.manners import Body, Exchange, GoneError
-from bae_ray.serving.media import JSON, SAFETENSORS, Media
+from bae_ray.serving.manners import Exchange, GoneError
+from bae_ray.serving.media import JSON
 from bae_ray.serving.openapi import describe, errors, produces, takes
+from bae_ray.serving.operations import Operation
 from bae_ray.serving.problems import MEDIA_TYPE, Problem
-from bae_ray.serving.registry import Entry
 from bae_ray.serving.service import Service
 
 EncoderId = Annotated[str, Path(description="The encoder's id, as /v1/encoders lists it.", examples=["layer10"])]
@@ -38,37 +37,6 @@ Threshold = Annotated[
 ]
 Contents = Annotated[Literal["x", "packed"], Query(description="Activations, or codes as packed bits.")]
 DESCRIPTION = "Encode hidden states of a language model with Binary Autoencoders, decode them, and compress them."
-
-
-T = TypeVar("T")
-INLINE_BYTES = 1 << 15
-
-
-class Asked:
-    """A request for an encoder: who asks, for which, and what the answer may be."""
-
-    def __init__(
-        self, service: Service, request: Request, encoder_id: str | None = None, takes_body: bool = True
-    ) -> None:
-        self.exchange: Exchange = request.state.exchange
-        self._body: Body = request.state.body
-        self._request, self._service = request, service
-        accept, given = request.headers.get("accept"), request.headers.get("content-type")
-        preferred: Media = SAFETENSORS if takes_body and given and given.startswith(SAFETENSORS) else JSON
-        self.answer: Media = media.answer_media(accept, preferred)
-        if encoder_id is not None:
-            self.entry: Entry = service.usable(encoder_id, self.exchange.caller)
-            self.exchange.encoder = self.entry.id
-            assert self.entry.config is not None
-            self.d_in, self.d_latent = self.entry.config.widths()
-        self.limits = service.config.limits
-
-    async def body(self, *taken: Media) -> tuple[bytes, Media]:
-        """The body and its type."""
-        given = media.body_media(self._request.headers.get("content-type"))
-        if given not in (taken or media.MEDIA):
-            raise Problem("unsupported_media_type", f"The Content-Type has to be {' or '.join(taken)}.")
-        return await self._body.read(), given
 
 
 def create_app(service: Service) -> FastAPI:
@@ -101,7 +69,7 @@ def _registry(service: Service) -> APIRouter:
         asked = Asked(service, request, takes_body=False)
         _json_only(request)
         caller = asked.exchange.caller
-        listed = [entry for entry in service.registry.entries().values() if caller.may_use(entry.id)]
+        listed = [entry for entry in (await service.entries()).values() if caller.may_use(entry.id)]
         found = s.EncoderList(encoders=[answers.info(entry, asked.limits) for entry in listed])
         return Response(found.model_dump_json(), media_type=JSON)
 
@@ -112,7 +80,7 @@ def _registry(service: Service) -> APIRouter:
         """What an encoder is, what was measured of it, and the limits of requests."""
         asked = Asked(service, request, takes_body=False)
         _json_only(request)
-        entry = service.entry(encoder_id, asked.exchange.caller)
+        entry = await service.entry(encoder_id, asked.exchange.caller)
         return Response(answers.info(entry, asked.limits).model_dump_json(), media_type=JSON)
 
     @router.get("/v1/encoders/{encoder_id}/features/{index}",
@@ -121,13 +89,14 @@ def _registry(service: Service) -> APIRouter:
         request: Request, encoder_id: EncoderId, index: Annotated[int, Path(ge=0)], arrays: Arrays = "nested"
     ) -> Response:
         """What the encoder says of a feature: how often it fires, its direction, and the features most like it."""
-        asked = Asked(service, request, encoder_id, takes_body=False)
-        if index >= (n := answers.n_features(asked.entry)):
+        asked = await Asked.of(service, request, encoder_id, takes_body=False)
+        if index >= (n := asked.entry.n_features):
             raise Problem("feature_not_found", f"The encoder has the features 0 to {n - 1}.")
         found = await service.call(asked.entry, "feature", index)
         made = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
         fields = {"encoder": asked.entry.id, "index": index, "firing_rate": found["firing_rate"]}
-        return await _aside(_size(made), answers.arrays, made, fields, asked.answer, arrays, asked.limits)
+        asked.expect(made, arrays)
+        return answers.arrays(made, fields, asked.answer, arrays)
 
     return router
 
@@ -141,29 +110,35 @@ def _codes(service: Service) -> APIRouter:
         arrays: Arrays = "nested",
     ) -> Response:  # fmt: skip
         """Encode activations. In safetensors, the body's tensor is `x`, and the answer's are named as in JSON."""
-        asked = Asked(service, request, encoder_id)
+        asked = await Asked.of(service, request, encoder_id)
         operation = answers.operation(asked.entry, format, top_k)
-        body, given = await asked.body()
-        x = await _aside(len(body), vectors_of, body, given, asked.d_in, asked.limits)
-        answers.check_size(asked.entry, operation, len(x), asked.limits)
-        asked.exchange.rows = len(x)
+        x = await asked.parsed(vectors_of, asked.d_in, asked.limits)
+        asked.keep(x.nbytes, len(x))
+        fires = operation.name == "pack" and format == "indices"
+        planned = sizes.planned(asked.entry, operation, len(x))
+        if format == "indices" and not fires:
+            planned = {"indices": planned["indices"]}
+        asked.expect(planned, "base64" if fires else arrays)
         made = await service.compute(asked.entry, operation, x)
         fields = {"encoder": asked.entry.id, "d_latent": asked.d_latent, "format": format}
-        return await _aside(
-            _size(made), answers.encoded, made, fields, format, top_k, asked.answer, arrays, asked.limits
-        )
+        if fires:
+            code = made["code"]
+            listed = sizes.listed(code)
+            asked.expect(listed, arrays)
+            call = (answers.indices, code, asked.d_latent, fields, asked.answer, arrays)
+            return await aside(sizes.held(listed), *call)
+        made = {name: made[name] for name in planned}
+        return await aside(sizes.held(made), answers.arrays, made, fields, asked.answer, arrays)
 
     @router.post("/v1/encoders/{encoder_id}/decode", **takes(s.DecodeBody), **produces(s.DecodeAnswer, *errors()))
     async def decode(request: Request, encoder_id: EncoderId, arrays: Arrays = "nested") -> Response:
         """Reconstruct activations from packed codes, from the indices of the latents that fire, or from latents."""
-        asked = Asked(service, request, encoder_id)
-        body, given = await asked.body()
-        operation, rows = await _aside(len(body), coded_rows, body, given, asked.entry, asked.limits)
-        asked.exchange.rows = len(rows)
+        asked = await Asked.of(service, request, encoder_id)
+        operation, rows = await asked.parsed(coded_rows, asked.entry, asked.limits)
+        asked.keep(rows.nbytes, len(rows))
+        asked.expect(sizes.planned(asked.entry, operation, len(rows)), arrays)
         made = await service.compute(asked.entry, operation, rows)
-        return await _aside(
-            _size(made), answers.arrays, made, {"encoder": asked.entry.id}, asked.answer, arrays, asked.limits
-        )
+        return await aside(sizes.held(made), answers.arrays, made, {"encoder": asked.entry.id}, asked.answer, arrays)
 
     return router
 
@@ -176,16 +151,16 @@ def _codec(service: Service) -> APIRouter:
         request: Request, encoder_id: EncoderId, scheme: SchemeOption = "entropy", threshold: Threshold = None
     ) -> Response:
         """Activations as a container of the codec. A container is safetensors: as such it is the answer itself."""
-        asked = Asked(service, request, encoder_id)
+        asked = await Asked.of(service, request, encoder_id)
         if not asked.entry.binary:
             raise Problem("not_binary", "This encoder's latents are real numbers: only codes can be compressed.")
         if threshold is not None and scheme != "indices":
             raise Problem("invalid", "threshold goes with the scheme indices.")
-        body, given = await asked.body()
-        x = await _aside(len(body), vectors_of, body, given, asked.d_in, asked.limits)
-        asked.exchange.rows = len(x)
+        x = await asked.parsed(vectors_of, asked.d_in, asked.limits)
+        asked.keep(x.nbytes, len(x))
         data = await service.call(asked.entry, "compress", x, scheme, threshold)
-        return answers.container(data, len(x), asked.entry, asked.answer)
+        asked.expect_bytes(sizes.written_bytes(len(data), asked.answer))
+        return await aside(len(data), answers.container, data, len(x), asked.entry, asked.answer)
 
     @router.post(
         "/v1/encoders/{encoder_id}/decompress",
@@ -199,16 +174,15 @@ def _codec(service: Service) -> APIRouter:
         arrays: Arrays = "nested",
     ) -> Response:
         """The activations in a container, or its codes."""
-        asked = Asked(service, request, encoder_id)
+        asked = await Asked.of(service, request, encoder_id)
         if not asked.entry.binary:
             raise Problem("not_binary", "This encoder's latents are real numbers: it has made no container.")
-        body, given = await asked.body()
-        data = await _aside(len(body), container_of, body, given, asked.entry, asked.limits)
-        made = await service.call(asked.entry, "decompress", data, format == "packed")
-        asked.exchange.rows = len(next(iter(made.values())))
-        return await _aside(
-            _size(made), answers.arrays, made, {"encoder": asked.entry.id}, asked.answer, arrays, asked.limits
-        )
+        data, rows = await asked.parsed(container_of, asked.d_latent, asked.limits)
+        asked.keep(len(data), rows)
+        packed = format == "packed"
+        asked.expect(sizes.planned(asked.entry, Operation("pack" if packed else "decode"), rows), arrays)
+        made = await service.call(asked.entry, "decompress", data, packed)
+        return await aside(sizes.held(made), answers.arrays, made, {"encoder": asked.entry.id}, asked.answer, arrays)
 
     return router
 
@@ -220,19 +194,21 @@ def _texts(service: Service) -> APIRouter:
                  **produces(s.TextsAnswer, *errors("no_language_model", "too_much_text")))  # fmt: skip
     async def encode_texts(request: Request, encoder_id: EncoderId, top_k: Annotated[int, Query(ge=1)] = 8) -> Response:
         """Run the encoder's own language model on texts: every token, where it is, and its top features."""
-        asked = Asked(service, request, encoder_id, takes_body=False)
+        asked = await Asked.of(service, request, encoder_id, takes_body=False)
         operation = answers.operation(asked.entry, "magnitudes", top_k)
         if asked.entry.origin is None:
             raise Problem("no_language_model", "This encoder is not of a run, so that its language model is not known.")
-        body, _ = await asked.body(JSON)
-        found = await service.texts(asked.entry, texts_of(read_json(body), asked.limits))
-        asked.exchange.rows = len(found.token_ids)
-        answers.check_size(asked.entry, operation, len(found.token_ids), asked.limits)
-        if len(found.token_ids) and found.x.shape[1] != asked.d_in:
+        texts = await asked.parsed(texts_of, asked.limits, taken=(JSON,))
+        most = sizes.most_tokens(asked.d_in, top_k, asked.answer, asked.limits)
+        found = await service.texts(asked.entry, texts, most)
+        n = len(found.token_ids)
+        if n and found.x.shape[1] != asked.d_in:
             raise Problem("no_language_model", "The language model known by that name is not of the encoder's width.")
-        empty = {"indices": np.empty((0, top_k), np.int32), "magnitudes": np.empty((0, top_k), np.float32)}
-        made = await service.compute(asked.entry, operation, found.x) if len(found.token_ids) else empty
-        return await _aside(_size(made) * 8, answers.texts, found, made, asked.entry, asked.answer, asked.limits)
+        asked.keep(found.x.nbytes, n)
+        asked.expect_bytes(n * sizes.token_bytes(top_k, asked.answer))
+        planned = sizes.planned(asked.entry, operation, n)
+        made = await service.compute(asked.entry, operation, found.x) if n else planned
+        return await aside(sizes.held(made) * 8, answers.texts, found, made, asked.entry, asked.answer)
 
     return router
 
@@ -254,20 +230,11 @@ def _health(service: Service) -> APIRouter:
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def get_metrics() -> Response:
         """Counts of the gateway's replica that answers, in Prometheus' format. Needs no key."""
-        entries = service.registry.entries().values()
+        entries = (await service.entries()).values()
         ready = sum(entry.config is not None for entry in entries)
         return Response(service.metrics.page(ready, len(entries) - ready), media_type=metrics.CONTENT_TYPE)
 
     return router
-
-
-async def _aside(size: int, function: Callable[..., T], *arguments: Any) -> T:
-    """A call that takes as long as its data is large, in a thread, so that other requests are answered meanwhile."""
-    return function(*arguments) if size < INLINE_BYTES else await asyncio.to_thread(function, *arguments)
-
-
-def _size(made: Mapping[str, np.ndarray]) -> int:
-    return sum(array.nbytes for array in made.values())
 
 
 def _json_only(request: Request) -> None:

@@ -35,7 +35,7 @@ class Gateway:
 
         metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
         service = Service(self._config, self._encoders, self._texts, metrics)
-        service.registry.entries()
+        service.registry.look()
         return Manners(create_app(service), self._keys, self._config.limits, metrics)
 
 

@@ -5,7 +5,8 @@ import binascii
 import json
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -37,7 +38,8 @@ SAFETENSORS_DTYPES = {
     "I64": "int64",
 }  # fmt: skip
 LARGEST_HEADER = 1 << 16
-NESTED_NUMBER_BYTES = 16
+CHUNK_NUMBERS = 1 << 16
+"""Numbers that are Python's at a time while an answer is written."""
 NOT_TAKEN = f"expected numbers, as nested lists or as {{data, dtype, shape}} with a dtype of {', '.join(DTYPES)}"
 
 
@@ -161,18 +163,11 @@ def check_rows(x: Tensor, name: str, width: int, width_name: str, max_rows: int)
         raise Problem("wrong_width", f"{name} has to be [n, {width}]: {width_name} of this encoder is {width}.")
 
 
-def write(arrays: Mapping[str, Any], fields: Mapping[str, Any], media: Media, style: Style, limit: int) -> bytes:
+def write(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Any], media: Media, style: Style) -> bytes:
     """The body of an answer: arrays, and other fields, which in safetensors are metadata.
 
-    Raises `answer_too_large`, before anything is written, and `not_finite` where numbers overflowed.
+    Raises `not_finite` where numbers overflowed.
     """
-    nested = media == JSON and style == "nested"
-    size = sum(a.size * NESTED_NUMBER_BYTES if nested else a.nbytes for a in arrays.values())
-    if size > limit:
-        raise Problem(
-            "answer_too_large",
-            f"The answer would take more than {limit} bytes. Send fewer rows, set top_k, or ask for {SAFETENSORS}.",
-        )
     for a in arrays.values():
         if a.dtype.kind == "f" and not np.isfinite(a).all():
             raise Problem("not_finite", "The numbers sent are so large that the answer overflows float32.")
@@ -180,11 +175,32 @@ def write(arrays: Mapping[str, Any], fields: Mapping[str, Any], media: Media, st
         # Values that are text stay as they are, so that what reads the metadata need not know JSON.
         metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items() if v is not None}
         return save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata)
-    return pydantic_core.to_json({**fields, **{name: _in_json(a, style) for name, a in arrays.items()}})
-
-
-def _in_json(a: np.ndarray, style: Style) -> Any:
     if style == "nested":
-        return a.tolist()
-    data = base64.b64encode(a.tobytes()).decode()
-    return {"data": data, "dtype": a.dtype.name, "shape": list(a.shape)}
+        return write_json(fields, {name: nested(a) for name, a in arrays.items()})
+    return pydantic_core.to_json({**fields, **{name: _as_base64(a) for name, a in arrays.items()}})
+
+
+def write_json(fields: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes:
+    """A JSON object of fields, and of others that are JSON already."""
+    texts = [pydantic_core.to_json({**fields})[1:-1], *(b'"%s":%s' % (k.encode(), v) for k, v in parts.items())]
+    return b"{" + b",".join(text for text in texts if text) + b"}"
+
+
+def nested(a: np.ndarray) -> bytes:
+    """An array as nested lists in JSON, made some rows at a time: as Python's numbers it takes several times more."""
+    step = max(1, CHUNK_NUMBERS * len(a) // max(1, a.size))
+    return in_chunks(a[start : start + step].tolist() for start in range(0, len(a), step))
+
+
+def ragged(flat: np.ndarray, splits: np.ndarray) -> bytes:
+    """Lists of different lengths in JSON; those of row i are flat[splits[i] : splits[i + 1]]."""
+    return in_chunks([flat[a:b].tolist()] for a, b in pairwise(splits.tolist()))
+
+
+def in_chunks(chunks: Iterable[list[Any]]) -> bytes:
+    """A list in JSON from pieces of it."""
+    return b"[" + b",".join(text for chunk in chunks if (text := pydantic_core.to_json(chunk)[1:-1])) + b"]"
+
+
+def _as_base64(a: np.ndarray) -> dict[str, Any]:
+    return {"data": base64.b64encode(a.tobytes()).decode(), "dtype": a.dtype.name, "shape": list(a.shape)}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bae_ray.compression import read_header
 from bae_ray.errors import CompressionError
+from bae_ray.serving import sizes
 from bae_ray.serving.arrays import array, check_rows, from_base64, read_arrays, read_json, vectors
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.media import JSON, Media
@@ -19,6 +20,7 @@ from bae_ray.serving.problems import Problem
 from bae_ray.serving.registry import Entry
 
 INTEGERS = (torch.uint8, torch.int32, torch.int64)
+LISTS = "indices has to hold a list of whole numbers for each row."
 
 
 def vectors_of(body: bytes, media: Media, d_in: int, limits: LimitsConfig) -> np.ndarray:
@@ -40,7 +42,7 @@ def coded_rows(body: bytes, media: Media, entry: Entry, limits: LimitsConfig) ->
     if not entry.binary:
         raise Problem("not_binary", "This encoder's latents are real numbers: send latents.")
     if "indices" in found:
-        return Operation("decode_packed"), _packed(_listed(found, limits), d_latent)
+        return Operation("decode_packed"), _packed(_listed(found, limits), d_latent, limits)
     code: Tensor = found["code"]
     check_rows(code, "code", -(-d_latent // 8), "ceil(d_latent / 8)", limits.max_rows)
     if code.dtype not in INTEGERS or bool(((code < 0) | (code > 255)).any()):
@@ -48,13 +50,11 @@ def coded_rows(body: bytes, media: Media, entry: Entry, limits: LimitsConfig) ->
     return Operation("decode_packed"), code.to(torch.uint8).numpy()
 
 
-def container_of(body: bytes, media: Media, entry: Entry, limits: LimitsConfig) -> bytes:
-    """A container whose header says that it is of this encoder's width, and within the limits.
+def container_of(body: bytes, media: Media, d_latent: int, limits: LimitsConfig) -> tuple[bytes, int]:
+    """A container whose header says that it is of this encoder's width, and within the limits; its number of rows.
 
     Raises `corrupt`, `wrong_width`, `too_many_rows` and `answer_too_large`, before anything of its size is made.
     """
-    assert entry.config is not None
-    d_in, d_latent = entry.config.widths()
     if media == JSON:
         found = read_json(body)
         if found.keys() != {"data"}:
@@ -70,13 +70,13 @@ def container_of(body: bytes, media: Media, entry: Entry, limits: LimitsConfig) 
         raise Problem("too_many_rows", f"There may be {limits.max_rows} rows in a container.")
     if not header.rows:
         raise Problem("invalid", "The container has no rows.")
-    if 4 * d_in * header.rows > limits.max_response_bytes:
-        raise Problem("answer_too_large", f"The answer would take more than {limits.max_response_bytes} bytes.")
-    return body
+    sizes.check_container(header, limits)
+    return body, header.rows
 
 
-def texts_of(found: dict[str, Any], limits: LimitsConfig) -> list[str]:
-    """The texts of a body."""
+def texts_of(body: bytes, _media: Media, limits: LimitsConfig) -> list[str]:
+    """The texts of a body, which is JSON."""
+    found = read_json(body)
     texts = found.get("texts")
     if found.keys() != {"texts"} or not isinstance(texts, list) or not texts:
         raise Problem("invalid", "The body has to hold texts, a list of at least one string, and nothing else.")
@@ -91,38 +91,53 @@ def _listed(found: dict[str, Any], limits: LimitsConfig) -> list[np.ndarray]:
     """The indices of each row."""
     indices = found["indices"]
     if "splits" in found:
-        flat, splits = array(indices, "indices"), found["splits"]
-        if flat.ndim != 1 or splits.ndim != 1 or flat.dtype not in INTEGERS or splits.dtype not in INTEGERS:
-            raise Problem("invalid", "With splits, indices and splits have to be lists of whole numbers.")
-        ends = splits.long()
-        if len(ends) < 2 or ends[0] != 0 or ends[-1] != len(flat) or bool((ends.diff() < 0).any()):
-            raise Problem("invalid", "splits has to rise from 0 to the number of indices.")
-        if len(ends) - 1 > limits.max_rows:
-            raise Problem("too_many_rows", f"There may be {limits.max_rows} rows in a request.")
-        return np.split(flat.long().numpy(), ends[1:-1].numpy())
+        return _split(array(indices, "indices"), found["splits"], limits)
     if not isinstance(indices, list):
         dense = array(indices, "indices")
         if dense.ndim != 2 or dense.dtype not in INTEGERS:
-            raise Problem("invalid", "indices has to hold a list of whole numbers for each row.")
-        indices = dense.tolist()
-    if len(indices) > limits.max_rows:
-        raise Problem("too_many_rows", f"There may be {limits.max_rows} rows in a request.")
-    if not indices or not all(isinstance(row, list) and all(type(i) is int for i in row) for row in indices):
-        raise Problem("invalid", "indices has to hold a list of whole numbers for each row.")
+            raise Problem("invalid", LISTS)
+        indices = list(dense.numpy())
+    _check_count(len(indices), limits)
+    if not indices or not all(_is_listed(row) for row in indices):
+        raise Problem("invalid", LISTS)
     try:
-        return [np.array(row, np.int64) for row in indices]
+        return [row if isinstance(row, np.ndarray) else np.array(row, np.int64) for row in indices]
     except OverflowError:
         raise Problem("invalid", "indices holds numbers that are no indices.") from None
 
 
-def _packed(rows: list[np.ndarray], d_latent: int) -> np.ndarray:
-    code = np.zeros((len(rows), -(-d_latent // 8)), np.uint8)
-    lengths = [len(row) for row in rows]
-    index = np.concatenate(rows)
-    if ((index < 0) | (index >= d_latent)).any():
-        raise Problem(
-            "invalid", f"indices has to hold numbers from 0 to {d_latent - 1}, d_latent of this encoder less 1."
-        )
-    row = np.repeat(np.arange(len(rows)), lengths)
-    np.bitwise_or.at(code, (row, index // 8), (128 >> (index % 8)).astype(np.uint8))
+def _is_listed(row: Any) -> bool:
+    return isinstance(row, np.ndarray) or (isinstance(row, list) and all(type(i) is int for i in row))
+
+
+def _split(flat: Tensor, splits: Tensor, limits: LimitsConfig) -> list[np.ndarray]:
+    """The parts of all rows' indices that splits [N + 1] says."""
+    if flat.ndim != 1 or splits.ndim != 1 or flat.dtype not in INTEGERS or splits.dtype not in INTEGERS:
+        raise Problem("invalid", "With splits, indices and splits have to be lists of whole numbers.")
+    _check_count(len(splits) - 1, limits)
+    ends = splits.long()
+    if len(ends) < 2 or ends[0] != 0 or ends[-1] != len(flat) or bool((ends.diff() < 0).any()):
+        raise Problem("invalid", "splits has to rise from 0 to the number of indices.")
+    return np.split(flat.numpy(), ends[1:-1].numpy())
+
+
+def _check_count(rows: int, limits: LimitsConfig) -> None:
+    if rows > limits.max_rows:
+        raise Problem("too_many_rows", f"There may be {limits.max_rows} rows in a request.")
+
+
+def _packed(rows: list[np.ndarray], d_latent: int, limits: LimitsConfig) -> np.ndarray:
+    """Codes [N, B] of the latents that fire in each row, made row by row: lists of indices take many times more."""
+    width = -(-d_latent // 8)
+    if len(rows) * width > limits.max_body_bytes:
+        raise Problem("body_too_large", f"As packed codes this would take more than {limits.max_body_bytes} bytes.")
+    code = np.empty((len(rows), width), np.uint8)
+    for packed, index in zip(code, rows, strict=True):
+        if len(index) and (index.min() < 0 or index.max() >= d_latent):
+            raise Problem(
+                "invalid", f"indices has to hold numbers from 0 to {d_latent - 1}, d_latent of this encoder less 1."
+            )
+        bits = np.zeros(d_latent, np.uint8)
+        bits[index] = 1
+        packed[:] = np.packbits(bits)
     return code

@@ -18,7 +18,7 @@ class LimitsConfig(Config):
     max_body_bytes: int = Field(default=64 * MIB, ge=1024)
     """Bytes of a request's body."""
     max_response_bytes: int = Field(default=256 * MIB, ge=1024)
-    """Bytes of the arrays of an answer. Nested JSON numbers count 16 bytes each."""
+    """Bytes of the arrays of an answer. Nested JSON numbers count as the longest of their kind: a float 25 bytes."""
     max_rows: int = Field(default=8192, ge=1)
     """Rows (vectors) of a request."""
     max_texts: int = Field(default=64, ge=1)
@@ -31,13 +31,18 @@ class LimitsConfig(Config):
     """Seconds for the answer after that."""
     max_inflight: int = Field(default=256, ge=1)
     """Requests that a replica of the gateway works on at a time; others are told to come again."""
-    max_inflight_bytes: int = Field(default=512 * MIB, ge=1024)
-    """Bytes of their bodies, together."""
+    max_inflight_bytes: int = Field(default=1024 * MIB, ge=1024)
+    """Bytes that they hold together: bodies, or the rows that were read of them, and answers, computed and written."""
 
     @model_validator(mode="after")
     def _check_bytes(self) -> "LimitsConfig":
-        if self.max_body_bytes > self.max_inflight_bytes:
-            raise ValueError("max_body_bytes is above max_inflight_bytes, so that such a body never came in")
+        # A body of bytes or half-precision numbers is up to four times as large as float32.
+        needed = 4 * self.max_body_bytes + 2 * self.max_response_bytes
+        if needed > self.max_inflight_bytes:
+            raise ValueError(
+                f"max_inflight_bytes is {self.max_inflight_bytes}; a request of max_body_bytes with an answer of "
+                f"max_response_bytes holds up to {needed}, and would never be served: expected that or more"
+            )
         return self
 
 

@@ -1,21 +1,24 @@
 """The deployment that holds encoders and computes with them."""
 
 import asyncio
+import io
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 from ray import serve
+from typing_extensions import override
 
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
-from bae_ray.compression import Scheme, compress_activations, decompress_activations, open_container
-from bae_ray.compression.activations import check_model
-from bae_ray.errors import BaeRayError, OutOfMemoryError
+from bae_ray.compression import Scheme, decompress_activations, model_hash, open_container
+from bae_ray.compression.activations import check_model, write_activations
+from bae_ray.compression.codec import BLOCK_ROWS, check_size
+from bae_ray.errors import BaeRayError, ContainerTooLargeError, OutOfMemoryError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.features import describe_feature
 from bae_ray.serving.operations import Operation, compute
@@ -32,12 +35,33 @@ class ChangedError(BaeRayError):
     """An encoder's files are not those that the gateway saw."""
 
 
+class _Loaded(NamedTuple):
+    autoencoder: Autoencoder
+    model_hash: str
+    """What containers of its codes name it by: taken once, since it goes through all of the dictionary."""
+
+
+class _Bounded(io.BytesIO):
+    """A file in memory that grows no further than it may."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    @override
+    def write(self, data: Any, /) -> int:
+        if self.tell() + len(data) > self._most:
+            raise ContainerTooLargeError(f"the container would take more than {self._most} bytes.")
+        return super().write(data)
+
+
 class Encoders:
     """A replica: some encoders of the registry in memory, one computation at a time on the device."""
 
     def __init__(self, config: ServiceConfig) -> None:
         settings = config.encoders
         self._registry = Registry(config.registry)
+        self._most = config.limits.max_response_bytes
         self._device = "cuda" if settings.num_gpus and torch.cuda.is_available() else "cpu"
         # Ray gives an actor of one CPU one thread. Replicas share the machine's cores evenly instead.
         threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.max_replicas)
@@ -45,17 +69,17 @@ class Encoders:
         self._coders = ThreadPoolExecutor(1, "codec", torch.set_num_threads, (1,))
 
         @serve.multiplexed(max_num_models_per_replica=settings.encoders_per_replica)
-        async def load(key: str) -> Autoencoder:
+        async def load(key: str) -> _Loaded:
             return await self._in(self._thread, self._load, key)
 
-        self._loaded = cast(Callable[[str], Awaitable[Autoencoder]], load)
+        self._loaded = cast(Callable[[str], Awaitable[_Loaded]], load)
 
     async def compute(self, operation: Operation, parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """A batch, of the encoder that the call is for: see `operations.compute`.
 
         Raises `CheckpointError` where the encoder cannot be loaded.
         """
-        autoencoder = await self._loaded(serve.get_multiplexed_model_id())
+        autoencoder, _ = await self._loaded(serve.get_multiplexed_model_id())
         return await self._in(self._thread, _compute, autoencoder, operation, parts)
 
     async def ping(self) -> None:
@@ -63,28 +87,34 @@ class Encoders:
 
     async def feature(self, index: int) -> dict[str, Any]:
         """What is known of a feature: see `features.describe_feature`."""
-        autoencoder = await self._loaded(serve.get_multiplexed_model_id())
+        autoencoder, _ = await self._loaded(serve.get_multiplexed_model_id())
         return await self._in(self._thread, describe_feature, autoencoder, index)
 
     async def compress(self, x: np.ndarray, scheme: Scheme, threshold: float | None) -> bytes:
-        """Activations [N, D] as the codec's container. Raises `InvalidInputError` for another kind of encoder."""
-        autoencoder = await self._loaded(serve.get_multiplexed_model_id())
-        call = partial(compress_activations, autoencoder, torch.from_dlpack(x), scheme, threshold=threshold)
-        return await self._in(self._coders, call)
+        """Activations [N, D] as the codec's container, of `max_response_bytes` at most.
+
+        Raises `InvalidInputError` for another kind of encoder, and `ContainerTooLargeError`.
+        """
+        autoencoder, known = await self._loaded(serve.get_multiplexed_model_id())
+        file = _Bounded(self._most)
+        batches = torch.from_dlpack(x).split(BLOCK_ROWS)
+        call = partial(write_activations, file, autoencoder, batches, scheme, threshold=threshold, model_hash=known)
+        await self._in(self._coders, call)
+        return file.getvalue()
 
     async def decompress(self, data: bytes, packed: bool) -> dict[str, np.ndarray]:
         """`x` [N, D] of a container, or its packed `code`. Raises `CompressionError` for one of another encoder."""
-        autoencoder = await self._loaded(serve.get_multiplexed_model_id())
-        return await self._in(self._coders, _decompress, autoencoder, data, packed)
+        loaded = await self._loaded(serve.get_multiplexed_model_id())
+        return await self._in(self._coders, _decompress, loaded, data, packed, self._most)
 
-    def _load(self, key: str) -> Autoencoder:
+    def _load(self, key: str) -> "_Loaded":
         encoder_id, _, version = key.partition("@")
-        entry = self._registry.find(encoder_id, version)
+        entry = self._registry.find(encoder_id)
         if entry is None or entry.version != version:
             raise ChangedError(f"encoder {encoder_id} is not what it was: its files have changed, or are gone.")
         autoencoder = load_autoencoder(entry.folder).to(self._device)
         log.info(f"encoder {encoder_id} is loaded on {self._device}.")
-        return autoencoder
+        return _Loaded(autoencoder, model_hash(autoencoder))
 
     @staticmethod
     async def _in(executor: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
@@ -103,12 +133,19 @@ def _compute(autoencoder: Autoencoder, operation: Operation, parts: Sequence[np.
     return compute(autoencoder, operation, parts[0] if len(parts) == 1 else np.concatenate(parts))
 
 
-def _decompress(autoencoder: Autoencoder, data: bytes, packed: bool) -> dict[str, np.ndarray]:
+def _decompress(loaded: _Loaded, data: bytes, packed: bool, most: int) -> dict[str, np.ndarray]:
+    autoencoder, known = loaded
     if not packed:
-        return {"x": decompress_activations(autoencoder, data).numpy()}
+        return {"x": decompress_activations(autoencoder, data, max_bytes=most, known_hash=known).numpy()}
     with open_container(data) as reader:
-        check_model(autoencoder, reader)
-        return {"code": np.concatenate([np.packbits(code, axis=1) for code in reader.codes(0, len(reader))])}
+        check_model(autoencoder, reader, known)
+        width = -(-autoencoder.d_latent // 8)
+        check_size(reader, len(reader), width, most)
+        packed_code, done = np.empty((len(reader), width), np.uint8), 0
+        for code in reader.codes(0, len(reader)):
+            packed_code[done : done + len(code)] = np.packbits(code, axis=1)
+            done += len(code)
+        return {"code": packed_code}
 
 
 def encoders(config: ServiceConfig) -> serve.Application:

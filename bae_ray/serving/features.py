@@ -7,6 +7,7 @@ import torch
 from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder
 
 SIMILAR = 10
+EPSILON = 1e-12
 
 
 @torch.inference_mode()
@@ -19,8 +20,8 @@ def describe_feature(autoencoder: Autoencoder, index: int) -> dict[str, Any]:
     """
     dictionary = autoencoder.W_dec
     single = not isinstance(autoencoder, BinaryAutoencoder) or autoencoder.bits_per_feature == 1
-    unit = torch.nn.functional.normalize(dictionary, dim=1)
-    cosines = unit @ unit[index]
+    norms = dictionary.norm(dim=1).clamp_min(EPSILON)
+    cosines = dictionary @ dictionary[index] / (norms * norms[index])  # nothing of the dictionary's size is made
     cosines[index] = -torch.inf
     nearest = cosines.topk(min(SIMILAR, len(dictionary) - 1))
     # A transcoder's reconstruction is in the units of what it reconstructs.

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.keys import ANYONE, Caller, Keys
+from bae_ray.serving.load import Held, Load
 from bae_ray.serving.metrics import Metrics
 from bae_ray.serving.problems import MEDIA_TYPE, Problem
 
@@ -28,46 +29,14 @@ log = logging.getLogger("ray.serve")
 class Exchange:
     """A request under way, and what is noted of it."""
 
-    def __init__(self, request_id: str, caller: Caller) -> None:
-        self.id, self.caller = request_id, caller
+    def __init__(self, request_id: str, caller: Caller, held: Held) -> None:
+        self.id, self.caller, self.held = request_id, caller, held
         self.encoder: str | None = None
         self.rows = 0
         self.bytes_in = 0
         self.bytes_out = 0
         self.status = 499  # nginx's word for: the client went away
         self.code: str | None = None
-
-
-class Load:
-    """What is under way in this replica; more than the limits is turned away."""
-
-    def __init__(self, limits: LimitsConfig, metrics: Metrics) -> None:
-        self._limits, self._metrics = limits, metrics
-        self._requests = self._bytes = 0
-
-    def enter(self) -> None:
-        """Count a request in. Raises `overloaded`."""
-        if self._requests >= self._limits.max_inflight:
-            raise Problem("overloaded", "There are too many requests under way.")
-        self._requests += 1
-
-    @property
-    def is_high(self) -> bool:
-        """Whether half of what may be under way is."""
-        return 2 * self._requests >= self._limits.max_inflight
-
-    def leave(self, size: int) -> None:
-        """Count a request out, with what its body took."""
-        self._requests -= 1
-        self._bytes -= size
-        self._metrics.inflight(self._requests, self._bytes)
-
-    def take(self, size: int) -> None:
-        """Count bytes in. Raises `overloaded`."""
-        if self._bytes + size > self._limits.max_inflight_bytes:
-            raise Problem("overloaded", "The requests under way take all the memory there is for them.")
-        self._bytes += size
-        self._metrics.inflight(self._requests, self._bytes)
 
 
 class Manners:
@@ -86,8 +55,9 @@ class Manners:
         started = time.perf_counter()
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        exchange = Exchange(given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, ANYONE)
-        body = Body(receive, headers, self._limits, self._load, exchange)
+        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        exchange = Exchange(request_id, ANYONE, Held(self._load))
+        body = Body(receive, headers, self._limits, exchange)
         scope.setdefault("state", {}).update(exchange=exchange, body=body)
 
         async def answer(message: Message) -> None:
@@ -120,8 +90,9 @@ class Manners:
             # Starlette has answered with `internal`, and raises it on for servers to see.
             log.exception(f"request {exchange.id} failed")
         finally:
+            exchange.held.give_back()
             if counted:
-                self._load.leave(scope["state"]["body"].taken)
+                self._load.leave()
 
     def _caller(self, headers: Headers) -> Caller:
         if not self._keys:
@@ -164,12 +135,10 @@ class GoneError(Exception):
 class Body:
     """A request's body, read once, within the limits, while it comes in."""
 
-    def __init__(
-        self, receive: Receive, headers: Headers, limits: LimitsConfig, load: Load, exchange: Exchange
-    ) -> None:
-        self._receive, self._limits, self._load, self._exchange = receive, limits, load, exchange
+    def __init__(self, receive: Receive, headers: Headers, limits: LimitsConfig, exchange: Exchange) -> None:
+        self._receive, self._limits, self._exchange = receive, limits, exchange
         self._length = headers.get("content-length", "")
-        self.taken = 0
+        self._taken = 0
 
     async def read(self) -> bytes:
         """All of it. Raises `body_too_large`, `body_timeout` and `overloaded`, before the rest is read."""
@@ -188,25 +157,30 @@ class Body:
                     part = message.get("body", b"")
                     size += len(part)
                     self._check(size)
-                    if size > self.taken:
-                        self._take(size - self.taken)
+                    if size > self._taken:
+                        self._take(size - self._taken)
                     parts.append(part)
                     more = message.get("more_body", False)
         except TimeoutError as error:
-            if self._load.is_high:  # then it may have waited for the service
+            if self._exchange.held.load.is_high:  # then it may have waited for the service
                 raise Problem("overloaded", "There are too many requests under way.") from error
             limit = self._limits.body_timeout_s
             raise Problem("body_timeout", f"The body has to be here within {limit:g} seconds.") from error
         self._exchange.bytes_in = size
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def drop(self) -> None:
+        """Count it no more: nobody has it any longer."""
+        self._exchange.held.give_back(self._taken)
+        self._taken = 0
+
     def _check(self, size: int) -> None:
         if size > self._limits.max_body_bytes:
             raise Problem("body_too_large", f"A body may have {self._limits.max_body_bytes} bytes.")
 
     def _take(self, size: int) -> None:
-        self._load.take(size)
-        self.taken += size
+        self._exchange.held.take(size)
+        self._taken += size
 
 
 async def _send(problem: Problem, exchange: Exchange, send: Send) -> None:

@@ -27,7 +27,7 @@ class Metrics:
         one: dict[str, Any] = {"labelnames": ["replica"], "registry": own}
         self._rows = Counter("bae_ray_rows", "Rows taken in.", **one).labels(replica)
         self._inflight = Gauge("bae_ray_inflight_requests", "Requests under way.", **one).labels(replica)
-        self._bytes = Gauge("bae_ray_inflight_bytes", "Bytes of their bodies.", **one).labels(replica)
+        self._bytes = Gauge("bae_ray_inflight_bytes", "Bytes that they hold.", **one).labels(replica)
         self._batch_rows = Histogram("bae_ray_batch_rows", "Rows of a batch.", buckets=ROWS, **one).labels(replica)
         self._batch_seconds = Histogram(
             "bae_ray_batch_seconds", "From a batch's start to its result.", buckets=SECONDS, **one

@@ -1,12 +1,14 @@
 """The registry: a folder of encoders, looked at again when it changes.
 
 An id is only ever looked up among the names of the folder's entries, never joined to a path. Files are read for their
-configs and headers here, and whole where an encoder is loaded.
+configs and headers here, once for each version of them, and whole where an encoder is loaded. All of it may block,
+so that it belongs in a thread.
 """
 
 import json
 import logging
 import re
+import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,8 +53,8 @@ class Entry(NamedTuple):
     """None: the encoder is broken."""
     reason: str
     """Why it is broken."""
-    prior: torch.Tensor | None
-    """Firing rates [F]."""
+    prior_bits: float | None
+    """Marginal entropy of the prior, in bits; None of a broken encoder."""
     origin: Origin | None
     measures: dict[str, float]
 
@@ -67,13 +69,15 @@ class Entry(NamedTuple):
         return isinstance(self.config, BAEConfig)
 
     @property
-    def prior_bits(self) -> float | None:
-        """Marginal entropy of the prior, in bits; None of a broken encoder."""
-        return None if self.prior is None else float(bernoulli_entropy(self.prior.double()).sum())
+    def n_features(self) -> int:
+        """Rows of the dictionary."""
+        assert self.config is not None
+        _, d_latent = self.config.widths()
+        return d_latent // self.config.bits_per_feature if isinstance(self.config, BAEConfig) else d_latent
 
 
 class Registry:
-    """The encoders of a folder."""
+    """The encoders of a folder. Threads may share one."""
 
     def __init__(self, folder: Path) -> None:
         """Raises `InvalidInputError` where the folder does not exist."""
@@ -82,40 +86,56 @@ class Registry:
         self._folder = folder
         self._entries: dict[str, Entry] = {}
         self._looked = float("-inf")
+        self._lock = threading.Lock()
 
-    def entries(self) -> dict[str, Entry]:
-        """The encoders by id, broken ones included."""
-        if time.monotonic() - self._looked >= LOOK_AGAIN_S:
-            self._look()
-            self._looked = time.monotonic()
+    @property
+    def known(self) -> dict[str, Entry]:
+        """The encoders by id as they were when the folder was last looked at, broken ones included."""
         return self._entries
 
-    def find(self, encoder_id: str, version: str | None = None) -> Entry | None:
-        """The encoder of an id; of another version than the one known, after another look at the folder."""
-        entry = self.entries().get(encoder_id)
-        if version is not None and (entry is None or entry.version != version):
-            self._look()
-            entry = self._entries.get(encoder_id)
-        return entry
+    @property
+    def is_stale(self) -> bool:
+        """Whether it is time to look again."""
+        return time.monotonic() - self._looked >= LOOK_AGAIN_S
+
+    def look(self) -> dict[str, Entry]:
+        """The encoders by id as they are now."""
+        with self._lock:
+            if (folders := self._folders()) is not None:
+                self._entries = {entry.id: entry for folder in folders if (entry := self._entry(folder))}
+            self._looked = time.monotonic()
+            return self._entries
+
+    def find(self, encoder_id: str) -> Entry | None:
+        """The encoder of an id as it is now; nothing of others is read."""
+        with self._lock:
+            folder = next((folder for folder in self._folders() or () if folder.name == encoder_id), None)
+            entry = self._entry(folder) if folder else None
+            if entry is not None:
+                self._entries = {**self._entries, entry.id: entry}
+            return entry
 
     def refuse(self, entry: Entry, reason: str) -> None:
-        """Mark an encoder as broken until its files change."""
-        if (known := self._entries.get(entry.id)) and known.version == entry.version and known.config is not None:
-            self._entries[entry.id] = _broken(entry.id, entry.folder, entry.version, reason)
+        """Mark an encoder as broken until its files change.
 
-    def _look(self) -> None:
-        found: dict[str, Entry] = {}
+        Waits for nobody: where the folder is looked at meanwhile the mark is lost, and made again with the next load.
+        """
+        if (known := self._entries.get(entry.id)) and known.version == entry.version and known.config is not None:
+            self._entries = {**self._entries, entry.id: _broken(entry.id, entry.folder, entry.version, reason)}
+
+    def _folders(self) -> list[Path] | None:
         try:
-            folders = sorted(self._folder.iterdir())
+            return sorted(self._folder.iterdir())
         except OSError as error:
             log.error(f"registry {self._folder} cannot be listed: {error}; the encoders known before are served on.")
-            return
-        for folder in folders:
-            if not ID.fullmatch(folder.name) or (version := _version(folder)) is None:
-                continue
-            known = self._entries.get(folder.name)
-            found[folder.name] = known if known and known.version == version else _read(folder.name, folder, version)
-        self._entries = found
+            return None
+
+    def _entry(self, folder: Path) -> Entry | None:
+        """The encoder in a folder: the one that is known, where the files are the same."""
+        if not ID.fullmatch(folder.name) or (version := _version(folder)) is None:
+            return None
+        known = self._entries.get(folder.name)
+        return known if known and known.version == version else _read(folder.name, folder, version)
 
 
 def _version(folder: Path) -> str | None:
@@ -154,7 +174,8 @@ def _read(encoder_id: str, folder: Path, version: str) -> Entry:
         entry = _broken(encoder_id, folder, version, str(error))
     else:
         log.info(f"encoder {encoder_id}: {config.model_dump_json()}")
-        entry = Entry(encoder_id, folder, version, config, "", prior, origin, measures)
+        bits = float(bernoulli_entropy(prior.double()).sum())
+        entry = Entry(encoder_id, folder, version, config, "", bits, origin, measures)
     return entry
 
 

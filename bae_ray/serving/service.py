@@ -15,7 +15,14 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
-from bae_ray.errors import BaeRayError, CheckpointError, CompressionError, InvalidInputError, OutOfMemoryError
+from bae_ray.errors import (
+    BaeRayError,
+    CheckpointError,
+    CompressionError,
+    ContainerTooLargeError,
+    InvalidInputError,
+    OutOfMemoryError,
+)
 from bae_ray.serving.batching import Batcher
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import ChangedError
@@ -24,7 +31,7 @@ from bae_ray.serving.metrics import Metrics
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.problems import Problem
 from bae_ray.serving.registry import Entry, Registry
-from bae_ray.serving.texts import TextActivations, TooLongError
+from bae_ray.serving.texts import TextActivations, TooLongError, TooManyTokensError
 
 GONE = (RayActorError, RaySystemError, ReplicaUnavailableError, DeploymentUnavailableError)
 """What calls of a replica that died raise."""
@@ -32,6 +39,8 @@ TRIES = 2
 CORRUPT = "The data is no container of this encoder's codes, or a damaged one. Compress the activations anew."
 READY_FOR_S = 1.0
 READY_TIMEOUT_S = 5.0
+LOOK_TIMEOUT_S = 2.0
+"""How long a request waits for the registry's folder; then it is answered by what was there before."""
 T = TypeVar("T")
 
 
@@ -49,19 +58,33 @@ class Service:
         concurrent = config.encoders.concurrent_batches * config.encoders.max_replicas
         self._batcher: Batcher[tuple[str, Operation]] = Batcher(self._run, config.encoders.batch_rows, concurrent)
         self._ready_until = 0.0
+        self._looking: asyncio.Future[dict[str, Entry]] | None = None
+        self.parsing = asyncio.Lock()
+        """Held while a large JSON body is read, which takes several times its size: one at a time."""
 
-    def entry(self, encoder_id: str, caller: Caller) -> Entry:
+    async def entries(self) -> dict[str, Entry]:
+        """The encoders by id, broken ones included. One thread looks at the folder for all requests."""
+        if self.registry.is_stale:
+            looking = self._looking
+            if looking is None or looking.done():
+                looking = self._looking = asyncio.ensure_future(asyncio.to_thread(self.registry.look))
+            await asyncio.wait([looking], timeout=LOOK_TIMEOUT_S)
+            if looking.done():
+                looking.result()
+        return self.registry.known
+
+    async def entry(self, encoder_id: str, caller: Caller) -> Entry:
         """The encoder of an id. Raises `encoder_not_found` and `not_allowed`."""
         if not caller.may_use(encoder_id):
             raise Problem("not_allowed", "This key is for other encoders.")
-        entry = self.registry.entries().get(encoder_id)
+        entry = (await self.entries()).get(encoder_id)
         if entry is None:
             raise Problem("encoder_not_found", "The registry has no encoder of this id; GET /v1/encoders lists them.")
         return entry
 
-    def usable(self, encoder_id: str, caller: Caller) -> Entry:
+    async def usable(self, encoder_id: str, caller: Caller) -> Entry:
         """The same, one that works. Raises `encoder_broken` besides."""
-        entry = self.entry(encoder_id, caller)
+        entry = await self.entry(encoder_id, caller)
         if entry.config is None:
             raise Problem("encoder_broken", entry.reason)
         return entry
@@ -75,11 +98,14 @@ class Service:
         handle = getattr(self._encoders.options(multiplexed_model_id=entry.key), method)
         return await self._answered(entry, _tried(lambda: handle.remote(*arguments, **options)))
 
-    async def texts(self, entry: Entry, texts: list[str]) -> TextActivations:
-        """The activations of every token of texts, of the encoder's own language model."""
+    async def texts(self, entry: Entry, texts: list[str], most: int) -> TextActivations:
+        """The activations of every token of texts, of the encoder's own language model; of `most` tokens at most."""
         assert entry.origin is not None
         try:
-            return await self._answered(entry, _tried(lambda: self._texts.activations.remote(entry.origin, texts)))
+            call = _tried(lambda: self._texts.activations.remote(entry.origin, texts, most))
+            return await self._answered(entry, call)
+        except TooManyTokensError as error:
+            raise Problem("answer_too_large", _message(error)) from error
         except TooLongError as error:
             raise Problem("too_much_text", _message(error)) from error
         except InvalidInputError as error:
@@ -111,6 +137,8 @@ class Service:
             raise Problem("deadline", "The computation took too long. Send fewer rows.") from error
         except BackPressureError as error:
             raise Problem("overloaded", "The encoders have more to do than they can do now.") from error
+        except ContainerTooLargeError as error:
+            raise Problem("answer_too_large", "The answer would be too large. Send fewer rows.") from error
         except CompressionError as error:
             raise Problem("corrupt", CORRUPT) from error
         except (ChangedError, TaskCancelledError, RequestCancelledError, *GONE) as error:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from ray import serve
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bae_ray.activations.capture import SITES, Capture
-from bae_ray.activations.model import find_model, load_model, load_tokenizer
+from bae_ray.activations.model import ModelSource, find_model, load_model, load_tokenizer
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import deployed
@@ -42,36 +42,45 @@ class TextActivations(NamedTuple):
 
 
 class _Model(NamedTuple):
+    source: ModelSource
     tokenizer: PreTrainedTokenizerBase
-    capture: Capture
-    max_positions: int | None
+    model: PreTrainedModel
+    captures: dict[tuple[int, str], Capture]
+    """By layer and site, all of the one model."""
 
 
 class TooLongError(InvalidInputError):
     """A text has more tokens than are taken."""
 
 
+class TooManyTokensError(InvalidInputError):
+    """The texts together have more tokens than are taken."""
+
+
 class Texts:
-    """A replica: the language models asked for last, each cut off after the layer that is wanted of it."""
+    """A replica: the language models asked for last, each loaded once for all layers that encoders are of."""
 
     def __init__(self, config: ServiceConfig) -> None:
         self._settings = config.texts
         self._max_tokens = config.limits.max_tokens
         self._device = "cuda" if self._settings.num_gpus and torch.cuda.is_available() else "cpu"
         self._thread = ThreadPoolExecutor(1, "language model")
-        self._models: OrderedDict[tuple[str, int, str], _Model] = OrderedDict()
+        self._models: OrderedDict[str, _Model] = OrderedDict()
 
-    async def activations(self, origin: Origin, texts: list[str]) -> TextActivations:
+    async def activations(self, origin: Origin, texts: list[str], most: int) -> TextActivations:
         """The activations of every token at the layer and site of an encoder.
 
-        Raises `TooLongError` for a text of too many tokens, and `InvalidInputError` where the language model cannot be
-        found or does not have the layer.
+        Raises `TooLongError` for a text of too many tokens, `TooManyTokensError` where they are more than `most`
+        together, before the language model runs, and `InvalidInputError` where it cannot be found or does not have the
+        layer.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, origin, texts)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, origin, texts, most)
 
-    def _compute(self, origin: Origin, texts: list[str]) -> TextActivations:
-        tokenizer, capture, max_positions = self._model(origin)
-        longest = min(self._max_tokens, max_positions or self._max_tokens)
+    def _compute(self, origin: Origin, texts: list[str], most: int) -> TextActivations:
+        model = self._model(origin.model)
+        capture = _capture(model, origin)
+        tokenizer = model.tokenizer
+        longest = min(self._max_tokens, model.source.max_positions or self._max_tokens)
         for number, text in enumerate(texts):  # tokenising megabytes would hold up everybody
             if len(text) > longest * TOKEN_CHARACTERS:
                 raise TooLongError(f"Text {number} has {len(text)} characters; {longest} tokens are taken.")
@@ -80,6 +89,10 @@ class Texts:
         for number, row in enumerate(ids):
             if len(row) > longest:
                 raise TooLongError(f"Text {number} has {len(row)} tokens; {longest} are taken.")
+        if (count := sum(map(len, ids))) > most:
+            raise TooManyTokensError(
+                f"The texts have {count} tokens; the answer may be of {most}. Send fewer texts, or a smaller top_k."
+            )
         spans = [span for row in encoded["offset_mapping"] for span in row]
         flat = [token for row in ids for token in row]
         return TextActivations(
@@ -107,19 +120,25 @@ class Texts:
         parts = [made[i] for i in sorted(made)]
         return torch.cat(parts).numpy() if parts else np.empty((0, 0), np.float32)
 
-    def _model(self, origin: Origin) -> _Model:
-        key = (origin.model, origin.layer, origin.site)
-        if key not in self._models:
-            source = find_model(self._settings.models.get(origin.model, origin.model))
-            if not 0 <= origin.layer <= source.n_layers or origin.site not in SITES:
-                raise InvalidInputError(f"{origin.model} has no {origin.site} at layer {origin.layer}.")
-            model = load_model(source, self._settings.precision, self._device)
-            capture = Capture(model, (origin.layer,), (origin.site,))
-            self._models[key] = _Model(load_tokenizer(source), capture, source.max_positions)
-            while len(self._models) > MODELS_KEPT:
+    def _model(self, name: str) -> _Model:
+        if name not in self._models:
+            source = find_model(self._settings.models.get(name, name))
+            while len(self._models) >= MODELS_KEPT:  # first, so that there is never one more in memory
                 self._models.popitem(last=False)
-        self._models.move_to_end(key)
-        return self._models[key]
+            model = load_model(source, self._settings.precision, self._device)
+            self._models[name] = _Model(source, load_tokenizer(source), model, {})
+        self._models.move_to_end(name)
+        return self._models[name]
+
+
+def _capture(model: _Model, origin: Origin) -> Capture:
+    """What reads the model's activations at a layer and site. Raises `InvalidInputError` where there are none."""
+    tap = (origin.layer, origin.site)
+    if tap not in model.captures:
+        if not 0 <= origin.layer <= model.source.n_layers or origin.site not in SITES:
+            raise InvalidInputError(f"{origin.model} has no {origin.site} at layer {origin.layer}.")
+        model.captures[tap] = Capture(model.model, (origin.layer,), (origin.site,), shared=True)
+    return model.captures[tap]
 
 
 def texts(config: ServiceConfig) -> serve.Application:

@@ -1,9 +1,8 @@
 """What a container of codes withstands: damage, lies and bombs."""
 
 import io
-import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -19,25 +18,14 @@ from bae_ray.compression.header import DIGEST_SIZE, HEADER_SIZE, Header, Layout,
 from bae_ray.compression.indices import IndexCoder
 from bae_ray.compression.prior import PriorTable
 from bae_ray.errors import CompressionError, ContainerTooLargeError, CorruptContainerError
+from tests.memory import MB, at_most
 
 SCHEMES: tuple[Scheme, ...] = ("entropy", "indices")
-MB = 1 << 20
 
 
 def small(scheme: Scheme = "entropy") -> tuple[torch.Tensor, bytes]:
     code = (torch.rand(20, 12, generator=torch.Generator().manual_seed(0)) < 0.3).to(torch.uint8)
     return code, compress(code, torch.full((12,), 0.25), scheme, block_rows=8, model_hash="abc")
-
-
-@contextmanager
-def at_most(limit: int) -> Iterator[None]:
-    """No more memory than this is taken at a time."""
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] <= limit
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -129,6 +117,14 @@ def test_a_block_that_claims_all_flips_takes_bounded_memory() -> None:
     bomb = container(header, table, [varint + bytes(64)])
     with at_most((rows * d_latent) + 8 * MB), suppress(CorruptContainerError):
         assert decompress(bomb).shape == (rows, d_latent)
+
+
+def test_a_dense_block_of_indices_is_decoded_a_part_at_a_time() -> None:
+    """2^21 indices of 2 bytes each; as positions of 8 bytes, with their rows and differences, they took 70 MB."""
+    code = torch.ones(1 << 9, 1 << 12)
+    data = compress(code, torch.full((1 << 12,), 0.1), "indices", block_rows=1 << 9)
+    with at_most(code.numel() + 2 * len(data) + 8 * MB):
+        assert bool(decompress(data).all())
 
 
 @settings(max_examples=500, deadline=None)

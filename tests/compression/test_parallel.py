@@ -73,6 +73,23 @@ def test_files_become_what_the_library_makes_of_them(compressed: Path, folder: P
     assert (receipt["rows"], receipt["bytes_before"]) == (N, 4 * N * D)
 
 
+def test_parts_share_the_rates_of_the_whole_file(
+    ray_cluster: None, folder: Path, tmp_path: Path, x: torch.Tensor, bae_ray: Command
+) -> None:
+    np.save(tmp_path / "shifted.npy", (x + 1).numpy())
+    command = ("compress", "--source", tmp_path / "shifted.npy", "--autoencoder", folder / "autoencoder", "--out",
+               tmp_path / "codes", "--block-rows", 32, "--part-rows", 64, "--workers", 1, "--prior")  # fmt: skip
+    assert bae_ray(*command, "data")[0] == 0
+    autoencoder = load_autoencoder(folder / "autoencoder")
+    expected = compress_activations(autoencoder, x + 1, prior="data", block_rows=32)
+    assert (tmp_path / "codes" / "shifted.codes.safetensors").read_bytes() == expected
+    assert expected != compress_activations(autoencoder, x + 1, block_rows=32)
+    assert bae_ray(*command, "data")[0] == 0, "done again it is the same"
+    code, _, complaint = bae_ray(*command, "encoder")
+    assert code == EXIT_INVALID
+    assert "of other input or options" in complaint
+
+
 def test_done_again_it_only_prints_the_table(compressed: Path, folder: Path, bae_ray: Command) -> None:
     before = {file: file.stat().st_mtime_ns for file in compressed.glob("*.codes.safetensors")}
     again = ("compress", "--source", folder / "a.npy", folder / "b.safetensors", "--autoencoder",

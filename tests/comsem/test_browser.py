@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from bae_ray.comsem.config import ComSemConfig, ExamplesConfig, ScoringConfig
 from bae_ray.comsem.layout import FEATURES_FILE
 from bae_ray.comsem.pipeline import comsem
 from bae_ray.report.features import report_features
+from tests.browser import opened
 from tests.comsem.server import JudgeServer, Reply, is_judgement, judgement, perfect
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 
@@ -59,26 +58,13 @@ def run(
 @pytest.fixture
 def page(run: Path) -> Iterator[Any]:
     """The page opened in headless Chromium; everything it asks for and says is kept."""
-    from playwright.sync_api import sync_playwright
-
-    browser_path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if browser_path is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page: Any = browser.new_page()
-        page.said, page.asked = [], []
-        page.on("console", lambda message: page.said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.goto((run / "features.html").as_uri())
-        page.wait_for_selector("body[data-ready=yes]")
+    file = run / "features.html"
+    with opened(file) as page:
         yield page
         assert page.said == []
-        assert [url for url in page.asked if not url.startswith("data:")] == [(run / "features.html").as_uri()]
+        assert [url for url in page.asked if not url.startswith("data:")] == [file.as_uri()]
         assert page.title() == "Features of words", "text of the corpus or the judge was run"
         assert page.locator("img").count() == 0
-        browser.close()
 
 
 def shown(page: Any) -> list[int]:

@@ -1,6 +1,5 @@
 """The page of a sweep in a real browser."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,9 @@ from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig
 from bae_ray.training.results import results
 from bae_ray.training.sweep import sweep
+from tests.browser import opened
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +44,8 @@ def runs(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(runs: Path) -> Iterator[Any]:
     """The report opened in headless Chromium; everything it asks for and says is kept."""
-    from playwright.sync_api import sync_playwright
-
-    browser_path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if browser_path is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page: Any = browser.new_page()
-        page.said, page.asked = [], []
-        page.on("console", lambda message: page.said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: page.said.append(str(error)))
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.goto((runs / "report.html").as_uri())
-        page.wait_for_selector("body[data-ready=yes]")
+    with opened(runs / "report.html") as page:
         yield page
-        browser.close()
 
 
 def heat_map(page: Any) -> list[list[float]]:

@@ -65,12 +65,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def replicas(deployment: str = "") -> list[psutil.Process]:
+def replicas(deployment: str = "", application: str = "bae_ray") -> list[psutil.Process]:
     """The processes of the service that this process started."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if " ".join(process.cmdline()).startswith(f"ray::ServeReplica:bae_ray:{deployment}"):
+            if " ".join(process.cmdline()).startswith(f"ray::ServeReplica:{application}:{deployment}"):
                 found.append(process)
     return found
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import ClassVar
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +16,8 @@ import torch
 from bae_ray import client as c
 from bae_ray import load_autoencoder
 from bae_ray.client import AsyncClient, Client
+from bae_ray.client.errors import error_of
+from bae_ray.compression import compress_activations
 from bae_ray.errors import InvalidInputError
 from tests.serving.support import KEY, LIMITS, NARROW_KEY, D, F, Served, free_port
 
@@ -76,6 +79,10 @@ def test_what_is_more_than_the_limits_goes_in_parts(client: Client, bae):
     assert np.allclose(
         client.decompress("bae", client.compress("bae", many)), bae.decode(torch.from_numpy(wanted)), atol=1e-4
     )
+    one = compress_activations(bae, torch.from_numpy(many), block_rows=64)  # as of bae-ray compress
+    assert np.allclose(client.decompress("bae", one), bae.decode(torch.from_numpy(wanted)), atol=1e-4)
+    texts = ["w1 " * LIMITS.max_tokens] * (LIMITS.max_texts + 1)
+    assert len(client.encode_texts("run", texts, top_k=F)) == LIMITS.max_tokens * len(texts)
 
 
 def test_async(served: Served, bae):
@@ -172,3 +179,13 @@ def test_only_429_and_503_are_sent_again(busy: str, statuses: list[int], seen: i
             call()
         assert type(raised.value) is error
     assert Busy.seen == seen
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(429, c.OverloadedError), (502, c.ServiceError), (503, c.UnavailableError), (504, c.DeadlineError)],
+)
+def test_answers_of_proxies_in_plain_text_are_told_by_their_status(status: int, kind: type):
+    error = error_of(httpx.Response(status, text="Request dropped due to backpressure"))
+    assert type(error) is kind
+    assert (error.status, error.code) == (status, None)

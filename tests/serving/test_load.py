@@ -1,11 +1,13 @@
 """More than can be done, and replicas that are killed: what is answered is right, the rest is 429 or 503."""
 
 import os
+import re
 import signal
 import statistics
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,7 @@ import torch
 from safetensors.numpy import load, save
 
 from bae_ray import load_autoencoder
+from bae_ray.serving.config import EncodersConfig, GatewayConfig, ServiceConfig
 from tests.serving.support import KEY, LIMITS, D, Served, replicas, until
 
 HEADERS = {"authorization": f"Bearer {KEY}", "content-type": "application/x-safetensors"}
@@ -104,3 +107,42 @@ def test_a_replica_killed_under_load(served: Served, http: httpx.Client, name: s
     assert set(clients.statuses) <= {200, 429, 503}, clients.statuses
     assert clients.statuses[200] > 0
     until(lambda: http.get("/readyz").status_code == 200, 60)
+
+
+@pytest.fixture
+def scaled(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """The service once more, with two gateways, and encoders of which there may be two."""
+    from ray import serve
+
+    from bae_ray.serving.app import build
+
+    monkeypatch.setenv("BAE_RAY_API_KEYS", KEY)
+    config = ServiceConfig(
+        registry=served.registry,
+        limits=LIMITS,
+        gateway=GatewayConfig(num_cpus=0.1, min_replicas=2, max_replicas=2),
+        encoders=EncodersConfig(num_cpus=0.1, min_replicas=1, max_replicas=2, target_ongoing=0.2),
+    )
+    serve.run(build(config), name="scaled", route_prefix="/scaled")
+    yield Served(f"{served.url}/scaled", served.registry, config)
+    serve.delete("scaled")
+
+
+@pytest.mark.slow
+def test_several_replicas_answer_right_and_come_with_the_load(scaled: Served):
+    assert len(replicas("Gateway", "scaled")) == 2
+    assert len(replicas("Encoders", "scaled")) == 1
+    with Clients(scaled, 12) as clients:
+        started = time.monotonic()
+        until(lambda: len(replicas("Encoders", "scaled")) == 2, 180)
+        print(f"the second replica of the encoders ran after {time.monotonic() - started:.0f} s")
+        time.sleep(10)
+    assert clients.wrong == []
+    assert set(clients.statuses) <= {200, 429}, clients.statuses
+    assert clients.statuses[200] > 0
+    with httpx.Client(headers=HEADERS) as http:  # a new connection each time, so that either gateway may answer
+        pages = [http.get(f"{scaled.url}/metrics", headers={"connection": "close"}).text for _ in range(40)]
+    answered = re.findall(
+        r'bae_ray_requests_total{replica="(\w+)",route="[^"]*/encode",status="200"} ([0-9.]+)', "".join(pages)
+    )
+    assert len({replica for replica, count in answered if float(count) > 0}) == 2, "both gateways have answered"

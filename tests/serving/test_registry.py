@@ -1,18 +1,27 @@
 """Encoders come and go without a restart, and broken ones are told."""
 
+import asyncio
 import shutil
+import time
 from pathlib import Path
+from typing import cast
 
 import httpx
 import numpy as np
 import pytest
 import ray
 import torch
+from ray.serve.handle import DeploymentHandle
 
+from bae_ray import load_autoencoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving import registry as registry_module
+from bae_ray.serving import service as service_module
+from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.keys import read_keys
-from bae_ray.serving.registry import Registry
+from bae_ray.serving.metrics import Metrics
+from bae_ray.serving.registry import Entry, Registry
+from bae_ray.serving.service import Service
 from tests.serving.support import D, Served, make_encoder, until
 
 
@@ -66,10 +75,9 @@ def test_the_log_has_a_line_per_request_and_nothing_of_bodies(http: httpx.Client
     assert "123456" not in log
 
 
-def test_what_is_in_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(registry_module, "LOOK_AGAIN_S", 0)
+def test_what_is_in_a_registry(tmp_path: Path):
     found = Registry(tmp_path)
-    assert found.entries() == {}
+    assert found.look() == {}
     make_encoder(tmp_path / "good")
     (tmp_path / "run in training").mkdir()
     (tmp_path / "tensorboard").mkdir()
@@ -80,15 +88,70 @@ def test_what_is_in_a_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trained = tmp_path / "trained"
     make_encoder(trained)
     (trained / "run.json").write_text("{}")
-    assert found.entries().keys() == {"good"}, "a run without a result is still trained"
+    assert found.look().keys() == {"good"}, "a run without a result is still trained"
     copied = tmp_path / "copied"
     copied.mkdir()
     shutil.copy(tmp_path / "good" / "config.json", copied)
-    assert found.entries()["copied"].config is None
+    assert found.look()["copied"].config is None
     shutil.copy(tmp_path / "good" / "model.safetensors", copied)
-    assert found.entries()["copied"].config is not None, "it is looked at again once it is whole"
+    assert found.look()["copied"].config is not None, "it is looked at again once it is whole"
     (copied / "config.json").write_text('{"architecture": "bae", "d_in": 17}')
-    assert "do not fit" in found.entries()["copied"].reason
+    assert "do not fit" in found.look()["copied"].reason
+
+
+def test_files_are_read_once_and_only_those_of_the_encoder_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[str] = []
+
+    def counted(encoder_id: str, folder: Path, version: str) -> Entry:
+        read.append(encoder_id)
+        return original(encoder_id, folder, version)
+
+    original = registry_module._read
+    monkeypatch.setattr(registry_module, "_read", counted)
+    for name in ("a", "b"):
+        make_encoder(tmp_path / name)
+    found = Registry(tmp_path)
+    entry = found.find("b")
+    assert entry is not None
+    assert (entry.id, read) == ("b", ["b"])
+    assert found.find("../a") is None
+    for _ in range(3):
+        found.look()
+    assert sorted(read) == ["a", "b"]
+    prior = load_autoencoder(tmp_path / "a").prior.double()
+    wanted = -(prior * prior.log2() + (1 - prior) * (1 - prior).log2()).sum()
+    assert found.known["a"].prior_bits == pytest.approx(float(wanted), rel=1e-6)
+
+
+def test_a_slow_disk_keeps_nobody_waiting_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The folder is looked at in a thread, by one request for all; after a while they go by what was there before."""
+    make_encoder(tmp_path / "a")
+    monkeypatch.setattr(service_module, "LOOK_TIMEOUT_S", 0.2)
+    no_handle = cast(DeploymentHandle, None)
+    service = Service(ServiceConfig(registry=tmp_path), no_handle, no_handle, Metrics("r"))
+    before, looks = service.registry.look(), []
+    service.registry._looked = float("-inf")
+
+    def slow() -> dict[str, Entry]:
+        looks.append(1)
+        time.sleep(1)
+        return {}
+
+    monkeypatch.setattr(service.registry, "look", slow)
+
+    async def ask() -> float:
+        longest, last = 0.0, time.monotonic()
+        waiting = asyncio.gather(*(service.entries() for _ in range(5)))
+        while not waiting.done():
+            await asyncio.sleep(0.01)
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+        assert await waiting == [before] * 5
+        return longest
+
+    assert asyncio.run(ask()) < 0.2, "the event loop stood still"
+    assert len(looks) == 1
 
 
 def test_a_registry_that_is_not_there(tmp_path: Path):

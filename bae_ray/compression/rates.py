@@ -1,0 +1,67 @@
+"""Which prior codes are written by: the autoencoder's own, or the rates of the activations at hand.
+
+A container holds its prior, whoever's it is. So rates of the codes themselves take no more bytes there, and save what
+the rates of the autoencoder's reference set lose on other data.
+
+Shapes: N samples, F d_latent.
+"""
+
+import io
+from typing import Literal, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bae_ray.activations.rows import Rows
+from bae_ray.autoencoders import Autoencoder
+from bae_ray.compression.codec import BLOCK_ROWS, CodeOptions, CodeWriter, as_bits
+from bae_ray.compression.header import Scheme
+from bae_ray.errors import InvalidInputError
+
+PriorChoice = Literal["encoder", "data", "auto"]
+SAMPLE_ROWS = 16_384
+"""Activations that rates are taken of: all where there are no more, else so many, evenly spaced."""
+
+
+@torch.no_grad()
+def chosen_prior(
+    autoencoder: Autoencoder,
+    x: Tensor | Rows,
+    choice: PriorChoice,
+    scheme: Scheme = "entropy",
+    **options: Unpack[CodeOptions],
+) -> Tensor:
+    """Firing rates [F] to compress the codes of activations [N, D] by, which are read once more for it.
+
+    `encoder`: the autoencoder's prior. `data`: the rates of these codes, of a sample of them where they are many.
+    `auto`: whichever of the two makes the smaller container of the sample. Raises `InvalidInputError` for `auto` with
+    a threshold, by which the two would keep different bits.
+    """
+    if choice == "encoder":
+        return autoencoder.prior
+    if choice == "auto" and options.get("threshold") is not None:
+        raise InvalidInputError(
+            f"prior is auto and threshold {options.get('threshold')}: each prior keeps other bits above it, so that "
+            "sizes cannot be compared. Choose encoder or data."
+        )
+    rows = x if isinstance(x, Rows) else Rows([x])
+    if len(rows) > SAMPLE_ROWS:
+        rows = rows.select(torch.linspace(0, len(rows) - 1, SAMPLE_ROWS, dtype=torch.float64).round().long())
+    fired, packed = torch.zeros(autoencoder.d_latent, dtype=torch.int64), []
+    for batch in rows.split(BLOCK_ROWS):
+        bits = as_bits(autoencoder.encode(batch.to(autoencoder.mean.device))).cpu()
+        fired += bits.sum(0)
+        packed.append(np.packbits(bits.numpy(), axis=1))
+    rates = (fired + 0.5) / (len(rows) + 1)  # a latent that is not seen to fire may still do so elsewhere
+    if choice == "data":
+        return rates
+
+    def size(prior: Tensor) -> int:
+        file = io.BytesIO()
+        with CodeWriter(file, prior, scheme, **options) as writer:
+            for part in packed:
+                writer.write(torch.from_numpy(np.unpackbits(part, axis=1, count=len(rates))))
+        return len(file.getvalue())
+
+    return min(autoencoder.prior, rates, key=size)

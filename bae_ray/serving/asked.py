@@ -1,0 +1,80 @@
+"""A request for an encoder as the routes have it: who asks, for which, what the answer may be and what it may take."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from bae_ray.serving import media, sizes
+from bae_ray.serving.arrays import Style
+from bae_ray.serving.manners import Body, Exchange
+from bae_ray.serving.media import JSON, MEDIA, SAFETENSORS, Media
+from bae_ray.serving.problems import Problem
+from bae_ray.serving.registry import Entry
+from bae_ray.serving.service import Service
+
+INLINE_BYTES = 1 << 15
+
+T = TypeVar("T")
+
+
+class Asked:
+    """A request, and the encoder that it is for, which works."""
+
+    entry: Entry
+    d_in: int
+    d_latent: int
+
+    def __init__(self, service: Service, request: Request, takes_body: bool = True) -> None:
+        """Raises `not_acceptable`."""
+        self.exchange: Exchange = request.state.exchange
+        self.limits = service.config.limits
+        self._body: Body = request.state.body
+        self._request, self._parsing = request, service.parsing
+        accept, given = request.headers.get("accept"), request.headers.get("content-type")
+        preferred: Media = SAFETENSORS if takes_body and given and given.startswith(SAFETENSORS) else JSON
+        self.answer: Media = media.answer_media(accept, preferred)
+
+    @classmethod
+    async def of(cls, service: Service, request: Request, encoder_id: str, takes_body: bool = True) -> "Asked":
+        """Raises `not_acceptable`, `encoder_not_found`, `not_allowed` and `encoder_broken`."""
+        asked = cls(service, request, takes_body)
+        asked.entry = await service.usable(encoder_id, asked.exchange.caller)
+        asked.exchange.encoder = asked.entry.id
+        assert asked.entry.config is not None
+        asked.d_in, asked.d_latent = asked.entry.config.widths()
+        return asked
+
+    async def parsed(self, parse: Callable[..., T], *arguments: Any, taken: tuple[Media, ...] = MEDIA) -> T:
+        """What `parse` makes of the body, its type and `arguments`."""
+        given = media.body_media(self._request.headers.get("content-type"))
+        if given not in taken:
+            raise Problem("unsupported_media_type", f"The Content-Type has to be {' or '.join(taken)}.")
+        body = await self._body.read()
+        if given != JSON or len(body) < INLINE_BYTES:
+            return await aside(len(body), parse, body, given, *arguments)
+        async with self._parsing:
+            return await aside(len(body), parse, body, given, *arguments)
+
+    def keep(self, size: int, rows: int) -> None:
+        """Count what was read of the body, `size` bytes and so many rows, instead of the body, which is gone."""
+        self.exchange.rows = rows
+        self._body.drop()
+        self.exchange.held.take(size)
+
+    def expect(self, arrays: sizes.Arrays, style: Style) -> None:
+        """Count an answer of such arrays before they are made. Raises `answer_too_large` and `overloaded`."""
+        size = sizes.written(arrays, self.answer, style)
+        sizes.check(size, self.limits)
+        self.exchange.held.take(sizes.held(arrays) + size)
+
+    def expect_bytes(self, size: int) -> None:
+        """The same of an answer that is no arrays, in bytes before it is written and as many after."""
+        sizes.check(size, self.limits)
+        self.exchange.held.take(2 * size)
+
+
+async def aside(size: int, function: Callable[..., T], *arguments: Any) -> T:
+    """A call that takes as long as its data is large, in a thread, so that other requests are answered meanwhile."""
+    return function(*arguments) if size < INLINE_BYTES else await asyncio.to_thread(function, *arguments)

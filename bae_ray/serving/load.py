@@ -1,0 +1,54 @@
+"""What is under way in a replica of the gateway: requests, and the memory that they hold, both within limits."""
+
+from bae_ray.serving.config import LimitsConfig
+from bae_ray.serving.metrics import Metrics
+from bae_ray.serving.problems import Problem
+
+
+class Load:
+    """The requests under way and the bytes that they hold together; more than the limits is turned away."""
+
+    def __init__(self, limits: LimitsConfig, metrics: Metrics) -> None:
+        self._limits, self._metrics = limits, metrics
+        self._requests = self._bytes = 0
+
+    def enter(self) -> None:
+        """Count a request in. Raises `overloaded`."""
+        if self._requests >= self._limits.max_inflight:
+            raise Problem("overloaded", "There are too many requests under way.")
+        self._requests += 1
+
+    def leave(self) -> None:
+        """Count a request out."""
+        self._requests -= 1
+        self._metrics.inflight(self._requests, self._bytes)
+
+    @property
+    def is_high(self) -> bool:
+        """Whether half of what may be under way is."""
+        return 2 * self._requests >= self._limits.max_inflight
+
+    def add(self, size: int) -> None:
+        """Count bytes in, or out where `size` is below 0. Raises `overloaded`."""
+        if size > 0 and self._bytes + size > self._limits.max_inflight_bytes:
+            raise Problem("overloaded", "The requests under way take all the memory there is for them.")
+        self._bytes += size
+        self._metrics.inflight(self._requests, self._bytes)
+
+
+class Held:
+    """The memory that one request holds, counted before it is taken: its body, the rows in it, its answer."""
+
+    def __init__(self, load: Load) -> None:
+        self.load, self.size = load, 0
+
+    def take(self, size: int) -> None:
+        """Hold so many bytes more. Raises `overloaded` where that is more than there is for all requests."""
+        self.load.add(size)
+        self.size += size
+
+    def give_back(self, size: int | None = None) -> None:
+        """Hold so many bytes less, or none any more."""
+        size = self.size if size is None else size
+        self.load.add(-size)
+        self.size -= size
