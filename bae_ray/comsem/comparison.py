@@ -1,4 +1,4 @@
-"""Methods side by side: Table 1 out of a finished ComSem run and the trainings behind it, and Table 4 out of its scores.
+"""Methods side by side: Table 1 out of a finished ComSem run and its trainings, and Table 4 out of its scores.
 
 Everything is read from the folders alone.
 """
@@ -19,7 +19,7 @@ from bae_ray.comsem.selection import best
 from bae_ray.comsem.summary import COUNTED
 
 FROM_RUN = ("mse_val", "fvu_train", "fvu_val", "spectral_norm")
-"""Columns of `results` that the table has: L_r on the validation set, FVU on training and on held-out tokens, ||Cov||."""
+"""Of `results`: L_r on the validation set, FVU on training and on held-out tokens, ||Cov||."""
 FROM_SUMMARY = (
     "activated", "scored", "interpretable", "score", "score_low", "score_high", "chance", "chance_low", "chance_high",
     "above_chance", "above_chance_low", "above_chance_high", "judged", "unreadable", "refusals", "unexplained",

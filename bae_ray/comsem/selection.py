@@ -1,7 +1,7 @@
 """The best m features of a method: sorted scores and their running mean (the paper's Table 4, Fig. 24-28).
 
 A method with many features has room to drop its worst ones, so methods are compared at equal numbers of features too.
-Where only a random sample of a method's features was scored, each of the sample stands for as many as it was drawn from.
+Where only a random sample of a method's features was scored, each one stands for as many as it was drawn from.
 
 Shapes: S features scored, B replicates.
 """
@@ -38,8 +38,8 @@ def ranked(scores: ArrayLike) -> Floats:
 
 def running_mean(scores: ArrayLike) -> Floats:
     """Means of the best one, two, ... of the scores: the curves of Fig. 24-28."""
-    best = ranked(scores)
-    return np.cumsum(best) / np.arange(1, len(best) + 1)
+    sums = np.cumsum(ranked(scores))
+    return sums / np.arange(1, len(sums) + 1, dtype=np.float64)
 
 
 def best(scores: ArrayLike, features: int, m: int, seed: int = 0) -> Best:

@@ -1,0 +1,46 @@
+"""Scores of all features of a method, sorted, and their running mean (the paper's Fig. 24-28): a picture per layer."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bae_ray.comsem.comparison import Comparison
+from bae_ray.comsem.selection import ranked, running_mean
+
+
+def scores_figure(comparison: Comparison, layer: int) -> Figure:
+    """On top the mean score of each method's best features, their number growing; below, each method's sorted scores.
+
+    Dashed: the same of its chance levels, what selection alone comes to. A feature scored has the width of as many as
+    it stands for.
+    """
+    table = comparison.table
+    methods = table[(table["layer"] == layer) | table["layer"].isna()].to_dict("records")
+    figure = Figure(figsize=(8, 3.2 + 1.2 * len(methods)), layout="constrained")
+    curves, *rows = figure.subplots(
+        1 + len(methods), 1, sharex=True, gridspec_kw={"height_ratios": [2.6, *[1] * len(methods)]}
+    )
+    for number, (method, axes) in enumerate(zip(methods, rows, strict=True)):
+        _draw(curves, axes, method, comparison.features[method["method"]], f"C{number}")
+    curves.set(ylabel="Mean of the best", ylim=(0, 1.02))
+    curves.legend(fontsize="small", ncols=2)
+    rows[-1].set_xlabel("Features, sorted by score")
+    tokens = ", ".join(map(str, table["n_tokens"].unique()))
+    figure.suptitle(f"Layer {layer}: interpretability scores by {comparison.judge}; {tokens} tokens")
+    return figure
+
+
+def _draw(curves: Axes, axes: Axes, method: dict, features: pd.DataFrame, color: str) -> None:
+    scores = ranked(features["score"])
+    each = method["activated"] / max(1, len(scores))
+    edges = each * np.arange(len(scores) + 1)
+    axes.stairs(scores, edges, color=color, fill=True, alpha=0.5)
+    axes.set_ylim(0, 1.02)
+    axes.set_title(
+        f"{method['label']}: {method['activated']} active, {len(scores)} scored", fontsize="small", loc="left"
+    )
+    curves.plot(edges[1:], running_mean(scores), color=color, label=method["label"])
+    chance = running_mean(features["chance"])
+    stands_for = method["activated"] / max(1, len(chance))
+    curves.plot(stands_for * np.arange(1, len(chance) + 1), chance, color=color, linestyle="--", linewidth=0.8)
