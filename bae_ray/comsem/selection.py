@@ -38,8 +38,8 @@ def ranked(scores: ArrayLike) -> Floats:
 
 def running_mean(scores: ArrayLike) -> Floats:
     """Means of the best one, two, ... of the scores: the curves of Fig. 24-28."""
-    sums = np.cumsum(ranked(scores))
-    return sums / np.arange(1, len(sums) + 1, dtype=np.float64)
+    found = ranked(scores)
+    return np.cumsum(found, dtype=np.float64) / np.arange(1, len(found) + 1, dtype=np.float64)
 
 
 def best(scores: ArrayLike, features: int, m: int, seed: int = 0) -> Best:
@@ -64,4 +64,4 @@ def best(scores: ArrayLike, features: int, m: int, seed: int = 0) -> Best:
 
 def _weights(n: int, taken: float) -> Floats:
     """Of a mean over the first `taken` of n values, which need not be a whole number."""
-    return np.clip(taken - np.arange(n), 0.0, 1.0) / taken
+    return np.clip(taken - np.arange(n, dtype=np.float64), 0.0, 1.0) / np.float64(taken)

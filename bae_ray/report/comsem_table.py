@@ -24,20 +24,20 @@ NOTES = [
         "another feature's examples; with a 95 % bootstrap interval over features. One that covers 0 says nothing."
     ),
     (
-        "L_r: mean squared error on the validation set, in the activations' own units; FVU on the tokens trained on, and "
-        "on held-out ones. ||Cov||: spectral norm of the covariance of the dictionary's rows. A transcoder's errors are "
-        "of its own target."
+        "L_r: mean squared error on the validation set, in the activations' own units; FVU on the tokens trained on, "
+        "and on held-out ones. ||Cov||: spectral norm of the covariance of the dictionary's rows. A transcoder is "
+        "measured on its own target."
     ),
     (
-        "The best m features: mean score of as many features as another method has (Table 4), with the mean of the best "
-        "m chance levels beside it: best ones are selected by their score, which lifts the mean of mere noise as well. "
-        "In the picture, dashed."
+        "The best m features: mean score of as many features as another method has (Table 4), with the mean of the "
+        "best m chance levels beside it (dashed in the picture): selecting by the score lifts the mean of mere noise, "
+        "too."
     ),
 ]
 
 
 def report_comsem_table(comparison: Comparison, pages: list[Path], out: Path, config_json: str) -> list[Path]:
-    """Write comsem.csv, best.csv, a picture per layer and comsem.html into `out`; print the tables and the judge's test.
+    """Write comsem.csv, best.csv, a picture per layer and comsem.html into `out`; print tables and the judge's test.
 
     `pages` are the feature browsers, which the page links to. The files written, and these.
     """
