@@ -79,7 +79,8 @@ def _row(method: TableMethod, summary: dict[str, Any], run: dict[Any, Any] | Non
 def _best(table: pd.DataFrame, features: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """At each layer, m is each number of features that one of its methods has."""
     rows: list[dict[str, Any]] = []
-    for layer, at_layer in table.dropna(subset=["layer"]).groupby("layer"):
+    for layer in sorted(int(layer) for layer in table["layer"].dropna().unique()):
+        at_layer = table[table["layer"] == layer]
         for m in sorted({int(activated) for activated in at_layer["activated"] if activated}):
             for row in at_layer.to_dict("records"):
                 found = best(features[row["method"]]["score"], int(row["activated"]), m)
