@@ -152,9 +152,7 @@ def test_the_papers_grid_has_each_method_once_per_layer() -> None:
     """Every method at each of the paper's layers, the transcoder from the MLP before it to the layer's hidden state."""
     preset = runpy.run_path(str(ROOT / "jobs" / "comsem_table.py"))["PRESETS"]["paper"]
     cells = [Cell(layer, site, "all") for layer in preset.extract.layers for site in preset.extract.sites]
-    store: Any = SimpleNamespace(
-        cells=cells, manifest=SimpleNamespace(d=2048), folder="x", fingerprint=lambda cell: str(cell)
-    )
+    store: Any = SimpleNamespace(cells=cells, manifest=SimpleNamespace(d=2048), folder="x", fingerprint=str)
     runs = expand(preset.sweep, store)
     found = [(run.cell.layer, run.cell.site, run.autoencoder.architecture) for run in runs]
     layers, others = (5, 9, 11, 14), ("relu", "topk", "gated", "bae")
