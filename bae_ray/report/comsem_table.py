@@ -31,7 +31,7 @@ NOTES = [
     (
         "The best m features: mean score of as many features as another method has (Table 4), with the mean of the "
         "best m chance levels beside it (dashed in the picture): selecting by the score lifts the mean of mere noise, "
-        "too."
+        "too. Random sets, of which there could be any number, are drawn as wide as the method that has most features."
     ),
 ]
 
@@ -53,7 +53,7 @@ def report_comsem_table(comparison: Comparison, pages: list[Path], out: Path, co
         out / "comsem.html",
         "ComSem: features named and scored (Table 1, Table 4)",
         list(figures.values()),
-        [verdict, *NOTES, *best],
+        [verdict, *(f"Warning: {warning}." for warning in comparison.check.warnings), *NOTES, *best],
         comparison.table,
         config_json,
         links=[str(page.relative_to(out)) for page in pages],
@@ -75,8 +75,8 @@ def judge_verdict(comparison: Comparison) -> str:
     )
     if check.useless:
         return (
-            f"{measured}: it is useless ({'; '.join(check.warnings)}). Its scores say nothing about any of these "
-            "features or methods, and no difference between them counts."
+            f"{measured}. It is useless: its scores say nothing about any of these features or methods, and no "
+            "difference between them counts."
         )
     return f"{measured}. Scores are as good as that."
 

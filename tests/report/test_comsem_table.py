@@ -22,7 +22,7 @@ NAN = math.nan
 
 
 def checked(useless: bool) -> JudgeCheck:
-    warnings = ("the judge answers Yes to 97% of the questions",) if useless else ()
+    warnings = ("useless: the judge answers Yes to 97% of the questions",) if useless else ()
     return JudgeCheck(230, 0.5, 0.43, 0.57, 0.97, 0.47, 0.9, 3, 1, NAN, NAN, useless, warnings)
 
 
@@ -89,11 +89,12 @@ def test_table_4_takes_as_many_of_each_as_each_has(comparison: Comparison):
 def test_the_picture_shows_sorted_scores_and_running_means(comparison: Comparison):
     curves, *rows = scores_figure(comparison, 4).axes
     assert [axes.get_title(loc="left") for axes in rows] == [
-        "ReLU SAE: 3 active, 3 scored", "BAE: 8 active, 4 scored", "Random tokens: 2 active, 2 scored",
+        "ReLU SAE: 3 active, 3 scored", "BAE: 8 active, 4 scored", "Random tokens: 2 scored",
     ]  # fmt: skip
     solid = {line.get_label(): line for line in curves.get_lines() if line.get_linestyle() == "-"}
     assert np.asarray(solid["BAE"].get_xdata()).tolist() == pytest.approx([2, 4, 6, 8])
     assert np.asarray(solid["BAE"].get_ydata()).tolist() == pytest.approx([1.0, 0.875, 0.75, 0.625])
+    assert np.asarray(solid["Random tokens"].get_xdata()).tolist() == pytest.approx([4, 8]), "as wide as the widest"
     dashed = [line for line in curves.get_lines() if line.get_linestyle() == "--"]
     assert np.asarray(dashed[1].get_xdata()).tolist() == pytest.approx([4, 8])
     assert np.asarray(dashed[1].get_ydata()).tolist() == pytest.approx([0.25, 0.125])
@@ -103,13 +104,15 @@ def test_a_useless_judge_is_called_so(comparison: Comparison, tmp_path: Path, ca
     page = tmp_path / "comsem" / "bae-layer-4" / "features.html"
     written = report_comsem_table(comparison, [page], tmp_path, "{}")
     printed = capsys.readouterr().out
-    sentence = "it is useless (the judge answers Yes to 97% of the questions). Its scores say nothing"
+    sentence = "It is useless: its scores say nothing"
     assert sentence in printed
+    assert "WARNING: useless: the judge answers Yes to 97% of the questions." in printed
     assert "balanced accuracy 0.50 [0.43, 0.57] on 230 labelled pairs" in printed
     assert "3 of 20" in printed
     assert "4 of 4 (8)" in printed
     html = (tmp_path / "comsem.html").read_text()
     assert sentence in html
+    assert "the judge answers Yes to 97%" in html
     assert '<a href="comsem/bae-layer-4/features.html">' in html
     assert {path.name for path in written} == {
         "comsem.csv", "best.csv", "scores-layer-4.png", "comsem.html", "features.html",
