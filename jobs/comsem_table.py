@@ -27,12 +27,14 @@ from bae_ray.config import Config, content_hash
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import write_text
 from bae_ray.serving.config import JudgeServiceConfig
-from bae_ray.serving.judging import JobJudgeConfig, check_startable, judge_of
+from bae_ray.serving.judging import JobJudgeConfig, judge_of
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig
 
-FINISHED_FILE = "finished.json"
-"""Beside ComSem's results: what they are of, once none is missing."""
+COMSEM = "comsem"
+"""Folder of what is found of the features, and of the judge's answers."""
+FINISHED_FILE = "finished"
+"""In there: a hash of what the results are of, once none is missing."""
 
 
 class ComSemTable(Config):
@@ -107,7 +109,7 @@ PRESETS = {
             positions=("all",),
             max_tokens=64,
             max_texts=None,
-            tokens=TokensConfig(max_vectors=16_384, first=False),
+            tokens=TokensConfig(max_vectors=32_768, first=False),
         ),
         evaluation=CorpusConfig(corpus="mr", max_texts=512),
         sweep=SweepConfig(
@@ -130,12 +132,19 @@ PRESETS = {
 
 
 def check(job: ComSemTable) -> None:
-    """Raise `InvalidInputError` for what the job does not take, before anything is done."""
+    """Raise `InvalidInputError` for what the job does not take, and `JudgeError` where the judge does not answer."""
+    from bae_ray.comsem.layout import CACHE_FILE
+    from bae_ray.comsem.pipeline import check as check_judge
+    from bae_ray.serving.judge import require_vllm
+
     if job.extract.all_positions != ("all",):
         raise InvalidInputError(f"extract.positions is {job.extract.all_positions}: this job takes all.")
     if job.extract.input.kind != "texts":
         raise InvalidInputError(f"extract.input.kind is {job.extract.input.kind}: this job takes texts.")
-    check_startable(job.judge)
+    if job.judge.judge_url is None:
+        require_vllm()
+    else:  # its test is part of the results; one that does not answer is found out before hours of work
+        check_judge(job.judge.asking(job.judge.judge_url), job.judge.cache or job.out / COMSEM / CACHE_FILE)
 
 
 def score(job: ComSemTable, methods: list[TableMethod], store: ActivationStore) -> int:
@@ -157,7 +166,7 @@ def score(job: ComSemTable, methods: list[TableMethod], store: ActivationStore) 
             gpus_per_worker=job.extract.gpus_per_worker or 0,
         )
 
-    folder = job.out / "comsem"
+    folder = job.out / COMSEM
     data = [store.fingerprint(cell) for cell in store.cells]
     asked = config(job.judge.asking(job.judge.judge_url or "")).model_dump(mode="json")
     wanted = content_hash([asked, data, [method.run for method in methods], PROMPT_VERSION])
@@ -197,8 +206,8 @@ def run(job: ComSemTable) -> int:
         if failed := score(job, methods, store):
             failures = [*failures, f"{failed} features have no score; the same command asks for them again."]
         runs = results(job.out / "sweep", only=outcome.finished)
-        comparison = compare(methods, runs, job.out / "comsem")
-        pages = report_features(job.out / "comsem")
+        comparison = compare(methods, runs, job.out / COMSEM)
+        pages = report_features(job.out / COMSEM)
         for path in report_comsem_table(comparison, pages, job.out, resolved):
             print(path)
     return report_failures(failures)

@@ -26,14 +26,6 @@ class JobJudgeConfig(AskingConfig):
         return JudgeConfig(**asking, judge_url=url)
 
 
-def check_startable(config: JobJudgeConfig) -> None:
-    """Raise `InvalidInputError` where a judge is to be started and what it needs is not installed."""
-    if config.judge_url is None:
-        from bae_ray.serving.judge import require_vllm
-
-        require_vllm()
-
-
 @contextmanager
 def judge_of(config: JobJudgeConfig) -> Iterator[JudgeConfig]:
     """How the judge of a job is asked, while it is there to be asked.

@@ -17,7 +17,7 @@ import pytest
 from bae_ray.activations.config import TokensConfig
 from bae_ray.activations.inputs import WindowsInput
 from bae_ray.activations.layout import Cell
-from bae_ray.errors import InvalidInputError
+from bae_ray.errors import InvalidInputError, JudgeError
 from bae_ray.serving.judging import JobJudgeConfig
 from bae_ray.training.config import CellConfig
 from bae_ray.training.grid import expand
@@ -146,6 +146,15 @@ def test_a_judge_that_cannot_start_is_told_before_anything_is_extracted(
     with pytest.raises(InvalidInputError, match="vllm is not installed"):
         module["run"](given)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_judge_that_does_not_answer_is_told_before_anything_is_extracted(tmp_path: Path) -> None:
+    module = runpy.run_path(str(ROOT / "jobs" / "comsem_table.py"))
+    judge = JobJudgeConfig(judge_url="http://127.0.0.1:9/v1", attempts=1)
+    given = module["PRESETS"]["cpu"].model_copy(update={"out": tmp_path / "out", "judge": judge})
+    with pytest.raises(JudgeError):
+        module["run"](given)
+    assert not (tmp_path / "out" / "train").exists()
 
 
 def test_the_papers_grid_has_each_method_once_per_layer() -> None:

@@ -1,19 +1,13 @@
 """The judge of a job: how it is asked, at a given address and where it is started anew each time."""
 
-import sys
-
-import pytest
-
-from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import JudgeServiceConfig
-from bae_ray.serving.judging import JobJudgeConfig, check_startable, judge_of
+from bae_ray.serving.judging import JobJudgeConfig, judge_of
 
 URL = "http://127.0.0.1:8000/v1"
 
 
 def test_a_given_judge_is_asked_as_it_is_given():
     config = JobJudgeConfig(judge_url=URL, judge_model="gpt-x", attempts=2, input_price=1.0)
-    check_startable(config)
     with judge_of(config) as judge:
         assert (judge.judge_url, judge.judge_model, judge.judge_id) == (URL, "gpt-x", None)
         assert (judge.attempts, judge.input_price) == (2, 1.0)
@@ -26,10 +20,3 @@ def test_a_started_judge_is_the_same_at_any_port_and_another_one_with_another_mo
     assert first.judge_id == second.judge_id
     other = JobJudgeConfig(service=JudgeServiceConfig(model="b", name="mine"))
     assert other.asking(first.judge_url).judge_id != first.judge_id
-
-
-def test_what_starting_one_needs_is_said_at_once(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(InvalidInputError, match="vllm is not installed"):
-        check_startable(JobJudgeConfig())
-    check_startable(JobJudgeConfig(judge_url=URL))
