@@ -78,8 +78,10 @@ def test_the_tables_are_made_though_the_job_is_killed(tiny_model: Path, tiny_cor
     check_results(out, printed)
 
     written = {file: file.read_bytes() for file in out.glob("*.csv")}
+    asked = (out / "comsem" / "usage.json").stat().st_mtime_ns
     again = finished(job(out, tiny_model, tiny_corpus, first.port))
     assert {file: file.read_bytes() for file in written} == written
+    assert (out / "comsem" / "usage.json").stat().st_mtime_ns == asked, "what is finished is not gone through again"
     assert "The judge scripted has a balanced accuracy of 1.00" in again
 
 
