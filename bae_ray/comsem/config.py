@@ -60,15 +60,16 @@ class EvaluationConfig(Config):
     """Precision of the forward pass and of the activations."""
 
 
-class JudgeConfig(Config):
-    """The language model that explains and judges: any server that speaks OpenAI's chat completions."""
+class AskingConfig(Config):
+    """How a judge is asked, wherever it is."""
 
-    judge_url: str = "http://localhost:8000/v1"
-    """Address of its API."""
     judge_model: str = "judge"
     """Its name there."""
     judge_key: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; a server of one's own needs none."""
+    judge_id: str | None = None
+    """What its answers are kept under. Left out: its address; say it of a judge that comes up at another one each
+    time, or what it has answered is asked again."""
     cache: Path | None = None
     """File of answers already paid for, by request. Left out: judge.sqlite in the output folder."""
     in_flight: int = Field(default=64, ge=1)
@@ -94,6 +95,13 @@ class JudgeConfig(Config):
         if self.max_cost is not None and self.input_price == 0 and self.output_price == 0:
             raise ValueError("max_cost is given but no price: say what tokens cost with input_price and output_price")
         return self
+
+
+class JudgeConfig(AskingConfig):
+    """The language model that explains and judges: any server that speaks OpenAI's chat completions."""
+
+    judge_url: str = "http://localhost:8000/v1"
+    """Address of its API."""
 
 
 class ScoringConfig(Config):

@@ -69,7 +69,8 @@ class Judge:
 
     def __init__(self, config: JudgeConfig, cache: AnswerCache) -> None:
         self._config, self._cache = config, cache
-        self._server = f"{config.judge_url} {config.judge_model}"
+        self._id = config.judge_id or config.judge_url
+        self._server = f"{self._id} {config.judge_model}"
         self._withheld = cache.withheld(self._server)
         self._accepted: set[frozenset[str]] = set()
         self._budget = Budget(config.input_price, config.output_price, config.max_cost, cache.tokens())
@@ -176,7 +177,7 @@ class Judge:
             body.pop("logprobs", None)
         if "max_tokens" in withheld:  # newer hosted models
             body["max_completion_tokens"] = request["max_tokens"]
-        return {"url": self._config.judge_url, "body": body}
+        return {"url": self._id, "body": body}
 
     async def _attempt(self, request: dict[str, Any]) -> Answer:
         """Send the request, as often as it takes to find out which parameters the server does not take."""

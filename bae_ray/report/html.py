@@ -1,5 +1,6 @@
 """The report of a sweep: one self-contained page."""
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ def write_report(
     table: pd.DataFrame,
     config_json: str,
     sweep: dict[str, Any] | None = None,
+    links: Sequence[str] = (),
 ) -> None:
     """Write the page: figures, notes, table of every run, resolved config, with nothing loaded from elsewhere.
 
-    `sweep` is what `sweep_data` gives: with it the page has a heat map whose cells can be clicked.
+    `sweep` is what `sweep_data` gives: with it the page has a heat map whose cells can be clicked. `links` are paths of
+    other pages, relative to this one.
     """
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         _source("report.html.j2")
@@ -36,6 +39,7 @@ def write_report(
         rows=[[_cell(value) for value in row] for row in table.itertuples(index=False)],
         config=config_json,
         sweep=sweep,
+        links=links,
         plotly=_plotly() if sweep else "",
         script=_source("sweep.js") if sweep else "",
     )

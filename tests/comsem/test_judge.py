@@ -81,6 +81,13 @@ def test_another_model_or_server_is_another_question(serve: Serve, tmp_path: Pat
     assert (len(server.bodies), good(answers)[0].text) == (2, "No")
 
 
+def test_a_judge_that_moves_is_known_by_its_id(serve: Serve, tmp_path: Path):
+    first, second = serve(lambda *_: "Yes"), serve(lambda *_: "No")
+    ask(config(first.url, judge_id="mine"), tmp_path / "c")
+    answers, usage = ask(config(second.url, judge_id="mine"), tmp_path / "c")
+    assert (good(answers)[0].text, usage.sent, len(second.bodies)) == ("Yes", 0, 0)
+
+
 def test_equal_questions_at_once_are_asked_once(serve: Serve, tmp_path: Path):
     server = serve(lambda *_: Reply("Yes", delay_s=0.05))
 

@@ -1,0 +1,101 @@
+"""Methods side by side: Table 1 out of a finished ComSem run and its trainings, and Table 4 out of its scores.
+
+Everything is read from the folders alone.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bae_ray.comsem.calibration import JudgeCheck
+from bae_ray.comsem.judge import Usage
+from bae_ray.comsem.layout import FEATURES_FILE, SUMMARY_FILE, USAGE_FILE
+from bae_ray.comsem.methods import TableMethod
+from bae_ray.comsem.selection import best
+from bae_ray.comsem.summary import COUNTED
+
+FROM_RUN = ("mse_val", "fvu_train", "fvu_val", "spectral_norm")
+"""Of `results`: L_r on the validation set, FVU on training and on held-out tokens, ||Cov||."""
+FROM_SUMMARY = (
+    "activated", "scored", "interpretable", "score", "score_low", "score_high", "chance", "chance_low", "chance_high",
+    "above_chance", "above_chance_low", "above_chance_high", "judged", "unreadable", "refusals", "unexplained",
+    "failed", "n_features", "n_tokens", "n_sentences", "l0", "entropy_bits",
+)  # fmt: skip
+
+
+class Comparison(NamedTuple):
+    """What the tables and pictures are made of."""
+
+    table: pd.DataFrame
+    """Table 1: a row per layer and method."""
+    best: pd.DataFrame
+    """Table 4: for each layer and method the mean score of its best m features, m being what each method has."""
+    features: dict[str, pd.DataFrame]
+    """The scored features of each method, by its name."""
+    check: JudgeCheck
+    judge: str
+    """The judge's model."""
+    usage: Usage
+    """What the last run asked."""
+
+
+def compare(methods: Sequence[TableMethod], runs: pd.DataFrame, folder: Path) -> Comparison:
+    """Read a finished ComSem run in `folder`, of these methods; `runs` are the rows of `results` of their trainings."""
+    record = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
+    summary = {row["method"]: row for row in record["methods"]}
+    trained = {str(row["run"]): row for row in runs.to_dict("records")}
+    features = {method.name: _scored(folder / method.name / FEATURES_FILE) for method in methods}
+    table = pd.DataFrame([_row(method, summary[method.name], trained.get(method.run)) for method in methods])
+    judge = record["judge"]
+    return Comparison(
+        table=table.astype({"layer": "Int64"}),
+        best=_best(table, features),
+        features=features,
+        check=JudgeCheck(**{name: _known(judge[name]) for name in JudgeCheck._fields}),
+        judge=str(judge["model"]),
+        usage=Usage(**json.loads((folder / USAGE_FILE).read_text(encoding="utf-8"))),
+    )
+
+
+def _row(method: TableMethod, summary: dict[str, Any], run: dict[Any, Any] | None) -> dict[str, Any]:
+    scored = summary["scored"]
+    share = summary["interpretable"] / scored if scored else math.nan
+    return {
+        "layer": method.layer,
+        "label": method.label,
+        "method": method.name,
+        "run": method.run,
+        **{name: _known(summary[name]) for name in FROM_SUMMARY},
+        "interpretable_of_all": share * summary["activated"],
+        "fvu_evaluation": _known(summary["fvu"]),
+        **{name: math.nan if run is None else run[name] for name in FROM_RUN},
+    }
+
+
+def _best(table: pd.DataFrame, features: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """At each layer, m is each number of features that one of its methods has."""
+    rows: list[dict[str, Any]] = []
+    for layer in sorted(int(layer) for layer in table["layer"].dropna().unique()):
+        at_layer = table[table["layer"] == layer]
+        for m in sorted({int(activated) for activated in at_layer["activated"] if activated}):
+            for row in at_layer.to_dict("records"):
+                found = best(features[row["method"]]["score"], int(row["activated"]), m)
+                chance = best(features[row["method"]]["chance"], int(row["activated"]), m)
+                measured = {f"score{end}": value for end, value in zip(("", "_low", "_high"), found, strict=True)}
+                rows.append({"layer": layer, "m": m, "label": row["label"], "method": row["method"], **measured,
+                             "chance": chance.mean})  # fmt: skip
+    return pd.DataFrame(rows, columns=["layer", "m", "label", "method", "score", "score_low", "score_high", "chance"])
+
+
+def _scored(file: Path) -> pd.DataFrame:
+    features = pd.read_parquet(file, columns=["feature", "status", "score", "chance"])
+    return features[features["status"].isin(COUNTED)]
+
+
+def _known(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    return math.nan if value is None else tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,114 @@
+"""From the runs of a sweep to the methods of a table: each autoencoder in a folder that tells what it is.
+
+ComSem's results go by the folder's name, and a run's is a hash. Rescaled methods are not trained: they are the same
+weights, whose features are selected by standardised latents (the paper's "ReLU SAE Resc.").
+"""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bae_ray.autoencoders import build_autoencoder, load_autoencoder
+from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE
+from bae_ray.comsem.config import RANDOM
+from bae_ray.files import atomic_path, write_text
+from bae_ray.training.run import RUN_FILE
+
+LABELS = {
+    "relu": "ReLU SAE",
+    "topk": "Top-k SAE",
+    "gated": "Gated ReLU SAE",
+    "gated_sae": "Gated SAE",
+    "batchtopk": "Batch top-k SAE",
+    "jumprelu": "JumpReLU SAE",
+    "transcoder": "Transcoder",
+    "bae": "BAE",
+}
+"""What the tables call an architecture; in their order."""
+RESCALED = " Resc."
+
+
+class TableMethod(NamedTuple):
+    """A row of the table."""
+
+    name: str
+    """Of its folder, and so of its results."""
+    label: str
+    layer: int | None
+    """The layer whose hidden states it reconstructs; None for random tokens, which are of none."""
+    run: str
+    """Id of the training; empty for random tokens."""
+    source: str
+    """Folder of the autoencoder, or random."""
+
+
+def table_methods(sweep: Path, runs: Iterable[str], rescaled: Iterable[str], out: Path) -> list[TableMethod]:
+    """Copy the autoencoders of these runs into folders of `out`; the methods by layer, in the tables' order.
+
+    Architectures in `rescaled` are methods a second time, rescaled. What is there already is left.
+    """
+    found = [_Run(run, json.loads((sweep / run / RUN_FILE).read_text(encoding="utf-8"))) for run in runs]
+    again = set(rescaled)
+    variants = [
+        (run, standardize)
+        for run in found
+        for standardize in (False, True)
+        if not standardize or (run.architecture in again and not run.standardized)
+    ]
+    variants.sort(key=lambda variant: variant[0].order(variant[1]))
+    names = [run.name(standardize) for run, standardize in variants]
+    methods: list[TableMethod] = []
+    for (run, standardize), name in zip(variants, names, strict=True):
+        unique = name if names.count(name) == 1 else f"{name}-{run.id[:6]}"
+        label = run.label(standardize) if unique == name else f"{run.label(standardize)} {run.id[:6]}"
+        _copy(sweep / run.id, out / unique, standardize)
+        methods.append(TableMethod(unique, label, run.layer, run.id, str(out / unique)))
+    return methods
+
+
+def random_method() -> TableMethod:
+    """Sets of random tokens: what a method without features comes to."""
+    return TableMethod(RANDOM, "Random tokens", None, "", RANDOM)
+
+
+class _Run:
+    """A trained autoencoder, by what its run.json says."""
+
+    def __init__(self, run_id: str, config: dict[str, Any]) -> None:
+        self.id = run_id
+        self.architecture = str(config["autoencoder"]["architecture"])
+        self.standardized = bool(config["autoencoder"].get("standardize", False))
+        self.bits = int(config["autoencoder"].get("bits_per_feature", 1))
+        self.layer = int((config["target"] or config["cell"])["layer"])
+
+    def order(self, rescaled: bool) -> tuple[Any, ...]:
+        return self.layer, list(LABELS).index(self.architecture), self.bits, rescaled, self.id
+
+    def name(self, rescaled: bool) -> str:
+        bits = f"-{self.bits}bits" if self.bits > 1 else ""
+        return f"{self.architecture}{bits}{'-rescaled' if rescaled or self.standardized else ''}-layer-{self.layer}"
+
+    def label(self, rescaled: bool) -> str:
+        bits = f" C={self.bits}" if self.bits > 1 else ""
+        return LABELS[self.architecture] + bits + (RESCALED if rescaled or self.standardized else "")
+
+
+def _copy(source: Path, folder: Path, standardize: bool) -> None:
+    """Copy a run's autoencoder, its run.json last: where that is there, so is the rest."""
+    about = (source / RUN_FILE).read_text(encoding="utf-8")
+    if (folder / RUN_FILE).exists() and (folder / RUN_FILE).read_text(encoding="utf-8") == about:
+        return
+    (folder / RUN_FILE).unlink(missing_ok=True)
+    if standardize:
+        trained = load_autoencoder(source)
+        rescaled = build_autoencoder(trained.config.model_copy(update={"standardize": True}))
+        # What it standardises with is of the evaluation set, and set there.
+        rescaled.load_state_dict(trained.state_dict(), strict=False)
+        rescaled.save_pretrained(folder)
+    else:
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            with atomic_path(folder / name) as temporary:
+                shutil.copyfile(source / name, temporary)
+    write_text(folder / RUN_FILE, about)
