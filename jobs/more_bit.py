@@ -41,10 +41,10 @@ class MoreBit(ExecutionConfig):
     """Binary autoencoders of several bits per feature, beside a sparse one."""
 
     out: Path
-    """Folder of the whole run: train/, other/, sweep/, comsem/, and the results."""
+    """Folder of the whole run: train/, evaluation/, sweep/, comsem/, and the results."""
     extract: ExtractConfig
     """The activations to train on: position all; layers are those of the figures."""
-    other: CorpusConfig
+    evaluation: CorpusConfig
     """The texts on which features are counted and judged; all else of them is as above."""
     layer: int = Field(ge=0)
     """Layer of Table 2, one of the above."""
@@ -82,7 +82,7 @@ PRESETS = {
             max_texts=None,
             tokens=TokensConfig(max_vectors=16_384, first=False),
         ),
-        other=CorpusConfig(corpus="mr", max_texts=512),
+        evaluation=CorpusConfig(corpus="mr", max_texts=512),
         layer=10,
         autoencoder=BAEConfig(expansion=2),
         baseline=ReLUConfig(expansion=2),
@@ -111,7 +111,7 @@ PRESETS = {
             workers=8,
             gpus_per_worker=1,
         ),
-        other=CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=8192),
+        evaluation=CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=8192),
         layer=11,
         training=TrainingConfig(epochs=200),
         gpus_per_trial=1,
@@ -154,11 +154,11 @@ def check(job: MoreBit) -> None:
 
 
 def comsem_config(job: MoreBit, runs: list[str]) -> ComSemConfig:
-    """ComSem of these autoencoders on the other texts."""
+    """ComSem of these autoencoders on the evaluation set."""
     return ComSemConfig(
         **job.judge.model_dump(),
         autoencoders=tuple(str(job.out / SWEEP / run) for run in runs),
-        store=str(job.out / "other"),
+        store=str(job.out / "evaluation"),
         examples=job.examples,
         scoring=job.scoring,
         workers=job.extract.workers or 1,
@@ -196,7 +196,9 @@ def run(job: MoreBit) -> int:
         check_judge(job.judge, job.judge.cache or job.out / COMSEM / CACHE_FILE)
     train = extract(job.extract, job.out / "train")
     tokens = job.extract.tokens.model_copy(update={"max_vectors": None})
-    other = extract(job.extract.model_copy(update={**dict(job.other), "tokens": tokens}), job.out / "other")
+    evaluation = extract(
+        job.extract.model_copy(update={**dict(job.evaluation), "tokens": tokens}), job.out / "evaluation"
+    )
     resolved = job.model_dump_json(indent=2) + "\n"
     write_text(job.out / "config.json", resolved)
     outcome = train_runs(grid(job, train), train, job.out / SWEEP, job)
@@ -213,7 +215,7 @@ def run(job: MoreBit) -> int:
         scores, code = scored, max(code, failed)
     else:
         print_plan(dry_run(of_table, job.out / COMSEM), of_table)
-    report = MoreBitReport(trained, job.out / SWEEP, other, found, job.examples, scores, job.layer)
+    report = MoreBitReport(trained, job.out / SWEEP, evaluation, found, job.examples, scores, job.layer)
     report.write(job.out, resolved, job.map_samples, job.map_columns)
     return code
 

@@ -52,7 +52,7 @@ class MoreBitReport:
     """The rows of `results`."""
     folder: Path
     """Folder of the runs."""
-    other: ActivationStore
+    evaluation: ActivationStore
     """Activations of other texts, of position `all`."""
     found: Mapping[str, Found]
     """What was found there of each run's features."""
@@ -72,7 +72,7 @@ class MoreBitReport:
         write_csv(table, out / "more_bit.csv")
         figures = {"firing_rates": self._firing(table)}
         for layer, runs in _one_bit(table).items():
-            x = Rows(self.other.shards(layer, "all"))
+            x = Rows(self.evaluation.shards(layer, "all"))
             autoencoders = {name: load_autoencoder(self.folder / run) for name, run in runs.items()}
             maps = {name: magnitude_map(one, x, map_samples, map_columns) for name, one in autoencoders.items()}
             figures[f"magnitudes_layer{layer}"] = magnitudes_figure(layer, maps)

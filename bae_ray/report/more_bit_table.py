@@ -26,7 +26,7 @@ def more_bit_table(
 ) -> pd.DataFrame:
     """A row per autoencoder of `results`, ordered by layer and C.
 
-    `found` is what was found of its features on the other corpus, by run; `scores` ComSem's summary where a judge was
+    `found` is what was found of its features on the evaluation set, by run; `scores` ComSem's summary where a judge was
     asked: rows that it lacks have no scores.
     """
     judged = {} if scores is None else scores.set_index("method")[SCORED].to_dict("index")
@@ -73,8 +73,8 @@ def _measured(found: Found, examples: ExamplesConfig) -> dict[str, Any]:
     return {
         "n_features": of.n_features,
         "n_tokens": of.n_tokens,
-        "fvu_other": math.nan if of.fvu is None else of.fvu,
-        "mse_other": math.nan if of.mse is None else of.mse,
+        "fvu_evaluation": math.nan if of.fvu is None else of.fvu,
+        "mse_evaluation": math.nan if of.mse is None else of.mse,
         "activated": len(active_features(found.kept, examples)),
         "fires_per_token": float(rates.fires.sum()),
         "never_fires": int((rates.fires == 0).sum()),

@@ -13,7 +13,7 @@ from rich.table import Table
 from bae_ray.analysis.claims import claim, trend
 from bae_ray.report.more_bit_table import BASELINE, by_layer
 
-SPLITS = {"fvu_train": "training", "fvu_val": "held out", "fvu_other": "other texts"}
+SPLITS = {"fvu_train": "training", "fvu_val": "held out", "fvu_evaluation": "other texts"}
 
 
 def trade_off_figure(table: pd.DataFrame, layer: int) -> Figure:

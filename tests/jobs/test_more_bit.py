@@ -59,7 +59,7 @@ def test_more_bits_beside_a_sparse_autoencoder(tiny_causal_model: Path, tiny_cor
     arguments = (
         "--out", str(out), "--extract.model", str(tiny_causal_model), "--extract.corpus", str(tiny_corpus),
         "--extract.layers", "1", "3", "--layer", "3", "--bits", "2", "3", "--extract.max-tokens", "16",
-        "--extract.tokens.max-vectors", "1200", "--other.corpus", str(tiny_corpus), "--other.max-texts", "60",
+        "--extract.tokens.max-vectors", "1200", "--evaluation.corpus", str(tiny_corpus), "--evaluation.max-texts", "60",
         "--training.epochs", "6", "--training.batch-size", "64", "--autoencoder.expansion", "3",
         "--baseline.expansion", "3", "--map-samples", "50", "--map-columns", "20",
     )  # fmt: skip
@@ -71,16 +71,16 @@ def test_more_bits_beside_a_sparse_autoencoder(tiny_causal_model: Path, tiny_cor
     assert cells == [(1, one, 48, 48), (1, sae, 48, 48), (3, one, 48, 48), (3, "BAE, C = 2", 96, 48),
                      (3, "BAE, C = 3", 144, 48), (3, sae, 48, 48)]  # fmt: skip
     assert not table.drop(columns="bits_per_feature").isna().any().any()
-    other = ActivationStore.open(out / "other")
-    assert set(table["n_tokens"]) == {other.manifest.n}
+    evaluation = ActivationStore.open(out / "evaluation")
+    assert set(table["n_tokens"]) == {evaluation.manifest.n}
     for row in table.to_dict("records"):
-        x = other.matrix(row["layer"], "all").float()
+        x = evaluation.matrix(row["layer"], "all").float()
         folder = out / "sweep" / row["run"]
         magnitudes, fires = naive_magnitudes(folder, x)
         rates, selected = fires.mean(0), naive_selection(magnitudes)
         with torch.no_grad():
             error = (load_autoencoder(folder)(x).x_hat - x).square().sum() / (x - x.mean(0)).square().sum()
-        assert row["fvu_other"] == pytest.approx(float(error), rel=1e-4)
+        assert row["fvu_evaluation"] == pytest.approx(float(error), rel=1e-4)
         assert row["fires_per_token"] == pytest.approx(rates.sum())
         assert (row["never_fires"], row["fires_densely"]) == ((rates == 0).sum(), (rates > 0.1).sum())
         assert row["activated"] == (selected * len(x) > N_INTERPRET + 0.5).sum()
