@@ -64,9 +64,9 @@ class MoreBit(ExecutionConfig):
     """Have a judge name and score the features of Table 2; otherwise they are counted only."""
     judge: JudgeConfig = JudgeConfig()
     """Which judge."""
-    map_samples: int = Field(default=384, ge=2)
+    map_samples: int = Field(default=256, ge=2)
     """Tokens in a map of magnitudes, at most."""
-    map_columns: int = Field(default=576, ge=2)
+    map_columns: int = Field(default=384, ge=2)
     """Its columns, at most."""
 
 
@@ -159,6 +159,7 @@ def comsem_config(job: MoreBit, runs: list[str]) -> ComSemConfig:
         **job.judge.model_dump(),
         autoencoders=tuple(str(job.out / SWEEP / run) for run in runs),
         store=str(job.out / "evaluation"),
+        tokenizer=job.extract.model,  # of a local folder the store knows only the name
         examples=job.examples,
         scoring=job.scoring,
         workers=job.extract.workers or 1,

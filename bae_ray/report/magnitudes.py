@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bae_ray.analysis.magnitudes import MagnitudeMap
 
+COLORS = matplotlib.colormaps["magma"].resampled(10)  # few colours make small files
 LOWEST_BURSTINESS = -2.5
 """Where the paper's colour scale of burstiness ends."""
 BRIGHTEST = 0.99
@@ -27,7 +29,7 @@ def _draw(figure: Figure, axes: Axes, name: str, shown: MagnitudeMap) -> None:
     values = shown.values.numpy()
     low, high = (LOWEST_BURSTINESS, 0.0) if shown.burstiness else (0.0, float(np.quantile(values, BRIGHTEST)) or 1.0)
     image = axes.imshow(
-        values, cmap="magma", vmin=low, vmax=high, aspect="auto", interpolation="nearest",
+        values, cmap=COLORS, vmin=low, vmax=high, aspect="auto", interpolation="nearest",
         extent=(0, shown.n_features, len(values), 0),
     )  # fmt: skip
     per_column = -(-shown.n_features // values.shape[1])

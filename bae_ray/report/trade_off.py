@@ -88,13 +88,13 @@ def print_table(table: pd.DataFrame) -> None:
     )
     columns = ["layer", "method", "features", "L_r", "FVU", "bits", "Act."]
     columns += ["FI#", "Score", "Score - chance"] if judged else []
-    columns += ["fire", "never", "densely", "never selected", "densely"]
+    columns += ["fire per token", "never fire", "fire densely", "never selected", "selected densely"]
     for column in columns:
         printed.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     for row in table.to_dict("records"):
         printed.add_row(
             str(row["layer"]), row["method"], str(row["n_features"]), f"{row['mse_val']:.3g}",
-            " / ".join(f"{row[split]:.3f}" for split in SPLITS), f"{row['entropy_bits']:.0f}", str(row["activated"]),
+            " / ".join(f"{row[split]:.3f}" for split in SPLITS), "-" if row["method"] == BASELINE else f"{row['entropy_bits']:.0f}", str(row["activated"]),
             *(_scores({str(key): value for key, value in row.items()}) if judged else ()),
             f"{row['fires_per_token']:.1f}", str(row["never_fires"]), str(row["fires_densely"]),
             str(row["never_selected"]), str(row["selected_densely"]),
