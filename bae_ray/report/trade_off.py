@@ -92,12 +92,13 @@ def print_table(table: pd.DataFrame) -> None:
     for column in columns:
         printed.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
     for row in table.to_dict("records"):
+        bits = "-" if row["method"] == BASELINE else f"{row['entropy_bits']:.0f}"
+        fvus = " / ".join(f"{row[split]:.3f}" for split in SPLITS)
+        scores = _scores({str(key): value for key, value in row.items()}) if judged else ()
         printed.add_row(
-            str(row["layer"]), row["method"], str(row["n_features"]), f"{row['mse_val']:.3g}",
-            " / ".join(f"{row[split]:.3f}" for split in SPLITS), "-" if row["method"] == BASELINE else f"{row['entropy_bits']:.0f}", str(row["activated"]),
-            *(_scores({str(key): value for key, value in row.items()}) if judged else ()),
-            f"{row['fires_per_token']:.1f}", str(row["never_fires"]), str(row["fires_densely"]),
-            str(row["never_selected"]), str(row["selected_densely"]),
+            str(row["layer"]), row["method"], str(row["n_features"]), f"{row['mse_val']:.3g}", fvus, bits,
+            str(row["activated"]), *scores, f"{row['fires_per_token']:.1f}", str(row["never_fires"]),
+            str(row["fires_densely"]), str(row["never_selected"]), str(row["selected_densely"]),
         )  # fmt: skip
     console = Console()
     Console(width=max(console.width, 180)).print(printed)
