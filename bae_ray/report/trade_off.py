@@ -27,7 +27,7 @@ def trade_off_figure(table: pd.DataFrame, layer: int) -> Figure:
         for value in sae[column]:
             loss.axhline(value, color=f"C{number}", linestyle=":", label=f"{BASELINE}, {split}")
     loss.set(xlabel="C / bits per feature", ylabel="FVU", xticks=bae["bits_per_feature"].astype(int))
-    loss.set_ylim(0, 1.4 * float(rows[list(SPLITS)].max(axis=None)))
+    loss.set_ylim(0, 1.4 * float(rows[list(SPLITS)].to_numpy(dtype=float).max()))
     loss.legend(fontsize="small", ncols=2, loc="upper center")
     _labelled(active, bae, "activated", "mse_val")
     active.scatter(sae["activated"], sae["mse_val"], marker="x", color="C3", label=BASELINE)
