@@ -1,12 +1,15 @@
 # The front door. Every target sets up what it needs in .venv on its first call.
 VENV := .venv
 BIN := $(VENV)/bin
-PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh requirements/browser.sh
+PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh requirements/judge.txt requirements/browser.sh
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo judge test test-slow lint bench clean
 
 demo: $(VENV)/.installed  ## the main job at laptop size: a layer x position entropy sweep of a real language model
 	$(BIN)/python jobs/layer_position_entropy.py demo
+
+judge: $(VENV)/.installed-judge  ## a language model that judges, at http://127.0.0.1:8000/v1; MODEL=... for another
+	$(BIN)/bae-ray judge serve $(if $(MODEL),--model $(MODEL))
 
 test: $(VENV)/.installed-dev  ## the test suite, in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
@@ -22,6 +25,7 @@ lint: $(VENV)/.installed-dev  ## format, lint, types, import rules
 
 bench: $(VENV)/.installed-dev  ## side-by-side measurements
 	$(BIN)/python benchmarks/codec.py
+	$(BIN)/python benchmarks/comsem.py
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/sweep.py
@@ -31,8 +35,12 @@ $(VENV)/.installed: $(PINS)
 	requirements/install.sh $(VENV) bundled
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	requirements/install.sh $(VENV) bundled,hub,search,dev
+$(VENV)/.installed-judge: $(VENV)/.installed
+	requirements/install.sh $(VENV) bundled,judge
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-judge
+	requirements/install.sh $(VENV) bundled,judge,hub,search,dev
 	requirements/browser.sh
 	@touch $@
 

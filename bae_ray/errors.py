@@ -22,6 +22,7 @@ BaeRayError
 ├── JudgeError             the language model that judges cannot be asked
 │   ├── UnansweredError
 │   └── CostLimitError
+├── ServiceError           an application of Ray Serve did not start
 └── CheckpointError        a saved autoencoder cannot be loaded
 
 Every message names the value, what was expected, and what to do.
@@ -114,6 +115,10 @@ class UnansweredError(JudgeError):
 
 class CostLimitError(JudgeError):
     """Going on would cost more than was allowed."""
+
+
+class ServiceError(BaeRayError):
+    """An application of Ray Serve did not start."""
 
 
 class CheckpointError(BaeRayError):

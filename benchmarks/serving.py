@@ -12,15 +12,10 @@ import asyncio
 import itertools
 import json
 import os
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,13 +25,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save
+from services import started
 
 from bae_ray.autoencoders import Autoencoder, BAEConfig, build_autoencoder, load_autoencoder
 from bae_ray.files import write_text
 
 OUT = Path("runs/benchmarks/serving.json")
 KEY = "benchmark" * 4
-START_S = 180
 LARGEST_BODY = 48 << 20
 Format = Literal["safetensors", "json"]
 Proxy = Literal["default", "haproxy"]
@@ -103,40 +98,9 @@ def _floor(encoder: Autoencoder, d: int, n: int, seconds: float) -> float:
     return done / (time.perf_counter() - started)
 
 
-@contextmanager
-def _service(registry: Path, proxy: Proxy) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from bae_ray.cli import main; main()", "serve", "--registry", str(registry)]
-    command += ["--port", str(port), *(["--haproxy"] if proxy == "haproxy" else [])]
-    environment = {**os.environ, "BAE_RAY_API_KEYS": KEY, "RAY_DEDUP_LOGS": "1"}
-    log = OUT.with_name(f"serving-{proxy}.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w", encoding="utf-8") as file:
-        service = subprocess.Popen(command, stdout=file, stderr=file, env=environment)  # noqa: S603
-    url = f"http://127.0.0.1:{port}"
-    try:
-        asyncio.run(_ready(url, service))
-        yield url
-    finally:
-        service.send_signal(signal.SIGINT)
-        service.wait(60)
-
-
-async def _ready(url: str, service: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + START_S
-    async with aiohttp.ClientSession() as session:
-        while True:
-            try:
-                async with session.get(f"{url}/readyz") as response:
-                    if response.status == 200:
-                        return
-            except aiohttp.ClientError:
-                pass
-            if service.poll() is not None or time.monotonic() > end:
-                raise RuntimeError("the service did not come up; its log is beside the figures")
-            await asyncio.sleep(0.5)
+def _service(registry: Path, proxy: Proxy) -> AbstractContextManager[str]:
+    verb = ["serve", "--registry", str(registry), *(["--haproxy"] if proxy == "haproxy" else [])]
+    return started(verb, OUT.with_name(f"serving-{proxy}.log"), {"BAE_RAY_API_KEYS": KEY, "RAY_DEDUP_LOGS": "1"})
 
 
 def _body(d: int, n: int, format_: Format) -> bytes:

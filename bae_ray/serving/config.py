@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from bae_ray.activations.config import DEFAULT_MODEL
 from bae_ray.config import Config
 
 MIB = 1 << 20
@@ -111,3 +112,27 @@ class ServiceConfig(Config):
     """Replicas that hold encoders."""
     texts: TextsConfig = TextsConfig()
     """Replicas that hold language models."""
+
+
+class JudgeServiceConfig(Config):
+    """A language model that judges, behind an API as OpenAI's."""
+
+    model: str = DEFAULT_MODEL
+    """The bundled instruct model, a local folder, or a model id on the Hugging Face hub. It needs a chat template."""
+    name: str = Field(default="judge", min_length=1)
+    """What requests call it (--judge-model)."""
+    num_gpus: float | None = Field(default=None, ge=0)
+    """GPUs of a replica: a fraction of one, or several, among which the model is split. Left out: 1, and none on a
+    cluster without any; then it computes on the CPU."""
+    num_cpus: float = Field(default=1, ge=0)
+    """CPUs that Ray sets aside for a replica."""
+    replicas: int = Field(default=1, ge=1)
+    """Replicas, each with a copy of the model."""
+    precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Numbers of the model."""
+    max_tokens: int = Field(default=4096, ge=1024)
+    """Tokens of a request and its answer; at most what the model takes."""
+    max_sequences: int = Field(default=256, ge=1)
+    """Requests that a replica computes together."""
+    cpu_cache_gib: int = Field(default=2, ge=1)
+    """Memory for keys and values of tokens seen, on the CPU. On a GPU it takes what is left."""

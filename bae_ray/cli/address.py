@@ -1,0 +1,39 @@
+"""The address of what is served on this machine."""
+
+import ipaddress
+import socket
+
+from pydantic import Field
+
+from bae_ray.config import Config
+from bae_ray.errors import InvalidInputError
+
+
+class AddressConfig(Config):
+    """Where to listen."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at; others than the loopback's are open to other machines."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    """Port to listen at."""
+
+
+def check_address(address: AddressConfig) -> None:
+    """Raise `InvalidInputError` where nothing can listen there."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            raise InvalidInputError(
+                f"{address.host}:{address.port} cannot be listened at: {error.strerror}. Give another --port or --host."
+            ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,60 @@
+"""The verbs `bae-ray judge serve` and `bae-ray judge check`."""
+
+from pathlib import Path
+
+from bae_ray.cli.address import AddressConfig, check_address, is_loopback
+from bae_ray.cli.parsing import EXIT_SOME_FAILED
+from bae_ray.comsem.config import JudgeConfig
+from bae_ray.errors import InvalidInputError
+from bae_ray.files import write_text
+from bae_ray.serving.config import JudgeServiceConfig
+
+
+class JudgeServeCommand(JudgeServiceConfig, AddressConfig):
+    """Serve a language model as a judge, by vLLM on a GPU or on the CPU, until Ctrl-C or SIGTERM."""
+
+    unprotected: bool = False
+    """Listen at other addresses than the loopback's although the judge asks nobody for a key."""
+
+
+class JudgeCheckCommand(JudgeConfig):
+    """Put a judge to the test: how often it is right on labelled pairs of token and description."""
+
+    out: Path | None = None
+    """File of the result, as JSON."""
+
+
+def judge_serve(command: JudgeServeCommand) -> int:
+    """Run `bae-ray judge serve`."""
+    if not command.unprotected and not is_loopback(command.host):
+        raise InvalidInputError(
+            f"--host {command.host} is open to others, and the judge asks nobody for a key. Give --unprotected if only "
+            "those reach it who may use it."
+        )
+    check_address(command)
+    from bae_ray.serving.hosting import serve_until_stopped
+    from bae_ray.serving.judge import build
+
+    config = JudgeServiceConfig(**{name: getattr(command, name) for name in JudgeServiceConfig.model_fields})
+    greeting = f"The judge answers: --judge-url {{url}}/v1 --judge-model {command.name}."
+    serve_until_stopped(build(config), "judge", command.host, command.port, None, greeting)
+    return 0
+
+
+def judge_check(command: JudgeCheckCommand) -> int:
+    """Run `bae-ray judge check`."""
+    import json
+    import tempfile
+
+    from bae_ray.comsem.layout import CACHE_FILE, without_nan
+    from bae_ray.comsem.pipeline import check
+    from bae_ray.report.comsem import print_check
+
+    with tempfile.TemporaryDirectory() as folder:
+        checked, usage = check(command, command.cache or Path(folder) / CACHE_FILE)
+    print_check(checked, command.judge_model, usage)
+    if command.out is not None:
+        record = {"judge": command.judge_model, "url": command.judge_url, **checked._asdict()}
+        write_text(command.out, json.dumps(without_nan(record), indent=2) + "\n")
+        print(command.out)
+    return EXIT_SOME_FAILED if checked.useless else 0

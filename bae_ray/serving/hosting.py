@@ -1,0 +1,64 @@
+"""An application of Ray Serve at an address of this machine, for as long as it is wanted."""
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray import serve
+from ray.serve import Application
+
+from bae_ray.cluster import connect
+from bae_ray.errors import InvalidInputError, ServiceError
+
+LOOPBACK = "127.0.0.1"
+
+
+def free_port() -> int:
+    """A port of the loopback address at which nothing listens now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def hosted(application: Application, name: str, host: str, port: int, timeout_s: float | None) -> Iterator[str]:
+    """The URL of an application that takes requests; on the way out, those under way are finished first.
+
+    `timeout_s` is how long a request may take before Serve's proxy gives it up. Raises `InvalidInputError` where this
+    Ray cluster serves something already, and `ServiceError` where the application does not start.
+    """
+    connect()
+    if serve.status().proxies:
+        raise InvalidInputError(
+            "this Ray cluster serves something already, at an address of its own. Add the application to it with "
+            "`serve deploy` and its file in serve/, or unset RAY_ADDRESS."
+        )
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options={"host": host, "port": port, "request_timeout_s": timeout_s},
+            logging_config={"log_level": "ERROR"},
+        )
+        try:
+            serve.run(application, name=name, route_prefix="/")
+        except RuntimeError as error:
+            raise ServiceError(f"{name} did not start: {error}") from error
+        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        serve.delete(name)  # waits for what is under way; shutdown does not
+    finally:
+        serve.shutdown()
+
+
+def serve_until_stopped(
+    application: Application, name: str, host: str, port: int, timeout_s: float | None, greeting: str
+) -> None:
+    """Host an application until Ctrl-C or SIGTERM; `greeting`, printed once it is up, has its {url}."""
+    stopped = threading.Event()
+    with hosted(application, name, host, port, timeout_s) as url:
+        for number in (signal.SIGINT, signal.SIGTERM):  # before it was up, they end the process at once
+            signal.signal(number, lambda *_: stopped.set())
+        print(greeting.replace("{url}", url), "Ctrl-C ends it.", flush=True)
+        stopped.wait()
+        print("stopping: requests under way are finished.", flush=True)
