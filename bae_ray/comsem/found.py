@@ -85,6 +85,12 @@ class Found:
         ]
 
 
+def read_found(folder: Path) -> Found:
+    """What `find` has left in a folder."""
+    written = Evaluation.model_validate_json((folder / EVALUATION_FILE).read_text(encoding="utf-8"))
+    return Found(written, pq.read_table(folder / EXAMPLES_FILE))
+
+
 def find(
     method: Method, store: ActivationStore, sentences: Sentences, n_tokens: int, config: ExamplesConfig, run: Run,
     random_features: int, folder: Path,
@@ -92,11 +98,11 @@ def find(
     """What is in the folder, if it is of this autoencoder, evaluation set and config; else it is looked for now."""
     identity = _identity(method, store, n_tokens, config, random_features)
     try:
-        written = Evaluation.model_validate_json((folder / EVALUATION_FILE).read_text(encoding="utf-8"))
+        left = read_found(folder)
     except (FileNotFoundError, ValidationError):
-        written = None
-    if written is not None and written.identity == identity:
-        return Found(written, pq.read_table(folder / EXAMPLES_FILE))
+        left = None
+    if left is not None and left.evaluation.identity == identity:
+        return left
     (folder / EVALUATION_FILE).unlink(missing_ok=True)
     if method.source == RANDOM:
         evaluation, table = _random(method, sentences, n_tokens, config, random_features, identity)

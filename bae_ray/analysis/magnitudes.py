@@ -1,0 +1,57 @@
+"""Maps of magnitudes, samples x features, small enough to look at (the paper's Fig. 35-38).
+
+Shapes: N samples, S of them shown, D d_in, G features, W columns.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bae_ray.activations.rows import Rows
+from bae_ray.analysis.features import evaluating, feature_statistics, rows_at_once
+from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder
+
+
+class MagnitudeMap(NamedTuple):
+    """Magnitudes of some samples' features, neighbouring features joined."""
+
+    values: Tensor
+    """[S, W] on the CPU: the largest magnitude among the features of a column."""
+    samples: Tensor
+    """[S]: which samples."""
+    n_features: int
+    """G, of all columns together; a column is of ceil(G / W) or fewer."""
+    burstiness: bool
+    """Whether the magnitudes are burstiness, at most 0 and in bits; otherwise they are latents."""
+
+
+@torch.no_grad()
+def magnitude_map(autoencoder: Autoencoder, x: Rows, samples: int, columns: int) -> MagnitudeMap:
+    """Magnitudes on at most `samples` evenly spaced rows of activations [N, D], in at most `columns` columns.
+
+    All of `x` becomes the autoencoder's reference set, as in the paper. A column takes the largest of its features'
+    magnitudes, since a mean would wash out the one that is always high among neighbours that are not: the vertical
+    stripe of a dense feature is to stay visible. Samples are left out, not joined. Never more than a batch's
+    magnitudes [b, G] are in memory.
+    """
+    feature_statistics(autoencoder, x).set_reference(autoencoder)
+    chosen = evenly_spaced(len(x), samples)
+    parts: list[Tensor] = []
+    with evaluating(autoencoder):
+        for batch in x.select(chosen).split(rows_at_once(autoencoder)):
+            magnitudes = autoencoder.magnitudes(batch.to(autoencoder.mean.device))
+            parts.append(joined(magnitudes, columns).cpu())
+    burstiness = isinstance(autoencoder, BinaryAutoencoder) and autoencoder.bits_per_feature == 1
+    return MagnitudeMap(torch.cat(parts), chosen, autoencoder.n_features, burstiness)
+
+
+def evenly_spaced(n: int, wanted: int) -> Tensor:
+    """At most `wanted` of the numbers 0 to n - 1, in order, as far apart as can be."""
+    return torch.arange(min(n, wanted)) * n // min(n, wanted)
+
+
+def joined(values: Tensor, columns: int) -> Tensor:
+    """The largest of each run of neighbouring columns of [N, G], as many together as leave at most `columns`."""
+    width = -(-values.shape[1] // columns)
+    return torch.stack([part.amax(1) for part in values.split(width, dim=1)], dim=1)

@@ -1,0 +1,84 @@
+"""What the table of more-bit decoding has of each autoencoder, from its training, its features and a judge."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bae_ray.analysis.features import DENSE_RATE
+from bae_ray.comsem.config import ExamplesConfig
+from bae_ray.comsem.found import Found
+from bae_ray.comsem.tasks import active_features
+from bae_ray.report.firing import Rates
+
+BASELINE = "ReLU SAE"
+TRAINED = ["model", "layer", "n_train", "n_val", "d_in", "d_latent", "entropy_bits", "entropy_low", "entropy_high",
+           "mse_val", "fvu_train", "fvu_val"]  # fmt: skip
+SCORED = ["scored", "interpretable", "score", "score_low", "score_high", "chance", "chance_low", "chance_high",
+          "above_chance", "above_chance_low", "above_chance_high", "unreadable", "refusals", "failed", "judge",
+          "judge_accuracy", "judge_useless"]  # fmt: skip
+
+
+def more_bit_table(
+    results: pd.DataFrame, found: Mapping[str, Found], examples: ExamplesConfig, scores: pd.DataFrame | None
+) -> pd.DataFrame:
+    """A row per autoencoder of `results`, ordered by layer and C.
+
+    `found` is what was found of its features on the evaluation set, by run; `scores` ComSem's summary where a judge was
+    asked: rows that it lacks have no scores.
+    """
+    judged = {} if scores is None else scores.set_index("method")[SCORED].to_dict("index")
+    rows = [
+        {
+            **_setting(run),
+            **{column: run[column] for column in TRAINED},
+            **_measured(found[run["run"]], examples),
+            **judged.get(run["run"], {}),
+            "seed": run["seed"],
+            "run": run["run"],
+        }
+        for run in ({str(key): value for key, value in row.items()} for row in results.to_dict("records"))
+    ]
+    table = pd.DataFrame(rows).sort_values(["layer", "bits_per_feature"], ignore_index=True, na_position="last")
+    last = ["seed", "run"]
+    return table[[column for column in table if column not in last] + last].astype({"bits_per_feature": "Int64"})
+
+
+def by_layer(table: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
+    """The rows of each layer, in order."""
+    return [(layer, table[table["layer"] == layer]) for layer in sorted(set(table["layer"].tolist()))]
+
+
+def rates_of(found: Found) -> Rates:
+    """How often each feature fires and is selected on the evaluation set."""
+    features = found.features
+    return Rates(
+        fires=features["firing_rate"].to_numpy(np.float64),
+        selected=features["count"].to_numpy(np.float64) / found.evaluation.n_tokens,
+    )
+
+
+def _setting(run: Mapping[str, Any]) -> dict[str, Any]:
+    if run["autoencoder.architecture"] != "bae":
+        return {"method": BASELINE, "bits_per_feature": None}
+    bits = int(run["autoencoder.bits_per_feature"])
+    return {"method": f"BAE, C = {bits}", "bits_per_feature": bits}
+
+
+def _measured(found: Found, examples: ExamplesConfig) -> dict[str, Any]:
+    """Measures on the evaluation set."""
+    of, rates = found.evaluation, rates_of(found)
+    return {
+        "n_features": of.n_features,
+        "n_tokens": of.n_tokens,
+        "fvu_evaluation": math.nan if of.fvu is None else of.fvu,
+        "mse_evaluation": math.nan if of.mse is None else of.mse,
+        "activated": len(active_features(found.kept, examples)),
+        "fires_per_token": float(rates.fires.sum()),
+        "never_fires": int((rates.fires == 0).sum()),
+        "fires_densely": int((rates.fires > DENSE_RATE).sum()),
+        "never_selected": int((rates.selected == 0).sum()),
+        "selected_densely": int((rates.selected > DENSE_RATE).sum()),
+    }

@@ -1,0 +1,113 @@
+"""What more bits per feature buy and what they take: the paper's Table 2 as a picture, in print, and its claims."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from bae_ray.analysis.claims import claim, trend
+from bae_ray.report.more_bit_table import BASELINE, by_layer
+
+SPLITS = {"fvu_train": "training", "fvu_val": "held out", "fvu_evaluation": "other texts"}
+
+
+def trade_off_figure(table: pd.DataFrame, layer: int) -> Figure:
+    """Table 2 as a picture: what more bits buy in FVU, what they take in active features, and what they cost."""
+    rows = table[table["layer"] == layer]
+    bae, sae = rows[rows["method"] != BASELINE], rows[rows["method"] == BASELINE]
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    loss, active, rate = figure.subplots(1, 3)
+    for number, (column, split) in enumerate(SPLITS.items()):
+        loss.plot(bae["bits_per_feature"].astype(int), bae[column], "o-", color=f"C{number}", label=f"BAE, {split}")
+        for value in sae[column]:
+            loss.axhline(value, color=f"C{number}", linestyle=":", label=f"{BASELINE}, {split}")
+    loss.set(xlabel="C / bits per feature", ylabel="FVU", xticks=bae["bits_per_feature"].astype(int))
+    loss.set_ylim(0, 1.4 * float(rows[list(SPLITS)].to_numpy(dtype=float).max()))
+    loss.legend(fontsize="small", ncols=2, loc="upper center")
+    _labelled(active, bae, "activated", "mse_val")
+    active.scatter(sae["activated"], sae["mse_val"], marker="x", color="C3", label=BASELINE)
+    active.set(xlabel="Active features (Act.)", ylabel="L_r on held-out vectors")
+    active.legend(fontsize="small")
+    _labelled(rate, bae, "entropy_bits", "fvu_val")
+    rate.set(xlabel="Marginal entropy / bits", ylabel="FVU on held-out vectors")
+    settings = rows.iloc[0]
+    figure.suptitle(
+        f"{settings['model']}, layer {layer}: {settings['n_features']} features, {settings['n_train']} training and "
+        f"{settings['n_val']} held-out vectors, {settings['n_tokens']} tokens of other texts"
+    )
+    return figure
+
+
+def compare(table: pd.DataFrame, layer: int) -> list[str]:
+    """The paper's claims beside what was found."""
+    rows = table[table["layer"] == layer]
+    bae = rows[rows["method"] != BASELINE]
+    loss, active = (trend(bae, "bits_per_feature", ["layer"], value) for value in ("mse_val", "activated"))
+    lines = [
+        claim("more bits, smaller L_r", loss, "falls", "C", bae, "L_r"),
+        claim("more bits, fewer active features", active, "falls", "C", bae, "Act."),
+    ]
+    for sae in rows[rows["method"] == BASELINE].to_dict("records") if len(bae) else ():
+        fewest = int(bae["activated"].min())
+        lines.append(
+            f"Paper: for every C more active features than the {BASELINE}. Here: "
+            f"{'agrees' if fewest > sae['activated'] else 'contradicts'}; at least {fewest} against "
+            f"{sae['activated']}, at a held-out FVU of {bae['fvu_val'].min():.3f} to {bae['fvu_val'].max():.3f} "
+            f"against {sae['fvu_val']:.3f}."
+        )
+    for at, here in by_layer(table):
+        ones, saes = here[here["bits_per_feature"] == 1], here[here["method"] == BASELINE]
+        for one, sae in zip(ones.to_dict("records"), saes.to_dict("records"), strict=False):
+            lines.append(
+                f"Paper: no dense features, and fewer dead ones, than the {BASELINE}. Here, layer {at}: "
+                f"{one['fires_densely']} fire densely against {sae['fires_densely']}, {one['never_fires']} never "
+                f"against {sae['never_fires']}; {one['selected_densely']} are selected densely against "
+                f"{sae['selected_densely']}, {one['never_selected']} never against {sae['never_selected']}."
+            )
+    return lines
+
+
+def _labelled(axes: Axes, bae: pd.DataFrame, x: str, y: str) -> None:
+    """A line through the binary autoencoders, each labelled with its C."""
+    axes.plot(bae[x], bae[y], "o-", color="C0", label="BAE")
+    for row in bae.to_dict("records"):
+        axes.annotate(f"C = {row['bits_per_feature']}", (row[x], row[y]), textcoords="offset points", xytext=(6, 4))
+    axes.margins(0.15)
+
+
+def print_table(table: pd.DataFrame) -> None:
+    """Print Table 2, and the same of the figures' other layers."""
+    judged = "score" in table
+    printed = Table(
+        title="More-bit decoding: L_r held out; FVU training / held out / other texts", title_justify="left"
+    )
+    columns = ["layer", "method", "features", "L_r", "FVU", "bits", "Act."]
+    columns += ["FI#", "Score", "Score - chance"] if judged else []
+    columns += ["fire per token", "never fire", "fire densely", "never selected", "selected densely"]
+    for column in columns:
+        printed.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+    for row in table.to_dict("records"):
+        bits = "-" if row["method"] == BASELINE else f"{row['entropy_bits']:.0f}"
+        fvus = " / ".join(f"{row[split]:.3f}" for split in SPLITS)
+        scores = _scores({str(key): value for key, value in row.items()}) if judged else ()
+        printed.add_row(
+            str(row["layer"]), row["method"], str(row["n_features"]), f"{row['mse_val']:.3g}", fvus, bits,
+            str(row["activated"]), *scores, f"{row['fires_per_token']:.1f}", str(row["never_fires"]),
+            str(row["fires_densely"]), str(row["never_selected"]), str(row["selected_densely"]),
+        )  # fmt: skip
+    console = Console()
+    Console(width=max(console.width, 180)).print(printed)
+
+
+def _scores(row: Mapping[str, Any]) -> tuple[str, ...]:
+    if math.isnan(row["score"]):
+        return ("-",) * 3
+    low, high = row["above_chance_low"], row["above_chance_high"]
+    return (
+        f"{row['interpretable']:.0f}", f"{row['score']:.3f}", f"{row['above_chance']:+.3f} [{low:+.3f}, {high:+.3f}]",
+    )  # fmt: skip
