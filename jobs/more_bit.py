@@ -6,11 +6,12 @@ more_bit.csv, more_bit.png, firing_rates.png, a magnitudes_layer*.png per layer 
 on a cluster:
 
     python jobs/more_bit.py cpu
-    python jobs/more_bit.py cpu --judged --judge.judge-url http://localhost:8000/v1 --judge.judge-model judge
+    python jobs/more_bit.py cpu --judged
     RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/more_bit.py paper --out /shared/more_bit
 
-The second has a judge name and score the features of Table 2 (ComSem). Interrupted, the same command goes on where it
-stopped.
+The second has a judge name and score features of Table 2 (ComSem): one that the job starts itself, in vLLM on the same
+Ray (`make judge` installs that), or the server at --judge.judge-url. Interrupted, the same command goes on where it
+stopped, and no answer is asked for twice.
 """
 
 import sys
@@ -25,8 +26,11 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import BAEConfig, ReLUConfig
 from bae_ray.cli import parse_preset, report_failures, run_safely
 from bae_ray.comsem.config import ComSemConfig, ExamplesConfig, JudgeConfig, ScoringConfig
+from bae_ray.comsem.found import Found, read_found
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import write_text
+from bae_ray.serving.config import JudgeServiceConfig
+from bae_ray.serving.judging import JobJudgeConfig, judge_of
 from bae_ray.training.config import RunConfig, TrainingConfig
 from bae_ray.training.execution import ExecutionConfig
 from bae_ray.training.grid import SweepConfig, expand
@@ -62,7 +66,7 @@ class MoreBit(ExecutionConfig):
     """How features are scored, where a judge is asked."""
     judged: bool = False
     """Have a judge name and score the features of Table 2; otherwise they are counted only."""
-    judge: JudgeConfig = JudgeConfig()
+    judge: JobJudgeConfig = JobJudgeConfig()
     """Which judge."""
     map_samples: int = Field(default=256, ge=2)
     """Tokens in a map of magnitudes, at most."""
@@ -73,7 +77,8 @@ class MoreBit(ExecutionConfig):
 PRESETS = {
     # Sized for a laptop: half the paper's features per dimension, and 1,500 steps where the paper has 2.5 million, so
     # learning rate and entropy weight are larger. The covariance weight is the paper's: the penalty grows with the
-    # square of C, and a larger weight makes codes of more bits the worse ones.
+    # square of C, and a larger weight makes codes of more bits the worse ones. The L1 weight is one at which the sparse
+    # autoencoder is about as far from the data as the binary one.
     "cpu": MoreBit(
         out=Path("runs/more_bit"),
         extract=ExtractConfig(
@@ -87,8 +92,12 @@ PRESETS = {
         layer=10,
         autoencoder=BAEConfig(expansion=2),
         baseline=ReLUConfig(expansion=2),
-        training=TrainingConfig(epochs=30, batch_size=256, lr=2e-3, lr_decay=0.5, entropy_weight=1e-4, l1_weight=1e-6),
+        training=TrainingConfig(
+            epochs=30, batch_size=256, lr=2e-3, lr_decay=0.5, entropy_weight=1e-4, l1_weight=1.5e-5
+        ),
         packed=2,  # so that both cores are at work
+        scoring=ScoringConfig(max_features=30, random_features=24, shuffled=10),
+        judge=JobJudgeConfig(service=JudgeServiceConfig(name="smollm2-135m-instruct")),
     ),
     # Section 6, Appendices A.4 and G: Llama 3.2-1B, trained on the Pile, 8,192 sentences of BookCorpus.
     "paper": MoreBit(
@@ -109,6 +118,7 @@ PRESETS = {
         layer=11,
         training=TrainingConfig(epochs=200),
         gpus_per_trial=1,
+        judge=JobJudgeConfig(service=JudgeServiceConfig(model="Qwen/Qwen2.5-7B-Instruct", name="qwen2.5-7b-instruct")),
     ),
 }
 
@@ -130,7 +140,11 @@ def grid(job: MoreBit, store: ActivationStore) -> list[RunConfig]:
 
 
 def check(job: MoreBit) -> None:
-    """Raise `InvalidInputError` for what the job does not take, before anything is done."""
+    """Raise `InvalidInputError` for what the job does not take, and `JudgeError` where the judge does not answer."""
+    from bae_ray.comsem.layout import CACHE_FILE
+    from bae_ray.comsem.pipeline import check as check_judge
+    from bae_ray.serving.judge import require_vllm
+
     extract = job.extract
     if extract.all_positions != ("all",):
         raise InvalidInputError(f"extract.positions is {extract.all_positions}: this job takes all.")
@@ -145,12 +159,16 @@ def check(job: MoreBit) -> None:
             raise InvalidInputError(
                 f"autoencoder.{name} is {given}: leave it out; this job makes it of autoencoder.expansion and bits."
             )
+    if job.judged and job.judge.judge_url is None:
+        require_vllm()
+    elif job.judged:  # its test is part of the results; one that does not answer is found out before hours of work
+        check_judge(job.judge.asking(job.judge.judge_url or ""), job.judge.cache or job.out / COMSEM / CACHE_FILE)
 
 
-def comsem_config(job: MoreBit, runs: list[str]) -> ComSemConfig:
+def comsem_config(job: MoreBit, judge: JudgeConfig, runs: list[str]) -> ComSemConfig:
     """ComSem of these autoencoders on the evaluation set."""
     return ComSemConfig(
-        **job.judge.model_dump(),
+        **judge.model_dump(),
         autoencoders=tuple(str(job.out / SWEEP / run) for run in runs),
         store=str(job.out / "evaluation"),
         tokenizer=job.extract.model,  # of a local folder the store knows only the name
@@ -161,34 +179,40 @@ def comsem_config(job: MoreBit, runs: list[str]) -> ComSemConfig:
     )
 
 
-def score(config: ComSemConfig, out: Path) -> tuple[pd.DataFrame, int]:
-    """ComSem's summary, printed, with the features' pages; and the exit code that features without an answer make."""
+def find_features(job: MoreBit, runs: list[str], of_table: list[str]) -> dict[str, Found]:
+    """What each autoencoder's features are on the evaluation set; prints what a judge would be asked, if none is."""
+    from bae_ray.comsem.pipeline import dry_run
+    from bae_ray.report.comsem import print_plan
+
+    nobody = job.judge.asking("")
+    dry_run(comsem_config(job, nobody, runs), job.out / COMSEM)
+    if not job.judged:
+        print_plan(dry_run(comsem_config(job, nobody, of_table), job.out / COMSEM), nobody)
+    return {run: read_found(job.out / COMSEM / run) for run in runs}
+
+
+def score(job: MoreBit, runs: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """ComSem's summary of these autoencoders, printed, with their features' pages; and what stays without an answer."""
     from bae_ray.comsem.pipeline import comsem
     from bae_ray.report.comsem import print_summary
     from bae_ray.report.features import report_features
 
-    outcome = comsem(config, out)
-    report_features(out)
+    with judge_of(job.judge) as judge:
+        outcome = comsem(comsem_config(job, judge, runs), job.out / COMSEM)
+    report_features(job.out / COMSEM)
     print_summary(outcome)
     failed = [f"{outcome.failed} features have no score; the same command asks for them again."]
-    return outcome.summary, report_failures(failed if outcome.failed else [])
+    return outcome.summary, failed if outcome.failed else []
 
 
 def run(job: MoreBit) -> int:
     """Run the job, or what is left of it."""
     from bae_ray.activations.extract import extract
-    from bae_ray.comsem.found import read_found
-    from bae_ray.comsem.layout import CACHE_FILE
-    from bae_ray.comsem.pipeline import check as check_judge
-    from bae_ray.comsem.pipeline import dry_run
-    from bae_ray.report.comsem import print_plan
     from bae_ray.report.more_bit import MoreBitReport
     from bae_ray.training.results import results
     from bae_ray.training.sweep import train_runs
 
     check(job)
-    if job.judged:  # it has a test to pass later on: one that does not answer is found out before hours of work
-        check_judge(job.judge, job.judge.cache or job.out / COMSEM / CACHE_FILE)
     train = extract(job.extract, job.out / "train")
     tokens = job.extract.tokens.model_copy(update={"max_vectors": None})
     evaluation = extract(
@@ -197,22 +221,17 @@ def run(job: MoreBit) -> int:
     resolved = job.model_dump_json(indent=2) + "\n"
     write_text(job.out / "config.json", resolved)
     outcome = train_runs(grid(job, train), train, job.out / SWEEP, job)
-    code = report_failures(outcome.failures)
-    if not outcome.finished:
-        return code
-    trained = results(job.out / SWEEP, only=outcome.finished)
-    dry_run(comsem_config(job, trained["run"].tolist()), job.out / COMSEM)  # looks at the features; asks nobody
-    found = {run: read_found(job.out / COMSEM / run) for run in trained["run"]}
-    scores = None
-    of_table = comsem_config(job, trained.loc[trained["layer"] == job.layer, "run"].tolist())
-    if job.judged:
-        scored, failed = score(of_table, job.out / COMSEM)
-        scores, code = scored, max(code, failed)
-    else:
-        print_plan(dry_run(of_table, job.out / COMSEM), of_table)
-    report = MoreBitReport(trained, job.out / SWEEP, evaluation, found, job.examples, scores, job.layer)
-    report.write(job.out, resolved, job.map_samples, job.map_columns)
-    return code
+    failures, scores = outcome.failures, None
+    if outcome.finished:
+        trained = results(job.out / SWEEP, only=outcome.finished)
+        of_table = trained.loc[trained["layer"] == job.layer, "run"].tolist()
+        found = find_features(job, trained["run"].tolist(), of_table)
+        if job.judged and of_table:
+            scores, unanswered = score(job, of_table)
+            failures = [*failures, *unanswered]
+        report = MoreBitReport(trained, job.out / SWEEP, evaluation, found, job.examples, scores, job.layer)
+        report.write(job.out, resolved, job.map_samples, job.map_columns)
+    return report_failures(failures)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,5 @@ def _scores(row: Mapping[str, Any]) -> tuple[str, ...]:
     if math.isnan(row["score"]):
         return ("-",) * 3
     low, high = row["above_chance_low"], row["above_chance_high"]
-    return (
-        f"{row['interpretable']:.0f}", f"{row['score']:.3f}", f"{row['above_chance']:+.3f} [{low:+.3f}, {high:+.3f}]",
-    )  # fmt: skip
+    interpretable = f"{row['interpretable']:.0f} of {row['scored']:.0f}"
+    return interpretable, f"{row['score']:.3f}", f"{row['above_chance']:+.3f} [{low:+.3f}, {high:+.3f}]"

@@ -15,8 +15,8 @@ from bae_ray.activations.config import ExtractConfig, TokensConfig
 from bae_ray.activations.inputs import WindowsInput
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import BAEConfig, BinaryAutoencoder, load_autoencoder
-from bae_ray.comsem.config import JudgeConfig
 from bae_ray.errors import InvalidInputError, JudgeError
+from bae_ray.serving.judging import JobJudgeConfig
 from tests.comsem.server import JudgeServer, always_yes
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,7 @@ def test_what_the_job_does_not_take(changes: dict, message: str, tmp_path: Path)
 
 
 def test_a_judge_that_does_not_answer_is_found_out_first(tmp_path: Path):
-    judge = JudgeConfig(judge_url="http://127.0.0.1:9/v1", attempts=1, backoff_s=0.0)
+    judge = JobJudgeConfig(judge_url="http://127.0.0.1:9/v1", attempts=1, backoff_s=0.0)
     with pytest.raises(JudgeError):
         JOB["run"](changed(out=tmp_path, judged=True, judge=judge))
     assert not (tmp_path / "train").exists()
