@@ -159,6 +159,7 @@ def score(job: ComSemTable, methods: list[TableMethod], store: ActivationStore) 
             **judge.model_dump(),
             autoencoders=tuple(method.source for method in methods),
             store=str(store.folder),
+            tokenizer=job.extract.model,  # of a local folder the store knows only the name
             examples=job.examples,
             scoring=job.scoring,
             workers=job.extract.workers or 1,
