@@ -21,7 +21,7 @@ from bae_ray.activations.config import CorpusConfig, ExtractConfig, TokensConfig
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import TopKConfig, TranscoderConfig
 from bae_ray.cli import parse_preset, report_failures, run_safely
-from bae_ray.comsem.config import ComSemConfig, ExamplesConfig, JudgeConfig, ScoringConfig
+from bae_ray.comsem.config import RANDOM, ComSemConfig, ExamplesConfig, JudgeConfig, ScoringConfig
 from bae_ray.comsem.methods import TableMethod
 from bae_ray.config import Config, content_hash
 from bae_ray.errors import InvalidInputError
@@ -185,6 +185,7 @@ def run(job: ComSemTable) -> int:
     from bae_ray.activations.extract import extract
     from bae_ray.comsem.comparison import compare
     from bae_ray.comsem.methods import random_method, table_methods
+    from bae_ray.report.cards import publish_cards
     from bae_ray.report.comsem_table import report_comsem_table
     from bae_ray.report.features import report_features
     from bae_ray.training.results import results
@@ -207,6 +208,9 @@ def run(job: ComSemTable) -> int:
         runs = results(job.out / "sweep", only=outcome.finished)
         comparison = compare(methods, runs, job.out / COMSEM)
         pages = report_features(job.out / COMSEM)
+        publish_cards(
+            job.out / COMSEM, {m.name: job.out / "autoencoders" / m.name for m in methods if m.source != RANDOM}
+        )
         for path in report_comsem_table(comparison, pages, job.out, resolved):
             print(path)
     return report_failures(failures)

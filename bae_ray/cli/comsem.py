@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 from bae_ray.cli.parsing import EXIT_SOME_FAILED
-from bae_ray.comsem.config import ComSemConfig
+from bae_ray.comsem.config import RANDOM, ComSemConfig
+from bae_ray.errors import InvalidInputError
 
 
 class ComSemCommand(ComSemConfig):
@@ -14,6 +15,8 @@ class ComSemCommand(ComSemConfig):
     """Folder of the results: summary.csv, and per autoencoder features.parquet and features.html."""
     json_features: bool = False
     """Also write a JSON file per active feature, its activations in Neuronpedia's form."""
+    publish: bool = False
+    """Also put the cards into the autoencoders' folders, where `bae-ray serve` finds them."""
     dry_run: bool = False
     """Only print what would be asked, and what that would cost."""
 
@@ -23,14 +26,24 @@ def comsem(command: ComSemCommand) -> int:
     from bae_ray.comsem.layout import TABLE_FILE
     from bae_ray.comsem.pipeline import comsem as run
     from bae_ray.comsem.pipeline import dry_run
+    from bae_ray.report.cards import publish_cards
     from bae_ray.report.comsem import print_plan, print_summary
     from bae_ray.report.features import report_features
 
+    elsewhere = [source for source in command.autoencoders if source != RANDOM and not Path(source).is_dir()]
+    if command.publish and elsewhere:
+        raise InvalidInputError(
+            f"--publish writes into the autoencoders' folders, and {elsewhere[0]} is none on this machine. Save it to "
+            "a folder first (`save_pretrained`), or leave --publish out."
+        )
     if command.dry_run:
         print_plan(dry_run(command, command.out), command)
         return 0
     outcome = run(command, command.out)
     pages = report_features(command.out, command.json_features)
+    if command.publish:
+        sources = zip(outcome.summary["method"], map(Path, command.autoencoders), strict=True)
+        pages += publish_cards(command.out, {name: source for name, source in sources if source.is_dir()})
     print_summary(outcome)
     for path in (command.out / TABLE_FILE, *pages):
         print(path)

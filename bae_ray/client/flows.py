@@ -126,7 +126,9 @@ def feature(encoder_id: str, index: int) -> Flow[Feature]:
     """What the service says of a feature."""
     found = (yield Call("GET", f"{path_of(encoder_id)}/features/{int(index)}")).json()
     similar = pd.Series(found["similar_cosines"], index=found["similar_indices"], dtype=float)
-    return Feature(found["index"], found["firing_rate"], np.array(found["direction"], np.float32), similar)
+    return Feature(
+        found["index"], found["firing_rate"], np.array(found["direction"], np.float32), similar, found["card"]
+    )
 
 
 def encode_texts(known: Encoders, encoder_id: str, texts: str | Sequence[str], top_k: int) -> Flow[pd.DataFrame]:

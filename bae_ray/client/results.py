@@ -25,6 +25,8 @@ class Feature(NamedTuple):
     """[d]: what the reconstruction gains where the feature is 1."""
     similar: pd.Series
     """The features whose directions have the largest cosine with it: index -> cosine."""
+    card: dict[str, Any] | None
+    """What ComSem found of it, in Neuronpedia's form; None where it has not named it."""
 
 
 class Rows(NamedTuple):

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from bae_ray.comsem.comparison import Comparison
 from bae_ray.report.comsem import print_check
+from bae_ray.report.comsem_claims import claims
 from bae_ray.report.comsem_scores import scores_figure
 from bae_ray.report.figures import save_png
 from bae_ray.report.html import write_report
@@ -48,18 +49,18 @@ def report_comsem_table(comparison: Comparison, pages: list[Path], out: Path, co
     for path, figure in figures.items():
         save_png(figure, path)
     verdict = judge_verdict(comparison)
-    best = [best_line(rows) for _, rows in comparison.best.groupby(["layer", "m"])]
+    lines = [best_line(rows) for _, rows in comparison.best.groupby(["layer", "m"])] + claims(comparison)
     write_report(
         out / "comsem.html",
         "ComSem: features named and scored (Table 1, Table 4)",
         list(figures.values()),
-        [verdict, *(f"Warning: {warning}." for warning in comparison.check.warnings), *NOTES, *best],
+        [verdict, *(f"Warning: {warning}." for warning in comparison.check.warnings), *NOTES, *lines],
         comparison.table,
         config_json,
         links=[str(page.relative_to(out)) for page in pages],
     )
     _print(comparison.table)
-    for line in best:
+    for line in lines:
         print(line)
     print_check(comparison.check, comparison.judge, comparison.usage)
     print(verdict)

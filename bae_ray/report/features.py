@@ -5,13 +5,12 @@ import math
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import pandas as pd
-import pyarrow.parquet as pq
 
-from bae_ray.comsem.found import EVALUATION_FILE, EXAMPLES_FILE, Evaluation, Found
+from bae_ray.comsem.found import Found, read_found
 from bae_ray.comsem.layout import FEATURES_FILE, SUMMARY_FILE
 from bae_ray.files import write_text
 
@@ -21,33 +20,51 @@ MAX_SHOWN = 5
 """Strongest tokens on a card."""
 
 
-def report_features(out: Path, json_features: bool = False) -> list[Path]:
-    """Write the page of each method of a finished ComSem run, and with `json_features` a file per active feature."""
+class Scored(NamedTuple):
+    """A method of a finished ComSem run."""
+
+    row: dict[str, Any]
+    """Of the summary."""
+    judge: dict[str, Any]
+    features: pd.DataFrame
+    found: Found
+
+    @property
+    def active(self) -> list[dict[Any, Any]]:
+        """Rows of the features that there is a card of."""
+        return self.features[self.features["active"]].to_dict("records")
+
+
+def scored_methods(out: Path) -> Iterator[Scored]:
+    """The methods of a finished ComSem run."""
     summary = json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8"))
-    pages: list[Path] = []
     for row in summary["methods"]:
         folder = out / row["method"]
-        evaluation = Evaluation.model_validate_json((folder / EVALUATION_FILE).read_text(encoding="utf-8"))
-        found = Found(evaluation, pq.read_table(folder / EXAMPLES_FILE))
-        features = pd.read_parquet(folder / FEATURES_FILE)
-        write_text(folder / PAGE, _page(row, summary["judge"], features, found))
+        yield Scored(row, summary["judge"], pd.read_parquet(folder / FEATURES_FILE), read_found(folder))
+
+
+def report_features(out: Path, json_features: bool = False) -> list[Path]:
+    """Write the page of each method of a finished ComSem run, and with `json_features` a file per active feature."""
+    pages: list[Path] = []
+    for method in scored_methods(out):
+        folder = out / method.row["method"]
+        cards = [card(row, method.found) for row in method.active]
+        write_text(folder / PAGE, page(f"Features of {method.row['method']}", method.row, method.judge, cards))
         if json_features:
-            for index, record in feature_records(features, found, row["method"], summary["judge"]["model"]):
+            for index, record in feature_records(method):
                 write_text(folder / JSON_FOLDER / f"{index}.json", json.dumps(record, ensure_ascii=False) + "\n")
         pages.append(folder / PAGE)
     return pages
 
 
-def feature_records(
-    features: pd.DataFrame, found: Found, method: str, judge: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def feature_records(method: Scored) -> Iterator[tuple[int, dict[str, Any]]]:
     """Active features as Neuronpedia has them: activations with tokens, values and their largest; explanations.
 
     The source names layer and method, as in "10-bae"; values that the evaluation set leaves out are 0.
+    A score stands beside its chance level and the judge's own balanced accuracy.
     """
-    evaluation = found.evaluation
-    source = f"{evaluation.layer}-{method}"
-    for row in features[features["active"]].to_dict("records"):
+    source = f"{method.found.evaluation.layer}-{method.row['method']}"
+    for row in method.active:
         index = int(row["feature"])
         activations = [
             {
@@ -61,13 +78,17 @@ def feature_records(
                 "dataIndex": str(one.text),
                 "activatedTokenIndex": one.at,
             }
-            for one in found.strongest(index)
+            for one in method.found.strongest(index)
         ]
         explanation = {
             "description": row["explanation"],
-            "explanationModelName": judge,
+            "explanationModelName": method.judge["model"],
             "typeName": "bae-ray_comsem",
-            "scores": [{"explanationScoreType": "comsem", "value": _known(row["score"])}],
+            "scores": [
+                {"explanationScoreType": "comsem", "value": _known(row["score"])},
+                {"explanationScoreType": "comsem_chance", "value": _known(row["chance"])},
+                {"explanationScoreType": "judge_balanced_accuracy", "value": method.judge["balanced_accuracy"]},
+            ],
         }
         yield (
             index,
@@ -82,20 +103,21 @@ def feature_records(
         )
 
 
-def _page(summary: dict[str, Any], judge: dict[str, Any], features: pd.DataFrame, found: Found) -> str:
+def page(title: str, summary: dict[str, Any], judge: dict[str, Any], cards: list[dict[str, Any]]) -> str:
+    """The browser of some features' cards, in one file."""
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         _source("features.html.j2")
     )
     return template.render(
-        title=f"Features of {summary['method']}",
+        title=title,
         summary=summary,
         judge=judge,
-        data={"features": [_card(row, found) for row in features[features["active"]].to_dict("records")]},
+        data={"features": cards},
         script=_source("features.js"),
     )
 
 
-def _card(row: dict[Any, Any], found: Found) -> dict[str, Any]:
+def card(row: dict[Any, Any], found: Found) -> dict[str, Any]:
     """What the page needs of one feature; a number that is not known is null."""
     return {
         "index": int(row["feature"]),

@@ -1,5 +1,6 @@
 """The routes: what is asked in HTTP's words, and answered in the same."""
 
+import asyncio
 import json
 from importlib.metadata import version
 from typing import Annotated, Literal, cast
@@ -10,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from bae_ray.compression import Scheme
-from bae_ray.serving import answers, media, metrics, sizes
+from bae_ray.serving import answers, cards, media, metrics, sizes
 from bae_ray.serving import schemas as s
 from bae_ray.serving.arrays import Style
 from bae_ray.serving.asked import Asked, aside
@@ -84,17 +85,21 @@ def _registry(service: Service) -> APIRouter:
         return Response(answers.info(entry, asked.limits).model_dump_json(), media_type=JSON)
 
     @router.get("/v1/encoders/{encoder_id}/features/{index}",
-                **produces(s.FeatureAnswer, *errors("feature_not_found", body=False)))  # fmt: skip
+                **produces(s.FeatureAnswer, *errors("feature_not_found", body=False), html=True))  # fmt: skip
     async def get_feature(
         request: Request, encoder_id: EncoderId, index: Annotated[int, Path(ge=0)], arrays: Arrays = "nested"
     ) -> Response:
-        """What the encoder says of a feature: how often it fires, its direction, and the features most like it."""
-        asked = await Asked.of(service, request, encoder_id, takes_body=False)
+        """What the encoder says of a feature, and its card where ComSem has named it; in a browser the card alone."""
+        asked = await Asked.of(service, request, encoder_id, takes_body=False, takes_html=True)
         if index >= (n := asked.entry.n_features):
             raise Problem("feature_not_found", f"The encoder has the features 0 to {n - 1}.")
+        card = await asyncio.to_thread(cards.find_card, asked.entry, index)
+        if asked.html:
+            return cards.shown(card)
         found = await service.call(asked.entry, "feature", index)
         made = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
         fields = {"encoder": asked.entry.id, "index": index, "firing_rate": found["firing_rate"]}
+        fields["card"] = card.record if card else None
         asked.expect(made, arrays)
         return answers.arrays(made, fields, asked.answer, arrays)
 

@@ -24,7 +24,10 @@ HEALTH_CHECKS = 32
 class Gateway:
     """A replica that speaks HTTP."""
 
-    def __init__(self, config: ServiceConfig, keys: Keys, encoders: DeploymentHandle, texts: DeploymentHandle) -> None:
+    def __init__(
+        self, config: ServiceConfig, keys: Keys, encoders: DeploymentHandle | str, texts: DeploymentHandle | str
+    ) -> None:
+        """`encoders`, `texts`: the deployments, or the names of their applications."""
         self._config, self._keys, self._encoders, self._texts = config, keys, encoders, texts
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -34,7 +37,7 @@ class Gateway:
         from bae_ray.serving.service import Service
 
         metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
-        service = Service(self._config, self._encoders, self._texts, metrics)
+        service = Service(self._config, _handle(self._encoders), _handle(self._texts), metrics)
         service.registry.look()
         return Manners(create_app(service), self._keys, self._config.limits, metrics)
 
@@ -44,6 +47,24 @@ def build(config: ServiceConfig) -> Application:
 
     Raises `InvalidInputError` for a registry or keys that cannot be read, before anything starts.
     """
+    return _gateway(config, encoders(config), texts(config))
+
+
+def build_apart(config: ServiceConfig) -> tuple[Application, dict[str, Application]]:
+    """The gateway, and by name the applications behind it; raises what `build` does.
+
+    Serve stops all of an application at once. Where the gateway is one of its own it can be stopped first, and what it
+    has taken on still finds the encoders.
+    """
+    behind = {"bae_ray-encoders": encoders(config), "bae_ray-texts": texts(config)}
+    return _gateway(config, *behind), behind
+
+
+def _handle(deployment: DeploymentHandle | str) -> DeploymentHandle:
+    return serve.get_app_handle(deployment) if isinstance(deployment, str) else deployment
+
+
+def _gateway(config: ServiceConfig, encoders: Application | str, texts: Application | str) -> Application:
     Registry(config.registry)
     keys = read_keys(config.keys_file)  # here: what is in this process's environment need not be in the replicas'
     most = config.limits.max_inflight
@@ -53,4 +74,4 @@ def build(config: ServiceConfig) -> Application:
         max_queued_requests=most,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),
     )
-    return gateway.bind(config, keys, encoders(config), texts(config))
+    return gateway.bind(config, keys, encoders, texts)

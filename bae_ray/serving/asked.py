@@ -26,7 +26,7 @@ class Asked:
     d_in: int
     d_latent: int
 
-    def __init__(self, service: Service, request: Request, takes_body: bool = True) -> None:
+    def __init__(self, service: Service, request: Request, takes_body: bool = True, takes_html: bool = False) -> None:
         """Raises `not_acceptable`."""
         self.exchange: Exchange = request.state.exchange
         self.limits = service.config.limits
@@ -34,12 +34,15 @@ class Asked:
         self._request, self._parsing = request, service.parsing
         accept, given = request.headers.get("accept"), request.headers.get("content-type")
         preferred: Media = SAFETENSORS if takes_body and given and given.startswith(SAFETENSORS) else JSON
-        self.answer: Media = media.answer_media(accept, preferred)
+        self.html = takes_html and media.prefers_html(accept)
+        self.answer: Media = JSON if self.html else media.answer_media(accept, preferred)
 
     @classmethod
-    async def of(cls, service: Service, request: Request, encoder_id: str, takes_body: bool = True) -> "Asked":
+    async def of(
+        cls, service: Service, request: Request, encoder_id: str, takes_body: bool = True, takes_html: bool = False
+    ) -> "Asked":
         """Raises `not_acceptable`, `encoder_not_found`, `not_allowed` and `encoder_broken`."""
-        asked = cls(service, request, takes_body)
+        asked = cls(service, request, takes_body, takes_html)
         asked.entry = await service.usable(encoder_id, asked.exchange.caller)
         asked.exchange.encoder = asked.entry.id
         assert asked.entry.config is not None

@@ -3,7 +3,8 @@
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from ray import serve
@@ -23,11 +24,19 @@ def free_port() -> int:
 
 
 @contextmanager
-def hosted(application: Application, name: str, host: str, port: int, timeout_s: float | None) -> Iterator[str]:
+def hosted(
+    application: Application,
+    name: str,
+    host: str,
+    port: int,
+    timeout_s: float | None,
+    behind: Mapping[str, Application] | None = None,
+) -> Iterator[str]:
     """The URL of an application that takes requests; on the way out, those under way are finished first.
 
-    `timeout_s` is how long a request may take before Serve's proxy gives it up. Raises `InvalidInputError` where this
-    Ray cluster serves something already, and `ServiceError` where the application does not start.
+    `timeout_s` is how long a request may take before Serve's proxy gives it up. `behind`: applications by name that
+    this one asks, which start before it and stop after it. Raises `InvalidInputError` where this Ray cluster serves
+    something already, and `ServiceError` where the application does not start.
     """
     connect()
     if serve.status().proxies:
@@ -42,21 +51,44 @@ def hosted(application: Application, name: str, host: str, port: int, timeout_s:
             logging_config={"log_level": "ERROR"},
         )
         try:
+            for other, asked in (behind or {}).items():
+                serve.run(asked, name=other, route_prefix=None)
             serve.run(application, name=name, route_prefix="/")
         except RuntimeError as error:
             raise ServiceError(f"{name} did not start: {error}") from error
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        serve.delete(name)  # waits for what is under way; shutdown does not
+        _delete(name, timeout_s or 0)
     finally:
         serve.shutdown()
 
 
+def _delete(name: str, timeout_s: float) -> None:
+    """Stop an application when its requests under way are finished, which `serve.shutdown` does not wait for.
+
+    `serve.delete` waits for a minute; requests may take longer.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            serve.delete(name)
+            return
+        except TimeoutError:
+            if time.monotonic() >= end:
+                raise
+
+
 def serve_until_stopped(
-    application: Application, name: str, host: str, port: int, timeout_s: float | None, greeting: str
+    application: Application,
+    name: str,
+    host: str,
+    port: int,
+    timeout_s: float | None,
+    greeting: str,
+    behind: Mapping[str, Application] | None = None,
 ) -> None:
     """Host an application until Ctrl-C or SIGTERM; `greeting`, printed once it is up, has its {url}."""
     stopped = threading.Event()
-    with hosted(application, name, host, port, timeout_s) as url:
+    with hosted(application, name, host, port, timeout_s, behind) as url:
         for number in (signal.SIGINT, signal.SIGTERM):  # before it was up, they end the process at once
             signal.signal(number, lambda *_: stopped.set())
         print(greeting.replace("{url}", url), "Ctrl-C ends it.", flush=True)

@@ -7,6 +7,7 @@ from bae_ray.serving.problems import Problem
 Media = Literal["application/json", "application/x-safetensors"]
 JSON: Final = "application/json"
 SAFETENSORS: Final = "application/x-safetensors"
+HTML: Final = "text/html"
 MEDIA: tuple[Media, ...] = (JSON, SAFETENSORS)
 
 
@@ -34,6 +35,11 @@ def answer_media(accept: str | None, preferred: Media) -> Media:
     if weights[best] <= 0:
         raise Problem("not_acceptable", f"The answer can be {' or '.join(MEDIA)}.")
     return best
+
+
+def prefers_html(accept: str | None) -> bool:
+    """Whether `accept` weighs HTML more than what programs read, as browsers do."""
+    return bool(accept) and _weight(accept, HTML) > max(_weight(accept, media) for media in MEDIA)
 
 
 def accepts(accept: str | None, media: str) -> bool:

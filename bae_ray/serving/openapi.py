@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from bae_ray.serving import schemas
-from bae_ray.serving.media import JSON, SAFETENSORS
+from bae_ray.serving.media import HTML, JSON, SAFETENSORS
 from bae_ray.serving.problems import ProblemDetails, responses
 
 ALWAYS = ("no_key", "wrong_key", "malformed", "invalid", "overloaded", "internal", "unavailable", "deadline")
@@ -33,11 +33,13 @@ def errors(*more: str, body: bool = True) -> tuple[str, ...]:
     return (*OF_ENCODERS, *(OF_BODIES if body else ("answer_too_large",)), *more)
 
 
-def produces(model: type[BaseModel], *codes: str) -> dict[str, Any]:
-    """A route's answers: JSON of a model, and safetensors where what it computes is arrays."""
+def produces(model: type[BaseModel], *codes: str, html: bool = False) -> dict[str, Any]:
+    """A route's answers: JSON of a model, safetensors where what it computes is arrays, and `html` for browsers."""
     content: dict[str, Any] = {JSON: {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
     if "answer_too_large" in codes:
         content[SAFETENSORS] = {"schema": BINARY}
+    if html:
+        content[HTML] = {"schema": {"type": "string"}}
     answer = {"description": (model.__doc__ or "").strip(), "content": content}
     known = codes if codes == ("not_ready",) else (*ALWAYS, *codes)
     return {"response_class": _Plain, "responses": {200: answer, **responses(*known)}}

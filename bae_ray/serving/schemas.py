@@ -153,6 +153,9 @@ class FeatureAnswer(_Schema):
     similar_indices: list[int] | PackedArray
     """The features whose directions have the largest cosine with it."""
     similar_cosines: list[float] | PackedArray
+    card: dict[str, Any] | None = None
+    """What ComSem found of it, in Neuronpedia's form: explanations with scores, tokens in context with activations.
+    None where it is not named, or too rare to be."""
 
 
 class TextsBody(_Schema):

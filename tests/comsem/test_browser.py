@@ -14,6 +14,7 @@ import pytest
 from bae_ray.comsem.config import ComSemConfig, ExamplesConfig, ScoringConfig
 from bae_ray.comsem.layout import FEATURES_FILE
 from bae_ray.comsem.pipeline import comsem
+from bae_ray.report.cards import publish_cards, read_card
 from bae_ray.report.features import report_features
 from tests.browser import opened
 from tests.comsem.server import JudgeServer, Reply, is_judgement, judgement, perfect
@@ -149,3 +150,25 @@ def test_json_is_in_neuronpedias_form(run: Path):
             assert activation["maxValue"] == max(activation["values"])
             assert activation["values"][activation["maxValueTokenIndex"]] == activation["maxValue"]
             assert activation["tokens"][activation["activatedTokenIndex"]].strip() in (f"w{index - 1}", HOSTILE)
+
+
+def test_published_cards_are_read_one_by_one(run: Path, tmp_path: Path):
+    (file,) = publish_cards(run.parent, {"words": tmp_path})
+    assert file.parent == tmp_path
+    for index in (7, 8):
+        card = read_card(tmp_path, index)
+        assert card is not None
+        assert card.record == json.loads((run / "features" / f"{index}.json").read_text())
+    assert read_card(tmp_path, 10_000) is None
+    assert read_card(run.parent, 7) is None
+    page = tmp_path / "card.html"
+    page.write_text(read_card(tmp_path, 7).page)  # pyright: ignore[reportOptionalMemberAccess]
+    with opened(page) as shown_page:
+        assert shown(shown_page) == [7]
+        shown_page.locator(".card > button").click()
+        assert HOSTILE in shown_page.locator(".body").inner_text()
+        assert shown_page.locator("img").count() == 0
+        assert shown_page.said == []
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises((OSError, ValueError)):
+        read_card(tmp_path, 7)

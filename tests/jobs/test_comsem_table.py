@@ -107,6 +107,8 @@ def check_results(out: Path, printed: str) -> None:
             for name in ("mse_val", "fvu_train", "fvu_val", "spectral_norm"):
                 assert row[name] == pytest.approx(run[name])
             assert (out / "comsem" / row["method"] / "features.html").exists()
+            published = (out / "autoencoders" / row["method"] / "cards.parquet").exists()
+            assert published == (row["method"] != "random")
     plain, rescaled = (table[table["method"] == f"relu{kind}-layer-1"].iloc[0] for kind in ("", "-rescaled"))
     assert (plain["run"], plain["mse_val"]) == (rescaled["run"], rescaled["mse_val"])
     best = pd.read_csv(out / "best.csv").merge(

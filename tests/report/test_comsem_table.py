@@ -12,6 +12,7 @@ from bae_ray.comsem.calibration import JudgeCheck
 from bae_ray.comsem.comparison import Comparison, compare
 from bae_ray.comsem.judge import Usage
 from bae_ray.comsem.methods import TableMethod, random_method
+from bae_ray.report.comsem_claims import claims
 from bae_ray.report.comsem_scores import scores_figure
 from bae_ray.report.comsem_table import best_line, judge_verdict, report_comsem_table
 
@@ -98,6 +99,21 @@ def test_the_picture_shows_sorted_scores_and_running_means(comparison: Compariso
     dashed = [line for line in curves.get_lines() if line.get_linestyle() == "--"]
     assert np.asarray(dashed[1].get_xdata()).tolist() == pytest.approx([4, 8])
     assert np.asarray(dashed[1].get_ydata()).tolist() == pytest.approx([0.25, 0.125])
+
+
+def test_what_the_paper_says_is_held_against_what_was_found(comparison: Comparison):
+    """The BAE has 8 features to 3, of which 8 to 2 by estimate; its best 3 have a mean of .92 to .5, alone it has 8."""
+    trusted = comparison._replace(check=checked(useless=False))
+    active, interpretable, best = claims(trusted)
+    assert active.endswith("Here, layer 4: agrees; BAE 8, ReLU SAE 3.")
+    assert interpretable.endswith("Here, layer 4: agrees; BAE 8, ReLU SAE 2.")
+    assert best.endswith("Here, layer 4: so at 1 of 1 numbers.")
+    active, interpretable, best = claims(comparison)
+    assert ": agrees;" in active, "counting needs no judge"
+    assert "Here, layer 4: cannot be told" in interpretable
+    assert best.endswith("Here, layer 4: cannot be told.")
+    reversed_ = trusted._replace(table=comparison.table.replace({"label": {"BAE": "ReLU SAE", "ReLU SAE": "BAE"}}))
+    assert "contradicts; ReLU SAE 8, BAE 3" in claims(reversed_)[0]
 
 
 def test_a_useless_judge_is_called_so(comparison: Comparison, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
