@@ -77,8 +77,8 @@ class MoreBit(ExecutionConfig):
 PRESETS = {
     # Sized for a laptop: half the paper's features per dimension, and 1,500 steps where the paper has 2.5 million, so
     # learning rate and entropy weight are larger. The covariance weight is the paper's: the penalty grows with the
-    # square of C, and a larger weight makes codes of more bits the worse ones. The L1 weight is one at which the sparse
-    # autoencoder is about as far from the data as the binary one.
+    # square of C, and a weight of 1e-5, which makes the code of one bit sparse, leaves those of more bits with a larger
+    # L_r. At this L1 weight the sparse autoencoder's held-out FVU is about that of such a sparse code.
     "cpu": MoreBit(
         out=Path("runs/more_bit"),
         extract=ExtractConfig(

@@ -75,8 +75,9 @@ def compare(table: pd.DataFrame, layer: int) -> list[str]:
 def _labelled(axes: Axes, bae: pd.DataFrame, x: str, y: str) -> None:
     """A line through the binary autoencoders, each labelled with its C."""
     axes.plot(bae[x], bae[y], "o-", color="C0", label="BAE")
-    for row in bae.to_dict("records"):
-        axes.annotate(f"C = {row['bits_per_feature']}", (row[x], row[y]), textcoords="offset points", xytext=(6, 4))
+    for i, row in enumerate(bae.to_dict("records")):  # above and below in turn: points may lie close together
+        place = (6, 4 if i % 2 else -12)
+        axes.annotate(f"C = {row['bits_per_feature']}", (row[x], row[y]), textcoords="offset points", xytext=place)
     axes.margins(0.15)
 
 
