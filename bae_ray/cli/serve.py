@@ -29,14 +29,15 @@ def serve(command: ServeCommand) -> int:
     os.environ[PROXY_VARIABLE] = PROXY_CALLBACK
     if command.haproxy:  # read when ray.serve is imported, here and in the processes that Ray starts from here
         os.environ.update(RAY_SERVE_ENABLE_HA_PROXY="1", RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD="0")
-    from bae_ray.serving.app import build
+    from bae_ray.serving.app import build_apart
     from bae_ray.serving.hosting import serve_until_stopped
 
     config = ServiceConfig(**{name: getattr(command, name) for name in ServiceConfig.model_fields})
     config = config.model_copy(update={"registry": command.registry.absolute()})  # replicas run in other folders
     timeout_s = config.limits.body_timeout_s + config.limits.deadline_s + MARGIN_S
     greeting = "{url}/docs describes what is served here."
-    serve_until_stopped(build(config), APPLICATION, command.host, command.port, timeout_s, greeting)
+    gateway, behind = build_apart(config)
+    serve_until_stopped(gateway, APPLICATION, command.host, command.port, timeout_s, greeting, behind)
     return 0
 
 

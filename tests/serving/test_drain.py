@@ -16,16 +16,6 @@ import torch
 
 from tests.serving.support import D, free_port, make_encoder, until
 
-SERVE = """
-import sys
-from pathlib import Path
-from bae_ray.serving.app import build_apart
-from bae_ray.serving.config import ServiceConfig
-from bae_ray.serving.hosting import serve_until_stopped
-gateway, behind = build_apart(ServiceConfig(registry=Path(sys.argv[1])))
-serve_until_stopped(gateway, "bae_ray", "127.0.0.1", int(sys.argv[2]), 100, "{url}", behind)
-"""
-
 
 @pytest.mark.slow
 def test_a_request_under_way_is_answered_after_sigterm(tmp_path: Path):
@@ -35,7 +25,8 @@ def test_a_request_under_way_is_answered_after_sigterm(tmp_path: Path):
     wanted = np.packbits(autoencoder.encode(torch.from_numpy(x)).numpy().astype(bool), axis=1).tolist()
     body = json.dumps({"x": x.tolist()}).encode()
     port = free_port()
-    command = [sys.executable, "-c", SERVE, str(tmp_path), str(port)]
+    command = [sys.executable, "-c", "from bae_ray.cli import main; main()", "serve", "--registry", str(tmp_path)]
+    command += ["--port", str(port)]
     environment = {name: value for name, value in os.environ.items() if name != "BAE_RAY_API_KEYS"}
     with subprocess.Popen(command, env=environment) as service:
         try:
