@@ -37,6 +37,8 @@ def build(config: JudgeServiceConfig) -> Application:
     logging.getLogger("ray.serve").setLevel(LOG_LEVEL)
     from ray.serve.llm import build_openai_app
 
+    logging.getLogger("httpx").setLevel(LOG_LEVEL)  # the import has given the root logger a handler
+
     # Passes requests on: one replica, without a CPU of its own, which a small machine has not got.
     ingress = {"num_replicas": 1, "autoscaling_config": None, "ray_actor_options": {"num_cpus": 0}}
     return build_openai_app({"llm_configs": [wanted], "ingress_deployment_config": {**ingress, **QUIET}})
