@@ -121,7 +121,8 @@ PRESETS = {
             packed=2,
         ),
         scoring=ScoringConfig(max_features=30, random_features=24, shuffled=10),
-        judge=JobJudgeConfig(service=JudgeServiceConfig(name="smollm2-135m-instruct")),
+        # A judge that answers No to everything: calibrated, its decisions vary at least.
+        judge=JobJudgeConfig(calibrated=True, service=JudgeServiceConfig(name="smollm2-135m-instruct")),
     ),
     # The paper's sizes (Appendix A.4); its judges are --judge.judge-url https://api.openai.com/v1 --judge.judge-model
     # gpt-4.1-mini, and gpt-4.1.
