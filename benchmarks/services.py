@@ -37,4 +37,4 @@ def started(verb: list[str], log: Path, variables: Mapping[str, str] | None = No
         yield f"http://127.0.0.1:{port}"
     finally:
         service.send_signal(signal.SIGINT)
-        service.wait(60)
+        service.wait(120)
