@@ -7,7 +7,7 @@ method's features. Without --judge.judge-url the job starts the judge itself, in
 installs that). On this machine, and on a cluster:
 
     python jobs/comsem_table.py cpu
-    python jobs/comsem_table.py cpu --judge.judge-url http://localhost:8000/v1 --judge.judge-model judge
+    python jobs/comsem_table.py cpu --judge.judge-url http://localhost:8000/v1 --judge.judge-model smollm2-135m
     RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/comsem_table.py paper --out /shared/comsem
 
 Interrupted, the same command goes on where it stopped, and no answer is asked for twice.
@@ -122,7 +122,7 @@ PRESETS = {
         ),
         scoring=ScoringConfig(max_features=30, random_features=24, shuffled=10),
         # A judge that answers No to everything: calibrated, its decisions vary at least.
-        judge=JobJudgeConfig(calibrated=True, service=JudgeServiceConfig(name="smollm2-135m-instruct")),
+        judge=JobJudgeConfig(calibrated=True),
     ),
     # The paper's sizes (Appendix A.4); its judges are --judge.judge-url https://api.openai.com/v1 --judge.judge-model
     # gpt-4.1-mini, and gpt-4.1.
@@ -152,7 +152,7 @@ def score(job: ComSemTable, methods: list[TableMethod], store: ActivationStore) 
 
     Where that is finished already, no judge is started.
     """
-    from bae_ray.comsem.pipeline import comsem
+    from bae_ray.comsem.pipeline import comsem, dry_run
     from bae_ray.comsem.prompts import PROMPT_VERSION
 
     def config(judge: JudgeConfig) -> ComSemConfig:
@@ -175,6 +175,7 @@ def score(job: ComSemTable, methods: list[TableMethod], store: ActivationStore) 
     if file.exists() and file.read_text(encoding="utf-8") == wanted:
         return 0
     file.unlink(missing_ok=True)
+    dry_run(config(job.judge.asking(job.judge.judge_url or "")), folder)  # examples first: a judge may take the GPU
     with judge_of(job.judge) as judge:
         outcome = comsem(config(judge), folder)
     if not outcome.failed:

@@ -14,10 +14,14 @@ CHOICES = ("Yes", "No")
 MAX_EXPLANATION = 200
 """Characters; what is longer is not the phrase that was asked for."""
 
-_THOUGHTS = re.compile(r"<think>.*?</think>", re.DOTALL)
+MIN_MASS = 0.01
+"""P(Yes) + P(No) below which the two say nothing."""
+
+_THOUGHTS = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
 _REFUSAL = re.compile(
-    r"^\W*(i['\u2019]?m (so )?sorry|sorry\b|i apologi[sz]e|i (can(not|['\u2019]t)|could not|am unable|am not able)\b|"
-    r"i (won['\u2019]t|will not)\b|i['\u2019]m (unable|not able)|as an ai\b|unfortunately,? i\b)",
+    r"^\W*(i['\u2019]?m (so )?sorry|sorry,? (but )?i\b|i apologi[sz]e|"
+    r"i (can(not|['\u2019]t)|could not|am unable|am not able)\b|i (won['\u2019]t|will not)\b|"
+    r"i['\u2019]m (unable|not able)|as an ai\b|unfortunately,? i\b)",
     re.IGNORECASE,
 )
 _INTRODUCTION = re.compile(
@@ -89,13 +93,15 @@ def read_decision(answer: Answer, threshold: float | None = None) -> Decision:
     """Yes or No; `threshold`: by whether P(Yes) is above it, whatever the word is."""
     p_yes = _p_yes(answer.first_token)
     text = _THOUGHTS.sub("", answer.text).strip()
+    if _refuses(answer, text):
+        return Decision(False, p_yes, "refusal")
     if threshold is not None and not math.isnan(p_yes):
         return Decision(p_yes > threshold, p_yes, "")
     if found := _WORD.match(text):
         word = found[1].lower()
         if not _OTHER[word].search(text, found.end()):
             return Decision(word == "yes", p_yes, "")
-    return Decision(False, p_yes, "refusal" if _refuses(answer, text) else "unreadable")
+    return Decision(False, p_yes, "unreadable")
 
 
 def read_explanation(answer: Answer) -> Explanation:
@@ -120,7 +126,7 @@ def _p_yes(first_token: Mapping[str, float]) -> float:
         if (word := token.strip().lower()) in mass:
             mass[word] += math.exp(log_probability)
     total = mass["yes"] + mass["no"]
-    return mass["yes"] / total if total > 0 else math.nan
+    return mass["yes"] / total if total >= MIN_MASS else math.nan
 
 
 def _first_token(logprobs: Any) -> dict[str, float]:

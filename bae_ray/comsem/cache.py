@@ -32,6 +32,10 @@ class AnswerCache:
 
         Raises `InvalidInputError` where another process uses it, and `UnreadableFileError` where it is no cache.
         """
+        if self._path.is_dir():
+            raise InvalidInputError(
+                f"the cache {self._path} is a folder. Give --cache a file, such as judge.sqlite in it."
+            )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = open(self._path.with_name(f"{self._path.name}.lock"), "w")
         try:

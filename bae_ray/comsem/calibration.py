@@ -18,7 +18,7 @@ from bae_ray.comsem.answers import Decision, read_decision
 from bae_ray.comsem.judge import Judge
 from bae_ray.comsem.prompts import Example, Message, content_free_prompts, judge_prompt
 from bae_ray.comsem.scoring import gather_all
-from bae_ray.errors import JudgeError
+from bae_ray.errors import JudgeError, UnansweredError
 
 LABELLED_FILE = "judge_check.jsonl"
 MARKED = re.compile(r"\[\[(.*?)\]\]")
@@ -92,7 +92,10 @@ async def check_judge(
     threshold = await _content_free_threshold(judge) if calibrated else None
 
     async def decide(prompt: list[Message]) -> Decision:
-        decision = read_decision(await judge.decide(prompt), threshold)
+        try:
+            decision = read_decision(await judge.decide(prompt), threshold)
+        except UnansweredError:  # a filter of the server's, say: a pair that it cannot judge
+            decision = Decision(False, math.nan, "unreadable")
         on_done()
         return decision
 

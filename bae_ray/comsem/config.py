@@ -63,7 +63,7 @@ class EvaluationConfig(Config):
 class AskingConfig(Config):
     """How a judge is asked, wherever it is."""
 
-    judge_model: str = "judge"
+    judge_model: str = DEFAULT_MODEL
     """Its name there."""
     judge_key: str = "OPENAI_API_KEY"
     """Environment variable that holds the key; a server of one's own needs none."""

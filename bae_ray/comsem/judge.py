@@ -11,10 +11,11 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Self
 
+import httpx
 import openai
 
 from bae_ray.comsem.answers import CHOICES, Answer
-from bae_ray.comsem.budget import Budget
+from bae_ray.comsem.budget import Budget, estimated_tokens
 from bae_ray.comsem.cache import AnswerCache
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.prompts import Message
@@ -177,6 +178,8 @@ class Judge:
             body.pop("logprobs", None)
         if "max_tokens" in withheld:  # newer hosted models
             body["max_completion_tokens"] = request["max_tokens"]
+        if "seed" in request and "seed" in withheld:  # or samples would be taken for one another
+            return {"url": self._id, "sample": request["seed"], "body": body}
         return {"url": self._id, "body": body}
 
     async def _attempt(self, request: dict[str, Any]) -> Answer:
@@ -194,10 +197,16 @@ class Judge:
                     raw = await self._client.chat.completions.with_raw_response.create(**body, extra_body=extra or None)
                     answer = _answer_in(raw)
                     self._cache.put(sent, answer)  # before anything else can happen
-                    self._budget.pay(answer.prompt_tokens, answer.completion_tokens)
+                    self._pay(request, answer)
+            except _TryAgainError:
+                self._pay(request)
+                raise
             except openai.APITimeoutError as error:
+                self._pay(request)
                 raise _TryAgainError(f"no answer within {self._config.timeout_s:g} s") from error
             except openai.APIConnectionError as error:
+                if not isinstance(error.__cause__, httpx.ConnectError):
+                    self._pay(request)
                 raise _TryAgainError(f"connection failed ({error.__cause__ or error})") from error
             except openai.APIStatusError as error:
                 refused = self._refused_parameter(error, sent["body"])
@@ -209,6 +218,14 @@ class Judge:
                 raise _TryAgainError(f"{type(error).__name__}: {error}") from error
             self._count(answer, sent["body"], withheld)
             return answer
+
+    def _pay(self, request: dict[str, Any], answer: Answer | None = None) -> None:
+        """Count what a request cost, of which a server that says nothing may think the most."""
+        prompt_tokens = answer.prompt_tokens if answer else 0
+        completion_tokens = answer.completion_tokens if answer else 0
+        self._budget.pay(
+            prompt_tokens or estimated_tokens(request["messages"]), completion_tokens or request["max_tokens"]
+        )
 
     def _count(self, answer: Answer, body: dict[str, Any], withheld: frozenset[str]) -> None:
         self._unanswered = 0
@@ -252,7 +269,8 @@ class Judge:
         """Wait before the next attempt; a time that the server names holds for all requests."""
         if told is not None:
             self._not_before = max(self._not_before, time.monotonic() + told)
-            return
+            await asyncio.sleep(told)
+        # Also after a time that was told, lest all come back at once; and it may have been none.
         longest = min(MAX_BACKOFF_S, self._config.backoff_s * 2 ** (attempt - 1))
         await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
 

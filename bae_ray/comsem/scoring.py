@@ -122,7 +122,10 @@ async def score_feature(judge: Judge, task: Task, interpretations: int, threshol
         refused, unreadable = (sum(e.problem == problem for e in given) for problem in ("refusal", "unreadable"))
         if not candidates:
             return unasked(task.feature, "unexplained")._replace(
-                score=0.0, explanations_refused=refused, explanations_unreadable=unreadable
+                score=0.0,
+                shuffled_with=task.other if task.others else -1,
+                explanations_refused=refused,
+                explanations_unreadable=unreadable,
             )
         chosen = max(candidates, key=lambda candidate: -1.0 if math.isnan(candidate.fit) else candidate.fit)
         test, shuffled = await gather_all(

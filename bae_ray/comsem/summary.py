@@ -68,7 +68,8 @@ def table(scores: Sequence[FeatureScore]) -> pd.DataFrame:
             "p_yes": s.test.p_yes,
             "parse_failures": s.test.unreadable,
             "refusals": s.test.refusals,
-            "chance": s.shuffled.score,
+            # No explanation fits no token, its own or another's: in both means, or neither.
+            "chance": 0.0 if s.status == "unexplained" and s.shuffled_with >= 0 else s.shuffled.score,
             "chance_n": s.shuffled.n,
             "chance_yes": s.shuffled.yes,
             "chance_p_yes": s.shuffled.p_yes,

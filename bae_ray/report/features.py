@@ -60,7 +60,8 @@ def report_features(out: Path, json_features: bool = False) -> list[Path]:
 def feature_records(method: Scored) -> Iterator[tuple[int, dict[str, Any]]]:
     """Active features as Neuronpedia has them: activations with tokens, values and their largest; explanations.
 
-    The source names layer and method, as in "10-bae"; values that the evaluation set leaves out are 0.
+    The source names layer and method, as in "10-bae"; values that the evaluation set leaves out are 0, or
+    the smallest beside them where that is less.
     A score stands beside its chance level and the judge's own balanced accuracy.
     """
     source = f"{method.found.evaluation.layer}-{method.row['method']}"
@@ -69,7 +70,7 @@ def feature_records(method: Scored) -> Iterator[tuple[int, dict[str, Any]]]:
         activations = [
             {
                 "tokens": one.pieces,
-                "values": (values := [0.0 if math.isnan(value) else float(value) for value in one.values]),
+                "values": (values := _filled(one.values)),
                 "maxValue": max(values),
                 "maxValueTokenIndex": values.index(max(values)),
                 "minValue": min(values),
@@ -101,6 +102,12 @@ def feature_records(method: Scored) -> Iterator[tuple[int, dict[str, Any]]]:
                 "explanations": [explanation] if row["explanation"] else [],
             },
         )
+
+
+def _filled(values: list[float]) -> list[float]:
+    """Values of a text, those that are not known no larger than any other: burstiness is below 0."""
+    least = min((value for value in values if not math.isnan(value)), default=0.0)
+    return [min(0.0, least) if math.isnan(value) else float(value) for value in values]
 
 
 def page(title: str, summary: dict[str, Any], judge: dict[str, Any], cards: list[dict[str, Any]]) -> str:

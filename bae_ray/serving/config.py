@@ -124,8 +124,9 @@ class JudgeServiceConfig(Config):
 
     model: str = DEFAULT_MODEL
     """The bundled instruct model, a local folder, or a model id on the Hugging Face hub. It needs a chat template."""
-    name: str = Field(default="judge", min_length=1)
-    """What requests call it (--judge-model)."""
+    name: str | None = Field(default=None, min_length=1)
+    """What requests call it (--judge-model). Left out: as the model is called, so that answers are told from those of
+    another one."""
     num_gpus: float | None = Field(default=None, ge=0)
     """GPUs of a replica: a fraction of one, or several, among which the model is split. Left out: 1, and none on a
     cluster without any; then it computes on the CPU."""
@@ -141,3 +142,8 @@ class JudgeServiceConfig(Config):
     """Requests that a replica computes together."""
     cpu_cache_gib: int = Field(default=2, ge=1)
     """Memory for keys and values of tokens seen, on the CPU. On a GPU it takes what is left."""
+
+    @property
+    def called(self) -> str:
+        """The name that requests have to give."""
+        return self.name or (Path(self.model).name if Path(self.model).is_dir() else self.model)

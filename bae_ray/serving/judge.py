@@ -74,7 +74,7 @@ def settings(config: JudgeServiceConfig, gpus: float) -> dict[str, Any]:
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_cache_gib)
         bundles = [{"CPU": config.num_cpus}]
     return {
-        "model_loading_config": {"model_id": config.name, "model_source": source.path},
+        "model_loading_config": {"model_id": config.called, "model_source": source.path},
         "engine_kwargs": engine,
         "placement_group_config": {"bundles": bundles},
         "deployment_config": {

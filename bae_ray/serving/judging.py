@@ -20,7 +20,7 @@ class JobJudgeConfig(AskingConfig):
         """How the judge is asked at this address."""
         asking = self.model_dump(exclude={"judge_url", "service"})
         if self.judge_url is None:
-            asking["judge_model"] = self.service.name
+            asking["judge_model"] = self.service.called
             # Its port changes with every start, its answers do not.
             asking["judge_id"] = self.judge_id or f"{self.service.model} in {self.service.precision}, started by jobs"
         return JudgeConfig(**asking, judge_url=url)

@@ -202,6 +202,21 @@ def test_a_coin_is_at_chance(serve: Callable[..., JudgeServer], tmp_path: Path):
     assert summary.above_chance.low < 0 < summary.above_chance.high
 
 
+def test_a_coin_that_explains_only_half_is_at_chance(serve: Callable[..., JudgeServer], tmp_path: Path):
+    """What has no explanation counts as 0 on its own tokens and on another's."""
+
+    def script(body: dict[str, Any], times: int) -> Any:
+        odd = not is_judgement(body) and int(tokens_of(body)[0][1:]) % 2
+        return "I cannot help with that." if odd else coin(body, times)
+
+    found = table(score(tasks_of(40), serve(script).url, tmp_path / "c"))
+    assert (found["status"] == "unexplained").sum() == 20
+    assert found[found["status"] == "unexplained"]["chance"].tolist() == [0.0] * 20
+    summary = summarize(found, table([]), 0)
+    assert summary.chance.mean < 0.4
+    assert summary.above_chance.low < 0 < summary.above_chance.high
+
+
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """Features whose true score is .6 against a chance of .5, many times over."""
     from bae_ray.comsem.scoring import Judgement

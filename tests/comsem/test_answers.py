@@ -22,7 +22,7 @@ def test_no(text: str):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "   ", "Perhaps", "Yes and no", "No. Yes!", "yesterday", "Nothing", "{}", "\0", "42"]
+    "text", ["", "   ", "Perhaps", "Yes and no", "No. Yes!", "yesterday", "Nothing", "{}", "\0", "42", "<think>Yes, I"]
 )
 def test_what_is_neither_is_unreadable(text: str):
     assert read_decision(answer(text))[0::2] == (False, "unreadable")
@@ -56,6 +56,26 @@ def test_calibrated_decisions_are_by_probability():
     assert read_decision(answer("No", first=first), threshold=0.2).yes
     assert not read_decision(answer("Yes", first=first), threshold=0.4).yes
     assert read_decision(answer("Yes"), threshold=0.9).yes, "without probabilities the word counts"
+
+
+def test_calibrated_decisions_drop_no_refusal():
+    """The two words' probabilities are the tail of what else would be said."""
+    tail = {"I": -0.01, "Yes": -12.0, "No": -14.0}
+    refused = answer("I'm sorry, I can't judge that.", first=tail)
+    assert read_decision(refused, threshold=0.5)[0::2] == (False, "refusal")
+    assert math.isnan(read_decision(refused).p_yes)
+    assert read_decision(answer("Hmm", first=tail), threshold=0.5)[0::2] == (False, "unreadable")
+    policy = answer("Yes", refusal="policy", first={"Yes": -0.1})
+    assert read_decision(policy, threshold=0.5)[0::2] == (False, "refusal")
+
+
+def test_a_thought_that_is_cut_off_is_no_explanation():
+    assert read_explanation(answer("<think>\nOkay, the user wants")) == ("", "unreadable")
+
+
+@pytest.mark.parametrize("phrase", ["sorry as an apology", '"Sorry" and other apologies'])
+def test_a_phrase_about_apologies_is_no_refusal(phrase: str):
+    assert read_explanation(answer(phrase)).problem == ""
 
 
 @pytest.mark.parametrize(

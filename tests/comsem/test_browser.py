@@ -15,7 +15,7 @@ from bae_ray.comsem.config import ComSemConfig, ExamplesConfig, ScoringConfig
 from bae_ray.comsem.layout import FEATURES_FILE
 from bae_ray.comsem.pipeline import comsem
 from bae_ray.report.cards import publish_cards, read_card
-from bae_ray.report.features import report_features
+from bae_ray.report.features import _filled, report_features
 from tests.browser import opened
 from tests.comsem.server import JudgeServer, Reply, is_judgement, judgement, perfect
 
@@ -172,3 +172,9 @@ def test_published_cards_are_read_one_by_one(run: Path, tmp_path: Path):
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises((OSError, ValueError)):
         read_card(tmp_path, 7)
+
+
+def test_tokens_that_are_left_out_are_never_the_largest():
+    """Burstiness is below 0, so that 0 in its place would be."""
+    assert _filled([-0.5, math.nan, -3.0]) == [-0.5, -3.0, -3.0]
+    assert _filled([0.5, math.nan, 2.0]) == [0.5, 0.0, 2.0]

@@ -9,7 +9,7 @@ import pytest
 
 from bae_ray.comsem.answers import Decision
 from bae_ray.comsem.cache import AnswerCache
-from bae_ray.comsem.calibration import JudgeCheck, assess, check_judge, labelled_pairs
+from bae_ray.comsem.calibration import JudgeCheck, assess, check_judge, check_prompts, labelled_pairs
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.judge import Judge
 from bae_ray.comsem.prompts import interpret_prompt, judge_prompt
@@ -122,6 +122,18 @@ def test_calibration_needs_probabilities(serve: Callable[..., JudgeServer], tmp_
     with pytest.raises(JudgeError, match="Leave --calibrated out"):
         check(JudgeConfig(judge_url=server.url, calibrated=True), tmp_path / "c")
     assert len(server.bodies) == 3, "it is said before the rest is paid for"
+
+
+def test_a_pair_that_the_server_does_not_take_counts_as_unreadable(serve: Callable[..., JudgeServer], tmp_path: Path):
+    refused = check_prompts()[7]
+
+    def script(body: dict[str, Any], times: int) -> Reply | str:
+        if body["messages"] == refused:
+            return Reply(status=400, body='{"error": {"message": "content filter"}}')
+        return "Yes"
+
+    checked, _ = check(JudgeConfig(judge_url=serve(script).url, backoff_s=0.01), tmp_path / "c")
+    assert (checked.unreadable, checked.pairs) == (1, len(PAIRS))
 
 
 def test_command(bae_ray: Callable[..., tuple[int, str, str]], serve: Callable[..., JudgeServer], tmp_path: Path):

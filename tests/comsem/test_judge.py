@@ -270,6 +270,21 @@ def test_the_cost_limit_is_never_passed(serve: Serve, tmp_path: Path):
     assert set(server.paid.values()) == {1}
 
 
+@pytest.mark.parametrize("reply", [
+    Reply(body='{"choices": [{"message": {"content": "Yes"}, "finish_reason": "stop"}]}'),
+    Reply("Yes", hold=True),
+    Reply(body="no JSON"),
+])  # fmt: skip
+def test_a_server_that_does_not_say_what_it_took_cannot_pass_the_limit(reply: Reply, serve: Serve, tmp_path: Path):
+    """No usage, no answer in time, an answer that is none: each may have been billed."""
+    server = serve(lambda *_: reply)
+    price = {"input_price": 1000.0, "output_price": 1000.0}
+    settings = config(server.url, **price, max_cost=6.0, in_flight=2, attempts=1).model_copy(update={"timeout_s": 0.5})
+    answers, _ = ask(settings, tmp_path / "c", 30)
+    assert any(isinstance(answer, CostLimitError) for answer in answers)
+    assert 0 < len(server.bodies) < 12
+
+
 def test_a_limit_needs_a_price():
     with pytest.raises(ValueError, match="no price"):
         JudgeConfig(max_cost=1.0)
@@ -287,6 +302,33 @@ def test_a_file_that_is_no_cache_is_left_alone(tmp_path: Path):
     with pytest.raises(UnreadableFileError, match="no cache of a judge's answers"):
         AnswerCache(tmp_path / "c").__enter__()
     assert (tmp_path / "c").read_text().startswith("not a database")
+
+
+def test_a_folder_is_no_cache(tmp_path: Path):
+    with pytest.raises(InvalidInputError, match="is a folder"):
+        AnswerCache(tmp_path).__enter__()
+
+
+def test_samples_of_a_server_without_seeds_are_told_apart(serve: Serve, tmp_path: Path):
+    """All three are asked once, and a rerun finds them as they were."""
+
+    def script(body: dict[str, Any], times: int) -> Reply | str:
+        if "seed" in body:
+            return Reply(status=400, body='{"error": {"message": "seed is not supported"}}')
+        return f"phrase {len(server.bodies)}"
+
+    server = serve(script)
+
+    async def run() -> list[str]:
+        with AnswerCache(tmp_path / "c") as cache:
+            async with Judge(config(server.url), cache) as judge:
+                return [(await judge.explain(prompts(1)[0], number)).text for number in range(3)]
+
+    first = asyncio.run(run())
+    assert len(set(first)) == 3
+    sent = len(server.bodies)
+    assert asyncio.run(run()) == first
+    assert len(server.bodies) == sent
 
 
 def test_further_explanations_are_sampled(serve: Serve, tmp_path: Path):

@@ -45,7 +45,7 @@ def judge_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert service.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < end, log.read_text()[-3000:]
             time.sleep(0.5)
-        assert f"--judge-url http://127.0.0.1:{port}/v1 --judge-model judge" in log.read_text()
+        assert f"--judge-url http://127.0.0.1:{port}/v1 --judge-model smollm2-135m" in log.read_text()
         yield f"http://127.0.0.1:{port}/v1"
         service.send_signal(signal.SIGTERM)
         assert service.wait(60) == 0
@@ -91,15 +91,15 @@ def test_decisions_are_yes_or_no_with_the_models_own_probabilities(judge_url: st
 @pytest.mark.timeout(900)
 def test_any_client_of_openais_api_can_ask(judge_url: str):
     with openai.OpenAI(base_url=judge_url, api_key="none") as client:
-        assert [model.id for model in client.models.list()] == ["judge"]
+        assert [model.id for model in client.models.list()] == ["smollm2-135m"]
         messages = [{"role": "user", "content": "Name a colour."}]
-        answer = client.chat.completions.create(model="judge", messages=messages, max_tokens=8)  # pyright: ignore[reportArgumentType]
+        answer = client.chat.completions.create(model="smollm2-135m", messages=messages, max_tokens=8)  # pyright: ignore[reportArgumentType]
         assert answer.choices[0].message.content
         assert answer.usage is not None
         assert 1 <= answer.usage.completion_tokens <= 8
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(model="another", messages=messages)  # pyright: ignore[reportArgumentType]
-    too_long = {"model": "judge", "messages": [{"role": "user", "content": "word " * 5000}]}
+    too_long = {"model": "smollm2-135m", "messages": [{"role": "user", "content": "word " * 5000}]}
     assert httpx.post(f"{judge_url}/chat/completions", json=too_long, timeout=60).status_code == 400
 
 
