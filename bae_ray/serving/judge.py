@@ -21,6 +21,9 @@ LOG_LEVEL = "ERROR"
 QUIET = {"logging_config": {"log_level": LOG_LEVEL, "enable_access_log": False}}
 """The logs of replicas come to the terminal of whoever starts them."""
 
+HEALTH_TIMEOUT_S = 120
+"""On a busy CPU a replica that computes answers late, and is not to be taken for a dead one."""
+
 
 def build(config: JudgeServiceConfig) -> Application:
     """The application of a config, for `serve.run` and as `import_path` of `serve deploy`.
@@ -81,6 +84,7 @@ def settings(config: JudgeServiceConfig, gpus: float) -> dict[str, Any]:
             "num_replicas": config.replicas,
             "max_ongoing_requests": 4 * config.max_sequences,
             "ray_actor_options": {"num_cpus": 0},  # all that it takes is in its bundles
+            "health_check_timeout_s": HEALTH_TIMEOUT_S,
             **QUIET,
         },
         "runtime_env": {"env_vars": variables},

@@ -29,24 +29,25 @@ PAID_BEFORE_KILL = 600
 IN_FLIGHT = 8
 
 
-def job(out: Path, model: Path, corpus: Path, port: int) -> subprocess.Popen[str]:
+def job(out: Path, model: Path, corpus: Path, port: int | None) -> subprocess.Popen[str]:
+    """The job with the judge at a port, or with one that it starts itself."""
+    judge = ("--judge.judge-url", f"http://127.0.0.1:{port}/v1", "--judge.judge-model", "scripted") if port else ()
     arguments = (
         "--out", out, "--extract.model", model, "--extract.corpus", corpus, "--extract.layers", "1", "3",
         "--extract.max-tokens", "16", "--extract.tokens.max-vectors", "1500", "--evaluation.corpus", corpus,
         "--evaluation.max-texts", "60", "--sweep.training.epochs", "6", "--sweep.training.batch-size", "64",
         "--sweep.training.lr", "1e-2", "--examples.k", "3", "--examples.n-interpret", N_I, "--examples.n-test", "3",
         "--scoring.max-features", "6", "--scoring.shuffled", "4", "--scoring.random-features", "5",
-        "--judge.judge-url", f"http://127.0.0.1:{port}/v1", "--judge.judge-model", "scripted",
-        "--judge.in-flight", IN_FLIGHT,
+        "--judge.in-flight", IN_FLIGHT, *judge,
     )  # fmt: skip
     command = [sys.executable, "jobs/comsem_table.py", "cpu", *map(str, arguments)]
     env = {**os.environ, "PYTHONWARNINGS": "ignore"}
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finished(process: subprocess.Popen[str]) -> str:
+def finished(process: subprocess.Popen[str], timeout_s: float = 300) -> str:
     """What it printed."""
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, err[-3000:]
     return out
 
@@ -124,6 +125,20 @@ def check_results(out: Path, printed: str) -> None:
     assert "Score - chance" in printed
     assert "Layer 1, best " in printed
     assert "balanced accuracy 1.00" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.judge
+@pytest.mark.timeout(1200)
+def test_with_a_judge_of_its_own(tiny_model: Path, tiny_corpus: Path, tmp_path: Path):
+    """vLLM on the CPU behind Ray Serve, on the job's own Ray; the report says what this judge is worth."""
+    printed = finished(job(tmp_path / "run", tiny_model, tiny_corpus, None), 1100)
+    table = pd.read_csv(tmp_path / "run" / "comsem.csv")
+    assert {"relu-layer-1", "topk-layer-1", "gated-layer-1", "bae-layer-1", "random"} <= set(table["method"])
+    assert (table["failed"] == 0).all()
+    assert (table["scored"] > 0).all()
+    assert "smollm2-135m has a balanced accuracy of 0.5" in printed
+    assert "useless" in printed
 
 
 @pytest.mark.parametrize(
