@@ -5,8 +5,8 @@ import logging
 from starlette.responses import HTMLResponse, Response
 
 from bae_ray.report.cards import CARDS_FILE, Card, read_card
+from bae_ray.serving.entries import Entry
 from bae_ray.serving.problems import Problem
-from bae_ray.serving.registry import Entry
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """A card asks for nothing but itself."""

@@ -26,11 +26,12 @@ from bae_ray.errors import (
 from bae_ray.serving.batching import Batcher
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import ChangedError
+from bae_ray.serving.entries import Entry
 from bae_ray.serving.keys import Caller
 from bae_ray.serving.metrics import Metrics
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.problems import Problem
-from bae_ray.serving.registry import Entry, Registry
+from bae_ray.serving.registry import Registry
 from bae_ray.serving.texts import TextActivations, TooLongError, TooManyTokensError
 
 GONE = (RayActorError, RaySystemError, ReplicaUnavailableError, DeploymentUnavailableError)
