@@ -19,6 +19,11 @@ T = TypeVar("T")
 RETRIED = (429, 503)
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 10.0
+"""Of the pauses that the client makes by itself."""
+LONGEST_ASKED_S = 120.0
+"""A service that asks for a longer one is not waited for."""
+FINAL = ("encoder_broken",)
+"""Codes of a 503 that no waiting changes."""
 
 
 class _Calls(ABC):
@@ -34,8 +39,8 @@ class _Calls(ABC):
     ) -> None:
         """A client of the service at `url`. `key`: the bearer key. `timeout`: seconds to wait for an answer.
 
-        `retries`: how often a request is sent again after 429 or 503, with growing pauses, or after as long as the
-        service asks for.
+        `retries`: how often a request is sent again after 429 or 503 (but `encoder_broken`), with growing pauses, none
+        shorter than the service asks for; where it asks for more than two minutes, the call fails at once.
         """
         self._retries = retries
         self._known: Encoders = {}
@@ -75,7 +80,9 @@ class _Calls(ABC):
         params = {"scheme": scheme, "threshold": threshold}
         return self._run(flows.compress(self._known, encoder_id, x, params))
 
-    def decompress(self, encoder_id: str, data: bytes | Sequence[bytes], *, returns: Returns = "numpy") -> Any:
+    def decompress(
+        self, encoder_id: str, data: flows.Bytes | Sequence[flows.Bytes], *, returns: Returns = "numpy"
+    ) -> Any:
         """The activations [n, d] in containers."""
         return self._run(flows.decompress(self._known, encoder_id, data, returns))
 
@@ -180,12 +187,12 @@ class AsyncClient(_Calls):
 
 def _wait(response: httpx.Response, attempt: int, retries: int) -> float | None:
     """Seconds until the request is sent again; None where it is not."""
-    if response.status_code not in RETRIED or attempt == retries:
+    if response.status_code not in RETRIED or attempt == retries or error_of(response).code in FINAL:
         return None
     asked = response.headers.get("retry-after", "")
     least = float(asked) if asked.isdecimal() else 0.0
     growing = FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.5)  # noqa: S311 - so that clients do not come together
-    return min(LONGEST_WAIT_S, max(least, growing))
+    return max(least, min(LONGEST_WAIT_S, growing)) if least <= LONGEST_ASKED_S else None
 
 
 def _checked(response: httpx.Response) -> httpx.Response:

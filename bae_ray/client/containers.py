@@ -15,10 +15,15 @@ def split_container(data: bytes, max_rows: int, max_bytes: int) -> list[bytes]:
     `data` itself where it is small enough, or no container: what is wrong with it is for the service to say.
     """
     try:
-        header, parts, blocks = _read(data)
-        offsets = np.frombuffer(parts["offsets"], "<u8").astype(np.int64)
-    except (ValueError, KeyError, TypeError, IndexError, struct.error):
+        return _split(data, max_rows, max_bytes)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error):
         return [data]
+
+
+def _split(data: bytes, max_rows: int, max_bytes: int) -> list[bytes]:
+    """The same; data that is no container raises whatever is wrong with it."""
+    header, parts, blocks = _read(data)
+    offsets = np.frombuffer(parts["offsets"], "<u8").astype(np.int64)
     rows, block_rows = int(header["__metadata__"]["rows"]), int(header["__metadata__"]["block_rows"])
     if (rows <= max_rows and len(data) <= max_bytes) or blocks < 2:
         return [data]

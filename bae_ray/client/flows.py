@@ -27,6 +27,8 @@ from bae_ray.client.parts import (
 from bae_ray.client.results import Feature, Returns, given_back, rows_of, token_table
 from bae_ray.errors import InvalidInputError
 
+Bytes = bytes | bytearray | memoryview
+
 
 def list_encoders() -> Flow[pd.DataFrame]:
     """A row per encoder."""
@@ -104,9 +106,9 @@ def compress(known: Encoders, encoder_id: str, x: Any, params: dict[str, Any]) -
     return (yield from up_to_date(known, encoder_id, attempt))
 
 
-def decompress(known: Encoders, encoder_id: str, data: bytes | Sequence[bytes], returns: Returns) -> Flow[Any]:
+def decompress(known: Encoders, encoder_id: str, data: Bytes | Sequence[Bytes], returns: Returns) -> Flow[Any]:
     """The activations [N, D] in containers; what is more than the service takes goes in parts of whole blocks."""
-    containers = [data] if isinstance(data, bytes) else list(data)
+    containers = _containers(data)
 
     def attempt(info: Info) -> Flow[Any]:
         limits = info["limits"]
@@ -144,6 +146,14 @@ def encode_texts(known: Encoders, encoder_id: str, texts: str | Sequence[str], t
         return token_table([text for response in responses for text in response.json()["texts"]])
 
     return (yield from up_to_date(known, encoder_id, attempt))
+
+
+def _containers(data: Bytes | Sequence[Bytes]) -> list[bytes]:
+    """Containers one by one. Raises `InvalidInputError` for what holds none."""
+    listed = [data] if isinstance(data, Bytes) else list(data)
+    if not listed or not all(isinstance(one, Bytes) for one in listed):
+        raise InvalidInputError("data holds no containers: expected bytes, or a list of at least one of them.")
+    return [bytes(one) for one in listed]
 
 
 def _coded(values: np.ndarray, info: Info) -> tuple[str, np.ndarray]:

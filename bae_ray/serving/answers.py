@@ -14,10 +14,10 @@ from starlette.responses import Response
 from bae_ray.serving import schemas as s
 from bae_ray.serving.arrays import CHUNK_NUMBERS, Style, in_chunks, ragged, write, write_json
 from bae_ray.serving.config import LimitsConfig
+from bae_ray.serving.entries import Entry
 from bae_ray.serving.media import JSON, Media
 from bae_ray.serving.operations import Operation, unpack
 from bae_ray.serving.problems import Problem
-from bae_ray.serving.registry import Entry
 from bae_ray.serving.texts import TextActivations
 
 Format = Literal["packed", "indices", "magnitudes"]

@@ -93,13 +93,12 @@ def _registry(service: Service) -> APIRouter:
         asked = await Asked.of(service, request, encoder_id, takes_body=False, takes_html=True)
         if index >= (n := asked.entry.n_features):
             raise Problem("feature_not_found", f"The encoder has the features 0 to {n - 1}.")
-        card = await asyncio.to_thread(cards.find_card, asked.entry, index)
         if asked.html:
-            return cards.shown(card)
+            return await asyncio.to_thread(cards.find_page, asked.entry, index)
         found = await service.call(asked.entry, "feature", index)
         made = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
         fields = {"encoder": asked.entry.id, "index": index, "firing_rate": found["firing_rate"]}
-        fields["card"] = card.record if card else None
+        fields["card"] = await asyncio.to_thread(cards.find_record, asked.entry, index)
         asked.expect(made, arrays)
         return answers.arrays(made, fields, asked.answer, arrays)
 
@@ -205,14 +204,15 @@ def _texts(service: Service) -> APIRouter:
             raise Problem("no_language_model", "This encoder is not of a run, so that its language model is not known.")
         texts = await asked.parsed(texts_of, asked.limits, taken=(JSON,))
         most = sizes.most_tokens(asked.d_in, top_k, asked.answer, asked.limits)
-        found = await service.texts(asked.entry, texts, most)
-        n = len(found.token_ids)
-        if n and found.x.shape[1] != asked.d_in:
-            raise Problem("no_language_model", "The language model known by that name is not of the encoder's width.")
-        asked.keep(found.x.nbytes, n)
-        asked.expect_bytes(n * sizes.token_bytes(top_k, asked.answer))
-        planned = sizes.planned(asked.entry, operation, n)
-        made = await service.compute(asked.entry, operation, found.x) if n else planned
+        async with service.deadline():  # one for the language model and the encoder together
+            found = await service.texts(asked.entry, texts, most)
+            n = len(found.token_ids)
+            if n and found.x.shape[1] != asked.d_in:
+                raise Problem("no_language_model", "The language model of that name is not of the encoder's width.")
+            asked.keep(found.x.nbytes, n)
+            asked.expect_bytes(n * sizes.token_bytes(top_k, asked.answer))
+            planned = sizes.planned(asked.entry, operation, n)
+            made = await service.compute(asked.entry, operation, found.x) if n else planned
         return await aside(sizes.held(made) * 8, answers.texts, found, made, asked.entry, asked.answer)
 
     return router

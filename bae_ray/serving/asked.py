@@ -8,10 +8,10 @@ from fastapi import Request
 
 from bae_ray.serving import media, sizes
 from bae_ray.serving.arrays import Style
+from bae_ray.serving.entries import Entry
 from bae_ray.serving.manners import Body, Exchange
 from bae_ray.serving.media import JSON, MEDIA, SAFETENSORS, Media
 from bae_ray.serving.problems import Problem
-from bae_ray.serving.registry import Entry
 from bae_ray.serving.service import Service
 
 INLINE_BYTES = 1 << 15

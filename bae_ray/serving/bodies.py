@@ -14,10 +14,10 @@ from bae_ray.errors import CompressionError
 from bae_ray.serving import sizes
 from bae_ray.serving.arrays import array, check_rows, from_base64, read_arrays, read_json, vectors
 from bae_ray.serving.config import LimitsConfig
+from bae_ray.serving.entries import Entry
 from bae_ray.serving.media import JSON, Media
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.problems import Problem
-from bae_ray.serving.registry import Entry
 
 INTEGERS = (torch.uint8, torch.int32, torch.int64)
 LISTS = "indices has to hold a list of whole numbers for each row."

@@ -1,8 +1,9 @@
 """A middleware for Serve's own proxy, whose answers are not the service's: they become problems too.
 
 The proxy sends nothing where a gateway's replica dies under a request, and its HTTP server then says 500; what it means
-is 503: send the request again. What it says itself, before a request reaches the service (no replica is up, too much
-waits, it took too long), is plain text. The service's own errors are problems and pass through.
+is 503: send the request again. What it says itself, before a request reaches the service (nothing is deployed, no
+replica is up, too much waits, it took too long), is plain text. Its 404 is not the address': the service has them all,
+its route being "/", and says itself what it does not know. The service's own errors are problems and pass through.
 """
 
 import uuid
@@ -15,7 +16,7 @@ from bae_ray.serving.problems import MEDIA_TYPE, Problem
 
 LOST = "The replica that had this request went away. Send the request again."
 MEANT = {
-    404: ("not_found", "There is no service at this address."),
+    404: ("unavailable", "The service is not deployed yet, or is being taken away."),
     408: ("deadline", "The answer took longer than the proxy waits for one."),
     429: ("overloaded", "There are too many requests waiting."),
     503: ("unavailable", "No replica of the service can take this request now."),

@@ -1,8 +1,10 @@
 """What the routes ask of the rest of the service: encoders by id, and computations with them."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,11 +28,12 @@ from bae_ray.errors import (
 from bae_ray.serving.batching import Batcher
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import ChangedError
+from bae_ray.serving.entries import Entry
 from bae_ray.serving.keys import Caller
 from bae_ray.serving.metrics import Metrics
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.problems import Problem
-from bae_ray.serving.registry import Entry, Registry
+from bae_ray.serving.registry import Registry
 from bae_ray.serving.texts import TextActivations, TooLongError, TooManyTokensError
 
 GONE = (RayActorError, RaySystemError, ReplicaUnavailableError, DeploymentUnavailableError)
@@ -41,6 +44,7 @@ READY_FOR_S = 1.0
 READY_TIMEOUT_S = 5.0
 LOOK_TIMEOUT_S = 2.0
 """How long a request waits for the registry's folder; then it is answered by what was there before."""
+log = logging.getLogger("ray.serve")
 T = TypeVar("T")
 
 
@@ -122,6 +126,15 @@ class Service:
             raise Problem("not_ready", "No replica of the encoders answers yet.") from error
         self._ready_until = time.monotonic() + READY_FOR_S
 
+    @asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Around all that a request has computed. Raises `deadline` where that takes too long together."""
+        try:
+            async with asyncio.timeout(self.config.limits.deadline_s):
+                yield
+        except TimeoutError as error:
+            raise Problem("deadline", "The computation took too long. Send fewer rows.") from error
+
     async def _run(self, key: tuple[str, Operation], parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         encoder, operation = key
         handle = self._encoders.options(multiplexed_model_id=encoder)
@@ -131,10 +144,8 @@ class Service:
     async def _answered(self, entry: Entry, call: Awaitable[T]) -> T:
         """The call's result in time, its errors as problems."""
         try:
-            async with asyncio.timeout(self.config.limits.deadline_s):
+            async with self.deadline():
                 return await call
-        except TimeoutError as error:
-            raise Problem("deadline", "The computation took too long. Send fewer rows.") from error
         except BackPressureError as error:
             raise Problem("overloaded", "The encoders have more to do than they can do now.") from error
         except ContainerTooLargeError as error:
@@ -145,6 +156,11 @@ class Service:
             raise Problem("unavailable", "The replica that computed this went away. Send the request again.") from error
         except OutOfMemoryError as error:
             raise Problem("unavailable", "There is too little memory for this now. Send fewer rows.") from error
+        except OSError as error:  # of the disk, or the network behind it; the files may be as good as before
+            log.error(f"encoder {entry.id}: a file cannot be read: {_message(error)}")
+            raise Problem(
+                "unavailable", "A file that this needs cannot be read now. Send the request again."
+            ) from error
         except CheckpointError as error:
             reason = _message(error)
             self.registry.refuse(entry, reason)
@@ -162,6 +178,6 @@ async def _tried(call: Callable[[], Awaitable[T]]) -> T:
     raise AssertionError
 
 
-def _message(error: BaeRayError) -> str:
+def _message(error: BaeRayError | OSError) -> str:
     """What the error said in the replica, without Ray's trace around it."""
     return str(getattr(error, "cause", None) or error)

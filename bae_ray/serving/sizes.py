@@ -10,10 +10,10 @@ import numpy as np
 from bae_ray.compression import Header
 from bae_ray.serving.arrays import Style
 from bae_ray.serving.config import LimitsConfig
+from bae_ray.serving.entries import Entry
 from bae_ray.serving.media import JSON, SAFETENSORS, Media
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.problems import Problem
-from bae_ray.serving.registry import Entry
 
 Arrays = Mapping[str, np.ndarray]
 

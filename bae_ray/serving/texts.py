@@ -18,7 +18,7 @@ from bae_ray.activations.model import ModelSource, find_model, load_model, load_
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import deployed
-from bae_ray.serving.registry import Origin
+from bae_ray.serving.entries import Origin
 
 TOKEN_CHARACTERS = 64
 """No text has tokens that are longer than this on average."""

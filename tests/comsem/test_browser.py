@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,8 @@ def test_json_is_in_neuronpedias_form(run: Path):
             assert activation["tokens"][activation["activatedTokenIndex"]].strip() in (f"w{index - 1}", HOSTILE)
 
 
-def test_published_cards_are_read_one_by_one(run: Path, tmp_path: Path):
+def test_published_cards_are_read_one_by_one(run: Path, word_autoencoder: Path, tmp_path: Path):
+    shutil.copy(word_autoencoder / "model.safetensors", tmp_path)
     (file,) = publish_cards(run.parent, {"words": tmp_path})
     assert file.parent == tmp_path
     for index in (7, 8):
@@ -162,7 +164,7 @@ def test_published_cards_are_read_one_by_one(run: Path, tmp_path: Path):
     assert read_card(tmp_path, 10_000) is None
     assert read_card(run.parent, 7) is None
     page = tmp_path / "card.html"
-    page.write_text(read_card(tmp_path, 7).page)  # pyright: ignore[reportOptionalMemberAccess]
+    page.write_text(read_card(tmp_path, 7).page())  # pyright: ignore[reportOptionalMemberAccess]
     with opened(page) as shown_page:
         assert shown(shown_page) == [7]
         shown_page.locator(".card > button").click()

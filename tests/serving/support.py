@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from bae_ray.autoencoders import Autoencoder, BAEConfig, ReLUConfig, build_autoencoder, load_autoencoder
+from bae_ray.files import checksum
 from bae_ray.serving.config import LimitsConfig, ServiceConfig
 
 D, F = 16, 44  # no multiple of 8: the last byte of a packed code is not full
@@ -56,6 +59,24 @@ def make_run(folder: Path, model: str) -> None:
     result = {"model": model, "layer": 2, "site": "residual", "position": "all", "fvu_val": 0.25, "entropy_bits": 9.5}
     (folder / "run.json").write_text("{}")
     (folder / "result.json").write_text(json.dumps(result))
+
+
+def write_cards(folder: Path, record: dict[str, Any], **about: Any) -> None:
+    """The card of feature 3 as ComSem publishes it, its record beside it; `about` in place of what the file says."""
+    card = {
+        "index": 3, "status": "scored", "explanation": "<b>numbers</b>", "score": 0.5, "n": 8, "chance": 0.25,
+        "p_yes": None, "problems": 0, "rate": 0.1, "entropy": 0.4, "count": 20, "error": "",
+        "tokens": [{"pieces": ["a", " b"], "values": [0.5, 1.0], "at": 1}],
+    }  # fmt: skip
+    names = ("activated", "n_features", "n_tokens", "n_sentences", "scored", "interpretable", "judged", "unreadable",
+             "refusals")  # fmt: skip
+    scores = ("score", "chance", "above_chance", "above_chance_low", "above_chance_high", "random")
+    summary = {"method": "bae", **dict.fromkeys(names, 1), **dict.fromkeys(scores, 0.5)}
+    judge = {"model": "judge", "pairs": 230, "warnings": ["useless"], "yes_bias": 0.0}
+    judge |= dict.fromkeys(("balanced_accuracy", "accuracy_low", "accuracy_high", "self_agreement"), 0.5)
+    table = pa.table({"feature": [3], "card": [json.dumps(card)], "record": [json.dumps(record)]})
+    said = {"summary": summary, "judge": judge, "weights": checksum(folder / "model.safetensors"), **about}
+    pq.write_table(table.replace_schema_metadata({b"bae_ray": json.dumps(said)}), folder / "cards.parquet")
 
 
 def free_port() -> int:

@@ -16,12 +16,12 @@ from bae_ray.compression import compress
 from bae_ray.serving import sizes
 from bae_ray.serving.api import create_app
 from bae_ray.serving.config import LimitsConfig, ServiceConfig
+from bae_ray.serving.entries import Entry
 from bae_ray.serving.keys import Keys
 from bae_ray.serving.manners import Manners
 from bae_ray.serving.metrics import Metrics
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.problems import Problem
-from bae_ray.serving.registry import Entry
 from bae_ray.serving.service import Service
 from tests.serving.support import D, F, make_encoder, make_run
 

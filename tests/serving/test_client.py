@@ -16,6 +16,7 @@ import torch
 from bae_ray import client as c
 from bae_ray import load_autoencoder
 from bae_ray.client import AsyncClient, Client
+from bae_ray.client.clients import _wait
 from bae_ray.client.errors import error_of
 from bae_ray.compression import compress_activations
 from bae_ray.errors import InvalidInputError
@@ -179,6 +180,24 @@ def test_only_429_and_503_are_sent_again(busy: str, statuses: list[int], seen: i
             call()
         assert type(raised.value) is error
     assert Busy.seen == seen
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "seconds"),
+    [
+        (429, {"retry-after": "30"}, {}, 30),
+        (503, {"retry-after": "1"}, {"code": "unavailable"}, 10),
+        (503, {}, {}, 10),
+        (429, {"retry-after": "3600"}, {}, None),
+        (429, {"retry-after": "9" * 400}, {}, None),
+        (503, {}, {"code": "encoder_broken"}, None),
+    ],
+)
+def test_the_pause_is_as_long_as_the_service_asks_for(
+    status: int, headers: dict[str, str], body: dict[str, str], seconds: float | None
+):
+    """At the ninth try, where the client's own pauses have grown to 10 seconds."""
+    assert _wait(httpx.Response(status, headers=headers, json=body), 8, 10) == seconds
 
 
 @pytest.mark.parametrize(

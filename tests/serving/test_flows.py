@@ -95,6 +95,36 @@ def test_a_container_that_is_small_or_none_is_sent_as_it_is():
         assert split_container(wrong, 1, 1) == [wrong]
 
 
+def test_a_container_whose_header_is_damaged_is_sent_as_it_is():
+    whole = compress(torch.zeros(100, 8), torch.zeros(8), block_rows=10)
+    start = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:start])
+    about, others = header["__metadata__"], {name: header[name] for name in header if name != "__metadata__"}
+    damaged: list[Any] = [[], None, {}, others, {**others, "__metadata__": []}, {**header, "offsets": 3}]
+    damaged += [{**others, "__metadata__": {**about, name: value}} for name in ("rows", "block_rows")
+                for value in (None, "x", [])]  # fmt: skip
+    damaged += [{**others, "__metadata__": {**about, "block_rows": "0"}}, {**others, "__metadata__": {"rows": "100"}}]
+    for one in damaged:
+        text = json.dumps(one).encode()
+        wrong = len(text).to_bytes(8, "little") + text + whole[start:]
+        assert split_container(wrong, 20, 10**6) == [wrong], one
+    deep = b"[" * 100_000
+    assert split_container(len(deep).to_bytes(8, "little") + deep, 1, 1) == [len(deep).to_bytes(8, "little") + deep]
+
+
+@pytest.mark.parametrize("data", [[], [3], "text", [None]])
+def test_what_holds_no_containers_is_not_sent(data: Any):
+    with pytest.raises(InvalidInputError, match="no containers"):
+        next(flows.decompress({"e": description(8)}, "e", data, "numpy"))
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_a_container_is_any_bytes(kind: Callable[[bytes], Any]):
+    whole = compress(torch.zeros(2, 8), torch.zeros(8))
+    for data in (kind(whole), [kind(whole)]):
+        assert next(flows.decompress({"e": description(8)}, "e", data, "numpy")).content == whole
+
+
 def test_decompress_sends_parts_and_joins_their_rows():
     code = torch.eye(8, dtype=torch.uint8)[:5]
     whole = compress(code, torch.full((8,), 0.3), block_rows=1)

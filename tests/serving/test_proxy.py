@@ -38,7 +38,7 @@ def through(status: int | None, content_type: str = "text/plain", path: str = "/
         (503, "unavailable"),
         (429, "overloaded"),
         (408, "deadline"),
-        (404, "not_found"),
+        (404, "unavailable"),
     ],
 )
 def test_what_is_no_problem_becomes_one(status: int | None, code: str):

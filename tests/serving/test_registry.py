@@ -1,6 +1,7 @@
 """Encoders come and go without a restart, and broken ones are told."""
 
 import asyncio
+import json
 import shutil
 import time
 from pathlib import Path
@@ -17,12 +18,14 @@ from bae_ray import load_autoencoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving import registry as registry_module
 from bae_ray.serving import service as service_module
+from bae_ray.serving.answers import info
 from bae_ray.serving.config import ServiceConfig
+from bae_ray.serving.entries import Entry
 from bae_ray.serving.keys import read_keys
 from bae_ray.serving.metrics import Metrics
-from bae_ray.serving.registry import Entry, Registry
+from bae_ray.serving.registry import Registry
 from bae_ray.serving.service import Service
-from tests.serving.support import D, Served, make_encoder, until
+from tests.serving.support import LIMITS, D, Served, make_encoder, make_run, until
 
 
 def service_log() -> str:
@@ -99,6 +102,51 @@ def test_what_is_in_a_registry(tmp_path: Path):
     assert "do not fit" in found.look()["copied"].reason
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("result.json", "[]", "result.json"),
+        ("result.json", "null", "result.json"),
+        ("result.json", '{"fvu_val": 1' + "0" * 400 + "}", "OverflowError"),
+        ("result.json", "[" * 100_000, "Recursion"),
+        ("result.json", '{"model": "m", "layer": "x", "site": "s", "position": "all"}', "result.json: layer is 'x'"),
+        ("result.json", '{"model": "m", "layer": 1, "site": "s", "position": "first"}', "result.json: position"),
+        ("result.json", '{"model": ["\\ud800"], "layer": 1, "site": "s", "position": 1}', "result.json: model"),
+        ("config.json", '{"architecture": "bae", "d_in": 4000000000, "d_latent": 4000000000}', "overflow"),
+        ("config.json", '{"architecture": "bae", "d_in": 1' + "0" * 400 + "}", "its files cannot be read"),
+        ("config.json", '{"architecture": "bae", "d_in": "x"}', "config.json: bae.d_in is 'x'"),
+        ("config.json", "null", "config.json"),
+        ("model.safetensors", "", "header"),
+    ],
+)  # fmt: skip
+def test_a_damaged_encoder_is_broken_alone(tmp_path: Path, name: str, text: str, reason: str):
+    for encoder in ("good", "bad"):
+        make_run(tmp_path / encoder, "tiny")
+    (tmp_path / "bad" / name).write_text(text)
+    found = Registry(tmp_path).look()
+    assert (found["good"].config is None, found["bad"].config is None) == (False, True)
+    assert reason in found["bad"].reason
+    assert str(tmp_path) not in found["bad"].reason
+    assert [json.loads(info(found[encoder], LIMITS).model_dump_json())["status"] for encoder in ("good", "bad")] == [
+        "ready", "broken",
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_looked_into_is_broken_and_what_has_no_id_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    make_encoder(tmp_path / "good")
+    for name in ("no id", ".hidden"):
+        shutil.copytree(tmp_path / "good", tmp_path / name)
+    (tmp_path / "loop").symlink_to("loop")
+    found = Registry(tmp_path)
+    with caplog.at_level("ERROR", "ray.serve"):
+        for _ in range(2):
+            assert {name: entry.config is None for name, entry in found.look().items()} == {"good": False, "loop": True}
+    assert ["no id" in record.getMessage() for record in caplog.records].count(True) == 1
+    assert not any("hidden" in record.getMessage() for record in caplog.records)
+
+
 def test_files_are_read_once_and_only_those_of_the_encoder_that_is_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -108,8 +156,8 @@ def test_files_are_read_once_and_only_those_of_the_encoder_that_is_wanted(
         read.append(encoder_id)
         return original(encoder_id, folder, version)
 
-    original = registry_module._read
-    monkeypatch.setattr(registry_module, "_read", counted)
+    original = registry_module.read_entry
+    monkeypatch.setattr(registry_module, "read_entry", counted)
     for name in ("a", "b"):
         make_encoder(tmp_path / name)
     found = Registry(tmp_path)

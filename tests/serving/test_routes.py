@@ -1,15 +1,12 @@
 """Every route over real HTTP, in JSON and in safetensors, against the library's own results."""
 
 import base64
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import load, save
@@ -18,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 from bae_ray import load_autoencoder
 from bae_ray.client import Client
 from bae_ray.compression import Scheme, compress_activations, decompress, decompress_activations
-from tests.serving.support import D, F, Served, make_encoder, until
+from tests.serving.support import D, F, Served, make_encoder, until, write_cards
 
 JSON, BINARY = "application/json", "application/x-safetensors"
 x = np.random.default_rng(0).normal(size=(7, D)).astype(np.float32) * 3
@@ -177,20 +174,7 @@ def test_a_features_card(http: httpx.Client, client: Client, dropped: Path):
     """As ComSem publishes it, of one feature of two; a damaged file takes nothing else away."""
     make_encoder(dropped)
     record = {"index": "3", "explanations": [{"description": "<b>numbers</b>"}], "activations": []}
-    card = {
-        "index": 3, "status": "scored", "explanation": "<b>numbers</b>", "score": 0.5, "n": 8, "chance": 0.25,
-        "p_yes": None, "problems": 0, "rate": 0.1, "entropy": 0.4, "count": 20, "error": "",
-        "tokens": [{"pieces": ["a", " b"], "values": [0.5, 1.0], "at": 1}],
-    }  # fmt: skip
-    names = ("activated", "n_features", "n_tokens", "n_sentences", "scored", "interpretable", "judged", "unreadable",
-             "refusals")  # fmt: skip
-    scores = ("score", "chance", "above_chance", "above_chance_low", "above_chance_high", "random")
-    summary = {"method": "bae", **dict.fromkeys(names, 1), **dict.fromkeys(scores, 0.5)}
-    judge = {"model": "judge", "pairs": 230, "warnings": ["useless"], "yes_bias": 0.0}
-    judge |= dict.fromkeys(("balanced_accuracy", "accuracy_low", "accuracy_high", "self_agreement"), 0.5)
-    table = pa.table({"feature": [3], "card": [json.dumps(card)], "record": [json.dumps(record)]})
-    about = {b"bae_ray": json.dumps({"summary": summary, "judge": judge})}
-    pq.write_table(table.replace_schema_metadata(about), dropped / "cards.parquet")
+    write_cards(dropped, record)
     path, html = "/v1/encoders/dropped/features", "text/html,application/xhtml+xml,*/*;q=0.8"
     until(lambda: http.get("/v1/encoders/dropped").status_code == 200)
     assert http.get(f"{path}/3").json()["card"] == record

@@ -13,12 +13,12 @@ from bae_ray.compression import compress
 from bae_ray.serving import answers, bodies, sizes
 from bae_ray.serving.arrays import nested, ragged, write
 from bae_ray.serving.config import LimitsConfig
+from bae_ray.serving.entries import Entry
 from bae_ray.serving.load import Held, Load
 from bae_ray.serving.media import JSON, SAFETENSORS, Media
 from bae_ray.serving.metrics import Metrics
 from bae_ray.serving.operations import Operation, compute
 from bae_ray.serving.problems import Problem
-from bae_ray.serving.registry import Entry
 from tests.memory import MB, at_most
 from tests.serving.support import LIMITS, D, F
 

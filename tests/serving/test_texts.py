@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoTokenizer
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving import texts as texts_module
 from bae_ray.serving.config import ServiceConfig, TextsConfig
-from bae_ray.serving.registry import Origin
+from bae_ray.serving.entries import Origin
 from bae_ray.serving.texts import Texts, TooLongError, TooManyTokensError
 from tests.serving.support import LIMITS
 

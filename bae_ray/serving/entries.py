@@ -1,0 +1,144 @@
+"""The encoders of a registry as their files say: each folder's by itself, so that a damaged one breaks no other.
+
+Files are read for their configs and headers here, and whole where an encoder is loaded.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from bae_ray.activations.config import Position
+from bae_ray.autoencoders import ArchitectureConfig, AutoencoderConfig, BAEConfig, build_autoencoder
+from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE
+from bae_ray.autoencoders.losses import bernoulli_entropy
+from bae_ray.config import content_hash, describe
+from bae_ray.errors import BaeRayError, InvalidInputError
+from bae_ray.training.run import RESULT_FILE, RUN_FILE
+
+MEASURES = ("entropy_bits", "fvu_train", "fvu_val", "cosine_val", "l0", "dead", "dense", "n_train")
+
+log = logging.getLogger("ray.serve")
+T = TypeVar("T")
+
+
+class Origin(NamedTuple):
+    """Which activations a run's encoder is of."""
+
+    model: str
+    layer: int
+    site: str
+    position: Position
+
+
+class Entry(NamedTuple):
+    """An encoder of the registry."""
+
+    id: str
+    folder: Path
+    version: str
+    """Changes when the files do."""
+    config: ArchitectureConfig | None
+    """None: the encoder is broken."""
+    reason: str
+    """Why it is broken."""
+    prior_bits: float | None
+    """Marginal entropy of the prior, in bits; None of a broken encoder."""
+    origin: Origin | None
+    measures: dict[str, float]
+
+    @property
+    def key(self) -> str:
+        """Id and version: what replicas hold it under."""
+        return f"{self.id}@{self.version}"
+
+    @property
+    def binary(self) -> bool:
+        """Whether its latents are a code of 0 and 1."""
+        return isinstance(self.config, BAEConfig)
+
+    @property
+    def n_features(self) -> int:
+        """Rows of the dictionary."""
+        assert self.config is not None
+        _, d_latent = self.config.widths()
+        return d_latent // self.config.bits_per_feature if isinstance(self.config, BAEConfig) else d_latent
+
+
+_CONFIGS: TypeAdapter[AutoencoderConfig] = TypeAdapter(AutoencoderConfig)
+_ORIGINS: TypeAdapter[Origin] = TypeAdapter(Origin)
+
+
+def version_of(folder: Path) -> str | None:
+    """What tells the folder's files from others in their place; None where there are none of an encoder."""
+    stats: dict[str, list[int | None]] = {}
+    for name in (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE, RUN_FILE):
+        try:
+            stat = (folder / name).stat()
+            stats[name] = [stat.st_mtime_ns, stat.st_size]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:  # it is there: reading it says what is wrong
+            stats[name] = [error.errno]
+    # A run without a result is still trained; one that has a config only was cut off, or is being copied here.
+    unfinished = RUN_FILE in stats and RESULT_FILE not in stats
+    return None if unfinished or not stats.keys() & {CONFIG_FILE, WEIGHTS_FILE} else content_hash(stats)
+
+
+def read_entry(encoder_id: str, folder: Path, version: str) -> Entry:
+    """The encoder of a folder; whatever is wrong with it is its own business, and breaks no other one."""
+    try:
+        config = _checked(CONFIG_FILE, _CONFIGS.validate_json, (folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        with torch.device("meta"):
+            expected = {name: list(tensor.shape) for name, tensor in build_autoencoder(config).state_dict().items()}
+        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+            found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a mapping
+            if differing := sorted(
+                name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+            ):
+                raise InvalidInputError(f"{', '.join(differing)} in {WEIGHTS_FILE} do not fit {CONFIG_FILE}")
+            prior = file.get_tensor("prior").float()
+        if not bool(((prior >= 0) & (prior <= 1)).all()):
+            raise InvalidInputError(f"prior in {WEIGHTS_FILE} holds numbers that are not between 0 and 1")
+        origin, measures = _origin(folder)
+        bits = float(bernoulli_entropy(prior.double()).sum())
+    except (OSError, BaeRayError, SafetensorError) as error:
+        return broken_entry(encoder_id, folder, version, str(error))
+    except Exception as error:  # torch and JSON have many names for numbers that are too large
+        return broken_entry(encoder_id, folder, version, f"its files cannot be read: {type(error).__name__}: {error}")
+    log.info(f"encoder {encoder_id}: {config.model_dump_json()}")
+    return Entry(encoder_id, folder, version, config, "", bits, origin, measures)
+
+
+def broken_entry(encoder_id: str, folder: Path, version: str, reason: str) -> Entry:
+    """An encoder that cannot be used, which the log is told."""
+    log.error(f"encoder {encoder_id} is refused: {reason}. Restore or remove {folder}.")
+    public = reason.replace(str(folder), encoder_id)  # paths of this machine are nobody's business
+    return Entry(encoder_id, folder, version, None, public, None, None, {})
+
+
+def _origin(folder: Path) -> tuple[Origin | None, dict[str, float]]:
+    """What a run's result says of its encoder; nothing of a folder that is no run."""
+    if not (folder / RESULT_FILE).exists():
+        return None, {}
+    result: Any = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    if not isinstance(result, dict):
+        raise InvalidInputError(f"{RESULT_FILE} holds no object of names and values")
+    measures = {name: float(result[name]) for name in MEASURES if isinstance(result.get(name), int | float)}
+    told = {name: result[name] for name in Origin._fields if name in result}
+    if len(told) < len(Origin._fields):
+        return None, measures
+    return _checked(RESULT_FILE, _ORIGINS.validate_python, told), measures
+
+
+def _checked(name: str, validate: Callable[[Any], T], value: Any) -> T:
+    """What pydantic makes of a file's content. Raises `InvalidInputError` that names the file."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        raise InvalidInputError(f"{name}: {describe(error)}") from error
