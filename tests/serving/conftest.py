@@ -11,7 +11,7 @@ import pytest
 from bae_ray.cli.serve import PROXY_CALLBACK, PROXY_VARIABLE
 from bae_ray.client import Client
 from bae_ray.serving.config import EncodersConfig, GatewayConfig, ServiceConfig, TextsConfig
-from tests.serving.support import KEY, LIMITS, NARROW_KEY, Served, free_port, make_encoder, make_run
+from tests.serving.support import KEY, LIMITS, NARROW_KEY, Served, free_port, make_encoder, make_run, until
 
 os.environ[PROXY_VARIABLE] = PROXY_CALLBACK  # before Ray starts, so that its processes have it
 
@@ -68,8 +68,9 @@ def client(served: Served) -> Iterator[Client]:
 
 
 @pytest.fixture
-def dropped(served: Served) -> Iterator[Path]:
-    """A folder of the registry that a test may fill; it is gone afterwards."""
+def dropped(served: Served, http: httpx.Client) -> Iterator[Path]:
+    """A folder of the registry that a test may fill, which the service does not know; it is gone afterwards."""
+    until(lambda: http.get("/v1/encoders/dropped").status_code == 404)
     folder = served.registry / "dropped"
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
