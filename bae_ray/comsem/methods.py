@@ -14,7 +14,7 @@ from bae_ray.autoencoders import build_autoencoder, load_autoencoder
 from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.comsem.config import RANDOM
 from bae_ray.files import atomic_path, write_text
-from bae_ray.training.run import RUN_FILE
+from bae_ray.training.run import RESULT_FILE, RUN_FILE
 
 LABELS = {
     "relu": "ReLU SAE",
@@ -96,7 +96,7 @@ class _Run:
 
 
 def _copy(source: Path, folder: Path, standardize: bool) -> None:
-    """Copy a run's autoencoder, its run.json last: where that is there, so is the rest."""
+    """Copy a run's autoencoder and what was measured of it, its run.json last: where that is there, so is the rest."""
     about = (source / RUN_FILE).read_text(encoding="utf-8")
     if (folder / RUN_FILE).exists() and (folder / RUN_FILE).read_text(encoding="utf-8") == about:
         return
@@ -111,4 +111,6 @@ def _copy(source: Path, folder: Path, standardize: bool) -> None:
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             with atomic_path(folder / name) as temporary:
                 shutil.copyfile(source / name, temporary)
+    if (source / RESULT_FILE).exists():
+        write_text(folder / RESULT_FILE, (source / RESULT_FILE).read_text(encoding="utf-8"))
     write_text(folder / RUN_FILE, about)

@@ -3,7 +3,8 @@
 The proxy sends nothing where a gateway's replica dies under a request, and its HTTP server then says 500; what it means
 is 503: send the request again. What it says itself, before a request reaches the service (nothing is deployed, no
 replica is up, too much waits, it took too long), is plain text. Its 404 is not the address': the service has them all,
-its route being "/", and says itself what it does not know. The service's own errors are problems and pass through.
+its route being "/", and says itself what it does not know. The service's own errors are problems and pass through, as do those in JSON of other
+applications that the same Serve has, such as the judge.
 """
 
 import uuid
@@ -23,6 +24,7 @@ MEANT = {
     504: ("deadline", "The answer took longer than the proxy waits for one."),
 }
 """What the proxy means by a status; by any other one, that a replica was lost."""
+PLAIN = "text/plain"
 OWN = "/-/"
 """Begins the proxy's own addresses, of its health and routes."""
 
@@ -46,7 +48,7 @@ class Proxied:
             if message["type"] == "http.response.start":
                 status, headers = message["status"], Headers(raw=message["headers"])
                 request_id = headers.get("x-request-id", request_id)
-                is_answered = status < 400 or headers.get("content-type") == MEDIA_TYPE
+                is_answered = status < 400 or not headers.get("content-type", PLAIN).startswith(PLAIN)
             if is_answered:
                 await send(message)
 

@@ -17,6 +17,7 @@ from bae_ray.autoencoders import (
     load_autoencoder,
 )
 from bae_ray.comsem.methods import table_methods
+from bae_ray.serving.registry import Registry
 from bae_ray.training.config import CellConfig, RunConfig
 
 
@@ -89,3 +90,15 @@ def test_copies_are_made_once_and_mended(left: str | None, tmp_path: Path):
     load_autoencoder(method.source)
     again = {file.name: file.stat().st_mtime_ns for file in Path(method.source).iterdir()}
     assert (again == copied) == (left is None)
+
+
+def test_the_folders_are_a_registry(tmp_path: Path):
+    """As `bae-ray serve --registry` reads it."""
+    runs = [train(tmp_path / "sweep", config, 3) for config in (BAEConfig(), ReLUConfig())]
+    for run in runs:
+        told = {"model": "tiny", "layer": 3, "site": "residual", "position": "all", "fvu_val": 0.25}
+        (tmp_path / "sweep" / run / "result.json").write_text(json.dumps(told))
+    methods = table_methods(tmp_path / "sweep", runs, ["relu"], tmp_path / "out")
+    found = Registry(tmp_path / "out").look()
+    assert set(found) == {method.name for method in methods}
+    assert all(entry.config is not None and entry.measures["fvu_val"] == 0.25 for entry in found.values())

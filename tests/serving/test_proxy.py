@@ -55,6 +55,7 @@ def test_what_is_no_problem_becomes_one(status: int | None, code: str):
     [
         (200, "application/json", "/v1/encoders"),
         (422, "application/problem+json", "/v1/encoders"),
+        (404, "application/json", "/v1/chat/completions"),
         (503, "text/plain", "/-/healthz"),
     ],
 )
