@@ -3,8 +3,8 @@
 The proxy sends nothing where a gateway's replica dies under a request, and its HTTP server then says 500; what it means
 is 503: send the request again. What it says itself, before a request reaches the service (nothing is deployed, no
 replica is up, too much waits, it took too long), is plain text. Its 404 is not the address': the service has them all,
-its route being "/", and says itself what it does not know. The service's own errors are problems and pass through, as do those in JSON of other
-applications that the same Serve has, such as the judge.
+its route being "/", and says itself what it does not know. The service's own errors are problems and pass through; so
+do those of other applications in the same Serve, such as the judge, whose errors are JSON.
 """
 
 import uuid
