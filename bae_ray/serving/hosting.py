@@ -90,11 +90,21 @@ def serve_until_stopped(
     greeting: str,
     behind: Mapping[str, Application] | None = None,
 ) -> None:
-    """Host an application until Ctrl-C or SIGTERM; `greeting`, printed once it is up, has its {url}."""
+    """Host an application until Ctrl-C or SIGTERM; `greeting`, printed once it is up, has its {url}.
+
+    The first signal lets it finish what is under way, its own start included; a second one ends it at once.
+    """
+    connect()  # which takes SIGTERM for itself
     stopped = threading.Event()
+
+    def stop(*_: object) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+        print("stopping: requests under way are finished; once more, and it ends at once.", flush=True)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     with hosted(application, name, host, port, timeout_s, behind) as url:
-        for number in (signal.SIGINT, signal.SIGTERM):  # before it was up, they end the process at once
-            signal.signal(number, lambda *_: stopped.set())
         print(greeting.replace("{url}", url), "Ctrl-C ends it.", flush=True)
         stopped.wait()
-        print("stopping: requests under way are finished.", flush=True)
