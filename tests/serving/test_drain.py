@@ -43,9 +43,9 @@ def test_a_request_under_way_is_answered_after_sigterm(tmp_path: Path):
                 assert service.poll() is None, "it waits for the request"
                 connection.sendall(body[50:])
                 answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            assert service.wait(90) == 0
         finally:
-            service.send_signal(signal.SIGTERM)
-        assert service.wait(90) == 0
+            service.kill()
     status, content = answer.split(b"\r\n", 1)[0], answer.split(b"\r\n\r\n", 1)[1]
     assert b" 200 " in status, answer[:500]
     assert json.loads(content[content.index(b"{") : content.rindex(b"}") + 1])["code"] == wanted
