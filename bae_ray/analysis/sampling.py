@@ -59,7 +59,7 @@ def estimate_entropy(autoencoder: Autoencoder, x: Tensor | Rows, seed: int) -> E
             within = place[start : start + len(rows)] < sizes[:, None]
             weights = torch.cat([counts, within.float()])
             # Sums of a batch are whole numbers that float32 holds exactly.
-            fires = (autoencoder.encode(rows.to(device)) != 0).float()
+            fires = autoencoder.fires(rows.to(device)).float()
             fired += (weights.to(device) @ fires).double()
             totals += weights.sum(1, dtype=torch.float64)
             start += len(rows)

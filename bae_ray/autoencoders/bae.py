@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bae_ray.autoencoders.base import Autoencoder
-from bae_ray.autoencoders.binarize import Gradient, binarize
+from bae_ray.autoencoders.binarize import Gradient, binarize, fires
 from bae_ray.autoencoders.burstiness import burstiness
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.autoencoders.decoding import decode_varying
@@ -43,6 +43,10 @@ class BinaryAutoencoder(Autoencoder):
     @override
     def activate(self, pre_activations: Tensor) -> Tensor:
         return binarize(pre_activations, self.gradient)
+
+    @override
+    def fires(self, x: Tensor) -> Tensor:
+        return fires(self._before(x), self.gradient)  # the same, without a code of floats in between
 
     def features(self, code: Tensor) -> Tensor:
         """h_R of Eq. 7: sum over j of 2^j code_{iC+j} / (2^C - 1), [N, F / C], from a code [N, F]; in [0, 1]."""

@@ -114,8 +114,11 @@ class Autoencoder(nn.Module, ABC):
 
     def encode(self, x: Tensor) -> Tensor:
         """Latents [N, F] of activations [N, D]. Raises `InvalidInputError` for another shape."""
-        _check_shape("x", x, "d_in", self.d_in)
-        return self.activate(self.pre_activations(self.normalize(x)))
+        return self.activate(self._before(x))
+
+    def fires(self, x: Tensor) -> Tensor:
+        """Which latents of activations [N, D] are not 0, as booleans [N, F]. Raises what `encode` does."""
+        return self.encode(x) != 0
 
     def decode(self, latents: Tensor) -> Tensor:
         """Activations [N, D] reconstructed from latents [N, F]. Raises `InvalidInputError` for another shape."""
@@ -150,6 +153,11 @@ class Autoencoder(nn.Module, ABC):
     def decode_normalized(self, latents: Tensor) -> Tensor:
         """Normalised activations [N, D] from latents [N, F]."""
         return affine(latents, self.W_dec, self.b_dec)
+
+    def _before(self, x: Tensor) -> Tensor:
+        """Pre-activations [N, F] of activations [N, D]."""
+        _check_shape("x", x, "d_in", self.d_in)
+        return self.pre_activations(self.normalize(x))
 
     def penalized(self, pre_activations: Tensor, latents: Tensor) -> Tensor:  # noqa: ARG002
         """What the sparsity penalty of training is applied to, [N, F]."""

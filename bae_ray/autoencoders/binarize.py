@@ -12,7 +12,7 @@ class _SigmoidStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pre_activation: Tensor) -> Tensor:
         ctx.save_for_backward(pre_activation)
-        return (pre_activation >= 0).to(pre_activation.dtype)
+        return fires(pre_activation).to(pre_activation.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ class _SigmoidStep(torch.autograd.Function):
 class _StraightThroughStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pre_activation: Tensor) -> Tensor:  # noqa: ARG004
-        return (pre_activation >= 0).to(pre_activation.dtype)
+        return fires(pre_activation).to(pre_activation.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ARG004
@@ -34,11 +34,16 @@ class _StraightThroughStep(torch.autograd.Function):
 class _ReleaseStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pre_activation: Tensor) -> Tensor:  # noqa: ARG004
-        return (pre_activation > 0).to(pre_activation.dtype)
+        return fires(pre_activation, "release").to(pre_activation.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ARG004
         return grad_outputs[0] * (1 - grad_outputs[0])
+
+
+def fires(pre_activation: Tensor, gradient: Gradient = "sigmoid") -> Tensor:
+    """Where `binarize` is 1, as booleans of the same shape."""
+    return pre_activation > 0 if gradient == "release" else pre_activation >= 0
 
 
 _STEPS = {"sigmoid": _SigmoidStep, "straight_through": _StraightThroughStep, "release": _ReleaseStep}

@@ -110,7 +110,7 @@ def write_activations(
     with CodeWriter(file, autoencoder.prior if prior is None else prior, scheme, **options) as writer:
         for batch in batches:
             check_finite(batch)
-            writer.write(autoencoder.encode(batch.to(device)))
+            writer.write(autoencoder.fires(batch.to(device)))
 
 
 def check_finite(x: Tensor) -> None:

@@ -50,7 +50,7 @@ def chosen_prior(
         rows = rows.select(torch.linspace(0, len(rows) - 1, SAMPLE_ROWS, dtype=torch.float64).round().long())
     fired, packed = torch.zeros(autoencoder.d_latent, dtype=torch.int64), []
     for batch in rows.split(BLOCK_ROWS):
-        bits = as_bits(autoencoder.encode(batch.to(autoencoder.mean.device))).cpu()
+        bits = as_bits(autoencoder.fires(batch.to(autoencoder.mean.device))).cpu()
         fired += bits.sum(0)
         packed.append(np.packbits(bits.numpy(), axis=1))
     rates = (fired + 0.5) / (len(rows) + 1)  # a latent that is not seen to fire may still do so elsewhere

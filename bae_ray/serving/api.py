@@ -15,7 +15,7 @@ from bae_ray.serving import answers, cards, media, metrics, sizes
 from bae_ray.serving import schemas as s
 from bae_ray.serving.arrays import Style
 from bae_ray.serving.asked import Asked, aside
-from bae_ray.serving.bodies import coded_rows, container_of, texts_of, vectors_of
+from bae_ray.serving.bodies import coded_rows, container_of, texts_of
 from bae_ray.serving.manners import Exchange, GoneError
 from bae_ray.serving.media import JSON
 from bae_ray.serving.openapi import describe, errors, produces, takes
@@ -116,8 +116,7 @@ def _codes(service: Service) -> APIRouter:
         """Encode activations. In safetensors, the body's tensor is `x`, and the answer's are named as in JSON."""
         asked = await Asked.of(service, request, encoder_id)
         operation = answers.operation(asked.entry, format, top_k)
-        x = await asked.parsed(vectors_of, asked.d_in, asked.limits)
-        asked.keep(x.nbytes, len(x))
+        x = await asked.vectors()
         fires = operation.name == "pack" and format == "indices"
         planned = sizes.planned(asked.entry, operation, len(x))
         if format == "indices" and not fires:
@@ -130,9 +129,9 @@ def _codes(service: Service) -> APIRouter:
             listed = sizes.listed(code)
             asked.expect(listed, arrays)
             call = (answers.indices, code, asked.d_latent, fields, asked.answer, arrays)
-            return await aside(sizes.held(listed), *call)
+            return await aside(asked.answer, sizes.held(listed) + 8 * code.size, *call)
         made = {name: made[name] for name in planned}
-        return await aside(sizes.held(made), answers.arrays, made, fields, asked.answer, arrays)
+        return await aside(asked.answer, sizes.held(made), answers.arrays, made, fields, asked.answer, arrays)
 
     @router.post("/v1/encoders/{encoder_id}/decode", **takes(s.DecodeBody), **produces(s.DecodeAnswer, *errors()))
     async def decode(request: Request, encoder_id: EncoderId, arrays: Arrays = "nested") -> Response:
@@ -142,7 +141,9 @@ def _codes(service: Service) -> APIRouter:
         asked.keep(rows.nbytes, len(rows))
         asked.expect(sizes.planned(asked.entry, operation, len(rows)), arrays)
         made = await service.compute(asked.entry, operation, rows)
-        return await aside(sizes.held(made), answers.arrays, made, {"encoder": asked.entry.id}, asked.answer, arrays)
+        return await aside(
+            asked.answer, sizes.held(made), answers.arrays, made, {"encoder": asked.entry.id}, asked.answer, arrays
+        )
 
     return router
 
@@ -160,11 +161,10 @@ def _codec(service: Service) -> APIRouter:
             raise Problem("not_binary", "This encoder's latents are real numbers: only codes can be compressed.")
         if threshold is not None and scheme != "indices":
             raise Problem("invalid", "threshold goes with the scheme indices.")
-        x = await asked.parsed(vectors_of, asked.d_in, asked.limits)
-        asked.keep(x.nbytes, len(x))
+        x = await asked.vectors()
         data = await service.call(asked.entry, "compress", x, scheme, threshold)
         asked.expect_bytes(sizes.written_bytes(len(data), asked.answer))
-        return await aside(len(data), answers.container, data, len(x), asked.entry, asked.answer)
+        return await aside(asked.answer, len(data), answers.container, data, len(x), asked.entry, asked.answer)
 
     @router.post(
         "/v1/encoders/{encoder_id}/decompress",
@@ -186,7 +186,9 @@ def _codec(service: Service) -> APIRouter:
         packed = format == "packed"
         asked.expect(sizes.planned(asked.entry, Operation("pack" if packed else "decode"), rows), arrays)
         made = await service.call(asked.entry, "decompress", data, packed)
-        return await aside(sizes.held(made), answers.arrays, made, {"encoder": asked.entry.id}, asked.answer, arrays)
+        return await aside(
+            asked.answer, sizes.held(made), answers.arrays, made, {"encoder": asked.entry.id}, asked.answer, arrays
+        )
 
     return router
 
@@ -213,7 +215,7 @@ def _texts(service: Service) -> APIRouter:
             asked.expect_bytes(n * sizes.token_bytes(top_k, asked.answer))
             planned = sizes.planned(asked.entry, operation, n)
             made = await service.compute(asked.entry, operation, found.x) if n else planned
-        return await aside(sizes.held(made) * 8, answers.texts, found, made, asked.entry, asked.answer)
+        return await aside(JSON, sizes.held(made) * 8, answers.texts, found, made, asked.entry, asked.answer)
 
     return router
 

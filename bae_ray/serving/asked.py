@@ -4,17 +4,20 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 from fastapi import Request
 
 from bae_ray.serving import media, sizes
 from bae_ray.serving.arrays import Style
+from bae_ray.serving.bodies import vectors_of
 from bae_ray.serving.entries import Entry
 from bae_ray.serving.manners import Body, Exchange
 from bae_ray.serving.media import JSON, MEDIA, SAFETENSORS, Media
 from bae_ray.serving.problems import Problem
 from bae_ray.serving.service import Service
 
-INLINE_BYTES = 1 << 15
+INLINE_BYTES: dict[Media, int] = {JSON: 1 << 15, SAFETENSORS: 1 << 20}
+"""What is read or written at once, in less than a millisecond; more is left to a thread."""
 
 T = TypeVar("T")
 
@@ -49,16 +52,25 @@ class Asked:
         asked.d_in, asked.d_latent = asked.entry.config.widths()
         return asked
 
-    async def parsed(self, parse: Callable[..., T], *arguments: Any, taken: tuple[Media, ...] = MEDIA) -> T:
-        """What `parse` makes of the body, its type and `arguments`."""
+    async def vectors(self) -> np.ndarray:
+        """The activations [N, D] of the body, which from here on are counted instead of it."""
+        x = await self.parsed(vectors_of, self.d_in, self.limits, quick=True)
+        self.keep(x.nbytes, len(x))
+        return x
+
+    async def parsed(
+        self, parse: Callable[..., T], *arguments: Any, taken: tuple[Media, ...] = MEDIA, quick: bool = False
+    ) -> T:
+        """What `parse` makes of the body, its type and `arguments`; `quick`: of safetensors as fast as it is copied."""
         given = media.body_media(self._request.headers.get("content-type"))
         if given not in taken:
             raise Problem("unsupported_media_type", f"The Content-Type has to be {' or '.join(taken)}.")
         body = await self._body.read()
-        if given != JSON or len(body) < INLINE_BYTES:
-            return await aside(len(body), parse, body, given, *arguments)
+        call = (given if quick else JSON, len(body), parse, body, given, *arguments)
+        if given != JSON or len(body) < INLINE_BYTES[JSON]:
+            return await aside(*call)
         async with self._parsing:
-            return await aside(len(body), parse, body, given, *arguments)
+            return await aside(*call)
 
     def keep(self, size: int, rows: int) -> None:
         """Count what was read of the body, `size` bytes and so many rows, instead of the body, which is gone."""
@@ -78,6 +90,6 @@ class Asked:
         self.exchange.held.take(2 * size)
 
 
-async def aside(size: int, function: Callable[..., T], *arguments: Any) -> T:
+async def aside(media: Media, size: int, function: Callable[..., T], *arguments: Any) -> T:
     """A call that takes as long as its data is large, in a thread, so that other requests are answered meanwhile."""
-    return function(*arguments) if size < INLINE_BYTES else await asyncio.to_thread(function, *arguments)
+    return function(*arguments) if size < INLINE_BYTES[media] else await asyncio.to_thread(function, *arguments)

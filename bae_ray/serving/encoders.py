@@ -1,11 +1,9 @@
 """The deployment that holds encoders and computes with them."""
 
-import asyncio
 import io
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -18,11 +16,12 @@ from bae_ray.autoencoders import Autoencoder, load_autoencoder
 from bae_ray.compression import Scheme, decompress_activations, model_hash, open_container
 from bae_ray.compression.activations import check_model, write_activations
 from bae_ray.compression.codec import BLOCK_ROWS, check_size
-from bae_ray.errors import BaeRayError, ContainerTooLargeError, OutOfMemoryError
+from bae_ray.errors import BaeRayError, ContainerTooLargeError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.features import describe_feature
-from bae_ray.serving.operations import Operation, compute
+from bae_ray.serving.operations import Operation
 from bae_ray.serving.registry import Registry
+from bae_ray.serving.threads import Threads
 
 LOGGING = {"encoding": "JSON", "enable_access_log": False}
 """The gateway has a line for every request that says more than Serve's."""
@@ -65,12 +64,12 @@ class Encoders:
         self._device = "cuda" if settings.num_gpus and torch.cuda.is_available() else "cpu"
         # Ray gives an actor of one CPU one thread. Replicas share the machine's cores evenly instead.
         threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.max_replicas)
-        self._thread = ThreadPoolExecutor(1, "compute", torch.set_num_threads, (threads,))
-        self._coders = ThreadPoolExecutor(1, "codec", torch.set_num_threads, (1,))
+        self._threads = Threads(threads if self._device == "cpu" else 1, "compute")
+        self._coder = Threads(1, "codec")
 
         @serve.multiplexed(max_num_models_per_replica=settings.encoders_per_replica)
         async def load(key: str) -> _Loaded:
-            return await self._in(self._thread, self._load, key)
+            return await self._threads.run(self._load, key)
 
         self._loaded = cast(Callable[[str], Awaitable[_Loaded]], load)
 
@@ -80,7 +79,7 @@ class Encoders:
         Raises `CheckpointError` where the encoder cannot be loaded.
         """
         autoencoder, _ = await self._loaded(serve.get_multiplexed_model_id())
-        return await self._in(self._thread, _compute, autoencoder, operation, parts)
+        return await self._threads.compute(autoencoder, operation, parts)
 
     async def ping(self) -> None:
         """Answer."""
@@ -88,7 +87,7 @@ class Encoders:
     async def feature(self, index: int) -> dict[str, Any]:
         """What is known of a feature: see `features.describe_feature`."""
         autoencoder, _ = await self._loaded(serve.get_multiplexed_model_id())
-        return await self._in(self._thread, describe_feature, autoencoder, index)
+        return await self._threads.run(describe_feature, autoencoder, index)
 
     async def compress(self, x: np.ndarray, scheme: Scheme, threshold: float | None) -> bytes:
         """Activations [N, D] as the codec's container, of `max_response_bytes` at most.
@@ -99,13 +98,13 @@ class Encoders:
         file = _Bounded(self._most)
         batches = torch.from_dlpack(x).split(BLOCK_ROWS)
         call = partial(write_activations, file, autoencoder, batches, scheme, threshold=threshold, model_hash=known)
-        await self._in(self._coders, call)
+        await self._coder.run(call)
         return file.getvalue()
 
     async def decompress(self, data: bytes, packed: bool) -> dict[str, np.ndarray]:
         """`x` [N, D] of a container, or its packed `code`. Raises `CompressionError` for one of another encoder."""
         loaded = await self._loaded(serve.get_multiplexed_model_id())
-        return await self._in(self._coders, _decompress, loaded, data, packed, self._most)
+        return await self._coder.run(_decompress, loaded, data, packed, self._most)
 
     def _load(self, key: str) -> "_Loaded":
         encoder_id, _, version = key.partition("@")
@@ -115,22 +114,6 @@ class Encoders:
         autoencoder = load_autoencoder(entry.folder).to(self._device)
         log.info(f"encoder {encoder_id} is loaded on {self._device}.")
         return _Loaded(autoencoder, model_hash(autoencoder))
-
-    @staticmethod
-    async def _in(executor: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise OutOfMemoryError("the device has too little memory for this batch") from error
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):  # what torch says of a CPU's memory
-                raise
-            raise OutOfMemoryError("the machine has too little memory for this batch") from error
-
-
-def _compute(autoencoder: Autoencoder, operation: Operation, parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Each part by itself: they are large, or few. Small ones are joined, which is what batching is for."""
-    return compute(autoencoder, operation, parts[0] if len(parts) == 1 else np.concatenate(parts))
 
 
 def _decompress(loaded: _Loaded, data: bytes, packed: bool, most: int) -> dict[str, np.ndarray]:

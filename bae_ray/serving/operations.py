@@ -3,7 +3,7 @@
 Shapes: N rows, D d_in, F d_latent, G features, K the largest kept, B = ceil(F / 8) bytes of a packed code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder
 
-WORKING_SET = 64 << 20
-"""Bytes that pre-activations and latents of a chunk of rows may take."""
+WORKING_SET = {"cpu": 16 << 20, "cuda": 256 << 20}
+"""Bytes that pre-activations and latents of a chunk of rows may take; on a CPU they stay in its cache."""
 PLACE_VALUES = (128, 64, 32, 16, 8, 4, 2, 1)
 
 
@@ -24,24 +24,29 @@ class Operation(NamedTuple):
     top_k: int = 0
 
 
-def compute(autoencoder: Autoencoder, operation: Operation, rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Arrays with a row for each of `rows`, on the autoencoder's device, in chunks of bounded memory.
+def compute(autoencoder: Autoencoder, operation: Operation, parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays with a row for each row of all parts, on the autoencoder's device.
 
     pack: `code` [N, B], the latents that fire as bits, the first one in the highest bit of the first byte (as
     `numpy.packbits`). magnitudes: `magnitudes` [N, G]. top_k: `indices` [N, K] of the largest and their `magnitudes`.
     decode_packed: `x` [N, D] of codes [N, B]. decode: `x` of latents [N, F].
     """
-    step = max(1, WORKING_SET // (8 * autoencoder.d_latent))
-    device = autoencoder.mean.device
-    function = _FUNCTIONS[operation.name]
-    made: dict[str, list[np.ndarray]] = {}
     with torch.inference_mode():
-        for start in range(0, len(rows), step):
-            # DLPack takes arrays that are read-only, as those from Ray's object store are.
-            chunk = torch.from_dlpack(rows[start : start + step]).to(device)
-            for name, tensor in function(autoencoder, operation, chunk).items():
-                made.setdefault(name, []).append(tensor.cpu().numpy())
-    return {name: parts[0] if len(parts) == 1 else np.concatenate(parts) for name, parts in made.items()}
+        # DLPack takes arrays that are read-only, as those from Ray's object store are.
+        rows = torch.from_dlpack(joined(parts)).to(autoencoder.mean.device)
+        made = _FUNCTIONS[operation.name](autoencoder, operation, rows)
+        return {name: tensor.cpu().numpy() for name, tensor in made.items()}
+
+
+def rows_at_once(autoencoder: Autoencoder) -> int:
+    """The rows that can be computed together within the working set."""
+    size = WORKING_SET.get(autoencoder.mean.device.type, WORKING_SET["cpu"])
+    return max(1, size // (8 * autoencoder.d_latent))
+
+
+def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """All rows of one or more arrays; of one without a copy."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def unpack(code: np.ndarray, d_latent: int) -> np.ndarray:
@@ -50,7 +55,7 @@ def unpack(code: np.ndarray, d_latent: int) -> np.ndarray:
 
 
 def _pack(autoencoder: Autoencoder, _operation: Operation, x: Tensor) -> dict[str, Tensor]:
-    fires = autoencoder.encode(x) != 0
+    fires = autoencoder.fires(x)
     if fires.device.type == "cpu":
         return {"code": torch.from_numpy(np.packbits(fires.numpy(), axis=1))}
     padded = torch.nn.functional.pad(fires, (0, -fires.shape[1] % 8)).unflatten(1, (-1, 8))

@@ -30,7 +30,7 @@ entry = Entry("bae", Path(), "1", bae.config, "", 1.0, None, {})
 def test_what_is_planned_is_what_is_computed(name: Any):
     operation = Operation(name, 3 if name == "top_k" else 0)
     rows = {"decode": np.zeros((5, F), np.float32), "decode_packed": np.zeros((5, 6), np.uint8)}
-    made = compute(bae, operation, rows.get(name, np.zeros((5, D), np.float32)))
+    made = compute(bae, operation, [rows.get(name, np.zeros((5, D), np.float32))])
     planned = sizes.planned(entry, operation, 5)
     assert {k: (v.dtype, v.shape) for k, v in planned.items()} == {k: (v.dtype, v.shape) for k, v in made.items()}
 
