@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bae_ray.autoencoders.binarize import Gradient, binarize
+from bae_ray.autoencoders.binarize import Gradient, binarize, fires
 
 AROUND_ZERO = [-1.0, -1e-30, -0.0, 0.0, 1e-30, 1.0]
 PAIRS = st.lists(st.tuples(st.floats(-50, 50), st.floats(-10, 10)), min_size=1, max_size=20)
@@ -27,6 +27,13 @@ def test_step_is_one_from_zero_on(gradient: Gradient):
 
 def test_step_of_the_released_code_is_one_above_zero():
     assert binarize(torch.tensor(AROUND_ZERO), "release").tolist() == [0, 0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("gradient", get_args(Gradient))
+def test_fires_is_the_step_as_booleans(gradient: Gradient):
+    x = torch.tensor(AROUND_ZERO)
+    assert fires(x, gradient).dtype == torch.bool
+    assert torch.equal(fires(x, gradient), binarize(x, gradient).bool())
 
 
 @pytest.mark.parametrize("gradient", get_args(Gradient))

@@ -40,6 +40,19 @@ def plain(autoencoder: Autoencoder) -> Autoencoder:
     return autoencoder
 
 
+def test_what_fires_is_what_is_not_zero_in_the_latents(
+    autoencoders: dict[str, Autoencoder], activations: Tensor, subtests: pytest.Subtests
+):
+    for name, autoencoder in autoencoders.items():
+        with subtests.test(name):
+            fires = autoencoder.fires(activations)
+            assert fires.dtype == torch.bool
+            assert fires.any()
+            assert torch.equal(fires, autoencoder.encode(activations) != 0)
+            with pytest.raises(InvalidInputError, match="d_in"):
+                autoencoder.fires(activations[:, 1:])
+
+
 class TestReleasedCode:
     VARIANTS = pytest.mark.parametrize(
         ("variant", "architecture", "options"),
