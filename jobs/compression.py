@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from bae_ray.activations.config import CorpusConfig, ExtractConfig, TokensConfig
+from bae_ray.activations.config import CorpusConfig, ExtractConfig
+from bae_ray.activations.presets import news, pile
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.cli import parse_preset, report_failures, run_safely
 from bae_ray.config import Config
@@ -51,13 +52,7 @@ PRESETS = {
     # Sized for a laptop: 25 minutes on 2 busy cores. Fewer epochs than the paper's 2,000, so the weights are larger.
     "laptop": Compression(
         out=Path("runs/compression"),
-        extract=ExtractConfig(
-            layers=(5, 20),
-            positions=("all",),
-            max_tokens=64,
-            max_texts=None,
-            tokens=TokensConfig(max_vectors=16_384, first=False),
-        ),
+        extract=news((5, 20), vectors=16_384),
         held_out=CorpusConfig(corpus="mr", max_texts=None),
         held_out_vectors=8192,
         sweep=SweepConfig(
@@ -71,18 +66,7 @@ PRESETS = {
     # Appendix A.5: Llama 3.2-1B, trained on the Pile, 117,864 vectors of BookCorpus.
     "paper": Compression(
         out=Path("runs/compression_paper"),
-        extract=ExtractConfig(
-            model="meta-llama/Llama-3.2-1B",
-            corpus="monology/pile-uncopyrighted",
-            layers=(5, 9, 11, 14),
-            positions=("all",),
-            max_tokens=1024,
-            max_texts=None,
-            tokens=TokensConfig(max_vectors=8_243_323),
-            dtype="bfloat16",
-            workers=8,
-            gpus_per_worker=1,
-        ),
+        extract=pile("meta-llama/Llama-3.2-1B", (5, 9, 11, 14)),
         held_out=CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=None),
         held_out_vectors=117_864,
         sweep=SweepConfig(

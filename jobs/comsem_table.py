@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from bae_ray.activations.config import CorpusConfig, ExtractConfig, TokensConfig
+from bae_ray.activations.config import CorpusConfig, ExtractConfig
+from bae_ray.activations.presets import news, pile
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import TopKConfig, TranscoderConfig
 from bae_ray.cli import parse_preset, report_failures, run_safely
@@ -67,19 +68,7 @@ def _paper(out: str, model: str, layers: tuple[int, ...]) -> ComSemTable:
     others = "relu,topk,gated,bae"
     return ComSemTable(
         out=Path(out),
-        extract=ExtractConfig(
-            model=model,
-            corpus="monology/pile-uncopyrighted",
-            layers=tuple(sorted({*layers, *before})),
-            sites=("residual", "mlp_in"),
-            positions=("all",),
-            max_tokens=1024,
-            max_texts=None,
-            tokens=TokensConfig(max_vectors=8_243_323),
-            dtype="bfloat16",
-            workers=8,
-            gpus_per_worker=1,
-        ),
+        extract=pile(model, tuple(sorted({*layers, *before})), sites=("residual", "mlp_in")),
         evaluation=CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=8192),
         sweep=SweepConfig(
             autoencoder=TranscoderConfig(target_site="residual", target_layer_offset=1),
@@ -104,13 +93,7 @@ PRESETS = {
     # are those at which all methods have about the same held-out FVU: that of top-k with the paper's k.
     "cpu": ComSemTable(
         out=Path("runs/comsem_table"),
-        extract=ExtractConfig(
-            layers=(10,),
-            positions=("all",),
-            max_tokens=64,
-            max_texts=None,
-            tokens=TokensConfig(max_vectors=32_768, first=False),
-        ),
+        extract=news((10,), vectors=32_768),
         evaluation=CorpusConfig(corpus="mr", max_texts=512),
         sweep=SweepConfig(
             autoencoder=TopKConfig(expansion=2),

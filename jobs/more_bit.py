@@ -21,7 +21,8 @@ from typing import Annotated
 import pandas as pd
 from pydantic import Field
 
-from bae_ray.activations.config import CorpusConfig, ExtractConfig, TokensConfig
+from bae_ray.activations.config import CorpusConfig, ExtractConfig
+from bae_ray.activations.presets import news, pile
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import BAEConfig, ReLUConfig
 from bae_ray.cli import parse_preset, report_failures, run_safely
@@ -81,13 +82,7 @@ PRESETS = {
     # L_r. At this L1 weight the sparse autoencoder's held-out FVU is about that of such a sparse code.
     "cpu": MoreBit(
         out=Path("runs/more_bit"),
-        extract=ExtractConfig(
-            layers=(10, 20),
-            positions=("all",),
-            max_tokens=64,
-            max_texts=None,
-            tokens=TokensConfig(max_vectors=16_384, first=False),
-        ),
+        extract=news((10, 20), vectors=16_384),
         evaluation=CorpusConfig(corpus="mr", max_texts=512),
         layer=10,
         autoencoder=BAEConfig(expansion=2),
@@ -102,18 +97,7 @@ PRESETS = {
     # Section 6, Appendices A.4 and G: Llama 3.2-1B, trained on the Pile, 8,192 sentences of BookCorpus.
     "paper": MoreBit(
         out=Path("runs/more_bit_paper"),
-        extract=ExtractConfig(
-            model="meta-llama/Llama-3.2-1B",
-            corpus="monology/pile-uncopyrighted",
-            layers=(5, 9, 11, 14),
-            positions=("all",),
-            max_tokens=1024,
-            max_texts=None,
-            tokens=TokensConfig(max_vectors=8_243_323),
-            dtype="bfloat16",
-            workers=8,
-            gpus_per_worker=1,
-        ),
+        extract=pile("meta-llama/Llama-3.2-1B", (5, 9, 11, 14)),
         evaluation=CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=8192),
         layer=11,
         training=TrainingConfig(epochs=200),
