@@ -64,7 +64,7 @@ class _Calls(ABC):
         return self._run(flows.encode(self._known, encoder_id, x, packed, returns))
 
     def indices(self, encoder_id: str, x: Any, *, top_k: int | None = None, returns: Returns = "same") -> Any:
-        """The latents that fire, a list of arrays; with `top_k` [n, top_k], the largest magnitude first."""
+        """The latents that fire, an array for each row, in a list or series; with `top_k` [n, top_k], largest first."""
         return self._run(flows.indices(self._known, encoder_id, x, top_k, returns))
 
     def magnitudes(self, encoder_id: str, x: Any, *, top_k: int | None = None, returns: Returns = "same") -> Any:

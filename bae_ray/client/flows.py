@@ -24,7 +24,7 @@ from bae_ray.client.parts import (
     split,
     up_to_date,
 )
-from bae_ray.client.results import Feature, Returns, given_back, rows_of, token_table
+from bae_ray.client.results import Feature, Returns, given_back, listed_back, rows_of, token_table
 from bae_ray.errors import InvalidInputError
 
 Bytes = bytes | bytearray | memoryview
@@ -50,7 +50,7 @@ def encode(known: Encoders, encoder_id: str, x: Any, packed: bool, returns: Retu
 
 
 def indices(known: Encoders, encoder_id: str, x: Any, top_k: int | None, returns: Returns) -> Flow[Any]:
-    """The latents that fire, a list of arrays; or the top k features [N, K]."""
+    """The latents that fire, an array for each row; or the top k features [N, K]."""
     rows = rows_of(x, "x")
 
     def attempt(info: Info) -> Flow[Any]:
@@ -58,7 +58,8 @@ def indices(known: Encoders, encoder_id: str, x: Any, top_k: int | None, returns
         made = yield from in_parts(info, "encode", params, "x", rows.values, 4 * (top_k or info["d_latent"]))
         if top_k is not None:
             return given_back(np.concatenate([part["indices"] for part in made]), rows, returns)
-        return [row for part in made for row in np.split(part["indices"], part["splits"][1:-1])]
+        listed = [row for part in made for row in np.split(part["indices"], part["splits"][1:-1])]
+        return listed_back(listed, rows, returns)
 
     return (yield from up_to_date(known, encoder_id, attempt))
 

@@ -61,11 +61,21 @@ def given_back(values: np.ndarray, rows: Rows, returns: Returns) -> Any:
     kind = rows.kind if returns == "same" else returns
     if kind == "pandas":
         return pd.DataFrame(values, index=rows.index)
-    if kind == "torch":
-        import torch
+    return _tensor(values) if kind == "torch" else values
 
-        return torch.from_numpy(values.copy() if not values.flags.writeable else values)
-    return values
+
+def listed_back(values: list[np.ndarray], rows: Rows, returns: Returns) -> Any:
+    """An array of its own length for each of `rows`, as the caller wants them: a list, or in pandas a series."""
+    kind = rows.kind if returns == "same" else returns
+    if kind == "pandas":
+        return pd.Series(values, index=rows.index)
+    return [_tensor(array) for array in values] if kind == "torch" else values
+
+
+def _tensor(values: np.ndarray) -> Any:
+    import torch
+
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
 def token_table(answers: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -55,7 +55,7 @@ class _Bounded(io.BytesIO):
 
 
 class Encoders:
-    """A replica: some encoders of the registry in memory, one computation at a time on the device."""
+    """A replica: some encoders of the registry in memory, and threads that compute with them."""
 
     def __init__(self, config: ServiceConfig) -> None:
         settings = config.encoders

@@ -45,6 +45,18 @@ def test_what_comes_back_is_of_the_kind_that_was_given(client: Client, bae):
     assert np.array_equal(client.encode("bae", x, packed=True), np.packbits(wanted.astype(bool), axis=1))
 
 
+def test_indices_come_back_so_too_though_each_row_has_another_number_of_them(client: Client, bae):
+    wanted = [row.nonzero().squeeze(1).tolist() for row in bae.encode(torch.from_numpy(x))]
+    assert len({len(row) for row in wanted}) > 1
+    as_torch = client.indices("bae", torch.from_numpy(x))
+    assert all(isinstance(row, torch.Tensor) for row in as_torch)
+    assert [row.tolist() for row in as_torch] == wanted
+    series = client.indices("bae", pd.DataFrame(x, index=list("abcdefghi")))
+    assert list(series.index) == list("abcdefghi")
+    assert [row.tolist() for row in series] == wanted
+    assert isinstance(client.indices("bae", torch.from_numpy(x), returns="numpy")[0], np.ndarray)
+
+
 def test_every_call(client: Client, served: Served, bae):
     code = bae.encode(torch.from_numpy(x))
     assert set(client.encoders()["id"]) >= {"bae", "relu", "run", "cut"}
