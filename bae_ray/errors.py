@@ -21,6 +21,7 @@ BaeRayError
 │   └── ForeignModelError
 ├── JudgeError             the language model that judges cannot be asked
 │   ├── UnansweredError
+│   │   └── RefusedRequestError
 │   └── CostLimitError
 ├── ServiceError           an application of Ray Serve did not start
 └── CheckpointError        a saved autoencoder cannot be loaded
@@ -111,6 +112,10 @@ class JudgeError(BaeRayError):
 
 class UnansweredError(JudgeError):
     """One request has no answer, however often it was sent; others may have."""
+
+
+class RefusedRequestError(UnansweredError):
+    """The server does not take the request: a filter's, say. Sending it again changes nothing."""
 
 
 class CostLimitError(JudgeError):

@@ -83,7 +83,10 @@ def _paper(out: str, model: str, layers: tuple[int, ...]) -> ComSemTable:
             gpus_per_trial=1,
         ),
         scoring=ScoringConfig(random_features=512),
-        judge=JobJudgeConfig(service=JudgeServiceConfig(model="Qwen/Qwen2.5-7B-Instruct", name="qwen2.5-7b-instruct")),
+        judge=JobJudgeConfig(
+            # A GPU whether the cluster has one up by then or not.
+            service=JudgeServiceConfig(model="Qwen/Qwen2.5-7B-Instruct", name="qwen2.5-7b-instruct", num_gpus=1)
+        ),
     )
 
 

@@ -102,7 +102,10 @@ PRESETS = {
         layer=11,
         training=TrainingConfig(epochs=200),
         gpus_per_trial=1,
-        judge=JobJudgeConfig(service=JudgeServiceConfig(model="Qwen/Qwen2.5-7B-Instruct", name="qwen2.5-7b-instruct")),
+        judge=JobJudgeConfig(
+            # A GPU whether the cluster has one up by then or not.
+            service=JudgeServiceConfig(model="Qwen/Qwen2.5-7B-Instruct", name="qwen2.5-7b-instruct", num_gpus=1)
+        ),
     ),
 }
 

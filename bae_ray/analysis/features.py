@@ -99,6 +99,13 @@ class FeatureStatistics:
         for name in ("_fired", "_latents", "_latents_squared", "_squared_error", "_cosine", "_cosine_centred"):
             getattr(self, name).add_(getattr(other, name))
 
+    def cpu(self) -> Self:
+        """These statistics, moved to main memory: so another process can have them, with a GPU or without."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value.cpu())
+        return self
+
     @property
     def firing_rates(self) -> Tensor:
         """Share of the samples on which each latent fires, [F], float64."""

@@ -49,8 +49,8 @@ def comsem(command: ComSemCommand) -> int:
         print(path)
     if outcome.failed:
         print(
-            f"failed: {outcome.failed} features have no result, since requests had no answer; features.parquet says "
-            "why. The same command asks for them again.",
+            f"failed: {outcome.failed} features or questions of the judge's test have no result, since requests had no "
+            "answer; features.parquet says why. The same command asks for them again.",
             file=sys.stderr,
         )
     return EXIT_SOME_FAILED if outcome.failed else 0

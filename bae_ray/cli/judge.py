@@ -57,4 +57,4 @@ def judge_check(command: JudgeCheckCommand) -> int:
         record = {"judge": command.judge_model, "url": command.judge_url, **checked._asdict()}
         write_text(command.out, json.dumps(without_nan(record), indent=2) + "\n")
         print(command.out)
-    return EXIT_SOME_FAILED if checked.useless else 0
+    return EXIT_SOME_FAILED if checked.useless or checked.failed else 0

@@ -14,6 +14,9 @@ CHOICES = ("Yes", "No")
 MAX_EXPLANATION = 200
 """Characters; what is longer is not the phrase that was asked for."""
 
+MOST_TOKENS = 1 << 40
+"""Of an answer and its prompt: what is more was not counted."""
+
 MIN_MASS = 0.01
 """P(Yes) + P(No) below which the two say nothing."""
 
@@ -59,15 +62,15 @@ class Answer(NamedTuple):
             usage = body.get("usage") or {}
             details = usage.get("prompt_tokens_details") or {}
             return cls(
-                text=content or "",
-                refusal=refusal or "",
-                finish_reason=str(choice.get("finish_reason") or ""),
+                text=_whole(content or ""),
+                refusal=_whole(refusal or ""),
+                finish_reason=_whole(str(choice.get("finish_reason") or "")),
                 first_token=_first_token(choice.get("logprobs")),
-                prompt_tokens=int(usage.get("prompt_tokens") or 0),
-                completion_tokens=int(usage.get("completion_tokens") or 0),
-                cached_tokens=int(details.get("cached_tokens") or 0),
+                prompt_tokens=_tokens(usage.get("prompt_tokens")),
+                completion_tokens=_tokens(usage.get("completion_tokens")),
+                cached_tokens=_tokens(details.get("cached_tokens")),
             )
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise ValueError(f"no chat completion: {type(error).__name__} {error}") from error
 
 
@@ -116,6 +119,19 @@ def read_explanation(answer: Answer) -> Explanation:
     return Explanation(phrase, "")
 
 
+def _whole(text: str) -> str:
+    """A text without the halves of characters that JSON can hold, and no file can."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _tokens(said: Any) -> int:
+    """How many, as the server says; 0 where it does not. Raises `ValueError` for what is no number of tokens."""
+    count = int(said or 0)
+    if not 0 <= count < MOST_TOKENS:
+        raise ValueError(f"{count} tokens")
+    return count
+
+
 def _refuses(answer: Answer, text: str) -> bool:
     return bool(answer.refusal) or answer.finish_reason == "content_filter" or bool(_REFUSAL.match(text))
 
@@ -134,5 +150,5 @@ def _first_token(logprobs: Any) -> dict[str, float]:
     if not content:
         return {}
     alternatives = content[0].get("top_logprobs") or [content[0]]
-    found = {str(entry["token"]): float(entry["logprob"]) for entry in alternatives}
+    found = {_whole(str(entry["token"])): float(entry["logprob"]) for entry in alternatives}
     return {token: value for token, value in found.items() if value <= 1e-3}  # which NaN is not

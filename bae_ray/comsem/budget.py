@@ -25,7 +25,7 @@ class Budget:
         """Prices per million tokens; `spent`: prompt tokens and tokens answered that are paid for already."""
         self._prices = (input_price, output_price)
         self._limit = limit
-        self._spent = self.cost(*spent)
+        self._spent = self._before = self.cost(*spent)
         self._reserved = 0.0
         self._changed = asyncio.Condition()
 
@@ -37,6 +37,11 @@ class Budget:
     def spent(self) -> float:
         """Dollars paid so far, in earlier runs too."""
         return self._spent
+
+    @property
+    def spent_now(self) -> float:
+        """Dollars paid in this run."""
+        return self._spent - self._before
 
     def pay(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Count an answer."""

@@ -14,6 +14,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
     request TEXT PRIMARY KEY, answer TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lost (prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS dialects (server TEXT PRIMARY KEY, withheld TEXT NOT NULL);
 """
 
@@ -66,17 +67,21 @@ class AnswerCache:
         row = self._database.execute("SELECT answer FROM answers WHERE request = ?", (_key(request),)).fetchone()
         return None if row is None else Answer(**json.loads(row[0]))
 
-    def put(self, request: dict[str, Any], answer: Answer) -> None:
-        """Record an answer; it is safe when this returns."""
+    def put(self, request: dict[str, Any], answer: Answer, tokens: tuple[int, int]) -> None:
+        """Record an answer, and the prompt tokens and tokens answered that it is paid with; safe when this returns."""
         self._database.execute(
-            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",
-            (_key(request), json.dumps(answer._asdict()), answer.prompt_tokens, answer.completion_tokens),
+            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (_key(request), json.dumps(answer._asdict()), *tokens)
         )
 
+    def put_lost(self, tokens: tuple[int, int]) -> None:
+        """Record what may have been paid for an answer that did not come."""
+        self._database.execute("INSERT INTO lost VALUES (?, ?)", tokens)
+
     def tokens(self) -> tuple[int, int]:
-        """Prompt tokens and tokens answered of all that is recorded."""
+        """Prompt tokens and tokens answered that all which is recorded was paid for with."""
         row = self._database.execute(
-            "SELECT coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) FROM answers"
+            "SELECT coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) FROM "
+            "(SELECT prompt_tokens, completion_tokens FROM answers UNION ALL SELECT * FROM lost)"
         ).fetchone()
         return int(row[0]), int(row[1])
 

@@ -18,7 +18,7 @@ from bae_ray.comsem.answers import Decision, read_decision
 from bae_ray.comsem.judge import Judge
 from bae_ray.comsem.prompts import Example, Message, content_free_prompts, judge_prompt
 from bae_ray.comsem.scoring import gather_all
-from bae_ray.errors import JudgeError, UnansweredError
+from bae_ray.errors import JudgeError, RefusedRequestError, UnansweredError
 
 LABELLED_FILE = "judge_check.jsonl"
 MARKED = re.compile(r"\[\[(.*?)\]\]")
@@ -65,6 +65,8 @@ class JudgeCheck(NamedTuple):
     """Scores by this judge mean nothing."""
     warnings: tuple[str, ...]
     """What is wrong with it, in words."""
+    failed: int = 0
+    """Questions without an answer, however often they were sent; their pairs are left out. A rerun asks them again."""
 
 
 def labelled_pairs() -> list[Labelled]:
@@ -87,26 +89,38 @@ async def check_judge(
 ) -> tuple[JudgeCheck, float | None]:
     """Put the judge to the test; and the threshold of calibrated decisions, None where they are by the word.
 
-    Raises `JudgeError` where calibrated decisions are asked for and the server gives no probabilities.
+    Raises `JudgeError` where calibrated decisions are asked for and the server gives no probabilities, and where too
+    few questions are answered to tell anything.
     """
     threshold = await _content_free_threshold(judge) if calibrated else None
 
-    async def decide(prompt: list[Message]) -> Decision:
+    async def decide(prompt: list[Message]) -> Decision | None:
         try:
             decision = read_decision(await judge.decide(prompt), threshold)
-        except UnansweredError:  # a filter of the server's, say: a pair that it cannot judge
+        except RefusedRequestError:  # a filter of the server's, say: a pair that it cannot judge
             decision = Decision(False, math.nan, "unreadable")
+        except UnansweredError:
+            decision = None
         on_done()
         return decision
 
     decisions = await gather_all([decide(prompt) for prompt in check_prompts()])
-    return assess(labelled_pairs(), decisions[0::2], decisions[1::2], threshold), threshold
+    both = zip(labelled_pairs(), decisions[0::2], decisions[1::2], strict=True)
+    known = [(pair, given, reworded) for pair, given, reworded in both if given and reworded]
+    if len({pair.fits for pair, _, _ in known}) < 2:
+        raise JudgeError("too few questions of the judge's test were answered. Run the same command again.")
+    pairs, given, reworded = zip(*known, strict=True)
+    return assess(pairs, given, reworded, threshold, failed=decisions.count(None)), threshold
 
 
 def assess(
-    pairs: Sequence[Labelled], given: Sequence[Decision], reworded: Sequence[Decision], threshold: float | None
+    pairs: Sequence[Labelled],
+    given: Sequence[Decision],
+    reworded: Sequence[Decision],
+    threshold: float | None,
+    failed: int = 0,
 ) -> JudgeCheck:
-    """The measures of a judge's decisions on labelled pairs, in both wordings."""
+    """The measures of a judge's decisions on labelled pairs, in both wordings; `failed` questions had no answer."""
     both = [*given, *reworded]
     fits = np.array([pair.fits for pair in (*pairs, *pairs)])
     yes = np.array([decision.yes for decision in both])
@@ -118,7 +132,7 @@ def assess(
     yes_rate = float(yes[readable].mean()) if readable.any() else math.nan
     agreeing = [not a.problem and not b.problem and a.yes == b.yes for a, b in zip(given, reworded, strict=True)]
     unreadable, refusals = (sum(d.problem == problem for d in both) for problem in ("unreadable", "refusal"))
-    warnings = _warnings(low, accuracy, yes_rate, (unreadable + refusals) / len(both))
+    warnings = _unanswered(failed) + _warnings(low, accuracy, yes_rate, (unreadable + refusals) / len(both))
     return JudgeCheck(
         pairs=len(pairs),
         balanced_accuracy=accuracy,
@@ -133,6 +147,7 @@ def assess(
         threshold=math.nan if threshold is None else threshold,
         useless=any(warning.startswith("useless") for warning in warnings),
         warnings=tuple(warnings),
+        failed=failed,
     )
 
 
@@ -146,6 +161,10 @@ def _interval(recall: float, specificity: float, n: float) -> tuple[float, float
     below = math.hypot(*(share - low for share, (low, _) in zip(shares, ends, strict=True))) / 2
     above = math.hypot(*(high - share for share, (_, high) in zip(shares, ends, strict=True))) / 2
     return sum(shares) / 2 - below, sum(shares) / 2 + above
+
+
+def _unanswered(failed: int) -> list[str]:
+    return [f"{failed} questions of the judge's test had no answer, and their pairs are left out"] if failed else []
 
 
 def _warnings(low: float, accuracy: float, yes_rate: float, unread: float) -> list[str]:

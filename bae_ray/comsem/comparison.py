@@ -23,7 +23,9 @@ FROM_RUN = ("mse_val", "fvu_train", "fvu_val", "spectral_norm")
 FROM_SUMMARY = (
     "activated", "scored", "interpretable", "score", "score_low", "score_high", "chance", "chance_low", "chance_high",
     "above_chance", "above_chance_low", "above_chance_high", "judged", "unreadable", "refusals", "unexplained",
-    "failed", "n_features", "n_tokens", "n_sentences", "l0", "entropy_bits",
+    "failed", "n_features", "n_tokens", "n_sentences", "mse", "l0", "entropy_bits", "p_yes", "random", "random_low",
+    "random_high", "judge", "judge_accuracy", "judge_accuracy_low", "judge_accuracy_high", "judge_yes_bias",
+    "judge_self_agreement", "judge_useless",
 )  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def compare(methods: Sequence[TableMethod], runs: pd.DataFrame, folder: Path) ->
         table=table.astype({"layer": "Int64"}),
         best=_best(table, features),
         features=features,
-        check=JudgeCheck(**{name: _known(judge[name]) for name in JudgeCheck._fields}),
+        check=JudgeCheck(**{name: _known(judge[name]) for name in JudgeCheck._fields if name in judge}),
         judge=str(judge["model"]),
         usage=Usage(**json.loads((folder / USAGE_FILE).read_text(encoding="utf-8"))),
     )

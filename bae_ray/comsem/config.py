@@ -128,6 +128,8 @@ class ComSemConfig(JudgeConfig):
     """The evaluation set where no store is given."""
     tokenizer: str | None = None
     """Folder or hub id of the store's tokenizer. Left out: of the model that the store names."""
+    other_model: bool = False
+    """Score autoencoders on activations of another language model than the one that they were trained on."""
     layer: int | None = Field(default=None, ge=0)
     """Layer of the autoencoders. Left out: what their runs say."""
     site: str | None = None

@@ -23,7 +23,7 @@ from bae_ray.analysis.features import (
 from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder, TranscoderConfig, load_autoencoder
 from bae_ray.comsem.config import RANDOM, ComSemConfig
 from bae_ray.errors import InvalidInputError
-from bae_ray.training.run import RUN_FILE
+from bae_ray.training.run import RESULT_FILE, RUN_FILE
 
 Work = Callable[[Autoencoder, ActivationStore, int, int], Any]
 """Looks at the tokens from one number to before another."""
@@ -74,6 +74,21 @@ def find_methods(config: ComSemConfig) -> list[Method]:
     return methods
 
 
+def check_model(methods: list[Method], model: str) -> None:
+    """Raise `InvalidInputError` for an autoencoder that was trained on another language model, where its run says so.
+
+    A model in a local folder goes by the folder's name, which may lie elsewhere on another machine.
+    """
+    for method in methods:
+        file = Path(method.source) / RESULT_FILE
+        own = json.loads(file.read_text(encoding="utf-8"))["model"] if file.exists() else model
+        if Path(own).name != Path(model).name:
+            raise InvalidInputError(
+                f"{method.source} was trained on activations of {own}, and the evaluation set is of {model}. Give "
+                f"--evaluation.model {own} or a --store of it, or --other-model if that is what you want."
+            )
+
+
 def rows_of(store: ActivationStore, cell: Cell, start: int, end: int) -> Rows:
     """The activations of a cell's tokens from `start` to before `end`."""
     rows = Rows(store.shards(cell.layer, cell.position, cell.site))
@@ -103,13 +118,13 @@ def prepare(method: Method, store: ActivationStore, run: Run) -> Prepared:
     return Prepared(
         autoencoder=autoencoder,
         metrics=metrics if held else None,
-        rates=(first.fired / metrics.n).cpu(),
+        rates=first.fired / metrics.n,
         spectral_norm=spectral_norm(autoencoder.W_dec.detach()),
     )
 
 
 class _Looked(NamedTuple):
-    """What a pass over some tokens finds."""
+    """What a pass over some tokens finds; on the CPU, since the driver of a cluster may have no GPU."""
 
     statistics: FeatureStatistics
     fired: Tensor
@@ -122,7 +137,7 @@ def _look(
 ) -> _Looked:
     rows = rows_of(store, cell, start, end)
     wanted = rows if target is None else rows_of(store, target, start, end)
-    statistics = feature_statistics(autoencoder, rows, target=wanted)
+    statistics = feature_statistics(autoencoder, rows, target=wanted).cpu()
     if not isinstance(autoencoder, BinaryAutoencoder) or autoencoder.bits_per_feature == 1:
         return _Looked(statistics, (statistics.firing_rates * len(rows)).round())
     # Features made of several bits (Eq. 7): one fires where any of its bits does.
@@ -130,7 +145,7 @@ def _look(
     with evaluating(autoencoder):
         for batch in rows.split(rows_at_once(autoencoder)):
             fired += (autoencoder.features(autoencoder.encode(batch.to(fired.device))) > 0).sum(0)
-    return _Looked(statistics, fired)
+    return _Looked(statistics, fired.cpu())
 
 
 def _target(autoencoder: Autoencoder, cell: Cell) -> Cell | None:

@@ -125,7 +125,8 @@ def _identity(
     data = random_features if method.source == RANDOM else store.fingerprint(method.cell)
     texts = [shard.files for shard in store.manifest.shards]
     rows = [{name: record.checksum for name, record in of.items() if name.startswith("rows/")} for of in texts]
-    about = [FORMAT, method.source, weights, data, rows, n_tokens, config.model_dump(mode="json")]
+    cells = sorted(str(cell) for cell in store.cells)  # of which one may be a transcoder's target, or none
+    about = [FORMAT, method.source, weights, data, cells, rows, n_tokens, config.model_dump(mode="json")]
     return content_hash(about)
 
 

@@ -19,7 +19,7 @@ from bae_ray.comsem.budget import Budget, estimated_tokens
 from bae_ray.comsem.cache import AnswerCache
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.prompts import Message
-from bae_ray.errors import JudgeError, UnansweredError
+from bae_ray.errors import JudgeError, RefusedRequestError, UnansweredError
 
 TOP_LOGPROBS = 20
 """The most that hosted servers give."""
@@ -55,6 +55,9 @@ class Usage(NamedTuple):
     """Of the prompt tokens: those that the server had computed before, if it says so."""
     cost: float
     """Dollars of this run."""
+    estimated: int = 0
+    """Requests of which it is not known how many tokens they took, since the server does not say or no answer came:
+    the cost counts their prompts by their length and the longest answers, the tokens above do not count them."""
 
 
 class _TryAgainError(Exception):
@@ -80,7 +83,7 @@ class Judge:
         self._not_before = 0.0
         self._unanswered = 0
         self._fatal: JudgeError | None = None
-        self._counts = dict.fromkeys(("sent", "answered", "from_cache", "retried"), 0)
+        self._counts = dict.fromkeys(("sent", "answered", "from_cache", "retried", "estimated"), 0)
         self._tokens = dict.fromkeys(("prompt_tokens", "completion_tokens", "prefix_tokens"), 0)
 
     async def __aenter__(self) -> Self:
@@ -98,8 +101,7 @@ class Judge:
     @property
     def usage(self) -> Usage:
         """What asking came to so far."""
-        cost = self._budget.cost(self._tokens["prompt_tokens"], self._tokens["completion_tokens"])
-        return Usage(**self._counts, **self._tokens, cost=cost)
+        return Usage(**self._counts, **self._tokens, cost=self._budget.spent_now)
 
     async def decide(self, messages: list[Message]) -> Answer:
         """Ask for Yes or No, constrained to them and with their probabilities where the server can; see `ask`."""
@@ -191,22 +193,23 @@ class Judge:
             sent = self._sent(request, withheld)
             body = dict(sent["body"])
             extra = {key: body.pop(key) for key in ("structured_outputs",) if key in body}
-            self._counts["sent"] += 1
             try:
                 async with self._budget.reserve(request["messages"], request["max_tokens"]):
+                    self._counts["sent"] += 1
                     raw = await self._client.chat.completions.with_raw_response.create(**body, extra_body=extra or None)
                     answer = _answer_in(raw)
-                    self._cache.put(sent, answer)  # before anything else can happen
-                    self._pay(request, answer)
+                    tokens = self._tokens_of(request, answer)
+                    self._cache.put(sent, answer, tokens)  # before anything else can happen
+                    self._budget.pay(*tokens)
             except _TryAgainError:
-                self._pay(request)
+                self._lose(request)
                 raise
             except openai.APITimeoutError as error:
-                self._pay(request)
+                self._lose(request)
                 raise _TryAgainError(f"no answer within {self._config.timeout_s:g} s") from error
             except openai.APIConnectionError as error:
                 if not isinstance(error.__cause__, httpx.ConnectError):
-                    self._pay(request)
+                    self._lose(request)
                 raise _TryAgainError(f"connection failed ({error.__cause__ or error})") from error
             except openai.APIStatusError as error:
                 refused = self._refused_parameter(error, sent["body"])
@@ -219,13 +222,18 @@ class Judge:
             self._count(answer, sent["body"], withheld)
             return answer
 
-    def _pay(self, request: dict[str, Any], answer: Answer | None = None) -> None:
-        """Count what a request cost, of which a server that says nothing may think the most."""
-        prompt_tokens = answer.prompt_tokens if answer else 0
-        completion_tokens = answer.completion_tokens if answer else 0
-        self._budget.pay(
-            prompt_tokens or estimated_tokens(request["messages"]), completion_tokens or request["max_tokens"]
-        )
+    def _tokens_of(self, request: dict[str, Any], answer: Answer) -> tuple[int, int]:
+        """Prompt tokens and tokens answered that are paid for; a server that says nothing may think the most."""
+        said = answer.prompt_tokens, answer.completion_tokens
+        self._counts["estimated"] += 0 in said
+        return said[0] or estimated_tokens(request["messages"]), said[1] or request["max_tokens"]
+
+    def _lose(self, request: dict[str, Any]) -> None:
+        """Count what a request may have cost whose answer did not come."""
+        tokens = estimated_tokens(request["messages"]), request["max_tokens"]
+        self._counts["estimated"] += 1
+        self._cache.put_lost(tokens)
+        self._budget.pay(*tokens)
 
     def _count(self, answer: Answer, body: dict[str, Any], withheld: frozenset[str]) -> None:
         self._unanswered = 0
@@ -259,7 +267,7 @@ class Judge:
             if wait is not None and wait > MAX_RETRY_AFTER_S:
                 return self._stop(f"asks to wait {wait:.0f} s ({reason}). Run the same command again by then.")
             return _TryAgainError(reason, wait)
-        return UnansweredError(f"the server does not take the request ({reason})")
+        return RefusedRequestError(f"the server does not take the request ({reason})")
 
     def _stop(self, problem: str) -> JudgeError:
         self._fatal = JudgeError(f"{self._config.judge_url} {problem} Answers so far are kept.")

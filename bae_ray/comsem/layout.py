@@ -36,7 +36,8 @@ class Outcome(NamedTuple):
     check: JudgeCheck
     usage: Usage
     failed: int
-    """Features without a result, since requests had no answer; the same command asks for them again."""
+    """Features and questions of the judge's test without a result, since requests had no answer; the same command asks
+    again."""
 
 
 def without_nan(value: Any) -> Any:

@@ -15,7 +15,7 @@ from bae_ray.comsem.cache import AnswerCache
 from bae_ray.comsem.calibration import JudgeCheck, check_judge, check_prompts
 from bae_ray.comsem.config import RANDOM, ComSemConfig, JudgeConfig
 from bae_ray.comsem.contexts import Sentences
-from bae_ray.comsem.evaluation import Method, find_methods
+from bae_ray.comsem.evaluation import Method, check_model, find_methods
 from bae_ray.comsem.examples import random_sets
 from bae_ray.comsem.found import Found, find
 from bae_ray.comsem.judge import Judge, Usage
@@ -55,9 +55,9 @@ def comsem(config: ComSemConfig, out: Path) -> Outcome:
     Raises an `InvalidInputError` before long work starts, and `JudgeError` where the judge cannot be asked any more;
     what was answered by then is kept.
     """
-    prepared = _prepare(config, out)
-    write_text(out / CONFIG_FILE, config.model_dump_json(indent=2) + "\n")
-    with AnswerCache(config.cache or out / CACHE_FILE) as cache:
+    with AnswerCache(config.cache or out / CACHE_FILE) as cache:  # first: another process may be at work in this folder
+        prepared = _prepare(config, out)
+        _write_config(config, out)
         check, usage, scores = asyncio.run(_ask(config, cache, prepared))
     rows = [
         _write(one, real, random, config, check, out / one.method.name)
@@ -65,7 +65,7 @@ def comsem(config: ComSemConfig, out: Path) -> Outcome:
     ]
     summary = pd.DataFrame(rows)
     _write_summary(summary, check, usage, config, out)
-    return Outcome(summary, check, usage, int(summary["failed"].sum()))
+    return Outcome(summary, check, usage, int(summary["failed"].sum()) + check.failed)
 
 
 def dry_run(config: ComSemConfig, out: Path) -> Plan:
@@ -89,7 +89,11 @@ def check(config: JudgeConfig, cache: Path) -> tuple[JudgeCheck, Usage]:
 
 def _prepare(config: ComSemConfig, out: Path) -> list[_Prepared]:
     methods = find_methods(config)
+    if config.store is None and not config.other_model:
+        check_model(methods, find_model(config.evaluation.model).name)  # before hours of extraction
     store = _store(config, methods, out)
+    if config.store is not None and not config.other_model:
+        check_model(methods, _model_of(config, store))
     for method in methods:
         if method.source != RANDOM:
             store.fingerprint(method.cell)  # raises for a cell that is not there
@@ -108,6 +112,16 @@ def _prepare(config: ComSemConfig, out: Path) -> list[_Prepared]:
             prepared.append(_Prepared(method, found, tasks, random_tasks(sets, sentences, config.examples, 0)))
             tracker.advance()
     return prepared
+
+
+def _write_config(config: ComSemConfig, out: Path) -> None:
+    """Write the config. A summary that is of another one goes: it would stand beside a config that it is not of."""
+    text = config.model_dump_json(indent=2) + "\n"
+    file = out / CONFIG_FILE
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        for name in (SUMMARY_FILE, TABLE_FILE):
+            (out / name).unlink(missing_ok=True)
+    write_text(file, text)
 
 
 def _store(config: ComSemConfig, methods: list[Method], out: Path) -> ActivationStore:

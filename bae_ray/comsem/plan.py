@@ -29,17 +29,18 @@ class Plan(NamedTuple):
 
 
 def plan(tasks: Sequence[Task], interpretations: int, config: JudgeConfig) -> Plan:
-    """Estimate what scoring these features will take."""
-    asked = [estimated_tokens(interpret_prompt(task.interpret)) for task in tasks for _ in range(interpretations)]
-    judged = [
-        estimated_tokens(judge_prompt(example, PLACEHOLDER))
-        for task in tasks
-        for example in [
-            *task.test,
-            *task.others,
-            *(interpretations * list(task.interpret) if interpretations > 1 else ()),
-        ]
-    ]
+    """Estimate what scoring these features will take.
+
+    Equal examples get equal explanations, and equal requests are sent once: those of the random sets, which all methods
+    share.
+    """
+    named = {tuple(task.interpret) for task in tasks}
+    asked = interpretations * [estimated_tokens(interpret_prompt(examples)) for examples in named]
+    questions = {(tuple(task.interpret), example) for task in tasks for example in (*task.test, *task.others)}
+    judged = [estimated_tokens(judge_prompt(example, PLACEHOLDER)) for _, example in questions]
+    if interpretations > 1:
+        own = [estimated_tokens(judge_prompt(example, PLACEHOLDER)) for examples in named for example in examples]
+        judged += interpretations * own
     judged += [estimated_tokens(prompt) for prompt in check_prompts()]
     prompt_tokens = sum(asked) + sum(judged)
     completion_tokens = len(asked) * PHRASE_TOKENS + len(judged) * (DECISION_TOKENS // 4)

@@ -58,7 +58,13 @@ def print_check(check: JudgeCheck, model: str, usage: Usage) -> None:
     print(
         f"{usage.answered} answers ({usage.sent} requests sent, {usage.retried} tried again), {usage.from_cache} from "
         f"the cache; {usage.prompt_tokens} prompt tokens ({usage.prefix_tokens} of them known to the server) and "
-        f"{usage.completion_tokens} answered, ${usage.cost:.4f}."
+        f"{usage.completion_tokens} answered, ${usage.cost:.4f}"
+        + (
+            f" ({usage.estimated} requests by estimate: the server has not said their tokens)"
+            if usage.estimated
+            else ""
+        )
+        + "."
     )
 
 

@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -106,12 +107,22 @@ def test_no_phrase_is_unreadable(text: str):
         {"choices": [{"message": None}]}, {"choices": [{"message": {"content": 5}}]},
         {"choices": [{"message": {"content": "Yes"}, "logprobs": {"content": [{"top_logprobs": [{}]}]}}]},
         {"choices": [{"message": {"content": "Yes"}}], "usage": {"prompt_tokens": "many"}},
+        {"choices": [{"message": {"content": "Yes"}}], "usage": {"prompt_tokens": math.inf}},
+        {"choices": [{"message": {"content": "Yes"}}], "usage": {"completion_tokens": 10**20}},
+        {"choices": [{"message": {"content": "Yes"}}], "usage": {"completion_tokens": -1}},
         {"error": {"message": "overloaded"}},
     ],
 )  # fmt: skip
 def test_bodies_that_are_no_chat_completion_are_refused(body: object):
     with pytest.raises(ValueError, match="no chat completion"):
         Answer.of_body(body)
+
+
+def test_half_a_character_does_not_get_into_files():
+    """JSON can hold one: servers that cut texts by UTF-16 send it."""
+    answer = Answer.of_body(json.loads('{"choices": [{"message": {"content": "sad \\ud83d"}}]}'))
+    assert read_explanation(answer).text == "sad ?"
+    assert answer.text.encode() == b"sad ?"
 
 
 def test_the_least_that_servers_send_is_enough():

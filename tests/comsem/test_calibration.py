@@ -136,6 +136,40 @@ def test_a_pair_that_the_server_does_not_take_counts_as_unreadable(serve: Callab
     assert (checked.unreadable, checked.pairs) == (1, len(PAIRS))
 
 
+def test_a_question_without_an_answer_is_no_wrong_answer(serve: Callable[..., JudgeServer], tmp_path: Path):
+    """Its pair is left out, it is said how many there are, and a rerun asks it alone."""
+    lost = [check_prompts()[i] for i in (7, 20, 21)]
+    down = True
+
+    def script(body: dict[str, Any], _times: int) -> Reply | str:
+        if down and body["messages"] in lost:
+            return Reply(status=500)
+        return "Yes" if KNOWN[judgement(body)] else "No"
+
+    server = serve(script)
+    settings = JudgeConfig(judge_url=server.url, backoff_s=0.01, attempts=2)
+    checked, _ = check(settings, tmp_path / "c")
+    assert (checked.failed, checked.unreadable, checked.pairs) == (3, 0, len(PAIRS) - 2)
+    assert checked.balanced_accuracy == 1.0
+    assert not checked.useless
+    assert "3 questions" in checked.warnings[0]
+    down, asked = False, len(server.bodies)
+    checked, _ = check(settings, tmp_path / "c")
+    assert (checked.failed, checked.pairs, checked.warnings) == (0, len(PAIRS), ())
+    assert len(server.bodies) == asked + 3
+
+
+def test_a_judge_that_answers_hardly_anything_is_not_measured(serve: Callable[..., JudgeServer], tmp_path: Path):
+    answered = check_prompts()[:2]
+
+    def script(body: dict[str, Any], _times: int) -> Reply | str:
+        return "Yes" if body["messages"] in answered else Reply(status=500)
+
+    settings = JudgeConfig(judge_url=serve(script).url, backoff_s=0.001, attempts=1)
+    with pytest.raises(JudgeError, match=r"too few|gave no answer"):
+        check(settings, tmp_path / "c")
+
+
 def test_command(bae_ray: Callable[..., tuple[int, str, str]], serve: Callable[..., JudgeServer], tmp_path: Path):
     import json
 

@@ -280,9 +280,15 @@ def test_a_server_that_does_not_say_what_it_took_cannot_pass_the_limit(reply: Re
     server = serve(lambda *_: reply)
     price = {"input_price": 1000.0, "output_price": 1000.0}
     settings = config(server.url, **price, max_cost=6.0, in_flight=2, attempts=1).model_copy(update={"timeout_s": 0.5})
-    answers, _ = ask(settings, tmp_path / "c", 30)
+    answers, usage = ask(settings, tmp_path / "c", 30)
     assert any(isinstance(answer, CostLimitError) for answer in answers)
     assert 0 < len(server.bodies) < 12
+    assert usage.estimated == usage.sent == len(server.bodies)
+    assert 0 < usage.cost <= 6.0, "the run's cost says so, too"
+    asked = len(server.bodies)
+    again, _ = ask(settings, tmp_path / "c", 30)
+    assert any(isinstance(answer, CostLimitError) for answer in again)
+    assert len(server.bodies) == asked, "what may have been billed counts in later runs"
 
 
 def test_a_limit_needs_a_price():

@@ -18,11 +18,12 @@ import torch
 
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import load_autoencoder
-from bae_ray.comsem.config import ComSemConfig, ExamplesConfig, ScoringConfig
+from bae_ray.comsem.cache import AnswerCache
+from bae_ray.comsem.config import ComSemConfig, EvaluationConfig, ExamplesConfig, ScoringConfig
 from bae_ray.comsem.layout import CACHE_FILE, FEATURES_FILE, SUMMARY_FILE, Outcome
 from bae_ray.comsem.pipeline import comsem, dry_run
-from bae_ray.errors import InvalidInputError
-from tests.comsem.server import JudgeServer, Reply, always_yes, perfect
+from bae_ray.errors import InvalidInputError, JudgeError
+from tests.comsem.server import JudgeServer, Reply, always_yes, is_judgement, perfect
 
 Serve = Callable[..., JudgeServer]
 
@@ -80,7 +81,7 @@ def test_a_perfect_judge_names_every_word(
 
 def test_what_the_judge_saw_is_in_the_texts(asked_perfect: tuple[Outcome, Path, JudgeServer], tiny_texts: list[str]):
     """The examples of a feature are the word's first occurrences, each in its own text at its own position."""
-    from tests.comsem.server import is_judgement, tokens_of
+    from tests.comsem.server import tokens_of
 
     _, _, server = asked_perfect
     occurrences = [
@@ -155,8 +156,9 @@ def test_bits_are_told_by_burstiness_over_the_evaluation_set(
     assert [list(tokens) for tokens in found["tokens"]] == [tokens[:6] for tokens in expected]
     np.testing.assert_allclose(found["firing_rate"], code.double().mean(0))
     active = [tokens for tokens in expected if len(tokens) >= 4]
-    assert plan.explanations == len(active) + 6
-    assert plan.judgements == 460 + sum(min(3, len(tokens) - 3) * 2 for tokens in active) + 18
+    assert plan.explanations == len({tuple(tokens[:3]) for tokens in active}) + 6, "of equal examples one"
+    own = len({(tuple(tokens[:3]), token) for tokens in active for token in tokens[3:6]})
+    assert 460 + own + 18 < plan.judgements <= 460 + sum(min(3, len(tokens) - 3) * 2 for tokens in active) + 18
     for feature, strongest in enumerate(found["strongest"]):
         largest = sorted((float(magnitudes[token, feature]) for token in expected[feature]), reverse=True)[:4]
         if len(expected[feature]) >= 4:
@@ -168,6 +170,48 @@ def test_plan_costs_what_it_says(settings: dict[str, Any], tmp_path: Path):
     plan = dry_run(ComSemConfig(input_price=2.0, output_price=8.0, **settings), tmp_path)
     assert plan.cost == pytest.approx((plan.prompt_tokens * 2 + plan.completion_tokens * 8) / 1e6)
     assert not (tmp_path / CACHE_FILE).exists()
+
+
+def test_a_plan_is_what_a_run_sends(
+    settings: dict[str, Any], asked_perfect: tuple[Outcome, Path, JudgeServer], word_autoencoder: Path, tmp_path: Path
+):
+    """What several methods share, the random sets above all, is asked once."""
+    _, _, server = asked_perfect
+    assert dry_run(ComSemConfig(**settings), tmp_path / "one")[:2] == (
+        sum(not is_judgement(body) for body in server.bodies), sum(map(is_judgement, server.bodies)),
+    )  # fmt: skip
+    shutil.copytree(word_autoencoder, tmp_path / "again")
+    both = {**settings, "autoencoders": (str(word_autoencoder), str(tmp_path / "again"))}
+    assert dry_run(ComSemConfig(**both), tmp_path / "two") == dry_run(ComSemConfig(**settings), tmp_path / "one")
+
+
+def test_an_autoencoder_of_another_language_model_is_refused(
+    settings: dict[str, Any], word_autoencoder: Path, tiny_model: Path, tmp_path: Path
+):
+    shutil.copytree(word_autoencoder, tmp_path / "other")
+    (tmp_path / "other" / "result.json").write_text('{"model": "org/base-model"}')
+    other = {**settings, "autoencoders": (str(tmp_path / "other"),)}
+    evaluated = {**other, "store": None, "evaluation": EvaluationConfig(model=str(tiny_model))}
+    for changed in (other, evaluated):
+        with pytest.raises(InvalidInputError, match="other was trained on activations of org/base-model, and the eval"):
+            dry_run(ComSemConfig(**changed), tmp_path / "out")
+    assert dry_run(ComSemConfig(**other, other_model=True), tmp_path / "out").explanations
+    (tmp_path / "other" / "result.json").write_text(json.dumps({"model": f"/elsewhere/{tiny_model.name}"}))
+    assert dry_run(ComSemConfig(**other), tmp_path / "out").explanations
+
+
+def test_no_summary_stands_beside_a_config_that_it_is_not_of(
+    settings: dict[str, Any], asked_perfect: tuple[Outcome, Path, JudgeServer], tmp_path: Path
+):
+    _, out, server = asked_perfect
+    shutil.copytree(out, tmp_path / "out")
+    config = ComSemConfig(judge_url=server.url, **settings)
+    with AnswerCache(tmp_path / "out" / CACHE_FILE), pytest.raises(InvalidInputError, match="in use by another"):
+        comsem(config.model_copy(update={"in_flight": 3}), tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(out), "nothing of the other process was touched"
+    with pytest.raises(JudgeError):
+        comsem(config.model_copy(update={"judge_model": "another", "attempts": 1}), tmp_path / "out")
+    assert not (tmp_path / "out" / SUMMARY_FILE).exists()
 
 
 @pytest.mark.parametrize(

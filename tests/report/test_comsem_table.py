@@ -47,12 +47,16 @@ def comparison(tmp_path: Path) -> Comparison:
             {"feature": range(len(statuses)), "status": statuses, "score": scores + pad, "chance": chances + pad}
         ).to_parquet(folder / method.name / "features.parquet")
         intervals = {
-            f"{name}{end}": 0.5 for name in ("score", "chance", "above_chance") for end in ("", "_low", "_high")
+            f"{name}{end}": 0.5
+            for name in ("score", "chance", "above_chance", "random")
+            for end in ("", "_low", "_high")
         }
         rows.append({
             "method": method.name, "activated": n, "scored": len(scores), "interpretable": sum(s > 0 for s in scores),
             **intervals, "judged": 20, "unreadable": 2, "refusals": 1, "unexplained": 0, "failed": 0,
             "n_features": n + 1, "n_tokens": 90, "n_sentences": 9, "l0": None, "entropy_bits": None, "fvu": None,
+            "mse": None, "p_yes": None, "judge": "small", "judge_accuracy": 0.5, "judge_accuracy_low": 0.43,
+            "judge_accuracy_high": 0.57, "judge_yes_bias": 0.47, "judge_self_agreement": 0.9, "judge_useless": True,
         })  # fmt: skip
     judge = {"url": "u", "model": "small", **checked(useless=True)._asdict(), "auc": None, "threshold": None}
     (folder / "summary.json").write_text(json.dumps({"judge": judge, "methods": rows}))
@@ -72,6 +76,7 @@ def test_table_1_joins_trainings_and_scores(comparison: Comparison):
     assert table["mse_val"].isna().tolist() == [False, False, True]
     assert table["layer"].isna().tolist() == [False, False, True]
     assert table["interpretable_of_all"].tolist() == [2, 8, 1]
+    assert table["judge_useless"].all(), "whoever reads the table alone is told what its judge is worth"
 
 
 def test_table_4_takes_as_many_of_each_as_each_has(comparison: Comparison):
