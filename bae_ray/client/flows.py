@@ -99,6 +99,7 @@ def compress(known: Encoders, encoder_id: str, x: Any, params: dict[str, Any]) -
     def attempt(info: Info) -> Flow[list[bytes]]:
         path = f"{path_of(encoder_id)}/compress"
         responses = yield from answers(
+            info,
             split(info, rows.values, info["d_latent"]),
             lambda part: Call("POST", path, params, content=save({"x": part}), accept=SAFETENSORS),
         )
@@ -117,7 +118,7 @@ def decompress(known: Encoders, encoder_id: str, data: Bytes | Sequence[Bytes], 
         parts = [part for one in containers for part in split_container(one, most_rows, limits["max_body_bytes"])]
         path = f"{path_of(encoder_id)}/decompress"
         responses = yield from answers(
-            [[part] for part in parts], lambda part: Call("POST", path, content=part[0], accept=SAFETENSORS)
+            info, [[part] for part in parts], lambda part: Call("POST", path, content=part[0], accept=SAFETENSORS)
         )
         x = np.concatenate([load(response.content)["x"] for response in responses])
         return given_back(x, rows_of(x, "x"), returns)
@@ -141,6 +142,7 @@ def encode_texts(known: Encoders, encoder_id: str, texts: str | Sequence[str], t
     def attempt(info: Info) -> Flow[pd.DataFrame]:
         path = f"{path_of(encoder_id)}/texts/encode"
         responses = yield from answers(
+            info,
             list(groups(info["limits"], listed)),
             lambda group: Call("POST", path, {"top_k": top_k}, json={"texts": group}),
         )

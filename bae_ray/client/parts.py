@@ -20,6 +20,7 @@ SAFETENSORS = "application/x-safetensors"
 HEADER_BYTES = 1024
 """What a body has beside its array, at most."""
 
+VERSION_HEADER = "x-encoder-version"
 TRIES = 3
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ def up_to_date(known: Encoders, encoder_id: str, attempt: Callable[[Info], Flow[
             if refused or known[encoder_id] == before:
                 raise
             refused = True
-    raise InvalidInputError(f"encoder {encoder_id} is being replaced: its latents change from answer to answer. Wait.")
+    raise InvalidInputError(f"encoder {encoder_id} is being replaced: its files change from answer to answer. Wait.")
 
 
 def _ready(encoder_id: str) -> Flow[Info]:
@@ -116,37 +117,37 @@ def groups(limits: dict[str, Any], texts: list[str]) -> Iterator[list[str]]:
         yield group
 
 
-def answers(parts: Sequence[Part], call: Callable[[Part], Call]) -> Flow[list[httpx.Response]]:
-    """The answers to parts, in their order; a part whose answer would be too large is sent in halves."""
+def answers(info: Info, parts: Sequence[Part], call: Callable[[Part], Call]) -> Flow[list[httpx.Response]]:
+    """The answers to parts, in their order; a part whose answer would be too large is sent in halves.
+
+    Raises `_ReplacedError` where one of them is of another encoder.
+    """
     made: list[httpx.Response] = []
     waiting = [*reversed(parts)]
     while waiting:
         part = waiting.pop()
         try:
-            made.append((yield call(part)))
+            response = yield call(part)
         except RequestTooLargeError as error:
             if error.code != "answer_too_large" or len(part) < 2:
                 raise
             half = len(part) // 2
             waiting += [part[half:], part[:half]]
+        else:
+            if response.headers.get(VERSION_HEADER) != info["version"]:
+                raise _ReplacedError
+            made.append(response)
     return made
 
 
 def in_parts(
     info: Info, verb: str, params: dict[str, Any], name: str, values: np.ndarray, answer_width: int
 ) -> Flow[list[dict[str, np.ndarray]]]:
-    """The arrays of the answers. Raises `_ReplacedError` where one of them is of another encoder."""
+    """The arrays of the answers."""
     path = f"{path_of(info['id'])}/{verb}"
     responses = yield from answers(
+        info,
         split(info, values, answer_width),
         lambda part: Call("POST", path, params, content=save({name: part}), accept=SAFETENSORS),
     )
-    if any(_latents(response.content, info["d_latent"]) != info["d_latent"] for response in responses):
-        raise _ReplacedError
     return [load(response.content) for response in responses]
-
-
-def _latents(body: bytes, otherwise: int) -> int:
-    """The d_latent that the metadata of an answer in safetensors tells; `otherwise` where it tells none."""
-    header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
-    return int(header.get("__metadata__", {}).get("d_latent", otherwise))

@@ -97,11 +97,13 @@ def write_activations(
     scheme: Scheme = "entropy",
     *,
     prior: Tensor | None = None,
+    first_row: int = 0,
     **options: Unpack[CodeOptions],
 ) -> None:
     """The same for batches [n, D] of activations into a file, in bounded memory.
 
-    `prior` [F] is by default the autoencoder's own. Options may tell its `model_hash`, where that is known already.
+    `prior` [F] is by default the autoencoder's own; `first_row` is what errors are to call the first row. Options may
+    tell its `model_hash`, where that is known already.
     """
     check_compressible(autoencoder)
     device = autoencoder.mean.device
@@ -109,17 +111,22 @@ def write_activations(
         options["model_hash"] = model_hash(autoencoder)
     with CodeWriter(file, autoencoder.prior if prior is None else prior, scheme, **options) as writer:
         for batch in batches:
-            check_finite(batch)
+            check_finite(batch, first_row)
             writer.write(autoencoder.fires(batch.to(device)))
+            first_row += len(batch)
 
 
-def check_finite(x: Tensor) -> None:
-    """Raise `InvalidInputError` where activations [N, D] hold NaN or infinity, whose codes would mean nothing."""
+def check_finite(x: Tensor, first_row: int = 0) -> None:
+    """Raise `InvalidInputError` where activations [N, D] hold NaN or infinity, whose codes would mean nothing.
+
+    `first_row`: which of all rows the first of these is.
+    """
     bad = (~x.isfinite()).nonzero()
     if len(bad):
         row, column = bad[0].tolist()
         raise InvalidInputError(
-            f"x[{row}, {column}] is {x[row, column].item()}; expected finite numbers. Leave such vectors out."
+            f"x[{first_row + row}, {column}] is {x[row, column].item()}; expected finite numbers. Leave such vectors "
+            "out."
         )
 
 

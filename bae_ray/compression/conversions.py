@@ -86,7 +86,9 @@ class Compression(Conversion):
     @override
     def write_part(self, autoencoder: Autoencoder, start: int, stop: int, file: BinaryIO) -> None:
         batches = rows_of(self.source).select(torch.arange(start, stop)).split(BATCH_ROWS)
-        write_activations(file, autoencoder, batches, self.config.scheme, prior=self.prior, **self.options)
+        write_activations(
+            file, autoencoder, batches, self.config.scheme, prior=self.prior, first_row=start, **self.options
+        )
 
     @override
     def join(self, parts: Sequence[Path], file: BinaryIO) -> None:

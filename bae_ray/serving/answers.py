@@ -72,8 +72,9 @@ def arrays(made: Mapping[str, np.ndarray], fields: Mapping[str, Any], media: Med
 def indices(code: np.ndarray, d_latent: int, fields: Mapping[str, Any], media: Media, style: Style) -> Response:
     """The answer of the latents that fire, from packed codes [N, B]."""
     step = max(1, UNPACKED_BYTES // d_latent)
-    found = [unpack(code[i : i + step], d_latent).nonzero() for i in range(0, len(code), step)]
-    flat = np.concatenate([index.astype(np.int32) for _, index in found])
+    flat = np.concatenate(
+        [unpack(code[i : i + step], d_latent).nonzero()[1].astype(np.int32) for i in range(0, len(code), step)]
+    )
     splits = np.cumsum([0, *np.bitwise_count(code).sum(axis=1, dtype=np.int64)])
     if media == JSON and style == "nested":
         return Response(write_json(fields, {"indices": ragged(flat, splits)}), media_type=media)

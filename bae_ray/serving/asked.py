@@ -47,7 +47,7 @@ class Asked:
         """Raises `not_acceptable`, `encoder_not_found`, `not_allowed` and `encoder_broken`."""
         asked = cls(service, request, takes_body, takes_html)
         asked.entry = await service.usable(encoder_id, asked.exchange.caller)
-        asked.exchange.encoder = asked.entry.id
+        asked.exchange.encoder, asked.exchange.version = asked.entry.id, asked.entry.version
         assert asked.entry.config is not None
         asked.d_in, asked.d_latent = asked.entry.config.widths()
         return asked
@@ -91,5 +91,15 @@ class Asked:
 
 
 async def aside(media: Media, size: int, function: Callable[..., T], *arguments: Any) -> T:
-    """A call that takes as long as its data is large, in a thread, so that other requests are answered meanwhile."""
-    return function(*arguments) if size < INLINE_BYTES[media] else await asyncio.to_thread(function, *arguments)
+    """A call that takes as long as its data is large, in a thread, so that other requests are answered meanwhile.
+
+    Where the client goes away the thread is waited for: it holds the memory that is counted for this request.
+    """
+    if size < INLINE_BYTES[media]:
+        return function(*arguments)
+    thread = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise

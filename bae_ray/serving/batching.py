@@ -5,19 +5,28 @@ batches; here a batch takes all that waits at the moment it starts, and an idle 
 """
 
 import asyncio
+import contextvars
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
+
+from bae_ray.errors import BaeRayError
 
 Key = TypeVar("Key", bound=Hashable)
 Result = dict[str, np.ndarray]
 
 
-class _Waiting(NamedTuple):
+@dataclass(eq=False)
+class _Waiting:
     rows: np.ndarray
     result: "asyncio.Future[Result]"
+
+
+class LostBatchError(BaeRayError):
+    """A batch was ended by somebody else; computing it again may do."""
 
 
 class Batcher(Generic[Key]):
@@ -33,21 +42,31 @@ class Batcher(Generic[Key]):
         self._run, self._max_rows, self._concurrent = run, max_rows, concurrent
         self._queues: OrderedDict[Key, deque[_Waiting]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._context = contextvars.copy_context()
+        """Batches run in it: in that of the request which happens to start one, Ray would end it with that request."""
 
     async def submit(self, key: Key, rows: np.ndarray) -> Result:
-        """The result's rows for these rows [N, ...]; raises what `run` raised for their batch."""
-        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(key, deque()).append(_Waiting(rows, result))
+        """The result's rows for these rows [N, ...]; raises what `run` raised for their batch.
+
+        Where the caller goes away before its batch has started, its rows are forgotten.
+        """
+        waiting = _Waiting(rows, asyncio.get_running_loop().create_future())
+        self._queues.setdefault(key, deque()).append(waiting)
         self._start()
-        return await result
+        try:
+            return await waiting.result
+        except asyncio.CancelledError:
+            self._forget(key, waiting)
+            raise
 
     def _start(self) -> None:
         while self._queues and len(self._tasks) < self._concurrent:
             key, batch = self._take()
             if batch:
-                task = asyncio.create_task(self._compute(key, batch))
+                context = self._context.copy()
+                task = asyncio.get_running_loop().create_task(self._compute(key, batch), context=context)
                 self._tasks.add(task)
-                task.add_done_callback(self._finished)
+                task.add_done_callback(self._finished, context=context)
 
     def _take(self) -> tuple[Key, list[_Waiting]]:
         """What waits longest, with as much of its kind as may be computed together; the rest waits behind others."""
@@ -62,13 +81,23 @@ class Batcher(Generic[Key]):
             self._queues[key] = queue
         return key, batch
 
+    def _forget(self, key: Key, waiting: _Waiting) -> None:
+        queue = self._queues.get(key)
+        if queue and waiting in queue:
+            queue.remove(waiting)
+            if not queue:
+                del self._queues[key]
+
     async def _compute(self, key: Key, batch: list[_Waiting]) -> None:
         try:
             made = await self._run(key, [waiting.rows for waiting in batch])
-        except Exception as error:  # each request answers for itself
+        except BaseException as error:  # each request answers for itself; none may be left waiting
+            failure = error if isinstance(error, Exception) else LostBatchError(f"the batch ended: {error!r}")
             for waiting in batch:
                 if not waiting.result.done():
-                    waiting.result.set_exception(error)
+                    waiting.result.set_exception(failure)
+            if not isinstance(error, Exception | asyncio.CancelledError):
+                raise
             return
         start = 0
         for waiting in batch:

@@ -1,5 +1,8 @@
 """What is under way in a replica of the gateway: requests, and the memory that they hold, both within limits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.metrics import Metrics
 from bae_ray.serving.problems import Problem
@@ -52,3 +55,21 @@ class Held:
         size = self.size if size is None else size
         self.load.add(-size)
         self.size -= size
+
+
+class Turns:
+    """At most so many at a time."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Be one of them. Raises `overloaded` where there are as many already."""
+        if self._taken >= self._most:
+            raise Problem("overloaded", "There are too many requests of this kind under way.")
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1

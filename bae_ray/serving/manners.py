@@ -22,6 +22,8 @@ from bae_ray.serving.problems import MEDIA_TYPE, Problem
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/")
 HEADER = b"x-request-id"
+VERSION_HEADER = b"x-encoder-version"
+"""Of answers about an encoder: which one went by the id."""
 
 log = logging.getLogger("ray.serve")
 
@@ -32,6 +34,7 @@ class Exchange:
     def __init__(self, request_id: str, caller: Caller, held: Held) -> None:
         self.id, self.caller, self.held = request_id, caller, held
         self.encoder: str | None = None
+        self.version: str | None = None
         self.rows = 0
         self.bytes_in = 0
         self.bytes_out = 0
@@ -63,8 +66,11 @@ class Manners:
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                if exchange.id != given:  # Serve adds the one that it gave, or was given
-                    message = {**message, "headers": [*message["headers"], (HEADER, exchange.id.encode())]}
+                # Serve adds the request id that it gave, or was given.
+                more = [(HEADER, exchange.id.encode())] if exchange.id != given else []
+                if exchange.version is not None:
+                    more.append((VERSION_HEADER, exchange.version.encode()))
+                message = {**message, "headers": [*message["headers"], *more]}
             else:
                 exchange.bytes_out += len(message.get("body", b""))
             await send(message)

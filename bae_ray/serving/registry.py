@@ -59,13 +59,15 @@ class Registry:
                 self._entries = {**self._entries, entry.id: entry}
             return entry
 
-    def refuse(self, entry: Entry, reason: str) -> None:
-        """Mark an encoder as broken until its files change.
+    def refuse(self, entry: Entry, reason: str) -> str:
+        """Mark an encoder as broken until its files change; the reason as others may hear it.
 
         Waits for nobody: where the folder is looked at meanwhile the mark is lost, and made again with the next load.
         """
+        broken = broken_entry(entry.id, entry.folder, entry.version, reason)
         if (known := self._entries.get(entry.id)) and known.version == entry.version and known.config is not None:
-            self._entries = {**self._entries, entry.id: broken_entry(entry.id, entry.folder, entry.version, reason)}
+            self._entries = {**self._entries, entry.id: broken}
+        return broken.reason
 
     def _folders(self) -> list[Path] | None:
         try:

@@ -24,12 +24,14 @@ from bae_ray.errors import (
     ContainerTooLargeError,
     InvalidInputError,
     OutOfMemoryError,
+    UnknownModelError,
 )
-from bae_ray.serving.batching import Batcher
+from bae_ray.serving.batching import Batcher, LostBatchError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import ChangedError
 from bae_ray.serving.entries import Entry
 from bae_ray.serving.keys import Caller
+from bae_ray.serving.load import Turns
 from bae_ray.serving.metrics import Metrics
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.problems import Problem
@@ -42,6 +44,8 @@ TRIES = 2
 CORRUPT = "The data is no container of this encoder's codes, or a damaged one. Compress the activations anew."
 READY_FOR_S = 1.0
 READY_TIMEOUT_S = 5.0
+ALONE = {"encoders": 16, "texts": 4}
+"""Calls that are not batched, at a time per replica: more than this would wait for longer than their clients do."""
 LOOK_TIMEOUT_S = 2.0
 """How long a request waits for the registry's folder; then it is answered by what was there before."""
 log = logging.getLogger("ray.serve")
@@ -61,6 +65,8 @@ class Service:
         # As many as all replicas could take, whether they run yet or not: what waits is what Serve scales by.
         concurrent = config.encoders.concurrent_batches * config.encoders.max_replicas
         self._batcher: Batcher[tuple[str, Operation]] = Batcher(self._run, config.encoders.batch_rows, concurrent)
+        self._turns_encoders = Turns(ALONE["encoders"] * config.encoders.max_replicas)
+        self._turns_texts = Turns(ALONE["texts"] * config.texts.max_replicas)
         self._ready_until = 0.0
         self._looking: asyncio.Future[dict[str, Entry]] | None = None
         self.parsing = asyncio.Lock()
@@ -98,20 +104,25 @@ class Service:
         return await self._answered(entry, self._batcher.submit((entry.key, operation), rows))
 
     async def call(self, entry: Entry, method: str, *arguments: Any, **options: Any) -> Any:
-        """A method of `Encoders` that is not batched."""
+        """A method of `Encoders` that is not batched. Raises `overloaded` where too many are under way."""
         handle = getattr(self._encoders.options(multiplexed_model_id=entry.key), method)
-        return await self._answered(entry, _tried(lambda: handle.remote(*arguments, **options)))
+        with self._turns_encoders.one():
+            return await self._answered(entry, _tried(lambda: handle.remote(*arguments, **options)))
 
     async def texts(self, entry: Entry, texts: list[str], most: int) -> TextActivations:
         """The activations of every token of texts, of the encoder's own language model; of `most` tokens at most."""
         assert entry.origin is not None
         try:
-            call = _tried(lambda: self._texts.activations.remote(entry.origin, texts, most))
-            return await self._answered(entry, call)
+            with self._turns_texts.one():
+                call = _tried(lambda: self._texts.activations.remote(entry.origin, texts, most))
+                return await self._answered(entry, call)
         except TooManyTokensError as error:
             raise Problem("answer_too_large", _message(error)) from error
         except TooLongError as error:
             raise Problem("too_much_text", _message(error)) from error
+        except UnknownModelError as error:
+            log.error(f"encoder {entry.id}: {_message(error)}")  # with paths of this machine
+            raise Problem("no_language_model", f"The service has no model {entry.origin.model}.") from error
         except InvalidInputError as error:
             raise Problem("no_language_model", _message(error)) from error
 
@@ -152,7 +163,7 @@ class Service:
             raise Problem("answer_too_large", "The answer would be too large. Send fewer rows.") from error
         except CompressionError as error:
             raise Problem("corrupt", CORRUPT) from error
-        except (ChangedError, TaskCancelledError, RequestCancelledError, *GONE) as error:
+        except (ChangedError, LostBatchError, TaskCancelledError, RequestCancelledError, *GONE) as error:
             raise Problem("unavailable", "The replica that computed this went away. Send the request again.") from error
         except OutOfMemoryError as error:
             raise Problem("unavailable", "There is too little memory for this now. Send fewer rows.") from error
@@ -162,16 +173,21 @@ class Service:
                 "unavailable", "A file that this needs cannot be read now. Send the request again."
             ) from error
         except CheckpointError as error:
-            reason = _message(error)
-            self.registry.refuse(entry, reason)
-            raise Problem("encoder_broken", reason) from error
+            raise Problem("encoder_broken", self.registry.refuse(entry, _message(error))) from error
 
 
-async def _tried(call: Callable[[], Awaitable[T]]) -> T:
-    """A call that is made once more where its replica died: all that is computed here may be computed twice."""
+async def _tried(call: Callable[[], Any]) -> Any:
+    """A deployment's call, made once more where its replica died: all that is computed here may be computed twice.
+
+    Where nobody waits for it any more, it is taken back: what has not begun in the replica never does.
+    """
     for left in reversed(range(TRIES)):
+        response = call()
         try:
-            return await call()
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
         except GONE:
             if not left:
                 raise

@@ -4,7 +4,9 @@ Shapes: T tokens of all texts together, D hidden size.
 """
 
 import asyncio
+import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -19,11 +21,14 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import deployed
 from bae_ray.serving.entries import Origin
+from bae_ray.serving.threads import in_thread
 
 TOKEN_CHARACTERS = 64
 """No text has tokens that are longer than this on average."""
 MODELS_KEPT = 2
 BATCH_TOKENS = 4096
+IsGone = Callable[[], bool]
+"""Whether nobody waits for the result any more."""
 
 
 class TextActivations(NamedTuple):
@@ -72,11 +77,16 @@ class Texts:
 
         Raises `TooLongError` for a text of too many tokens, `TooManyTokensError` where they are more than `most`
         together, before the language model runs, and `InvalidInputError` where it cannot be found or does not have the
-        layer.
+        layer. What nobody waits for any more ends with the batch that is computed.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, origin, texts, most)
+        gone = threading.Event()
+        try:
+            return await in_thread(self._thread, self._compute, origin, texts, most, gone.is_set)
+        except asyncio.CancelledError:
+            gone.set()
+            raise
 
-    def _compute(self, origin: Origin, texts: list[str], most: int) -> TextActivations:
+    def _compute(self, origin: Origin, texts: list[str], most: int, is_gone: IsGone = lambda: False) -> TextActivations:
         model = self._model(origin.model)
         capture = _capture(model, origin)
         tokenizer = model.tokenizer
@@ -96,18 +106,18 @@ class Texts:
         spans = [span for row in encoded["offset_mapping"] for span in row]
         flat = [token for row in ids for token in row]
         return TextActivations(
-            x=self._vectors(capture, ids),
+            x=self._vectors(capture, ids, is_gone),
             token_ids=np.array(flat, np.int32),
             spans=np.array(spans, np.int32).reshape(-1, 2),
             tokens=[str(tokenizer.decode([token])) for token in flat],
             splits=np.cumsum([0, *map(len, ids)], dtype=np.int64),
         )
 
-    def _vectors(self, capture: Capture, ids: list[list[int]]) -> np.ndarray:
+    def _vectors(self, capture: Capture, ids: list[list[int]], is_gone: IsGone) -> np.ndarray:
         """Activations [T, D], the texts in their order, computed in batches of like lengths."""
         made: dict[int, torch.Tensor] = {}
         order = sorted((i for i in range(len(ids)) if ids[i]), key=lambda i: len(ids[i]))
-        while order:
+        while order and not is_gone():
             width = len(ids[order[-1]])
             batch = [order.pop() for _ in range(min(len(order), max(1, BATCH_TOKENS // width)))]
             padded = torch.zeros(len(batch), width, dtype=torch.long)

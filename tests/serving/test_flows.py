@@ -22,7 +22,13 @@ X = np.zeros((3, 4), np.float32)
 
 
 def description(latents: int) -> dict[str, Any]:
-    return {"id": "e", "status": "ready", "d_in": 4, "d_latent": latents, "binary": True, "limits": LIMITS}
+    return {"id": "e", "status": "ready", "version": f"v{latents}", "d_in": 4, "d_latent": latents,
+            "n_features": latents, "binary": True, "limits": LIMITS}  # fmt: skip
+
+
+def reply(latents: int, **content: Any) -> httpx.Response:
+    """An answer of the encoder that has so many latents."""
+    return httpx.Response(200, headers={"x-encoder-version": f"v{latents}"}, **content)
 
 
 def answered(flow: Any, latents: list[int], described: int) -> tuple[Any, int]:
@@ -34,9 +40,9 @@ def answered(flow: Any, latents: list[int], described: int) -> tuple[Any, int]:
             response = httpx.Response(200, json=description(described))
         else:
             sent += 1
-            rows, width = (2 if sent % 2 else 1), next(answers)
+            rows, width = load(call.content)["x"].shape[0], next(answers)
             code = np.packbits(np.ones((rows, width), bool), axis=1)
-            response = httpx.Response(200, content=save({"code": code}, {"d_latent": str(width)}))
+            response = reply(width, content=save({"code": code}))
         try:
             call = flow.send(response)
         except StopIteration as returned:
@@ -45,7 +51,7 @@ def answered(flow: Any, latents: list[int], described: int) -> tuple[Any, int]:
 
 @pytest.mark.parametrize(
     ("latents", "sent"),
-    [([44, 44], 2), ([48, 48, 48, 48], 4), ([44, 48, 48, 48], 4)],
+    [([44, 44], 2), ([48, 48, 48], 3), ([44, 48, 48, 48], 4)],
     ids=["as known", "replaced before", "replaced between two parts"],
 )
 def test_no_latent_is_lost_where_an_id_is_taken_by_a_wider_encoder(latents: list[int], sent: int):
@@ -54,6 +60,45 @@ def test_no_latent_is_lost_where_an_id_is_taken_by_a_wider_encoder(latents: list
     assert code.shape == (3, latents[-1])
     assert code.all()
     assert (requests, known["e"]["d_latent"]) == (sent, latents[-1])
+
+
+@pytest.mark.parametrize("call", ["encode", "decode", "compress", "magnitudes", "texts"])
+def test_no_two_encoders_are_joined_though_they_are_of_one_shape(call: str):
+    """The id is taken by another encoder of the same widths between two parts: all is asked of the new one."""
+    answered_by = iter(["v8", "new", "new", "new"])
+
+    def service(sent: Call) -> httpx.Response:
+        if sent.method == "GET":
+            return httpx.Response(200, json={**description(8), "version": "new"})
+        version = next(answered_by)
+        rows = 1 if call == "texts" else load(sent.content or b"")["code" if call == "decode" else "x"].shape[0]
+        made = {
+            "encode": {"code": np.full((rows, 1), 255, np.uint8)},
+            "decode": {"x": np.ones((rows, 4), np.float32)},
+            "magnitudes": {"magnitudes": np.ones((rows, 8), np.float32)},
+        }
+        token = {"id": 0, "text": version, "start": 0, "end": 0, "features": []}
+        content: dict[str, Any] = (
+            {"json": {"texts": [{"tokens": [token]}] * len(sent.json["texts"])}} if call == "texts"
+            else {"content": version.encode() if call == "compress" else save(made[call])}
+        )  # fmt: skip
+        return httpx.Response(200, headers={"x-encoder-version": version}, **content)
+
+    known = {"e": description(8)}
+    flow = {
+        "encode": lambda: flows.encode(known, "e", X, False, "numpy"),
+        "decode": lambda: flows.decode(known, "e", np.ones((3, 8), np.uint8), "numpy"),
+        "compress": lambda: flows.compress(known, "e", X, {}),
+        "magnitudes": lambda: flows.magnitudes(known, "e", X, None, "numpy"),
+        "texts": lambda: flows.encode_texts(known, "e", ["a"] * 5, 1),
+    }[call]()
+    found = served(flow, service)
+    assert len(found) == {"compress": 2, "texts": 5}.get(call, 3)
+    assert known["e"]["version"] == "new"
+    if call == "compress":
+        assert found == [b"new", b"new"]
+    if call == "texts":
+        assert set(found["token"]) == {"new"}
 
 
 def test_an_encoder_that_never_stays_the_same_is_said():
@@ -133,7 +178,7 @@ def test_decompress_sends_parts_and_joins_their_rows():
     def service(call: Call) -> httpx.Response:
         assert call.content is not None
         sent.append(decompress(call.content))
-        return httpx.Response(200, content=save({"x": sent[-1].numpy().astype(np.float32)}))
+        return reply(8, content=save({"x": sent[-1].numpy().astype(np.float32)}))
 
     found = served(flows.decompress({"e": description(8)}, "e", [whole, whole], "numpy"), service)
     assert [len(part) for part in sent] == [2, 2, 1, 2, 2, 1]
@@ -152,7 +197,7 @@ def texts_service(most_tokens: int, sent: list[list[str]]) -> Callable[[Call], h
             return RequestTooLargeError("too large", 413, "answer_too_large")
         token = {"id": 0, "start": 0, "end": 0, "features": []}
         answer = [{"tokens": [{**token, "text": word} for word in row]} for row in words]
-        return httpx.Response(200, json={"texts": answer})
+        return reply(8, json={"texts": answer})
 
     return service
 
@@ -186,7 +231,7 @@ def test_limits_that_have_changed_are_asked_for_and_kept_once(refusal: type[Serv
         sent.append(rows)
         if rows > 1:
             return refusal("no", 413, "too_many_rows")
-        return httpx.Response(200, content=save({"code": np.zeros((1, 1), np.uint8)}, {"d_latent": "8"}))
+        return reply(8, content=save({"code": np.zeros((1, 1), np.uint8)}))
 
     flow = flows.encode({"e": description(8)}, "e", X, False, "numpy")
     if now == 1:

@@ -60,6 +60,8 @@ def test_a_broken_encoder_is_refused_with_a_clear_log(http: httpx.Client, droppe
     until(lambda: http.get("/v1/encoders/dropped").status_code == 200)
     answer = http.post("/v1/encoders/dropped/encode", json={"x": [[0.0] * D]})
     assert (answer.status_code, answer.json()["code"]) == (503, "encoder_broken")
+    assert "W_enc in dropped/" in answer.json()["detail"]
+    assert str(dropped) not in answer.text
     listed = {encoder["id"]: encoder for encoder in http.get("/v1/encoders").json()["encoders"]}
     assert listed["dropped"]["status"] == "broken"
     assert "W_enc" in listed["dropped"]["reason"]

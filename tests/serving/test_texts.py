@@ -1,5 +1,6 @@
 """The language models behind texts/encode, without a service: one of each for all layers, and bounded work."""
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from bae_ray.errors import InvalidInputError
+from bae_ray.errors import InvalidInputError, OutOfMemoryError
 from bae_ray.serving import texts as texts_module
 from bae_ray.serving.config import ServiceConfig, TextsConfig
 from bae_ray.serving.entries import Origin
@@ -64,3 +65,19 @@ def test_texts_that_are_too_long_alone_or_together_are_refused_before_the_model_
     for layer, site in ((4, "residual"), (-1, "residual"), (1, "nowhere")):
         with pytest.raises(InvalidInputError, match="has no"):
             models._compute(Origin("one", layer, site, "all"), TEXTS, 100)
+
+
+def test_what_nobody_waits_for_ends_with_the_batch_that_is_computed(models: Texts, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(texts_module, "BATCH_TOKENS", 1)
+    asked = []
+    found = models._compute(Origin("one", 1, "residual", "all"), TEXTS, 100, lambda: len(asked) == 1 or asked.append(0))  # pyright: ignore[reportArgumentType]
+    assert len(found.x) == 4, "of the longest text alone"
+
+
+def test_too_little_memory_is_said_as_such(models: Texts, monkeypatch: pytest.MonkeyPatch):
+    def compute(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(models, "_compute", compute)
+    with pytest.raises(OutOfMemoryError):
+        asyncio.run(models.activations(Origin("one", 1, "residual", "all"), TEXTS, 100))

@@ -1,6 +1,7 @@
 """Batches are computed in threads: the same numbers as at once, whatever they are cut into."""
 
 import asyncio
+import os
 from itertools import pairwise
 
 import numpy as np
@@ -67,6 +68,23 @@ def test_a_small_batch_has_all_threads_and_a_large_one_is_shared_out(
     monkeypatch.setattr("bae_ray.serving.threads.compute", counted)
     asyncio.run(Threads(4, "test").compute(bae, Operation("pack"), [np.zeros((rows, D), np.float32)]))
     assert seen == chunked
+
+
+def test_however_many_batches_come_the_threads_stay_few():
+    """OpenMP keeps as many threads for each thread that has ever computed with them."""
+    wide = build_autoencoder(BAEConfig(d_in=64, d_latent=4096))
+    before = len(os.listdir("/proc/self/task"))
+
+    async def run() -> None:
+        threads = Threads(6, "test")
+        for n in (1, 50, 400):
+            x = np.zeros((n, 64), np.float32)
+            for _ in range(4):
+                await asyncio.gather(*(threads.compute(wide, Operation("pack"), [x]) for _ in range(8)))
+                await threads.compute(wide, Operation("pack"), [x])
+
+    asyncio.run(run())
+    assert len(os.listdir("/proc/self/task")) - before <= 6 + 1 + 5 + 1, "the pool, one more, and that one's own"
 
 
 def test_too_little_memory_is_said_as_such():
