@@ -256,3 +256,13 @@ def test_spectral_norm_of_the_released_dictionary(golden: dict):
     dictionary = np.array(golden["bae_state_dict"]["decoder.weight"]).T
     expected = np.linalg.norm(np.cov(dictionary), 2)
     assert spectral_norm(torch.from_numpy(dictionary)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.gpu
+def test_statistics_leave_the_gpu():
+    """The driver of a cluster may have none."""
+    torch.manual_seed(0)
+    autoencoder, x = build_autoencoder(BAEConfig(d_in=8, d_latent=32)), torch.randn(100, 8)
+    there = feature_statistics(autoencoder.cuda(), x).cpu()
+    assert {value.device.type for value in vars(there).values() if isinstance(value, torch.Tensor)} == {"cpu"}
+    assert there.metrics().mse == pytest.approx(feature_statistics(autoencoder.cpu(), x).metrics().mse, rel=1e-4)
