@@ -16,7 +16,7 @@ from tests.serving.support import KEY, LIMITS, NARROW_KEY, Served, free_port, ma
 os.environ[PROXY_VARIABLE] = PROXY_CALLBACK  # before Ray starts, so that its processes have it
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry: a binary encoder, a ReLU one, a run, and one whose weights are cut off."""
     folder = tmp_path_factory.mktemp("registry")
@@ -30,9 +30,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(ray_cluster: None, registry: Path, tiny_model: Path) -> Iterator[Served]:
-    """The service, up."""
+    """The service, up; it ends with these tests, since others need its CPUs."""
     from ray import serve
 
     from bae_ray.serving.app import build
@@ -53,14 +53,14 @@ def served(ray_cluster: None, registry: Path, tiny_model: Path) -> Iterator[Serv
     serve.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def http(served: Served) -> Iterator[httpx.Client]:
     """A plain HTTP client with a key."""
     with httpx.Client(base_url=served.url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as client:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client(served: Served) -> Iterator[Client]:
     """Our client."""
     with Client(served.url, KEY) as made:
