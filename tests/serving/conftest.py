@@ -16,7 +16,7 @@ from tests.serving.support import KEY, LIMITS, NARROW_KEY, Served, free_port, ma
 os.environ[PROXY_VARIABLE] = PROXY_CALLBACK  # before Ray starts, so that its processes have it
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry: a binary encoder, a ReLU one, a run, and one whose weights are cut off."""
     folder = tmp_path_factory.mktemp("registry")
@@ -30,20 +30,21 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def served(ray_cluster: None, registry: Path, tiny_model: Path) -> Iterator[Served]:
-    """The service, up; it ends with these tests, since others need its CPUs."""
+    """The service, up."""
     from ray import serve
 
     from bae_ray.serving.app import build
 
     os.environ["BAE_RAY_API_KEYS"] = f"{KEY} name=tests; {NARROW_KEY} name=narrow encoders=rel*,run"
+    # Without CPUs of their own: the service is up until the session ends, and later tests need all that there are.
     config = ServiceConfig(
         registry=registry,
         limits=LIMITS,
-        gateway=GatewayConfig(num_cpus=0.1),
-        encoders=EncodersConfig(num_cpus=0.1, encoders_per_replica=2),
-        texts=TextsConfig(num_cpus=0.1, min_replicas=1, models={"tiny": str(tiny_model)}),
+        gateway=GatewayConfig(num_cpus=0),
+        encoders=EncodersConfig(num_cpus=0, encoders_per_replica=2),
+        texts=TextsConfig(num_cpus=0, min_replicas=1, models={"tiny": str(tiny_model)}),
     )
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 100})
@@ -53,14 +54,14 @@ def served(ray_cluster: None, registry: Path, tiny_model: Path) -> Iterator[Serv
     serve.shutdown()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def http(served: Served) -> Iterator[httpx.Client]:
     """A plain HTTP client with a key."""
     with httpx.Client(base_url=served.url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as client:
         yield client
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def client(served: Served) -> Iterator[Client]:
     """Our client."""
     with Client(served.url, KEY) as made:
