@@ -171,7 +171,8 @@ def folder_at(location: Location) -> Folder:
     try:
         filesystem, root = fs.FileSystem.from_uri(location)
     except (OSError, ValueError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0].replace(location, without_credentials(location))
+        told = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = told.replace(location, without_credentials(location))
         raise InvalidInputError(
             f"a location that begins with {parts.scheme}:// cannot be used: {reason}. Give a path, or a URI of a file "
             "system that pyarrow knows, such as s3://bucket/folder or gs://bucket/folder."

@@ -119,7 +119,7 @@ def _hub_dataset(config: CorpusConfig) -> HubDataset:
     try:
         info = HfApi().dataset_info(config.corpus, revision=config.corpus_revision, timeout=30)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnknownCorpusError(
             f"corpus '{config.corpus}' is none of the bundled ones ({', '.join(BUNDLED_CORPORA)}), no local file or "
             f"folder, and was not found on the Hugging Face hub ({reason}). Check the name, or the network."

@@ -68,7 +68,7 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
             commit = Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
         config = AutoConfig.from_pretrained(path, revision=commit).get_text_config()
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnknownModelError(
             f"model '{name}' is not '{BUNDLED_MODEL}', no local folder with a config.json, and was not found on the "
             f"Hugging Face hub ({reason}). Check the name, or the network."

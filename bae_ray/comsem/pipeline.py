@@ -89,11 +89,7 @@ def check(config: JudgeConfig, cache: Path) -> tuple[JudgeCheck, Usage]:
 
 def _prepare(config: ComSemConfig, out: Path) -> list[_Prepared]:
     methods = find_methods(config)
-    if config.store is None and not config.other_model:
-        check_model(methods, find_model(config.evaluation.model).name)  # before hours of extraction
     store = _store(config, methods, out)
-    if config.store is not None and not config.other_model:
-        check_model(methods, _model_of(config, store))
     for method in methods:
         if method.source != RANDOM:
             store.fingerprint(method.cell)  # raises for a cell that is not there
@@ -125,8 +121,12 @@ def _write_config(config: ComSemConfig, out: Path) -> None:
 
 
 def _store(config: ComSemConfig, methods: list[Method], out: Path) -> ActivationStore:
-    if config.store is not None:
-        return ActivationStore.open(config.store)
+    """The evaluation set, which is extracted where no store is given; of the methods' own language model."""
+    given = None if config.store is None else ActivationStore.open(config.store)
+    if not config.other_model:
+        check_model(methods, find_model(config.evaluation.model).name if given is None else _model_of(config, given))
+    if given is not None:
+        return given
     from bae_ray.activations.extract import extract
 
     wanted = config.evaluation

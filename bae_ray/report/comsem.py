@@ -55,16 +55,11 @@ def print_check(check: JudgeCheck, model: str, usage: Usage) -> None:
     )
     for warning in check.warnings:
         print(f"WARNING: {warning}.")
+    estimated = f" ({usage.estimated} requests by estimate: their tokens are not known)" if usage.estimated else ""
     print(
         f"{usage.answered} answers ({usage.sent} requests sent, {usage.retried} tried again), {usage.from_cache} from "
         f"the cache; {usage.prompt_tokens} prompt tokens ({usage.prefix_tokens} of them known to the server) and "
-        f"{usage.completion_tokens} answered, ${usage.cost:.4f}"
-        + (
-            f" ({usage.estimated} requests by estimate: the server has not said their tokens)"
-            if usage.estimated
-            else ""
-        )
-        + "."
+        f"{usage.completion_tokens} answered, ${usage.cost:.4f}{estimated}."
     )
 
 

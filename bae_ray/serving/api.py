@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Annotated, Literal, cast
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
@@ -123,15 +125,15 @@ def _codes(service: Service) -> APIRouter:
             planned = {"indices": planned["indices"]}
         asked.expect(planned, "base64" if fires else arrays)
         made = await service.compute(asked.entry, operation, x)
-        fields = {"encoder": asked.entry.id, "d_latent": asked.d_latent, "format": format}
+        fields = {"d_latent": asked.d_latent, "format": format}
         if fires:
             code = made["code"]
             listed = sizes.listed(code)
             asked.expect(listed, arrays)
-            call = (answers.indices, code, asked.d_latent, fields, asked.answer, arrays)
+            call = (answers.indices, code, asked.d_latent, {"encoder": asked.entry.id, **fields}, asked.answer, arrays)
             return await aside(asked.answer, sizes.held(listed) + 8 * code.size, *call)
         made = {name: made[name] for name in planned}
-        return await aside(asked.answer, sizes.held(made), answers.arrays, made, fields, asked.answer, arrays)
+        return await _arrays(asked, made, arrays, fields)
 
     @router.post("/v1/encoders/{encoder_id}/decode", **takes(s.DecodeBody), **produces(s.DecodeAnswer, *errors()))
     async def decode(request: Request, encoder_id: EncoderId, arrays: Arrays = "nested") -> Response:
@@ -141,9 +143,7 @@ def _codes(service: Service) -> APIRouter:
         asked.keep(rows.nbytes, len(rows))
         asked.expect(sizes.planned(asked.entry, operation, len(rows)), arrays)
         made = await service.compute(asked.entry, operation, rows)
-        return await aside(
-            asked.answer, sizes.held(made), answers.arrays, made, {"encoder": asked.entry.id}, asked.answer, arrays
-        )
+        return await _arrays(asked, made, arrays)
 
     return router
 
@@ -186,9 +186,7 @@ def _codec(service: Service) -> APIRouter:
         packed = format == "packed"
         asked.expect(sizes.planned(asked.entry, Operation("pack" if packed else "decode"), rows), arrays)
         made = await service.call(asked.entry, "decompress", data, packed)
-        return await aside(
-            asked.answer, sizes.held(made), answers.arrays, made, {"encoder": asked.entry.id}, asked.answer, arrays
-        )
+        return await _arrays(asked, made, arrays)
 
     return router
 
@@ -242,6 +240,14 @@ def _health(service: Service) -> APIRouter:
         return Response(service.metrics.page(ready, len(entries) - ready), media_type=metrics.CONTENT_TYPE)
 
     return router
+
+
+async def _arrays(
+    asked: Asked, made: dict[str, np.ndarray], style: Style, fields: Mapping[str, Any] = MappingProxyType({})
+) -> Response:
+    """The answer of what was computed for an encoder."""
+    about = {"encoder": asked.entry.id, **fields}
+    return await aside(asked.answer, sizes.held(made), answers.arrays, made, about, asked.answer, style)
 
 
 def _json_only(request: Request) -> None:

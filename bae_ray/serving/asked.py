@@ -101,5 +101,5 @@ async def aside(media: Media, size: int, function: Callable[..., T], *arguments:
     try:
         return await asyncio.shield(thread)
     except asyncio.CancelledError:
-        await asyncio.wait([thread])
+        await asyncio.gather(thread, return_exceptions=True)
         raise

@@ -19,6 +19,12 @@ OF_BODIES = (
     "not_finite", "not_binary",
 )  # fmt: skip
 BINARY = {"type": "string", "format": "binary"}
+VERSION = {
+    "X-Encoder-Version": {
+        "description": "Which encoder went by the id: `version` of what GET says of it.",
+        "schema": {"type": "string"},
+    }
+}
 REFERENCE = "#/components/schemas/{model}"
 
 
@@ -36,11 +42,14 @@ def errors(*more: str, body: bool = True) -> tuple[str, ...]:
 def produces(model: type[BaseModel], *codes: str, html: bool = False) -> dict[str, Any]:
     """A route's answers: JSON of a model, safetensors where what it computes is arrays, and `html` for browsers."""
     content: dict[str, Any] = {JSON: {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
-    if "answer_too_large" in codes:
+    computed = "answer_too_large" in codes
+    if computed:
         content[SAFETENSORS] = {"schema": BINARY}
     if html:
         content[HTML] = {"schema": {"type": "string"}}
-    answer = {"description": (model.__doc__ or "").strip(), "content": content}
+    answer: dict[str, Any] = {"description": (model.__doc__ or "").strip(), "content": content}
+    if computed:
+        answer["headers"] = VERSION
     known = codes if codes == ("not_ready",) else (*ALWAYS, *codes)
     return {"response_class": _Plain, "responses": {200: answer, **responses(*known)}}
 

@@ -29,7 +29,7 @@ class Threads:
         self._count, self._running = count, 0
         self._pool = ThreadPoolExecutor(count, name, _settle, (1,))
         # Only one: a thread that has ever computed with several cores keeps as many threads of OpenMP's.
-        self._wide = ThreadPoolExecutor(1, f"{name} together", _settle, (count,))
+        self._wide = ThreadPoolExecutor(1, f"{name} together", _settle, (count,)) if count > 1 else self._pool
 
     async def compute(
         self, autoencoder: Autoencoder, operation: Operation, parts: Sequence[np.ndarray]

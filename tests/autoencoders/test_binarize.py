@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bae_ray.autoencoders import BAEConfig, build_autoencoder
 from bae_ray.autoencoders.binarize import Gradient, binarize, fires
 
 AROUND_ZERO = [-1.0, -1e-30, -0.0, 0.0, 1e-30, 1.0]
@@ -34,6 +35,16 @@ def test_fires_is_the_step_as_booleans(gradient: Gradient):
     x = torch.tensor(AROUND_ZERO)
     assert fires(x, gradient).dtype == torch.bool
     assert torch.equal(fires(x, gradient), binarize(x, gradient).bool())
+
+
+@pytest.mark.parametrize("gradient", get_args(Gradient))
+def test_an_autoencoder_fires_at_zero_as_its_step_does(gradient: Gradient):
+    autoencoder = build_autoencoder(BAEConfig(d_in=2, d_latent=3, gradient=gradient))
+    torch.nn.init.zeros_(autoencoder.W_enc)
+    torch.nn.init.zeros_(autoencoder.get_parameter("b_enc"))
+    found = autoencoder.fires(torch.ones(1, 2))
+    assert found.tolist() == [[gradient != "release"] * 3]
+    assert torch.equal(found, autoencoder.encode(torch.ones(1, 2)).bool())
 
 
 @pytest.mark.parametrize("gradient", get_args(Gradient))

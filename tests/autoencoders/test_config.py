@@ -115,4 +115,7 @@ def test_d_latent_replaces_the_expansion(architecture: str):
 
 
 def test_checking_takes_no_memory():
-    check_architecture(BAEConfig(d_in=1 << 20, expansion=1 << 10))  # weights of 8 PB
+    huge = BAEConfig(d_in=1 << 20, expansion=1 << 10)  # weights of 8 PB
+    with pytest.raises(RuntimeError, match="memory"):
+        build_autoencoder(huge)
+    check_architecture(huge)
