@@ -7,7 +7,7 @@ from bae_ray.cli.parsing import EXIT_SOME_FAILED
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import write_text
-from bae_ray.serving.config import JudgeServiceConfig
+from bae_ray.serving.config import DRAIN_S, JudgeServiceConfig
 
 
 class JudgeServeCommand(JudgeServiceConfig, AddressConfig):
@@ -37,7 +37,7 @@ def judge_serve(command: JudgeServeCommand) -> int:
 
     config = JudgeServiceConfig(**{name: getattr(command, name) for name in JudgeServiceConfig.model_fields})
     greeting = f"The judge answers: --judge-url {{url}}/v1 --judge-model {config.called}."
-    serve_until_stopped(build(config), "judge", command.host, command.port, None, greeting)
+    serve_until_stopped(build(config), "judge", command.host, command.port, None, DRAIN_S, greeting)
     return 0
 
 

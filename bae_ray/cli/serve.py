@@ -29,6 +29,7 @@ def serve(command: ServeCommand) -> int:
     os.environ[PROXY_VARIABLE] = PROXY_CALLBACK
     if command.haproxy:  # read when ray.serve is imported, here and in the processes that Ray starts from here
         os.environ.update(RAY_SERVE_ENABLE_HA_PROXY="1", RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD="0")
+        os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"  # HAProxy is told at once who stops
     from bae_ray.serving.app import build_apart
     from bae_ray.serving.hosting import serve_until_stopped
 
@@ -37,7 +38,7 @@ def serve(command: ServeCommand) -> int:
     timeout_s = config.limits.body_timeout_s + config.limits.deadline_s + MARGIN_S
     greeting = "{url}/docs describes what is served here."
     gateway, behind = build_apart(config)
-    serve_until_stopped(gateway, APPLICATION, command.host, command.port, timeout_s, greeting, behind)
+    serve_until_stopped(gateway, APPLICATION, command.host, command.port, timeout_s, config.drain_s, greeting, behind)
     return 0
 
 

@@ -21,6 +21,10 @@ HEALTH_CHECKS = 32
 """Requests that a replica takes beyond those it works on, so that it can say that it lives when it is full."""
 
 
+BEHIND_DRAIN_S = 1.0
+"""Seconds that replicas behind a gateway which has stopped are given: nobody waits for what they compute."""
+
+
 class Gateway:
     """A replica that speaks HTTP."""
 
@@ -56,7 +60,8 @@ def build_apart(config: ServiceConfig) -> tuple[Application, dict[str, Applicati
     Serve stops all of an application at once. Where the gateway is one of its own it can be stopped first, and what it
     has taken on still finds the encoders.
     """
-    behind = {"bae_ray-encoders": encoders(config), "bae_ray-texts": texts(config)}
+    at_once = config.model_copy(update={"drain_s": BEHIND_DRAIN_S})
+    behind = {"bae_ray-encoders": encoders(at_once), "bae_ray-texts": texts(at_once)}
     return _gateway(config, *behind), behind
 
 
@@ -68,8 +73,7 @@ def _gateway(config: ServiceConfig, encoders: Application | str, texts: Applicat
     Registry(config.registry)
     keys = read_keys(config.keys_file)  # here: what is in this process's environment need not be in the replicas'
     most = config.limits.max_inflight
-    drain_s = config.limits.body_timeout_s + config.limits.deadline_s
-    gateway = deployed(serve.ingress()(Gateway), config.gateway, most + HEALTH_CHECKS, drain_s).options(
+    gateway = deployed(serve.ingress()(Gateway), config.gateway, most + HEALTH_CHECKS, config.drain_s).options(
         name="Gateway",
         max_queued_requests=most,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=RETRY_AFTER_S),

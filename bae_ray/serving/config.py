@@ -10,6 +10,7 @@ from bae_ray.activations.config import DEFAULT_MODEL
 from bae_ray.config import Config
 
 MIB = 1 << 20
+DRAIN_S = 10.0
 
 
 class LimitsConfig(Config):
@@ -117,6 +118,9 @@ class ServiceConfig(Config):
     """Replicas that hold encoders."""
     texts: TextsConfig = TextsConfig()
     """Replicas that hold language models."""
+    drain_s: float = Field(default=DRAIN_S, gt=0)
+    """Seconds that requests under way are given when the service stops. `bae-ray serve` has ended 10 s later, whatever
+    hangs."""
 
 
 class JudgeServiceConfig(Config):

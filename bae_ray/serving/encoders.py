@@ -25,6 +25,8 @@ from bae_ray.serving.threads import Threads
 
 LOGGING = {"encoding": "JSON", "enable_access_log": False}
 """The gateway has a line for every request that says more than Serve's."""
+DRAIN_LOOK_S = 1.0
+"""How often a replica that stops looks whether its requests are finished."""
 
 log = logging.getLogger("ray.serve")
 T = TypeVar("T")
@@ -133,7 +135,7 @@ def _decompress(loaded: _Loaded, data: bytes, packed: bool, most: int) -> dict[s
 
 def encoders(config: ServiceConfig) -> serve.Application:
     """The deployment as the config says."""
-    return deployed(Encoders, config.encoders, max_ongoing=64, drain_s=config.limits.deadline_s).bind(config)
+    return deployed(Encoders, config.encoders, max_ongoing=64, drain_s=config.drain_s).bind(config)
 
 
 def deployed(replica: type, settings: Any, max_ongoing: int, drain_s: float) -> serve.Deployment:
@@ -149,6 +151,7 @@ def deployed(replica: type, settings: Any, max_ongoing: int, drain_s: float) -> 
         max_ongoing_requests=max_ongoing,
         logging_config=LOGGING,
         graceful_shutdown_timeout_s=drain_s,
+        graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
         health_check_period_s=2,
         health_check_timeout_s=30,
     )

@@ -1,6 +1,7 @@
 """An application of Ray Serve at an address of this machine, for as long as it is wanted."""
 
 import logging
+import os
 import signal
 import socket
 import threading
@@ -13,8 +14,12 @@ from ray.serve import Application
 
 from bae_ray.cluster import connect
 from bae_ray.errors import InvalidInputError, ServiceError
+from bae_ray.serving.stopping import MARGIN_S, Watchdog, end_now
 
 LOOPBACK = "127.0.0.1"
+
+LATE_S = 2.0
+"""Serve gives up what is under way a little later than it was told to."""
 
 log = logging.getLogger("ray.serve")
 
@@ -33,13 +38,15 @@ def hosted(
     host: str,
     port: int,
     timeout_s: float | None,
+    drain_s: float,
     behind: Mapping[str, Application] | None = None,
 ) -> Iterator[str]:
     """The URL of an application that takes requests; on the way out, those under way are finished first.
 
-    `timeout_s` is how long a request may take before Serve's proxy gives it up. `behind`: applications by name that
-    this one asks, which start before it and stop after it. Raises `InvalidInputError` where this Ray cluster serves
-    something already, and `ServiceError` where the application does not start.
+    `timeout_s` is how long a request may take before Serve's proxy gives it up, `drain_s` how long one under way may
+    take once the application is to stop. `behind`: applications by name that this one asks, which start before it and
+    stop after it. Raises `InvalidInputError` where this Ray cluster serves something already, and `ServiceError` where
+    the application does not start.
     """
     connect()
     if serve.status().proxies:
@@ -60,25 +67,20 @@ def hosted(
         except RuntimeError as error:
             raise ServiceError(f"{name} did not start: {error}") from error
         yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        _delete(name, timeout_s or 0)
+        _delete(name, drain_s)
     finally:
         serve.shutdown()
 
 
-def _delete(name: str, timeout_s: float) -> None:
-    """Stop an application when its requests under way are finished, which `serve.shutdown` does not wait for.
-
-    `serve.delete` waits for a minute; requests may take longer.
-    """
-    end = time.monotonic() + timeout_s
-    while True:
-        try:
-            serve.delete(name)
+def _delete(name: str, drain_s: float) -> None:
+    """Stop an application when its requests under way are finished, which `serve.shutdown` does not wait for."""
+    serve.delete(name, _blocking=False)
+    end = time.monotonic() + drain_s + LATE_S
+    while name in serve.status().applications:
+        if time.monotonic() >= end:
+            log.warning(f"{name} has requests under way that do not end; they are given up.")
             return
-        except TimeoutError:
-            if time.monotonic() >= end:  # what is still under way ends with the shutdown
-                log.warning(f"{name} has requests under way that do not end; they are given up.")
-                return
+        time.sleep(0.1)
 
 
 def serve_until_stopped(
@@ -87,24 +89,29 @@ def serve_until_stopped(
     host: str,
     port: int,
     timeout_s: float | None,
+    drain_s: float,
     greeting: str,
     behind: Mapping[str, Application] | None = None,
 ) -> None:
     """Host an application until Ctrl-C or SIGTERM; `greeting`, printed once it is up, has its {url}.
 
-    The first signal lets it finish what is under way, its own start included; a second one ends it at once.
+    The first signal lets it finish what is under way, its own start included, for `drain_s`; `MARGIN_S` later the
+    process has ended, whatever hangs. A second signal ends it at once.
     """
     connect()  # which takes SIGTERM for itself
     stopped = threading.Event()
+    watchdog = Watchdog(drain_s + MARGIN_S)
 
     def stop(*_: object) -> None:
         if stopped.is_set():
-            raise KeyboardInterrupt
+            end_now("it ends at once.")
         stopped.set()
-        print("stopping: requests under way are finished; once more, and it ends at once.", flush=True)
+        watchdog.start()
+        # Not by print: the signal may have come in the middle of one.
+        os.write(1, f"stopping: requests under way have {drain_s:g} s; once more, and it ends at once.\n".encode())
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    with hosted(application, name, host, port, timeout_s, behind) as url:
+    with hosted(application, name, host, port, timeout_s, drain_s, behind) as url:
         print(greeting.replace("{url}", url), "Ctrl-C ends it.", flush=True)
         stopped.wait()

@@ -15,7 +15,7 @@ from ray.serve import Application
 from bae_ray.activations.model import find_model, load_tokenizer
 from bae_ray.cluster import check_fits, connect, total
 from bae_ray.errors import InvalidInputError
-from bae_ray.serving.config import JudgeServiceConfig
+from bae_ray.serving.config import DRAIN_S, JudgeServiceConfig
 
 LOG_LEVEL = "ERROR"
 QUIET = {"logging_config": {"log_level": LOG_LEVEL, "enable_access_log": False}}
@@ -85,6 +85,7 @@ def settings(config: JudgeServiceConfig, gpus: float) -> dict[str, Any]:
             "max_ongoing_requests": 4 * config.max_sequences,
             "ray_actor_options": {"num_cpus": 0},  # all that it takes is in its bundles
             "health_check_timeout_s": HEALTH_TIMEOUT_S,
+            "graceful_shutdown_timeout_s": DRAIN_S,
             **QUIET,
         },
         "runtime_env": {"env_vars": variables},

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bae_ray.comsem.config import AskingConfig, JudgeConfig
-from bae_ray.serving.config import JudgeServiceConfig
+from bae_ray.serving.config import DRAIN_S, JudgeServiceConfig
 
 
 class JobJudgeConfig(AskingConfig):
@@ -38,5 +38,5 @@ def judge_of(config: JobJudgeConfig) -> Iterator[JudgeConfig]:
     from bae_ray.serving.hosting import LOOPBACK, free_port, hosted
     from bae_ray.serving.judge import build
 
-    with hosted(build(config.service), "judge", LOOPBACK, free_port(), None) as url:
+    with hosted(build(config.service), "judge", LOOPBACK, free_port(), None, DRAIN_S) as url:
         yield config.asking(f"{url}/v1")

@@ -153,4 +153,4 @@ def _capture(model: _Model, origin: Origin) -> Capture:
 
 def texts(config: ServiceConfig) -> serve.Application:
     """The deployment as the config says."""
-    return deployed(Texts, config.texts, max_ongoing=8, drain_s=config.limits.deadline_s).bind(config)
+    return deployed(Texts, config.texts, max_ongoing=8, drain_s=config.drain_s).bind(config)
