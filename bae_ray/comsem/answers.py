@@ -3,75 +3,44 @@
 An answer that cannot be read is a result of its own, which is counted; it never becomes a silent No.
 """
 
+import json
 import math
 import re
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
+
+from bae_ray.comsem.decisions import find_decision
+from bae_ray.comsem.probabilities import p_yes
+from bae_ray.comsem.reply import Answer
+from bae_ray.comsem.thoughts import separate
+
+__all__ = ["CHOICES", "Answer", "Decision", "Explanation", "Problem", "read_decision", "read_explanation", "shown"]
 
 Problem = Literal["", "refusal", "unreadable"]
 
 CHOICES = ("Yes", "No")
 MAX_EXPLANATION = 200
 """Characters; what is longer is not the phrase that was asked for."""
+MAX_SHOWN = 120
+"""Characters of an answer that messages show."""
 
-MOST_TOKENS = 1 << 40
-"""Of an answer and its prompt: what is more was not counted."""
-
-MIN_MASS = 0.01
-"""P(Yes) + P(No) below which the two say nothing."""
-
-_THOUGHTS = re.compile(r"<think>.*?(</think>|$)", re.DOTALL)
+_CANNOT = r"(?:can(?:not|['\u2019]t)|could not|(?:am|['\u2019]m) (?:unable|not able)|won['\u2019]t|will not)"
 _REFUSAL = re.compile(
     r"^\W*(i['\u2019]?m (so )?sorry|sorry,? (but )?i\b|i apologi[sz]e|"
-    r"i (can(not|['\u2019]t)|could not|am unable|am not able)\b|i (won['\u2019]t|will not)\b|"
-    r"i['\u2019]m (unable|not able)|as an ai\b|unfortunately,? i\b)",
+    rf"i ?{_CANNOT}\b|as an ai\b|unfortunately,? i\b)",
     re.IGNORECASE,
+)
+_REFUSAL_AFTER_WORD = re.compile(
+    rf"^\W*(?:yes|no)\b\W.*\bi ?{_CANNOT}( to)? "
+    r"(help|assist|comply|answer|judge|fulfil|provide|continue|tell|decide|do|say)\b|"
+    r"^\W*(?:yes|no)\b\W+(?:i['\u2019]?m (?:so )?sorry|sorry)\b",
+    re.IGNORECASE | re.DOTALL,
 )
 _INTRODUCTION = re.compile(
-    r"^(the (commonality|common (property|feature|theme|element)) (is|between \S+ \S+ is)|in common|commonality|answer|"
-    r"description|phrase)\s*:\s*",
+    r"^[*_\"'\s]*(the (commonality|common (property|feature|theme|element)) (is|between \S+ \S+ is)|in common|"
+    r"commonality|answer|description|phrase)[*_]*\s*:[*_]*\s*",
     re.IGNORECASE,
 )
-_WORD = re.compile(r"^\W*(yes|no)\b", re.IGNORECASE)
-_OTHER = {"yes": re.compile(r"\bno\b", re.IGNORECASE), "no": re.compile(r"\byes\b", re.IGNORECASE)}
-
-
-class Answer(NamedTuple):
-    """One answer of the server, as it is cached."""
-
-    text: str
-    refusal: str
-    """What the server puts in place of an answer, if it refuses."""
-    finish_reason: str
-    first_token: dict[str, float]
-    """Log probabilities of what the first token might have been; empty where the server gives none."""
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    """Of the prompt: those that the server had computed before."""
-
-    @classmethod
-    def of_body(cls, body: Any) -> "Answer":
-        """The answer in the JSON body of a chat completion. Raises `ValueError` where it is none."""
-        try:
-            choice = body["choices"][0]
-            message = choice["message"]
-            content, refusal = message.get("content"), message.get("refusal")
-            if not isinstance(content, str | None) or not isinstance(refusal, str | None):
-                raise TypeError("content is no text")
-            usage = body.get("usage") or {}
-            details = usage.get("prompt_tokens_details") or {}
-            return cls(
-                text=_whole(content or ""),
-                refusal=_whole(refusal or ""),
-                finish_reason=_whole(str(choice.get("finish_reason") or "")),
-                first_token=_first_token(choice.get("logprobs")),
-                prompt_tokens=_tokens(usage.get("prompt_tokens")),
-                completion_tokens=_tokens(usage.get("completion_tokens")),
-                cached_tokens=_tokens(details.get("cached_tokens")),
-            )
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
-            raise ValueError(f"no chat completion: {type(error).__name__} {error}") from error
+_FENCE = re.compile(r"^```\w*\s*(.*?)\s*(```|$)", re.DOTALL)
 
 
 class Decision(NamedTuple):
@@ -80,7 +49,7 @@ class Decision(NamedTuple):
     yes: bool
     """False, too, where there is a problem."""
     p_yes: float
-    """P(Yes) / (P(Yes) + P(No)) of the first token; NaN where it is not known."""
+    """P(Yes) / (P(Yes) + P(No)) of the token that is the answer; NaN where it is not known."""
     problem: Problem
 
 
@@ -94,61 +63,61 @@ class Explanation(NamedTuple):
 
 def read_decision(answer: Answer, threshold: float | None = None) -> Decision:
     """Yes or No; `threshold`: by whether P(Yes) is above it, whatever the word is."""
-    p_yes = _p_yes(answer.first_token)
-    text = _THOUGHTS.sub("", answer.text).strip()
-    if _refuses(answer, text):
-        return Decision(False, p_yes, "refusal")
-    if threshold is not None and not math.isnan(p_yes):
-        return Decision(p_yes > threshold, p_yes, "")
-    if found := _WORD.match(text):
-        word = found[1].lower()
-        if not _OTHER[word].search(text, found.end()):
-            return Decision(word == "yes", p_yes, "")
-    return Decision(False, p_yes, "unreadable")
+    said = separate(answer.text)
+    if _refuses(answer, said.answer) or _REFUSAL_AFTER_WORD.search(said.answer):
+        return Decision(False, math.nan, "refusal")
+    found = find_decision(said.answer, answer.cut)
+    if found is None:
+        return Decision(False, math.nan, "unreadable")
+    probability = math.nan if found.start < 0 else p_yes(answer, said.start + found.start)
+    if threshold is not None and not math.isnan(probability):
+        return Decision(probability > threshold, probability, "")
+    return Decision(found.yes, probability, "")
 
 
 def read_explanation(answer: Answer) -> Explanation:
     """The phrase: the first line that has anything, without introduction and quotation marks."""
-    text = _THOUGHTS.sub("", answer.text).strip()
-    if _refuses(answer, text):
+    said = separate(answer.text)
+    if _refuses(answer, said.answer):
         return Explanation("", "refusal")
-    line = _INTRODUCTION.sub("", next((line.strip() for line in text.splitlines() if line.strip()), ""))
+    text = _value(said.answer)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = _INTRODUCTION.sub("", lines[0]) if lines else ""
+    if not line and len(lines) > 1:  # the introduction had a line of its own
+        line = lines[1]
     phrase = line.strip().strip("\"'\u201c\u201d\u2018\u2019`*").rstrip(".").strip()
-    if not any(character.isalnum() for character in phrase) or len(phrase) > MAX_EXPLANATION:
+    # What was cut off before a second line may be a thought that has no mark, or half of a phrase.
+    ended = not answer.cut or (len(lines) > 1 and (said.start > 0 or answer.thought))
+    if not ended or not any(character.isalnum() for character in phrase) or len(phrase) > MAX_EXPLANATION:
         return Explanation("", "unreadable")
     return Explanation(phrase, "")
 
 
-def _whole(text: str) -> str:
-    """A text without the halves of characters that JSON can hold, and no file can."""
-    return text.encode("utf-8", "replace").decode()
+def shown(answer: Answer) -> str:
+    """An answer as messages show it: its end, where a thought comes first, and what is wrong with it, if that shows."""
+    text = " ".join(answer.refusal.split() or answer.text.split())
+    said = f"'{text if len(text) <= MAX_SHOWN else f'{text[:MAX_SHOWN]} ...'}'" if text else "nothing"
+    thinks = answer.thought or separate(answer.text).unfinished
+    if answer.cut:
+        return f"{said}{', all of it thought,' if thinks else ''} cut off by the limit of tokens"
+    if not text and thinks:
+        return "a thought and no answer"
+    return said
 
 
-def _tokens(said: Any) -> int:
-    """How many, as the server says; 0 where it does not. Raises `ValueError` for what is no number of tokens."""
-    count = int(said or 0)
-    if not 0 <= count < MOST_TOKENS:
-        raise ValueError(f"{count} tokens")
-    return count
+def _value(text: str) -> str:
+    """A phrase that stands in a code fence, or is the only text in an object of JSON, without these."""
+    if fenced := _FENCE.match(text):
+        text = fenced[1]
+    if not text.startswith("{"):
+        return text
+    try:
+        found: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    texts = [value for value in found.values() if isinstance(value, str)]
+    return texts[0] if len(texts) == 1 else ""
 
 
 def _refuses(answer: Answer, text: str) -> bool:
     return bool(answer.refusal) or answer.finish_reason == "content_filter" or bool(_REFUSAL.match(text))
-
-
-def _p_yes(first_token: Mapping[str, float]) -> float:
-    mass = {"yes": 0.0, "no": 0.0}
-    for token, log_probability in first_token.items():
-        if (word := token.strip().lower()) in mass:
-            mass[word] += math.exp(log_probability)
-    total = mass["yes"] + mass["no"]
-    return mass["yes"] / total if total >= MIN_MASS else math.nan
-
-
-def _first_token(logprobs: Any) -> dict[str, float]:
-    content = (logprobs or {}).get("content") or []
-    if not content:
-        return {}
-    alternatives = content[0].get("top_logprobs") or [content[0]]
-    found = {_whole(str(entry["token"])): float(entry["logprob"]) for entry in alternatives}
-    return {token: value for token, value in found.items() if value <= 1e-3}  # which NaN is not

@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Self
 
-from bae_ray.comsem.answers import Answer
+from bae_ray.comsem.reply import Answer
 from bae_ray.config import content_hash
 from bae_ray.errors import InvalidInputError, UnreadableFileError
 
@@ -65,7 +65,7 @@ class AnswerCache:
     def get(self, request: dict[str, Any]) -> Answer | None:
         """The answer to a request, if it was ever given."""
         row = self._database.execute("SELECT answer FROM answers WHERE request = ?", (_key(request),)).fetchone()
-        return None if row is None else Answer(**json.loads(row[0]))
+        return None if row is None else Answer.of_record(json.loads(row[0]))
 
     def put(self, request: dict[str, Any], answer: Answer, tokens: tuple[int, int]) -> None:
         """Record an answer, and the prompt tokens and tokens answered that it is paid with; safe when this returns."""

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple, Self
 import httpx
 import openai
 
-from bae_ray.comsem.answers import CHOICES, Answer
+from bae_ray.comsem.answers import CHOICES
 from bae_ray.comsem.budget import Budget, estimated_tokens
 from bae_ray.comsem.cache import AnswerCache
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.prompts import Message
+from bae_ray.comsem.reply import Answer
 from bae_ray.errors import JudgeError, RefusedRequestError, UnansweredError
 
 TOP_LOGPROBS = 20

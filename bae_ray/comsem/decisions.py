@@ -1,0 +1,119 @@
+"""Yes or No in an answer: what counts as one, and where in the text the word is.
+
+Strict, since what is misread is never noticed, and what is not read is counted and shown. A decision is the word itself
+in whatever marks; the word after a label ("Answer: Yes"); the word and then, set off from it, what can only be its
+reason ("No, that is a verb"); or the value of an object of JSON. A sentence that merely begins with the word is none.
+"""
+
+import json
+import re
+from typing import Any, NamedTuple
+
+MAX_MARKS = 24
+"""Quotation marks, asterisks, blanks and the like before the word."""
+_FULL_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)} | {0x3000: " ", 0x3002: ".", 0x2018: "'", 0x2019: "'"}
+
+_MARKS = rf"(?:\W|_|<(?:answer|response|output)>|\\(?:boxed|text)\{{){{0,{MAX_MARKS}}}"
+_LABEL = (
+    r"(?:(?:so|thus|therefore|hence),?\s+)?(?:(?:the|my)\s+)?(?:(?:final|short|correct|right)\s+)?"
+    r"(?:answer|decision|verdict|judge?ment|response|result|conclusion|a)"
+)
+_WORD = re.compile(
+    rf"{_MARKS}(?:{_LABEL}{_MARKS}(?:(?:is|would be)\b[\s:]*|[:=\u2013\u2014-]){_MARKS})?(?P<word>yes|no)(?!\w)",
+    re.IGNORECASE,
+)
+_NOTHING_MORE = re.compile(r"(?:[^\w?.\u2026\u2013\u2014-]|_|\.(?!\.)|</(?:answer|response|output)>)*")
+_SET_OFF = re.compile(
+    r"[\"'*_`\])}]*(?:\.(?!\.|\s*\d)|[,;:!]|\s[\u2013-]\s|\s?\u2014\s?|\s*\n|\s+(?=\())[\s\"'*_`(]*", re.IGNORECASE
+)
+_REASON_AT_ONCE = re.compile(
+    r"\s+(?:because|since|(?:it|this|that|the (?:token|description|word|phrase))\b)", re.IGNORECASE
+)
+_REASON = re.compile(
+    r"(?:because|since|as|for|given|it|its|this|that|these|those|they|the|an?|here|there|in|both|although|though|while|"
+    r"not|reason(?:ing)?|explanation|justification|note|description|token)\b",
+    re.IGNORECASE,
+)
+_STATEMENT = re.compile(
+    r"\b(?:is|are|was|were|does|do|did|fits?|matches|match|describes?|refers?|means?|belongs?|names?|denotes?|"
+    r"expresses|functions?|acts?|isn't|aren't|doesn't)\b",
+    re.IGNORECASE,
+)
+_CHAT = re.compile(
+    r"(?:i|i'\w+|you|your|we|let|let's|so|please|sorry|wait|hmm+|well|ok(?:ay)?|sure|of course|thanks?|but|maybe|"
+    r"perhaps|actually|however|what|how|who|why|can|could|would|should|do|does|did|is|are|if|unless|one|nobody|happy|glad|"
+    r"problem|worries|yes|no)\b",
+    re.IGNORECASE,
+)
+_FENCE = re.compile(r"```\w*\s*(.*?)\s*```", re.DOTALL)
+_KEYS = ("answer", "decision", "final_answer", "verdict", "judgement", "judgment", "response", "result", "choice")
+_SPELLED = {"yes": re.compile(r"\byes\b", re.IGNORECASE), "no": re.compile(r"\bno\b", re.IGNORECASE)}
+
+
+class Word(NamedTuple):
+    """A decision in a text."""
+
+    yes: bool
+    start: int
+    """Where the word is, in characters; -1 where the text has it in another form, or more than once."""
+
+
+def find_decision(text: str, cut: bool) -> Word | None:
+    """The decision that an answer is, without a thought before it; None where it is none.
+
+    `cut`: the answer was ended by a limit, so that only a word which stands alone counts.
+    """
+    text = text.translate(_FULL_WIDTH)  # character for character: places stay what they are
+    fenced = _FENCE.search(text)
+    inner = fenced[1] if fenced else text
+    if inner.lstrip().startswith("{") and ":" in inner:
+        return _of_object(inner.strip(), text)
+    found = _WORD.match(text)
+    if not found:
+        return None
+    word = found["word"].lower()
+    rest = text[found.end() :]
+    other = _SPELLED["no" if word == "yes" else "yes"]
+    if other.search(rest) or not _ends(rest, cut):
+        return None
+    return Word(word == "yes", found.start("word"))
+
+
+def _ends(rest: str, cut: bool) -> bool:
+    """Whether what follows the word leaves it a decision."""
+    if _NOTHING_MORE.fullmatch(rest):
+        return not (cut and "," in rest)
+    set_off = _SET_OFF.match(rest)
+    if cut:  # a whole line, whatever comes after it
+        return bool(set_off) and "\n" in set_off[0] and "," not in set_off[0] and not _CHAT.match(rest, set_off.end())
+    if _REASON_AT_ONCE.match(rest):
+        return True
+    if not set_off:
+        return False
+    reason = rest[set_off.end() :]
+    sentence = re.split(r"(?<=[.!?])\s|\n", reason, maxsplit=1)[0]
+    if sentence.endswith("?") or _CHAT.match(reason):
+        return False
+    quoted = set_off[0].rstrip()[-1:] in "\"'`(" and set_off[0].rstrip() != ""
+    return quoted or bool(_REASON.match(reason)) or bool(_STATEMENT.search(sentence))
+
+
+def _of_object(inner: str, text: str) -> Word | None:
+    """The decision that an object of JSON holds, under a key that says so or as its only value."""
+    try:
+        pairs: Any = json.loads(inner, object_pairs_hook=list)
+    except (ValueError, RecursionError):
+        return None
+    said = [value for key, value in pairs if str(key).strip().lower().replace(" ", "_") in _KEYS]
+    values = said or [value for _, value in pairs if len(pairs) == 1]
+    if len(values) != 1:
+        return None
+    if isinstance(values[0], bool):
+        return Word(values[0], -1)
+    if not isinstance(values[0], str) or values[0].lstrip().startswith("{"):
+        return None
+    found = find_decision(values[0], cut=False)
+    if found is None:
+        return None
+    places = [place.start(1) for place in re.finditer(r":\s*\"\W*(yes|no)\b", text, re.IGNORECASE)]
+    return Word(found.yes, places[0] if len(places) == 1 else -1)
