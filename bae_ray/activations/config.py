@@ -26,10 +26,13 @@ class CorpusConfig(Config):
     """Which texts."""
 
     corpus: str = DEFAULT_CORPUS
-    """A bundled corpus (agnews, sst2, mr), local .txt (a text per line), .jsonl or .parquet files, a folder of such
-    files, a glob, or the name of a data set on the Hugging Face hub."""
+    """A bundled corpus (agnews, sst2, mr), local .txt (a text per line), .json, .jsonl, .csv, .tsv or .parquet files,
+    also compressed (.jsonl.gz, .jsonl.zst), a folder of such files, a glob, or the name of a data set on the Hugging
+    Face hub."""
     text_column: str = "text"
-    """The column that holds the text."""
+    """The column that holds the text, or a list of messages, which the model's chat template makes one text of."""
+    txt: Literal["line", "document"] = "line"
+    """What one text is in .txt files: a line, or the whole file."""
     split: str = "train"
     """Split of a hub data set."""
     subset: str | None = None

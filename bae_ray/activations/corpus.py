@@ -1,29 +1,32 @@
-"""Finding a corpus by name: bundled, local files, or the Hugging Face hub. Reading it is Ray Data's work."""
+"""Finding a corpus by name: bundled, local files, or the Hugging Face hub. How files are read is in `reading`."""
 
 import glob
 import importlib.util
-import json
-from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from bae_ray.activations.bundled import BUNDLED_CORPORA, bundled_corpus_file
 from bae_ray.activations.config import CorpusConfig
-from bae_ray.errors import UnknownCorpusError, UnreadableFileError
+from bae_ray.activations.reading.blocks import Columns
+from bae_ray.activations.reading.check import check_files
+from bae_ray.activations.reading.formats import READ, ending, kind_of
+from bae_ray.errors import UnknownCorpusError
 from bae_ray.files import checksum
-
-FORMATS = (".txt", ".jsonl", ".parquet")
 
 
 class LocalFiles(NamedTuple):
     """Local files of one format, in order."""
 
     paths: tuple[Path, ...]
-    format: str
-    """One of `FORMATS`."""
+    columns: Columns
+    """What is read of them."""
+
+    @property
+    def are_lines(self) -> bool:
+        """Whether each text is a line of a .txt file."""
+        kind = kind_of(self.paths[0])
+        return kind is not None and kind.format == "txt" and not self.columns.document
 
 
 class HubDataset(NamedTuple):
@@ -33,79 +36,63 @@ class HubDataset(NamedTuple):
     sha: str
 
 
-def resolve(config: CorpusConfig, others: Sequence[str] = ()) -> LocalFiles | HubDataset:
-    """What `config.corpus` stands for; its files must have a text column and these other columns.
+def resolve(config: CorpusConfig, label: str | None = None) -> LocalFiles | HubDataset:
+    """What `config.corpus` stands for; its files must have a text column and, if it is named, one of labels.
 
     Raises `UnknownCorpusError` where it stands for nothing, and `UnreadableFileError` where its files are not what
     their names say or lack a column.
     """
+    columns = Columns(config.text_column, label, document=config.txt == "document")
     if config.corpus in BUNDLED_CORPORA:
-        return _local_files(config, [bundled_corpus_file(config.corpus)], others)
+        return _local_files(config, [bundled_corpus_file(config.corpus)], columns)
     path = Path(config.corpus).expanduser()
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix in FORMATS and file.is_file())
+        found = [file for file in sorted(path.rglob("*")) if kind_of(file) and _is_data(file.relative_to(path))]
+        found = [file for file in found if file.is_file()]
     elif path.is_file():
         found = [path]
+    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", config.corpus):
+        raise UnknownCorpusError(
+            f"corpus '{config.corpus}' is a URI; expected files that this machine (on a cluster: every machine) sees "
+            "under a path, or a data set of the Hugging Face hub. Copy or mount it."
+        )
     elif glob.has_magic(config.corpus):
         found = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
-    elif path.suffix in FORMATS or path.is_absolute() or config.corpus.startswith("."):
+    elif kind_of(path) or path.is_absolute() or config.corpus.startswith("."):
         raise UnknownCorpusError(f"corpus '{config.corpus}': there is no such file or folder. Check the path.")
     else:
         return _hub_dataset(config)
-    return _local_files(config, [file.resolve() for file in found], others)
+    return _local_files(config, [file.resolve() for file in found], columns)
+
+
+def _is_data(path: Path) -> bool:
+    """Whether no part of it has a name that hides it, as notebooks' copies and other tools' notes have."""
+    return not any(part.startswith((".", "_")) for part in path.parts)
 
 
 def identity(config: CorpusConfig, source: LocalFiles | HubDataset) -> dict[str, object]:
     """What tells this corpus from another, down to its content: hashes of local files, the commit of a hub data set."""
-    fields = {"text_column": config.text_column, "max_texts": config.max_texts}
+    fields: dict[str, object] = {"text_column": config.text_column, "max_texts": config.max_texts}
+    if config.txt != "line":  # stores of earlier versions do not say
+        fields["txt"] = config.txt
     if isinstance(source, HubDataset):
         return {"name": source.name, "commit": source.sha, "subset": config.subset, "split": config.split, **fields}
     return {"files": [[path.name, checksum(path)] for path in source.paths], **fields}
 
 
-def _local_files(config: CorpusConfig, paths: list[Path], others: Sequence[str]) -> LocalFiles:
+def _local_files(config: CorpusConfig, paths: list[Path], columns: Columns) -> LocalFiles:
     if not paths:
-        raise UnknownCorpusError(f"corpus '{config.corpus}' matches no file that ends in {', '.join(FORMATS)}.")
-    formats = {path.suffix for path in paths}
-    if len(formats) > 1 or not formats <= set(FORMATS):
+        raise UnknownCorpusError(f"corpus '{config.corpus}' matches no file that is read. Those are: {READ}.")
+    if unknown := [path for path in paths if kind_of(path) is None]:
         raise UnknownCorpusError(
-            f"corpus '{config.corpus}' matches files that end in {', '.join(sorted(formats))}; expected one of "
-            f"{', '.join(FORMATS)} for all of them. Narrow the folder or glob."
+            f"corpus '{config.corpus}' has {unknown[0].name}, which is no file that is read. Those are: {READ}."
         )
-    for path in paths:
-        _check_readable(config, path, others)
-    return LocalFiles(tuple(paths), formats.pop())
-
-
-def _check_readable(config: CorpusConfig, path: Path, others: Sequence[str]) -> None:
-    """Open the file and look at its beginning: a bad file must not be found an hour into the run."""
-    try:
-        if path.suffix == ".parquet":
-            schema = pq.read_schema(path)
-            columns = {name: pa.types.is_string(kind) or pa.types.is_large_string(kind)
-                       for name, kind in zip(schema.names, schema.types, strict=True)}  # fmt: skip
-        elif path.suffix == ".jsonl":
-            with open(path, encoding="utf-8") as file:
-                columns = {name: isinstance(value, str) for name, value in json.loads(file.readline()).items()}
-        else:
-            with open(path, encoding="utf-8") as file:
-                file.read(1 << 20)
-            columns = {config.text_column: True}
-    except (OSError, pa.ArrowInvalid, ValueError, AttributeError) as error:
-        raise UnreadableFileError(f"corpus file {path} cannot be read as {path.suffix}: {error}") from error
-    if config.text_column not in columns:
-        raise UnreadableFileError(
-            f"corpus file {path} has no column '{config.text_column}'; it has: {', '.join(columns)}. Name the right "
-            "one with --text-column."
+    if len({kind.format for path in paths if (kind := kind_of(path))}) > 1:
+        raise UnknownCorpusError(
+            f"corpus '{config.corpus}' matches files that end in {', '.join(sorted(set(map(ending, paths))))}; "
+            "expected one of these formats for all of them. Narrow the folder or glob."
         )
-    if not columns[config.text_column]:
-        raise UnreadableFileError(f"column '{config.text_column}' of corpus file {path} holds no text. Name another.")
-    for column in others:
-        if column not in columns:
-            raise UnreadableFileError(
-                f"corpus file {path} has no column '{column}'; it has: {', '.join(columns)}. Name the right one with "
-                "--input.label-column."
-            )
+    return LocalFiles(tuple(paths), columns._replace(chat=check_files(paths, columns)))
 
 
 def _hub_dataset(config: CorpusConfig) -> HubDataset:

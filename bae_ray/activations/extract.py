@@ -100,6 +100,8 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
         texts_read=index.texts_read,
         texts_too_short=index.texts_too_short,
         texts_too_long=index.texts_too_long,
+        texts_empty=index.texts_empty,
+        windowed=index.windowed,
         shards=tuple(receipts),
         failed=tuple(failures),
     )
@@ -169,10 +171,13 @@ def _ingest(
     if index is None:
         special = frozenset(load_tokenizer(model).all_special_ids)
         with writing(writer):
-            index = write_rows(writer, source.tables(), config, wanted, special, bytes_per_vector)
+            index = write_rows(writer, source.tables(), config, wanted, special, bytes_per_vector, source.windowed)
+    if index.windowed is not None:
+        console.print(f"Plan: windows of {index.windowed}")
+    empty = f" ({index.texts_empty} of them null, empty or blank)" if index.texts_empty else ""
     console.print(
         f"Plan: {index.texts} texts with {index.tokens} tokens; {index.texts_too_short} of {index.texts_read} were too "
-        f"short and {index.texts_too_long} too long, and left out."
+        f"short{empty} and {index.texts_too_long} too long, and left out."
     )
     return index
 

@@ -2,15 +2,16 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from bae_ray.activations.config import ExtractConfig
-from bae_ray.activations.layout import RowsIndex, ShardRows
+from bae_ray.activations.layout import RowsIndex, ShardRows, WindowedTexts
 from bae_ray.activations.ragged import Ints, Ragged
 from bae_ray.activations.selection import Lengths, taken_tokens
+from bae_ray.activations.windows import CorpusTexts
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import NoTextLongEnoughError
 from bae_ray.progress import track
@@ -27,11 +28,13 @@ def write_rows(
     wanted: Lengths,
     special: frozenset[int],
     bytes_per_vector: int,
+    windowed: CorpusTexts | None = None,
 ) -> RowsIndex:
     """Write the rows of the first `config.max_texts` texts that are long enough, cut into shards.
 
     `tables` hold token_ids, text and what their kind adds, in the order of the corpus; texts are numbered in it.
-    `bytes_per_vector` is what one vector of every cell takes. Raises `NoTextLongEnoughError`.
+    `bytes_per_vector` is what one vector of every cell takes; `windowed` counts the texts that windows are cut out of.
+    Raises `NoTextLongEnoughError`.
     """
     counts = _Counts()
     shards: list[ShardRows] = []
@@ -48,6 +51,8 @@ def write_rows(
         texts_read=counts.read,
         texts_too_short=counts.too_short,
         texts_too_long=counts.too_long,
+        texts_empty=counts.empty,
+        windowed=WindowedTexts(**asdict(windowed)) if windowed else None,
         shards=tuple(shards),
     )
     writer.write_index(index)
@@ -61,6 +66,7 @@ class _Counts:
     read: int = 0
     too_short: int = 0
     too_long: int = 0
+    empty: int = 0
     longest: int = 0
 
     def add(self, lengths: Ints, wanted: Lengths, used: int) -> None:
@@ -78,6 +84,8 @@ def _nothing_kept(config: ExtractConfig, wanted: Lengths, counts: _Counts) -> st
             f"no text of corpus '{config.corpus}' can be used: {counts.too_long} of {counts.read} are longer than "
             f"{wanted.most} tokens, so their last token has no vector. Give a larger --max-tokens, or shorter texts."
         )
+    if counts.read and counts.empty == counts.read:
+        return f"all {counts.read} texts of corpus '{config.corpus}' are null, empty or blank. Name another column."
     if counts.longest >= wanted.least:
         return (
             f"corpus '{config.corpus}' has no token to take: the options --tokens leave none in its {counts.read} "
@@ -118,6 +126,7 @@ def _chosen(
         (used,) = np.nonzero(given[:end])
         text_ids = pa.array(counts.read + used, pa.int64())
         counts.add(lengths[:end], wanted, len(used))
+        counts.empty += table["text"].slice(0, end).null_count
         texts_left -= len(used)
         vectors_left -= int(given[:end].sum())
         if vectors_left < 0:

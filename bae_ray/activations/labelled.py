@@ -1,5 +1,6 @@
 """In-context-learning prompts of a labelled corpus, and the tokens that answer them."""
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -11,14 +12,17 @@ import ray.data
 from transformers import PreTrainedTokenizerBase
 
 from bae_ray.activations.bundled import BUNDLED_CORPORA
-from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.config import CorpusConfig, ExtractConfig
 from bae_ray.activations.corpus import HubDataset, LocalFiles
+from bae_ray.activations.dataset import read_corpus, tables
 from bae_ray.activations.inputs import ICLInput
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.prompts import FixedPrompts, PromptFormat, SampledPrompts
-from bae_ray.activations.tokenizing import read_corpus, tables, tokenized, tokenizer_of
+from bae_ray.activations.reading.blocks import LABEL, PLACE, TEXT
+from bae_ray.activations.tokenizing import tokenized, tokenizer_of
 from bae_ray.cluster import configure_data, connect
 from bae_ray.errors import InvalidInputError
+from bae_ray.progress import console
 
 PROMPTS_PER_BLOCK = 1024
 
@@ -39,38 +43,61 @@ def read_labelled(
     """The labelled corpus in memory. Raises `InvalidInputError` where its labels cannot be told apart."""
     connect()
     configure_data()
-    blocks = tables(read_corpus(found, config, chosen.label_column), config)
-    table = pa.concat_tables(blocks, promote_options="permissive").drop_null()
+    read = list(tables(read_corpus(found, config, chosen.label_column), config))
+    table = pa.concat_tables(read).drop_null() if read else pa.table({TEXT: [], LABEL: [], PLACE: []})
     if not len(table):
         raise InvalidInputError(f"corpus '{config.corpus}' has 0 examples with a text and a label. Give another.")
-    column = table[chosen.label_column]
-    if pa.types.is_floating(column.type) and not np.any(column.to_numpy() % 1):  # whole numbers, where some are missing
-        column = column.cast(pa.int64())
+    if left_out := sum(map(len, read)) - len(table):
+        console.print(f"Plan: {len(table)} examples; {left_out} without a text or a label are left out.")
     own = BUNDLED_CORPORA.get(config.corpus)
     words = chosen.label_words or (own.label_words if own else None)
-    if pa.types.is_integer(column.type):
-        labels = column.to_numpy().astype(np.int32)
-        if words is None:
-            raise InvalidInputError(
-                f"the labels of corpus '{config.corpus}' are numbers: give the word for each with --input.label-words."
-            )
-    else:
-        written = [str(label) for label in column.to_pylist()]
-        words = words or tuple(sorted(set(written)))
-        if unknown := sorted(set(written) - set(words)):
-            raise InvalidInputError(f"label '{unknown[0]}' is none of the label words {', '.join(words)}.")
-        labels = np.array([words.index(label) for label in written], dtype=np.int32)
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(words):
-        raise InvalidInputError(
-            f"labels of corpus '{config.corpus}' go from {labels.min()} to {labels.max()}, but there are {len(words)} "
-            f"label words: {', '.join(words)}. Give one for each with --input.label-words."
-        )
+    words, labels = numbered([json.loads(label) for label in table[LABEL].to_pylist()], words, table[PLACE], config)
     form = PromptFormat(
         chosen.text_prefix if chosen.text_prefix is not None else own.text_prefix if own else "sentence: ",
         chosen.label_prefix if chosen.label_prefix is not None else own.label_prefix if own else "label: ",
         words,
     )
-    return Labelled(table[config.text_column].to_pylist(), labels, form, label_tokens(form, tokenizer_of(model)))
+    return Labelled(table[TEXT].to_pylist(), labels, form, label_tokens(form, tokenizer_of(model)))
+
+
+def numbered(
+    labels: list[int | str], words: tuple[str, ...] | None, places: pa.ChunkedArray, config: CorpusConfig
+) -> tuple[tuple[str, ...], np.ndarray[tuple[int], np.dtype[np.int32]]]:
+    """The label words, by default the labels themselves, and the number of each label among them.
+
+    A label that is text is one of the words; where none is, text that is a whole number counts as one, since tables of
+    text have no others. Raises `InvalidInputError` for labels that are none of the words, with their place.
+    """
+    kinds = [isinstance(label, str) for label in labels]
+    if any(kinds) and not all(kinds):
+        odd = kinds.index(not kinds[0])
+        raise InvalidInputError(
+            f"{places[odd]}: label {labels[odd]!r} is {'a word' if kinds[odd] else 'a number'}, but those before are "
+            "not. Write all in one way."
+        )
+    written = list(map(str, labels))
+    if words is None and not kinds[0]:
+        raise InvalidInputError(
+            f"the labels of corpus '{config.corpus}' are numbers: give the word for each with --input.label-words."
+        )
+    words = words or tuple(sorted(set(written)))
+    if kinds[0] and (set(words) & set(written) or not all(map(str.isdecimal, written))):
+        numbers = {word: number for number, word in enumerate(words)}
+        if unknown := set(written) - set(words):
+            first = next(i for i, label in enumerate(written) if label in unknown)
+            raise InvalidInputError(
+                f"{places[first]}: label '{written[first]}' is none of the label words {', '.join(words)}. Name all of "
+                "them with --input.label-words."
+            )
+    else:
+        numbers = {label: int(label) for label in set(written)}
+        least, most = min(numbers.values()), max(numbers.values())
+        if not 0 <= least <= most < len(words):
+            raise InvalidInputError(
+                f"labels of corpus '{config.corpus}' go from {least} to {most}, but there are {len(words)} label "
+                f"words: {', '.join(words)}. Give one for each with --input.label-words."
+            )
+    return words, np.array([numbers[label] for label in written], dtype=np.int32)
 
 
 def label_tokens(form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -111,12 +111,37 @@ class ShardRows(Record):
     file: FileRecord
 
 
+class WindowedTexts(Record):
+    """The texts that windows were cut out of; lengths are in tokens, those that frame a text left out."""
+
+    lines: bool
+    """Whether each was a line of a .txt file."""
+    texts: int
+    """Those that were not missing, empty or blank."""
+    empty: int
+    """Those that were."""
+    tokens: int
+    shortest: int
+    longest: int
+
+    def __str__(self) -> str:
+        empty = f"; {self.empty} empty ones are left out" if self.empty else ""
+        mean = self.tokens / max(self.texts, 1)
+        lines = " Each line of a .txt file is a text; with --txt document each file is one." if self.lines else ""
+        return (
+            f"{self.texts} texts of {self.shortest} to {self.longest} tokens, {mean:.0f} on average, an end token "
+            f"between two if they are joined{empty}.{lines}"
+        )
+
+
 class RowsIndex(Record):
     """What was found in the corpus; written when every rows file is."""
 
     texts_read: int
     texts_too_short: int
     texts_too_long: int
+    texts_empty: int = 0
+    windowed: WindowedTexts | None = None
     shards: tuple[ShardRows, ...]
 
     @property
@@ -184,6 +209,10 @@ class Manifest(Record):
     """How many of them did not reach the last position, or had no token to take."""
     texts_too_long: int
     """How many of them did not fit the model's context, so that their last token has no vector."""
+    texts_empty: int = 0
+    """How many of those too short were null, empty or blank."""
+    windowed: WindowedTexts | None = None
+    """Windows: the texts that they were cut out of."""
     shards: tuple[Receipt, ...]
     """In the order of their numbers, of which those that failed are missing."""
     failed: tuple[Failure, ...] = ()

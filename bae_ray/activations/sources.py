@@ -9,12 +9,13 @@ from transformers import PreTrainedTokenizerBase
 
 from bae_ray.activations import corpus
 from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.dataset import read_corpus
 from bae_ray.activations.inputs import ICLInput, RandomTokensInput, WindowsInput
 from bae_ray.activations.labelled import prompt_tables, read_labelled
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.prompts import random_sequences
-from bae_ray.activations.ragged import Ragged
-from bae_ray.activations.tokenizing import read_corpus, tokenized, tokenizer_of, tokens_before
+from bae_ray.activations.tokenizing import tokenized, tokenizer_of
+from bae_ray.activations.windows import CorpusTexts, check_window, token_table, windows
 from bae_ray.errors import InvalidInputError
 
 BLOCK_ROWS = 8192
@@ -29,6 +30,8 @@ class Source(NamedTuple):
     """Its texts in order, as tables of text, token_ids, and what their kind adds."""
     label_tokens: tuple[int, ...] | None = None
     """Prompts: the token that begins each label's word."""
+    windowed: CorpusTexts | None = None
+    """Windows: the texts that they are cut out of, counted while `tables` are read."""
 
 
 def find_source(config: ExtractConfig, model: ModelSource, read: int | None) -> Source:
@@ -41,58 +44,46 @@ def find_source(config: ExtractConfig, model: ModelSource, read: int | None) -> 
     kind = chosen.model_dump(mode="json")
     if isinstance(chosen, RandomTokensInput):
         n = _number_of_sequences(config, chosen, model)
-        return Source({**kind, "n": n}, lambda: _random_tables(chosen, n, tokenizer_of(model)))
+        return Source({**kind, "n": n}, lambda: _random_tables(chosen, n, tokenizer_of(model), read))
     if isinstance(chosen, ICLInput) and chosen.label_column == config.text_column:
         raise InvalidInputError(
             f"input.label_column and text_column are both '{config.text_column}': the label is in another column."
         )
-    found = corpus.resolve(config, [chosen.label_column] if isinstance(chosen, ICLInput) else [])
+    found = corpus.resolve(config, chosen.label_column if isinstance(chosen, ICLInput) else None)
+    chat = isinstance(found, corpus.LocalFiles) and found.columns.chat
+    if chat:
+        _check_chats(config, model)
     identity = {**kind, "corpus": corpus.identity(config, found)}
     if isinstance(chosen, WindowsInput):
-        _check_window(chosen, model)
-        return Source(
-            identity,
-            lambda: _windows(tokenized(read_corpus(found, config), config, model, None, added=False), chosen, model),
-        )
+        check_window(chosen, model)
+        texts = CorpusTexts(lines=isinstance(found, corpus.LocalFiles) and found.are_lines)
+
+        def tables() -> Iterator[pa.Table]:
+            whole = tokenized(read_corpus(found, config), config, model, None, added=False, chat=chat)
+            return windows(whole, chosen, model, read, texts, framed=not chat)
+
+        return Source(identity, tables, windowed=texts)
     if isinstance(chosen, ICLInput):
         examples = read_labelled(config, chosen, found, model)
         form = {**examples.format._asdict(), "label_words": list(examples.format.label_words)}
         identity |= {"format": form, "label_tokens": list(examples.label_tokens)}
         return Source(identity, lambda: prompt_tables(examples, config, chosen, model, read), examples.label_tokens)
-    return Source(identity, lambda: tokenized(read_corpus(found, config), config, model, read))
+    return Source(identity, lambda: tokenized(read_corpus(found, config), config, model, read, chat=chat))
 
 
-def _check_window(window: WindowsInput, model: ModelSource) -> None:
-    if model.max_positions is not None and window.length > model.max_positions:
+def _check_chats(config: ExtractConfig, model: ModelSource) -> None:
+    """Raise `InvalidInputError` where messages cannot be made texts."""
+    if isinstance(config.input, ICLInput):
         raise InvalidInputError(
-            f"input.length is {window.length}, but the model takes {model.max_positions} tokens. Give shorter windows."
+            f"column '{config.text_column}' of corpus '{config.corpus}' holds lists of messages, but a prompt is made "
+            "of texts. Name another column with --text-column, or give --input.kind texts."
         )
-
-
-def _windows(tables: Iterator[pa.Table], window: WindowsInput, model: ModelSource) -> Iterator[pa.Table]:
-    """Windows of the texts, one after another; their `text` is what their tokens spell."""
-    tokenizer = tokenizer_of(model)
-    before = tokens_before(tokenizer)
-    start = before if window.start_token else []
-    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
-    between = np.array([] if end is None else [end], dtype=np.int32)
-    step = window.length - len(start)
-    if step < 1:
-        raise InvalidInputError(f"input.length is {window.length}, but the start token alone takes {len(start)}.")
-    left = np.empty(0, dtype=np.int32)
-    for table in tables:
-        ids = Ragged.of(table["token_ids"])
-        texts = [ids.list(i)[len(before) :] for i in range(len(ids))]
-        if window.joined:
-            ended = [part for text in texts for part in (text, between)]
-            left = np.concatenate([left, *ended])
-            texts = [left]
-        cut = [text[: len(text) // step * step].reshape(-1, step) for text in texts]
-        left = left[len(left) // step * step :]
-        rows = np.concatenate([np.empty((0, step), dtype=np.int32), *cut])
-        if len(rows):
-            rows = np.concatenate([np.tile(np.asarray(start, dtype=np.int32), (len(rows), 1)), rows], axis=1)
-            yield _table(rows, tokenizer)
+    if not tokenizer_of(model).chat_template:
+        raise InvalidInputError(
+            f"column '{config.text_column}' of corpus '{config.corpus}' holds lists of messages, but the tokenizer of "
+            f"model '{model.name}' has no chat template to make texts of them. Give the model's chat version, or write "
+            "each chat as one text."
+        )
 
 
 def _number_of_sequences(config: ExtractConfig, chosen: RandomTokensInput, model: ModelSource) -> int:
@@ -108,19 +99,9 @@ def _number_of_sequences(config: ExtractConfig, chosen: RandomTokensInput, model
     return config.max_texts
 
 
-def _random_tables(chosen: RandomTokensInput, n: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[pa.Table]:
+def _random_tables(
+    chosen: RandomTokensInput, n: int, tokenizer: PreTrainedTokenizerBase, read: int | None
+) -> Iterator[pa.Table]:
     ids = random_sequences(n, chosen.bits, chosen.tokens, chosen.seed).astype(np.int32)
     for start in range(0, n, BLOCK_ROWS):
-        yield _table(ids[start : start + BLOCK_ROWS], tokenizer)
-
-
-def _table(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> pa.Table:
-    """Rows of token ids of equal length, and what they spell."""
-    texts = tokenizer.batch_decode(ids.tolist(), clean_up_tokenization_spaces=False)
-    offsets = np.arange(0, ids.size + 1, ids.shape[1], dtype=np.int32)
-    return pa.table(
-        {
-            "text": pa.array(texts, pa.string()),
-            "token_ids": pa.ListArray.from_arrays(offsets, pa.array(ids.ravel(), pa.int32())),
-        }
-    )
+        yield token_table(ids[start : start + BLOCK_ROWS], tokenizer, read)

@@ -1,42 +1,75 @@
-"""Reading the texts of a corpus and tokenising them, with Ray Data."""
+"""Tokenising the texts of a corpus, with Ray Data."""
 
+import json
 from collections.abc import Iterator
 from functools import lru_cache, partial
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-import ray
 import ray.data
 from transformers import PreTrainedTokenizerBase
 
-from bae_ray.activations.bundled import BUNDLED_CORPORA
 from bae_ray.activations.config import CorpusConfig
-from bae_ray.activations.corpus import HubDataset, LocalFiles
+from bae_ray.activations.dataset import tables
 from bae_ray.activations.model import ModelSource, load_tokenizer
-from bae_ray.cluster import configure_data
-from bae_ray.errors import UnknownCorpusError, UnreadableFileError
+from bae_ray.activations.reading.blocks import PLACE, PROBLEM, TEXT, reason
 
-BLOCK_ROWS = 8192
 TOKENIZED_AT_ONCE = 1024
 
 
-def tokenize(table: pa.Table, column: str, model: ModelSource, read: int | None, added: bool = True) -> pa.Table:
+def tokenize(
+    table: pa.Table, column: str, model: ModelSource, read: int | None, added: bool = True, chat: bool = False
+) -> pa.Table:
     """A table (text, token_ids, and the other columns) for the texts in `column`; ids end after `read`.
 
-    `added`: with the tokens that the tokenizer puts before and after a text; else only with those before it, so that
-    the last one is the text's own.
+    A missing text has no tokens, not even a start token. `added`: with the tokens that the tokenizer puts before and
+    after a text; else only with those before it, so that the last one is the text's own. `chat`: the texts are messages
+    as JSON, of which the model's template makes a text with the special tokens that it wants.
     """
-    texts = [text or "" for text in table[column].to_pylist()]
     tokenizer = tokenizer_of(model)
-    tokenizer.truncation_side = "right"
-    # Tokenizers that end a text with a special token put it after the truncated text: cut only beyond it.
-    cut = None if read is None else read + tokenizer.num_special_tokens_to_add()
-    encoded = tokenizer(texts, truncation=cut is not None, max_length=cut, return_attention_mask=False, verbose=False)
-    after = 0 if added else tokens_after(tokenizer)
-    ids = [row[: len(row) - after][:read] for row in encoded["input_ids"]] if texts else []
+    texts: list[str | None] = table[column].to_pylist()
+    if chat:
+        texts, table = _chats(table, texts, tokenizer)
+    there = [i for i, text in enumerate(texts) if text is not None]
+    ids: list[list[int]] = [[] for _ in texts]
+    for i, row in zip(there, _encoded([texts[i] or "" for i in there], tokenizer, read, added, chat), strict=True):
+        ids[i] = row
     others = table.drop_columns([column])
     columns = {"text": pa.array(texts, pa.string()), "token_ids": pa.array(ids, pa.list_(pa.int32()))}
     return pa.table({**columns, **dict(zip(others.column_names, others.columns, strict=True))})
+
+
+def _encoded(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, read: int | None, added: bool, chat: bool
+) -> list[list[int]]:
+    if not texts:
+        return []
+    tokenizer.truncation_side = "right"
+    # Tokenizers that end a text with a special token put it after the truncated text: cut only beyond it.
+    cut = None if read is None else read + tokenizer.num_special_tokens_to_add()
+    encoded = tokenizer(
+        texts,
+        add_special_tokens=not chat,
+        truncation=cut is not None,
+        max_length=cut,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    after = 0 if added or chat else tokens_after(tokenizer)
+    return [row[: len(row) - after][:read] for row in encoded["input_ids"]]
+
+
+def _chats(
+    table: pa.Table, chats: list[str | None], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[str | None], pa.Table]:
+    """The chats as texts, and the table without their places and with the problems of those that are refused."""
+    problems, texts = table[PROBLEM].to_pylist(), []
+    for i, (chat, place) in enumerate(zip(chats, table[PLACE].to_pylist(), strict=True)):
+        try:
+            texts.append(None if chat is None else tokenizer.apply_chat_template(json.loads(chat), tokenize=False))
+        except Exception as error:  # whatever the template raises: it is a program of the model's makers
+            texts.append(None)
+            problems[i] = f"{place}: the model's chat template refuses the messages: {reason(error)}"
+    return texts, table.drop_columns([PLACE, PROBLEM]).append_column(PROBLEM, pa.array(problems, pa.string()))
 
 
 def tokens_before(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -62,52 +95,15 @@ def tokenized(
     model: ModelSource,
     read: int | None,
     *,
-    column: str | None = None,
+    column: str = TEXT,
     added: bool = True,
+    chat: bool = False,
 ) -> Iterator[pa.Table]:
-    """The texts of a data set in order, tokenised; `column` holds them, by default the corpus's text column."""
+    """The texts of a data set in order, tokenised; `column` holds them."""
     tokenized = dataset.map_batches(
-        partial(tokenize, column=column or config.text_column, model=model, read=read, added=added),
+        partial(tokenize, column=column, model=model, read=read, added=added, chat=chat),
         batch_format="pyarrow",
         batch_size=TOKENIZED_AT_ONCE,
         zero_copy_batch=True,
     )
     return tables(tokenized, config)
-
-
-def tables(dataset: ray.data.Dataset, config: CorpusConfig) -> Iterator[pa.Table]:
-    """The rows of a data set in order. Raises `UnreadableFileError` where reading it fails."""
-    try:
-        yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None)
-    except Exception as error:  # Ray's, around whatever the reader of the format raised
-        cause = getattr(error, "cause", None) or error
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        raise UnreadableFileError(f"corpus '{config.corpus}' cannot be read to its end: {reason}") from error
-
-
-def read_corpus(source: LocalFiles | HubDataset, config: CorpusConfig, *others: str) -> ray.data.Dataset:
-    """The text column of a corpus, and others."""
-    configure_data()  # before the data set is made: it keeps the settings of that moment
-    columns = [config.text_column, *others]
-    if isinstance(source, HubDataset):
-        import datasets
-
-        try:
-            loaded = datasets.load_dataset(
-                source.name, config.subset, split=config.split, revision=source.sha, streaming=True
-            )  # streamed: nothing past the last wanted text is downloaded
-            selected = loaded.select_columns(columns)
-        except ValueError as error:  # no such subset, split or column; the message lists those there are
-            raise UnknownCorpusError(f"corpus '{config.corpus}': {error}") from error
-        return ray.data.from_huggingface(selected)
-    if config.corpus in BUNDLED_CORPORA:  # from this machine's cache, which the cluster's other machines cannot read
-        table = pq.read_table(source.paths[0], columns=columns)
-        return ray.data.from_arrow([table.slice(start, BLOCK_ROWS) for start in range(0, len(table), BLOCK_ROWS)])
-    paths = [str(path) for path in source.paths]
-    if source.format == ".parquet":
-        dataset = ray.data.read_parquet(paths)
-    elif source.format == ".jsonl":
-        dataset = ray.data.read_json(paths, lines=True)
-    else:
-        dataset = ray.data.read_text(paths).rename_columns({"text": config.text_column})
-    return dataset.select_columns(columns)

@@ -1,6 +1,7 @@
 """From a corpus, through the tokenizer, to the rows files of a store."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -161,10 +162,21 @@ def test_rows_begin_with_the_text_whatever_the_tokenizer(
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [("a.jsonl", b'{"text": "w1 w2"}\n' * 50 + b"{broken\n"), ("a.txt", b"w1 w2\n" * 300_000 + b"caf\xe9\n")],
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "w1 w2"}\n' * 5000 + b"{broken\n", r"line 5001 is no JSON"),
+        ("a.jsonl", b'{"text": "w1 w2"}\n' * 5000 + b'{"text": 42}\n', r"line 5001, holds no text but the number 42"),
+        ("a.txt", b"w1 w2\n" * 300_000 + b"caf\xe9\n", r"byte 1800003 \(line 300001\) is 0xe9.* iconv -f"),
+    ],
 )
-def test_corpus_that_breaks_late_is_named(ray_cluster, tiny_model: Path, tmp_path: Path, name: str, content: bytes):
+def test_corpus_that_breaks_late_is_named(
+    ray_cluster, tiny_model: Path, tmp_path: Path, name: str, content: bytes, message: str
+):
+    """With the place of what is wrong, and no word of who read it; where enough comes before, it does not matter."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UnreadableFileError, match=rf"{name}' cannot be read to its end"):
+    with pytest.raises(UnreadableFileError, match=message) as error:
         write(tmp_path / "s", tmp_path / name, tiny_model, 2)
+    assert str(tmp_path / name) in str(error.value)
+    assert not re.search(r"ray|udf|block|task|batch", str(error.value).replace(str(tmp_path), ""), re.IGNORECASE)
+    rows = read(tmp_path / "t", write(tmp_path / "t", tmp_path / name, tiny_model, 1, max_texts=5000))
+    assert rows["text_id"].tolist() == list(range(5000))

@@ -16,8 +16,9 @@ from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.inputs import ICLInput, InputConfig, RandomTokensInput, TextsInput, WindowsInput
 from bae_ray.activations.model import find_model, load_tokenizer
 from bae_ray.activations.prompts import FixedPrompts, SampledPrompts, random_sequences
-from bae_ray.activations.sources import _windows, find_source
+from bae_ray.activations.sources import find_source
 from bae_ray.activations.tokenizing import tokenizer_of, tokens_after, tokens_before
+from bae_ray.activations.windows import CorpusTexts, windows
 from bae_ray.errors import InvalidInputError, UnreadableFileError
 
 START, END = 61, 62
@@ -69,7 +70,7 @@ def test_texts_are_tokenised_as_the_tokenizer_does(ray_cluster, framed_model: Pa
 def test_missing_texts_are_empty(ray_cluster, tiny_model: Path, tmp_path: Path):
     corpus = jsonl(tmp_path, [{"text": "w1 w2"}, {"text": None}, {"text": ""}, {"text": "w3"}])
     found = tables(config(tiny_model, corpus, TextsInput()))
-    assert found.to_pydict() == {"text": ["w1 w2", "", "", "w3"], "token_ids": [[2, 3], [], [], [4]]}
+    assert found.to_pydict() == {"text": ["w1 w2", None, None, "w3"], "token_ids": [[2, 3], [], [], [4]]}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,11 @@ def test_windows_do_not_depend_on_how_texts_are_batched(
     window = WindowsInput(length=length, joined=joined, start_token=start_token)
     read = (pa.table({"token_ids": pa.array([[START, *text] for text in batch], pa.list_(pa.int32()))})
             for batch in batches)  # fmt: skip
-    found = [row for table in _windows(read, window, find_model(str(framed_model))) for row in table.to_pylist()]
+    found = [
+        row
+        for table in windows(read, window, find_model(str(framed_model)), None, CorpusTexts())
+        for row in table.to_pylist()
+    ]
     texts = [text for batch in batches for text in batch]
     assert [row["token_ids"] for row in found] == cut(texts, window, [START] if start_token else [], END)
 
@@ -239,7 +244,7 @@ def test_examples_without_a_label_are_left_out(ray_cluster, tiny_model: Path, tm
         (ICLInput(label_words=WORDS), [0, -1, 1], r"labels .* go from -1 to 1"),
         (ICLInput(), [0, 1, 0], r"are numbers: give the word for each with --input.label-words"),
         (ICLInput(label_words=WORDS), ["w7", "w6", "w9"], r"label 'w6' is none of the label words w9, w7, w8"),
-        (ICLInput(label_words=WORDS), [0.5, 1, 2], r"label '0.5' is none of the label words w9, w7, w8"),
+        (ICLInput(label_words=WORDS), [0.5, 1, 2], r"column 'label' of .* line 1, holds no label but the number 0.5"),
         (ICLInput(label_words=WORDS, label_column="text"), [0, 1, 2], r"label_column and text_column are both 'text'"),
         (ICLInput(label_words=("up", "down")), [0, 1, 0], r"labels 'up' and 'down' begin with the same token"),
         (ICLInput(label_words=("w9", "w9")), [0, 1, 0], r"'w9'"),

@@ -1,0 +1,85 @@
+"""A corpus as a data set of Ray Data: its files are read beside each other, and come in order."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import pyarrow as pa
+import ray.data
+
+from bae_ray.activations.bundled import BUNDLED_CORPORA
+from bae_ray.activations.config import CorpusConfig
+from bae_ray.activations.corpus import HubDataset, LocalFiles
+from bae_ray.activations.reading.blocks import PROBLEM, Columns, blocks, file_blocks, reason
+from bae_ray.activations.reading.records import arrow_records
+from bae_ray.cluster import configure_data
+from bae_ray.errors import UnknownCorpusError, UnreadableFileError
+
+READERS = 8
+"""Files that are read at a time."""
+
+
+def tables(dataset: ray.data.Dataset, config: CorpusConfig) -> Iterator[pa.Table]:
+    """The rows of a data set in order. Raises `UnreadableFileError` at the first row that says what is wrong."""
+    batches = cast(Iterator[pa.Table], iter(dataset.iter_batches(batch_format="pyarrow", batch_size=None)))
+    while True:
+        try:
+            table = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:  # Ray's: a worker was killed, say
+            cause = getattr(error, "cause", None) or error
+            raise UnreadableFileError(f"corpus '{config.corpus}' cannot be read to its end: {reason(cause)}") from error
+        if PROBLEM not in table.column_names:
+            yield table
+            continue
+        problems, table = table[PROBLEM], table.drop_columns([PROBLEM])
+        if problems.null_count == len(problems):
+            yield table
+            continue
+        first, problem = next((i, text) for i, text in enumerate(problems.to_pylist()) if text is not None)
+        yield table.slice(0, first)
+        raise UnreadableFileError(problem)
+
+
+def read_corpus(source: LocalFiles | HubDataset, config: CorpusConfig, label: str | None = None) -> ray.data.Dataset:
+    """The texts of a corpus, and their labels if the column is named, as `reading.blocks` gives them."""
+    configure_data()  # before the data set is made: it keeps the settings of that moment
+    if isinstance(source, HubDataset):
+        return _read_hub(source, config, label)
+    if config.corpus in BUNDLED_CORPORA:  # from this machine's cache, which the cluster's other machines cannot read
+        return ray.data.from_arrow(list(file_blocks(source.paths[0], source.columns)))
+    files = ray.data.from_items([{"file": i} for i in range(len(source.paths))], override_num_blocks=len(source.paths))
+    return files.map_batches(
+        partial(_read_file, paths=source.paths, columns=source.columns),
+        batch_size=1,
+        batch_format="pyarrow",
+        # No CPU is counted, so that a file that is read never waits for those who tokenise it, nor they for it.
+        num_cpus=0,
+        concurrency=min(READERS, len(source.paths)),
+    )
+
+
+def _read_file(batch: pa.Table, paths: Sequence[Path], columns: Columns) -> Iterator[pa.Table]:
+    return file_blocks(paths[batch["file"][0].as_py()], columns)
+
+
+def _read_hub(source: HubDataset, config: CorpusConfig, label: str | None) -> ray.data.Dataset:
+    import datasets
+
+    columns = Columns(config.text_column, label)
+    try:
+        loaded = datasets.load_dataset(
+            source.name, config.subset, split=config.split, revision=source.sha, streaming=True
+        )  # streamed: nothing past the last wanted text is downloaded
+        selected = loaded.select_columns(columns.names)
+    except ValueError as error:  # no such subset, split or column; the message lists those there are
+        raise UnknownCorpusError(f"corpus '{config.corpus}': {error}") from error
+    return ray.data.from_huggingface(selected).map_batches(
+        partial(_rows_of, columns=columns, where=f"corpus '{source.name}'"), batch_format="pyarrow", batch_size=None
+    )
+
+
+def _rows_of(table: pa.Table, columns: Columns, where: str) -> Iterator[pa.Table]:
+    return blocks(arrow_records(table, f"a block of {where}", 0), columns, where)

@@ -1,0 +1,80 @@
+"""Which files hold a corpus, told by their names, and how their bytes are opened."""
+
+import bz2
+import gzip
+import io
+import lzma
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import pyarrow as pa
+
+FORMATS = {
+    ".txt": "txt",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+"""Format of each ending."""
+COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
+"""Endings that may follow those of text formats."""
+READ = ".txt, .json, .jsonl (or .ndjson), .csv, .tsv, each also with .gz, .zst, .bz2 or .xz after it; and .parquet"
+"""What is read, for messages."""
+_OTHER_CONTENT = {
+    b"\x1f\x8b": ".gz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"BZh": ".bz2",
+    b"\xfd7zXZ": ".xz",
+    b"PAR1": ".parquet",
+    b"PK\x03\x04": ".zip",
+}
+
+
+class Kind(NamedTuple):
+    """How a file is read."""
+
+    format: str
+    """One of the values of `FORMATS`."""
+    compression: str | None
+    """One of `COMPRESSIONS`."""
+
+
+def kind_of(path: Path) -> Kind | None:
+    """What a file's name says of its content; None where it is none of what is read."""
+    endings = [ending.lower() for ending in path.suffixes]
+    compression = endings.pop() if endings and endings[-1] in COMPRESSIONS else None
+    found = FORMATS.get(endings[-1]) if endings else None
+    if found is None or (compression and found == "parquet"):
+        return None
+    return Kind(found, compression)
+
+
+def ending(path: Path) -> str:
+    """The part of a file's name that says how it is read, such as `.jsonl.gz`."""
+    kind = kind_of(path)
+    return "".join(path.suffixes[-2 if kind and kind.compression else -1 :])
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """The file's bytes, decompressed as they are read."""
+    kind = kind_of(path)
+    match kind.compression if kind else None:
+        case ".gz":
+            return cast(BinaryIO, gzip.open(path, "rb"))
+        case ".bz2":
+            return cast(BinaryIO, bz2.open(path, "rb"))
+        case ".xz":
+            return cast(BinaryIO, lzma.open(path, "rb"))
+        case ".zst":
+            return io.BufferedReader(cast(io.RawIOBase, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")))
+    return open(path, "rb")
+
+
+def other_content(path: Path) -> str | None:
+    """The ending that the first bytes of a file call for, where it is one of another content than text."""
+    with open_bytes(path) as file:
+        head = file.read(8)
+    return next((name for mark, name in _OTHER_CONTENT.items() if head.startswith(mark)), None)

@@ -1,0 +1,92 @@
+"""The records of a corpus file, one after another, whatever its format."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bae_ray.activations.reading import json_files
+from bae_ray.activations.reading.formats import kind_of
+from bae_ray.activations.reading.lines import numbered_lines
+from bae_ray.activations.reading.tables import table_rows
+from bae_ray.errors import UnreadableFileError
+
+PARQUET_ROWS = 1024
+
+
+class Record(NamedTuple):
+    """One record, and where it stands."""
+
+    place: str
+    """Its line or row, for messages."""
+    values: Mapping[str, Any]
+
+
+def records(path: Path, columns: Sequence[str], document: bool = False) -> Iterator[Record]:
+    """The records of a file in order, with those of these columns that it has, or more.
+
+    Of a .txt file each line is a record, or, with `document`, the whole file; the text is in the first of the columns.
+    Raises `UnreadableFileError` with the place of what is wrong.
+    """
+    kind = kind_of(path)
+    match kind.format if kind else None:
+        case "txt":
+            found = _document(path) if document else _lines(path)
+            return (Record(place, {columns[0]: text}) for place, text in found)
+        case "jsonl":
+            return (Record(*record) for record in json_files.lines(path))
+        case "json":
+            return (Record(*record) for record in json_files.values(path))
+        case "csv":
+            return (Record(*record) for record in table_rows(path, ","))
+        case "tsv":
+            return (Record(*record) for record in table_rows(path, "\t"))
+        case "parquet":
+            return _parquet(path, columns)
+    raise AssertionError(f"{path} is of no format that is read")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    for number, line in numbered_lines(path):
+        yield f"line {number}", line.removesuffix("\n").removesuffix("\r")
+
+
+def _document(path: Path) -> Iterator[tuple[str, str]]:
+    if text := "".join(line for _, line in numbered_lines(path)):
+        yield "line 1", text
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
+    with pq.ParquetFile(path) as file:
+        there = [name for name in columns if name in file.schema_arrow.names]
+        first = 0
+        for batch in file.iter_batches(PARQUET_ROWS, columns=there):
+            yield from arrow_records(pa.Table.from_batches([batch]), f"corpus file {path}", first)
+            first += len(batch)
+
+
+def arrow_records(table: pa.Table, where: str, first: int) -> Iterator[Record]:
+    """The rows of a table, of which the first has this number. Raises `UnreadableFileError` where one is no UTF-8."""
+    try:
+        found = table.to_pylist()
+    except UnicodeDecodeError:
+        found = map(partial(_row, table, where, first), range(len(table)))
+    for number, values in enumerate(found, start=first):
+        yield Record(_row_place(number), values)
+
+
+def _row(table: pa.Table, where: str, first: int, number: int) -> dict[str, Any]:
+    try:
+        return table.slice(number, 1).to_pylist()[0]
+    except UnicodeDecodeError as error:
+        raise UnreadableFileError(
+            f"{where}, {_row_place(first + number)}: byte {error.start} of a text, 0x{error.object[error.start]:02x}, "
+            "is no UTF-8. Write the texts as UTF-8."
+        ) from error
+
+
+def _row_place(number: int) -> str:
+    return f"row {number} (counted from 0)"
