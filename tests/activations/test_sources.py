@@ -13,6 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.ingest import KEPT
 from bae_ray.activations.inputs import ICLInput, InputConfig, RandomTokensInput, TextsInput, WindowsInput
 from bae_ray.activations.model import find_model, load_tokenizer
 from bae_ray.activations.prompts import FixedPrompts, SampledPrompts, random_sequences
@@ -134,8 +135,10 @@ def test_windows_do_not_depend_on_how_texts_are_batched(
     framed_model: Path, batches: list[list[list[int]]], length: int, joined: bool, start_token: bool
 ):
     window = WindowsInput(length=length, joined=joined, start_token=start_token)
-    read = (pa.table({"token_ids": pa.array([[START, *text] for text in batch], pa.list_(pa.int32()))})
-            for batch in batches)  # fmt: skip
+    read = (
+        pa.table({"text": ["w"] * len(batch), "token_ids": pa.array([[START, *ids] for ids in batch], KEPT.type)})
+        for batch in batches
+    )
     found = [
         row
         for table in windows(read, window, find_model(str(framed_model)), None, CorpusTexts())
