@@ -12,8 +12,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Any]:
-    """The page of a file, once it says that it is ready; what it logs is in `said`, what it asks for in `asked`.
+def opened(place: Path | str) -> Iterator[Any]:
+    """The page of a file or an address, once it is ready; what it logs is in `said`, what it asks for in `asked`.
 
     Skips the test where there is no browser.
     """
@@ -29,7 +29,7 @@ def opened(file: Path) -> Iterator[Any]:
         page.on("console", lambda message: page.said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: page.said.append(str(error)))
         page.on("request", lambda request: page.asked.append(request.url))
-        page.goto(file.as_uri())
+        page.goto(place if isinstance(place, str) else place.as_uri())
         page.wait_for_selector("body[data-ready=yes]")
         yield page
         browser.close()

@@ -32,8 +32,13 @@ Bytes = bytes | bytearray | memoryview
 
 def list_encoders() -> Flow[pd.DataFrame]:
     """A row per encoder."""
-    response = yield Call("GET", "/v1/encoders")
-    return pd.DataFrame(response.json()["encoders"])
+    listed: list[Info] = []
+    after: str | None = None
+    while True:
+        page = (yield Call("GET", "/v1/encoders", {"after": after})).json()
+        listed += page["encoders"]
+        if (after := page.get("next")) is None:
+            return pd.DataFrame(listed)
 
 
 def encode(known: Encoders, encoder_id: str, x: Any, packed: bool, returns: Returns) -> Flow[Any]:

@@ -4,7 +4,7 @@ Shapes: N rows, F d_latent, T tokens, K the largest kept, B = ceil(F / 8) bytes 
 """
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -47,6 +47,12 @@ def info(entry: Entry, limits: LimitsConfig) -> s.EncoderInfo:
         config=config,
         limits=published,
     )
+
+
+def listing(entries: Sequence[Entry], limits: LimitsConfig, more: bool) -> str:
+    """A page of what is said of encoders, as JSON; with `more` the next one begins after its last id."""
+    listed = [info(entry, limits) for entry in entries]
+    return s.EncoderList(encoders=listed, next=listed[-1].id if more else None).model_dump_json()
 
 
 def operation(entry: Entry, format_: Format, top_k: int | None) -> Operation:

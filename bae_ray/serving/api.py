@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, cast
 
 import numpy as np
-from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -20,8 +20,10 @@ from bae_ray.serving.asked import Asked, aside
 from bae_ray.serving.bodies import coded_rows, container_of, texts_of
 from bae_ray.serving.manners import Exchange, GoneError
 from bae_ray.serving.media import JSON
-from bae_ray.serving.openapi import describe, errors, produces, takes
+from bae_ray.serving.openapi import NEXT, describe, errors, produces, takes
 from bae_ray.serving.operations import Operation
+from bae_ray.serving.pages import docs
+from bae_ray.serving.parameters import check_parameters
 from bae_ray.serving.problems import MEDIA_TYPE, Problem
 from bae_ray.serving.service import Service
 
@@ -38,43 +40,52 @@ SchemeOption = Annotated[
 Threshold = Annotated[
     float | None, Query(ge=-1, le=0, allow_inf_nan=False, description="indices: least burstiness, log2 |code - prior|.")
 ]
+MOST_LISTED = 1000
+Limit = Annotated[int, Query(ge=1, le=MOST_LISTED, description="Encoders of a page, at most.")]
+After = Annotated[str, Query(description="An id: only encoders whose ids come after it are listed.")]
 Contents = Annotated[Literal["x", "packed"], Query(description="Activations, or codes as packed bits.")]
 DESCRIPTION = "Encode hidden states of a language model with Binary Autoencoders, decode them, and compress them."
 
 
-def create_app(service: Service) -> FastAPI:
-    """The routes as an application, for `manners.Manners` around it."""
+def create_app(service: Service, needs_key: bool = True) -> FastAPI:
+    """The routes as an application, for `manners.Manners` around it, which may ask for keys."""
     app = FastAPI(
         title="bae_ray",
         version=version("bae-ray"),
         description=DESCRIPTION,
+        docs_url=None,
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
     )
-    for routes in (_registry, _codes, _codec, _texts, _health):
-        app.include_router(routes(service))
+    for routes in (_registry, _codes, _codec, _texts):
+        app.include_router(routes(service), dependencies=[Depends(check_parameters)])
+    app.include_router(_health(service))  # probes and scrapers may have parameters of their own
+    app.include_router(docs())
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(GoneError, _gone)
     app.add_exception_handler(Exception, _internal)
-    app.openapi = lambda: describe(app)
+    app.openapi = lambda: describe(app, needs_key)
     return app
 
 
 def _registry(service: Service) -> APIRouter:
     router = APIRouter(tags=["encoders"])
 
-    @router.get("/v1/encoders", **produces(s.EncoderList, "not_acceptable"))
-    async def list_encoders(request: Request) -> Response:
-        """The encoders that there are, broken ones included."""
+    @router.get("/v1/encoders", **produces(s.EncoderList, "not_acceptable", headers=NEXT))
+    async def list_encoders(request: Request, limit: Limit = MOST_LISTED, after: After = "") -> Response:
+        """The encoders that the key is for, broken ones included, in the order of their ids."""
         asked = Asked(service, request, takes_body=False)
         _json_only(request)
         caller = asked.exchange.caller
-        listed = [entry for entry in (await service.entries()).values() if caller.may_use(entry.id)]
-        found = s.EncoderList(encoders=[answers.info(entry, asked.limits) for entry in listed])
-        return Response(found.model_dump_json(), media_type=JSON)
+        known = await service.entries()
+        ids = sorted(encoder_id for encoder_id in known if encoder_id > after and caller.may_use(encoder_id))
+        shown, more = ids[:limit], len(ids) > limit
+        found = await asyncio.to_thread(answers.listing, [known[i] for i in shown], asked.limits, more)
+        place = f"{request.scope.get('root_path', '')}/v1/encoders?limit={limit}&after={shown[-1]}" if more else ""
+        return Response(found, media_type=JSON, headers={"link": f'<{place}>; rel="next"'} if more else {})
 
     @router.get(
         "/v1/encoders/{encoder_id}", **produces(s.EncoderInfo, "not_acceptable", "encoder_not_found", "not_allowed")
@@ -125,7 +136,7 @@ def _codes(service: Service) -> APIRouter:
             planned = {"indices": planned["indices"]}
         asked.expect(planned, "base64" if fires else arrays)
         made = await service.compute(asked.entry, operation, x)
-        fields = {"d_latent": asked.d_latent, "format": format}
+        fields = {"d_latent": asked.d_latent, "format": format, **({"top_k": top_k} if top_k is not None else {})}
         if fires:
             code = made["code"]
             listed = sizes.listed(code)
@@ -275,7 +286,10 @@ async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method_not_allowed"}
     code = codes.get(error.status_code, "malformed")
-    return await _problem(request, Problem(code, str(error.detail), dict(error.headers or {})))
+    headers = dict(error.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"
+    return await _problem(request, Problem(code, str(error.detail), headers))
 
 
 async def _gone(_request: Request, _error: Exception) -> Response:

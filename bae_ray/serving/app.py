@@ -43,7 +43,7 @@ class Gateway:
         metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
         service = Service(self._config, _handle(self._encoders), _handle(self._texts), metrics)
         service.registry.look()
-        return Manners(create_app(service), self._keys, self._config.limits, metrics)
+        return Manners(create_app(service, bool(self._keys)), self._keys, self._config.limits, metrics)
 
 
 def build(config: ServiceConfig) -> Application:

@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -37,7 +38,11 @@ SAFETENSORS_DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8", "I32": "int32",
     "I64": "int64",
 }  # fmt: skip
+NUMBER = re.compile("[0-9]{1,18}")
 LARGEST_HEADER = 1 << 16
+ABOUT = ("encoder", "d_latent", "format", "top_k")
+"""What an answer says beside its arrays; a body may be an answer as it came."""
+FORMATS = ("packed", "indices", "magnitudes")
 CHUNK_NUMBERS = 1 << 16
 """Numbers that are Python's at a time while an answer is written."""
 NOT_TAKEN = f"expected numbers, as nested lists or as {{data, dtype, shape}} with a dtype of {', '.join(DTYPES)}"
@@ -54,18 +59,25 @@ def read_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-def read_arrays(body: bytes, media: Media, names: Sequence[str], max_rows: int) -> dict[str, Any]:
-    """The arrays of a body by name, as tensors; ragged lists of JSON stay lists.
+def read_arrays(
+    body: bytes, media: Media, names: Sequence[str], max_rows: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays of a body by name, as tensors, and what stands beside them where the body is an answer of ours.
 
-    Raises the problems `malformed`, `invalid` and `too_many_rows`, the last before an array is made.
+    Ragged lists of JSON stay lists. Raises the problems `malformed`, `invalid` and `too_many_rows`, the last before an
+    array is made.
     """
-    found = read_json(body) if media == JSON else _read_safetensors(body)
+    if media == JSON:
+        found = {name: value for name, value in read_json(body).items() if value is not None}
+        about = {name: found.pop(name) for name in ABOUT if name in found}
+    else:
+        found, about = _read_safetensors(body)
     if not found.keys() <= set(names) or not found:
         raise Problem("invalid", f"The body has to hold {' or '.join(names)}, and nothing else.")
     for value in found.values():
         if isinstance(value, list) and len(value) > max_rows:
             raise Problem("too_many_rows", f"There may be {max_rows} rows in a request.")
-    return {name: array(value, name) if name != "indices" else value for name, value in found.items()}
+    return {name: array(value, name) if name != "indices" else value for name, value in found.items()}, about
 
 
 def array(value: Any, name: str) -> Tensor:
@@ -118,9 +130,10 @@ def from_base64(text: Any, name: str) -> bytes:
         raise Problem("invalid", f"{name} is not base64.") from None
 
 
-def _read_safetensors(body: bytes) -> dict[str, Tensor]:
+def _read_safetensors(body: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     # A header may be nearly the whole of the file: nothing that is asked for here needs more than some hundred bytes.
-    if len(body) >= 8 and struct.unpack("<Q", body[:8])[0] > LARGEST_HEADER:
+    length = struct.unpack("<Q", body[:8])[0] if len(body) >= 8 else 0
+    if length > LARGEST_HEADER:
         raise Problem("malformed", "The body's safetensors header is damaged or too large.")
     try:
         found = safetensors.deserialize(body)
@@ -133,7 +146,15 @@ def _read_safetensors(body: bytes) -> dict[str, Tensor]:
         tensors[name] = _tensor(
             tensor["data"], DTYPES[SAFETENSORS_DTYPES[tensor["dtype"]]], tensor["shape"], "A tensor"
         )
-    return tensors
+    return tensors, _told(json.loads(body[8 : 8 + length]).get("__metadata__") or {})
+
+
+def _told(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What `write` has put into the metadata of an answer; other people's files have words of their own there."""
+    if metadata.get("format") not in FORMATS:
+        return {}
+    numbers = {name: int(found) for name in ("d_latent", "top_k") if NUMBER.fullmatch(found := metadata.get(name, ""))}
+    return {name: metadata[name] for name in ("encoder", "format") if name in metadata} | numbers
 
 
 def _tensor(data: bytes | bytearray, dtype: torch.dtype, shape: Sequence[int], name: str) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bae_ray.compression import read_header
 from bae_ray.errors import CompressionError
 from bae_ray.serving import sizes
-from bae_ray.serving.arrays import array, check_rows, from_base64, read_arrays, read_json, vectors
+from bae_ray.serving.arrays import FORMATS, array, check_rows, from_base64, read_arrays, read_json, vectors
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.entries import Entry
 from bae_ray.serving.media import JSON, Media
@@ -20,27 +20,34 @@ from bae_ray.serving.operations import Operation
 from bae_ray.serving.problems import Problem
 
 INTEGERS = (torch.uint8, torch.int32, torch.int64)
+CONTAINER_ABOUT = ("encoder", "rows", "bytes")
+"""What an answer of `compress` says beside its container, which says it itself."""
+ASK_FOR_CODES = "Ask `encode` for packed, or for indices without top_k."
+BEYOND = "indices has to hold numbers from 0 to {last}, d_latent of this encoder less 1."
 LISTS = "indices has to hold a list of whole numbers for each row."
 
 
 def vectors_of(body: bytes, media: Media, d_in: int, limits: LimitsConfig) -> np.ndarray:
     """Activations [N, D] of a body."""
-    found = read_arrays(body, media, ["x"], limits.max_rows)
+    found, _ = read_arrays(body, media, ["x"], limits.max_rows)
     return vectors(found["x"], "x", d_in, "d_in", limits.max_rows)
 
 
 def coded_rows(body: bytes, media: Media, entry: Entry, limits: LimitsConfig) -> tuple[Operation, np.ndarray]:
-    """What to decode: packed codes [N, B] or latents [N, F], and how."""
-    found = read_arrays(body, media, ["code", "indices", "splits", "latents"], limits.max_rows)
+    """What to decode: packed codes [N, B] or latents [N, F], and how. An answer of `encode` is taken as it is."""
+    found, about = read_arrays(body, media, ["code", "indices", "splits", "latents", "magnitudes"], limits.max_rows)
     assert entry.config is not None
     _, d_latent = entry.config.widths()
+    _check_about(about, entry, d_latent)
+    if "magnitudes" in found:
+        found = {"latents": _latents(found, entry, d_latent, limits)}
     names = found.keys() - {"splits"}
     if len(names) != 1 or ("splits" in found and "indices" not in found):
         raise Problem("invalid", "The body has to hold one of code, latents, and indices with or without splits.")
     if "latents" in found:
         return Operation("decode"), vectors(found["latents"], "latents", d_latent, "d_latent", limits.max_rows)
     if not entry.binary:
-        raise Problem("not_binary", "This encoder's latents are real numbers: send latents.")
+        raise Problem("not_binary", "This encoder's latents are real numbers: send latents, or magnitudes.")
     if "indices" in found:
         return Operation("decode_packed"), _packed(_listed(found, limits), d_latent, limits)
     code: Tensor = found["code"]
@@ -57,7 +64,7 @@ def container_of(body: bytes, media: Media, d_latent: int, limits: LimitsConfig)
     """
     if media == JSON:
         found = read_json(body)
-        if found.keys() != {"data"}:
+        if "data" not in found or not found.keys() <= {"data", *CONTAINER_ABOUT}:
             raise Problem("invalid", "The body has to hold data, a container as base64, and nothing else.")
         body = from_base64(found["data"], "data")
     try:
@@ -85,6 +92,45 @@ def texts_of(body: bytes, _media: Media, limits: LimitsConfig) -> list[str]:
     if not all(isinstance(text, str) for text in texts):
         raise Problem("invalid", "texts has to hold strings.")
     return texts
+
+
+def _check_about(about: dict[str, Any], entry: Entry, d_latent: int) -> None:
+    """Raise `invalid` or `wrong_width` where the body is the answer of something that this encoder cannot decode."""
+    if about.get("encoder", entry.id) != entry.id:
+        raise Problem(
+            "invalid",
+            "encoder has to be the one of the address: codes mean nothing to another. Leave it out where it is the "
+            "same under another id.",
+        )
+    if about.get("format", FORMATS[0]) not in FORMATS:
+        raise Problem("invalid", f"format has to be one of {', '.join(FORMATS)}.")
+    if about.get("d_latent", d_latent) != d_latent:
+        raise Problem("wrong_width", f"d_latent of this encoder is {d_latent}.")
+    if "top_k" in about and entry.binary:
+        raise Problem("invalid", f"With top_k the answer holds only the largest magnitudes. {ASK_FOR_CODES}")
+
+
+def _latents(found: dict[str, Any], entry: Entry, d_latent: int, limits: LimitsConfig) -> Tensor:
+    """Latents [N, F] from the magnitudes of an encoder whose latents they are: all of them, or those at `indices`."""
+    if found.keys() - {"magnitudes", "indices"}:
+        raise Problem("invalid", "magnitudes go alone, or with the indices [n, top_k] of theirs.")
+    if entry.binary:
+        raise Problem("invalid", f"This encoder's magnitudes say how rare the bits are, and no code. {ASK_FOR_CODES}")
+    if getattr(entry.config, "standardize", False):
+        raise Problem("invalid", "This encoder's magnitudes are standardised: send its latents.")
+    values = found["magnitudes"]
+    if "indices" not in found:
+        return values
+    at = array(found["indices"], "indices")
+    if at.ndim != 2 or at.dtype not in INTEGERS or at.shape != values.shape:
+        raise Problem("invalid", "indices and magnitudes have to be of one shape, [n, top_k].")
+    at = at.long()
+    if at.numel() and (at.min() < 0 or at.max() >= d_latent):
+        raise Problem("invalid", BEYOND.format(last=d_latent - 1))
+    _check_count(len(at), limits)
+    if 4 * len(at) * d_latent > limits.max_body_bytes:
+        raise Problem("body_too_large", f"As latents this would take more than {limits.max_body_bytes} bytes.")
+    return torch.zeros(len(at), d_latent).scatter_(1, at, values.float())
 
 
 def _listed(found: dict[str, Any], limits: LimitsConfig) -> list[np.ndarray]:
@@ -134,9 +180,7 @@ def _packed(rows: list[np.ndarray], d_latent: int, limits: LimitsConfig) -> np.n
     code = np.empty((len(rows), width), np.uint8)
     for packed, index in zip(code, rows, strict=True):
         if len(index) and (index.min() < 0 or index.max() >= d_latent):
-            raise Problem(
-                "invalid", f"indices has to hold numbers from 0 to {d_latent - 1}, d_latent of this encoder less 1."
-            )
+            raise Problem("invalid", BEYOND.format(last=d_latent - 1))
         bits = np.zeros(d_latent, np.uint8)
         bits[index] = 1
         packed[:] = np.packbits(bits)

@@ -21,6 +21,7 @@ from bae_ray.serving.problems import MEDIA_TYPE, Problem
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/")
+"""What needs no key, with all that is below /docs/."""
 HEADER = b"x-request-id"
 VERSION_HEADER = b"x-encoder-version"
 """Of answers about an encoder: which one went by the id."""
@@ -31,8 +32,8 @@ log = logging.getLogger("ray.serve")
 class Exchange:
     """A request under way, and what is noted of it."""
 
-    def __init__(self, request_id: str, caller: Caller, held: Held) -> None:
-        self.id, self.caller, self.held = request_id, caller, held
+    def __init__(self, request_id: str, method: str, caller: Caller, held: Held) -> None:
+        self.id, self.method, self.caller, self.held = request_id, method, caller, held
         self.encoder: str | None = None
         self.version: str | None = None
         self.rows = 0
@@ -59,7 +60,9 @@ class Manners:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        exchange = Exchange(request_id, ANYONE, Held(self._load))
+        exchange = Exchange(request_id, scope["method"], ANYONE, Held(self._load))
+        if exchange.method == "HEAD":  # all that GET answers with, but for the body
+            scope = {**scope, "method": "GET"}
         body = Body(receive, headers, self._limits, exchange)
         scope.setdefault("state", {}).update(exchange=exchange, body=body)
 
@@ -72,6 +75,8 @@ class Manners:
                     more.append((VERSION_HEADER, exchange.version.encode()))
                 message = {**message, "headers": [*message["headers"], *more]}
             else:
+                if exchange.method == "HEAD":
+                    message = {**message, "body": b""}
                 exchange.bytes_out += len(message.get("body", b""))
             await send(message)
 
@@ -85,10 +90,11 @@ class Manners:
         exchange: Exchange = scope["state"]["exchange"]
         counted = False
         try:
-            if (scope["path"].removeprefix(scope.get("root_path", "")) or "/") not in OPEN:
+            if not _is_open(scope["path"].removeprefix(scope.get("root_path", "")) or "/"):
                 exchange.caller = self._caller(headers)
                 self._load.enter()
                 counted = True
+            _check_coding(headers)
             await self._app(scope, receive, send)
         except Problem as problem:
             await _send(problem, exchange, send)
@@ -115,12 +121,12 @@ class Manners:
         """Count the request, and write a line of the log, which holds nothing of its body."""
         route = getattr(scope.get("route"), "path", "none")
         self._metrics.answered(route, exchange.status, seconds, exchange.rows)
-        if route in OPEN and exchange.status == 200:
+        if _is_open(route) and exchange.status == 200:
             return
         fields: dict[str, Any] = {
             "request": exchange.id,
             "caller": exchange.caller.name,
-            "method": scope["method"],
+            "method": exchange.method,
             "route": route,
             "encoder": exchange.encoder,
             "status": exchange.status,
@@ -132,6 +138,18 @@ class Manners:
         }
         text = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
         log.info(text, extra={f"bae_{name}": value for name, value in fields.items()})
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN or path.startswith("/docs/")
+
+
+def _check_coding(headers: Headers) -> None:
+    """Raise `unsupported_coding` for a body that is compressed: its size would say nothing of what is in it."""
+    given = ",".join(headers.getlist("content-encoding"))
+    if {coding.strip().lower() for coding in given.split(",")} - {"", "identity"}:
+        detail = "Send the body as it is: without the header Content-Encoding, or with `identity`."
+        raise Problem("unsupported_coding", detail, {"accept-encoding": "identity"})
 
 
 class GoneError(Exception):

@@ -12,7 +12,10 @@ from bae_ray.serving import schemas
 from bae_ray.serving.media import HTML, JSON, SAFETENSORS
 from bae_ray.serving.problems import ProblemDetails, responses
 
-ALWAYS = ("no_key", "wrong_key", "malformed", "invalid", "overloaded", "internal", "unavailable", "deadline")
+ALWAYS = (
+    "no_key", "wrong_key", "malformed", "unsupported_coding", "invalid", "overloaded", "internal", "unavailable",
+    "deadline",
+)  # fmt: skip
 OF_ENCODERS = ("not_acceptable", "encoder_not_found", "not_allowed", "encoder_broken")
 OF_BODIES = (
     "body_timeout", "body_too_large", "too_many_rows", "answer_too_large", "unsupported_media_type", "wrong_width",
@@ -22,6 +25,12 @@ BINARY = {"type": "string", "format": "binary"}
 VERSION = {
     "X-Encoder-Version": {
         "description": "Which encoder went by the id: `version` of what GET says of it.",
+        "schema": {"type": "string"},
+    }
+}
+NEXT = {
+    "Link": {
+        "description": 'Where there are more: the address of the next page, with rel="next" (RFC 8288).',
         "schema": {"type": "string"},
     }
 }
@@ -39,7 +48,9 @@ def errors(*more: str, body: bool = True) -> tuple[str, ...]:
     return (*OF_ENCODERS, *(OF_BODIES if body else ("answer_too_large",)), *more)
 
 
-def produces(model: type[BaseModel], *codes: str, html: bool = False) -> dict[str, Any]:
+def produces(
+    model: type[BaseModel], *codes: str, html: bool = False, headers: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """A route's answers: JSON of a model, safetensors where what it computes is arrays, and `html` for browsers."""
     content: dict[str, Any] = {JSON: {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
     computed = "answer_too_large" in codes
@@ -48,8 +59,8 @@ def produces(model: type[BaseModel], *codes: str, html: bool = False) -> dict[st
     if html:
         content[HTML] = {"schema": {"type": "string"}}
     answer: dict[str, Any] = {"description": (model.__doc__ or "").strip(), "content": content}
-    if computed:
-        answer["headers"] = VERSION
+    if told := headers or (VERSION if computed else None):
+        answer["headers"] = told
     known = codes if codes == ("not_ready",) else (*ALWAYS, *codes)
     return {"response_class": _Plain, "responses": {200: answer, **responses(*known)}}
 
@@ -62,8 +73,8 @@ def takes(model: type[BaseModel], binary: bool = True) -> dict[str, Any]:
     return {"openapi_extra": {"requestBody": {"required": True, "content": content}}}
 
 
-def describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI description."""
+def describe(app: FastAPI, needs_key: bool) -> dict[str, Any]:
+    """The OpenAPI description, of a service that asks for keys or takes every request."""
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         models = [
@@ -83,6 +94,6 @@ def describe(app: FastAPI) -> dict[str, Any]:
             for operation in item.values():
                 operation["responses"].pop("422", None) if path in ("/livez", "/metrics") else None
                 if path.startswith("/v1"):
-                    operation["security"] = [{"key": []}]
+                    operation["security"] = [{"key": []}] if needs_key else [{}, {"key": []}]
         app.openapi_schema = made
     return app.openapi_schema

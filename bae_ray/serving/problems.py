@@ -32,6 +32,7 @@ KINDS = {
     "too_much_text": Kind(413, "There is too much text"),
     "answer_too_large": Kind(413, "The answer would be too large"),
     "unsupported_media_type": Kind(415, "The body's media type is not taken"),
+    "unsupported_coding": Kind(415, "The body's coding is not taken"),
     "invalid": Kind(422, "A value cannot be what it is"),
     "wrong_width": Kind(422, "The vectors do not have the encoder's width"),
     "not_finite": Kind(422, "There are numbers that are NaN or infinite"),

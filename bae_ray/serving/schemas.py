@@ -69,15 +69,18 @@ class EncoderInfo(_Schema):
 
 
 class EncoderList(_Schema):
-    """The encoders of the registry that the key is for."""
+    """Encoders of the registry that the key is for, in the order of their ids."""
 
     encoders: list[EncoderInfo]
+    next: str | None = None
+    """Where there are more than `limit`: what to give as `after` for the next of them."""
 
 
 class EncodeBody(_Schema):
     """Activations to encode."""
 
     x: Matrix = Field(description="Activations [n, d_in], finite.")
+    encoder: str | None = Field(default=None, description="In an answer of decode, which may be sent as it is.")
 
 
 class EncodeAnswer(_Schema):
@@ -86,6 +89,8 @@ class EncodeAnswer(_Schema):
     encoder: str
     d_latent: int
     format: Literal["packed", "indices", "magnitudes"]
+    top_k: int | None = None
+    """How many of the largest were asked for."""
     code: Codes | None = None
     """packed: [n, ceil(d_latent / 8)] bytes, the first latent in the highest bit of the first one."""
     indices: Codes | None = None
@@ -97,7 +102,7 @@ class EncodeAnswer(_Schema):
 
 
 class DecodeBody(_Schema):
-    """One of the three."""
+    """One of code, indices, latents and magnitudes; an answer of encode may be sent as it is."""
 
     code: Codes | None = Field(default=None, description="Packed codes [n, ceil(d_latent / 8)], binary encoders only.")
     indices: Codes | None = Field(
@@ -105,6 +110,14 @@ class DecodeBody(_Schema):
     )
     splits: PackedArray | None = Field(default=None, description="[n + 1]: where each row's indices begin.")
     latents: Matrix | None = Field(default=None, description="Latents [n, d_latent].")
+    magnitudes: Matrix | None = Field(
+        default=None,
+        description="Latents of an encoder that is not binary, nor standardised: all of them, or those at indices.",
+    )
+    encoder: str | None = Field(default=None, description="The id in the address, if it is there.")
+    d_latent: int | None = Field(default=None, description="The encoder's, if it is there.")
+    format: Literal["packed", "indices", "magnitudes"] | None = None
+    top_k: int | None = Field(default=None, description="Of encoders that are not binary.")
 
 
 class DecodeAnswer(_Schema):
@@ -129,6 +142,9 @@ class DecompressBody(_Schema):
     """A container of the codec."""
 
     data: str = Field(description="The container, base64.")
+    encoder: str | None = None
+    rows: int | None = None
+    bytes: int | None = None
 
 
 class DecompressAnswer(_Schema):
