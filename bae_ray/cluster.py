@@ -1,16 +1,28 @@
 """Connecting to Ray: to the cluster that RAY_ADDRESS names or that this machine belongs to, else to a new one."""
 
 import logging
+import os
 
 import ray
+from ray._private import ray_constants
 
 from bae_ray.errors import InvalidInputError
 
+LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+"""Whether a Ray that is started here can be reached from other machines: Ray's own variable, whatever the system."""
+
 
 def connect() -> None:
-    """Connect to Ray unless this process already is."""
+    """Connect to Ray unless this process already is.
+
+    A Ray that starts here listens at the loopback address only, as Ray itself has it on macOS and Windows, unless
+    `LOOPBACK_VARIABLE` is 1: nobody else is to join it. `ray start` starts one that others can join.
+    """
     if ray.is_initialized():
         return
+    if LOOPBACK_VARIABLE not in os.environ:
+        # Ray reads the variable when it is imported, and `ray start` in a child of this process must not have it.
+        ray_constants.ENABLE_RAY_CLUSTER = False
     for chatty in ("ray._private.authentication", "ray.data"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     ray.init(include_dashboard=False, logging_level=logging.WARNING)

@@ -1,6 +1,8 @@
-"""Writing files so that a killed process never leaves half of one."""
+"""Files: written so that a killed process never leaves half of one, and read only where they are files."""
 
+import math
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +10,19 @@ from pathlib import Path
 
 import xxhash
 
+from bae_ray.errors import InvalidInputError
+
 TEMPORARY_SUFFIX = ".tmp"
+MIB = 1 << 20
+MAX_JSON_BYTES = 4 * MIB
+"""Bytes of a config or a result at most, a thousand times what they have."""
+KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 
 
 @contextmanager
@@ -28,6 +42,35 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, its folder made if it is missing."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_regular(path: Path, most: float = math.inf) -> None:
+    """Raise `InvalidInputError` unless `path` is a regular file of at most `most` bytes; `OSError` if there is none.
+
+    Only such a file is safe to open where others may write: opening a FIFO waits for whoever writes into it, and a
+    device or a sparse file may have no end.
+    """
+    _check(path, path.stat(), most)
+
+
+def read_text(path: Path, most: int = MAX_JSON_BYTES) -> str:
+    """A text file's content. Raises what `check_regular` does, before anything is read."""
+    check_regular(path, most)  # before it is opened: opening a device may already do something
+    # What stands in its place meanwhile is not waited for, and checked too.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        _check(path, os.fstat(file.fileno()), most)
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise InvalidInputError(f"{path} grows beyond {most} bytes while it is read.")
+    return content.decode("utf-8")
+
+
+def _check(path: Path, found: os.stat_result, most: float) -> None:
+    kind = stat.S_IFMT(found.st_mode)
+    if kind != stat.S_IFREG:
+        raise InvalidInputError(f"{path} is {KINDS.get(kind, 'no file')}; expected a regular file.")
+    if found.st_size > most:
+        raise InvalidInputError(f"{path} has {found.st_size} bytes; expected at most {most}.")
 
 
 def checksum(path: Path) -> str:

@@ -16,6 +16,7 @@ from bae_ray.autoencoders.config import ArchitectureConfig, AutoencoderConfig
 from bae_ray.autoencoders.sae import GatedAutoencoder, ReLUAutoencoder, TopKAutoencoder, Transcoder
 from bae_ray.config import describe
 from bae_ray.errors import CheckpointError, InvalidInputError
+from bae_ray.files import check_regular, read_text
 
 _CLASSES: dict[str, Any] = {
     "bae": BinaryAutoencoder,
@@ -58,7 +59,8 @@ def load_autoencoder(
     """
     folder = _find(source, revision, token, cache_dir)
     try:
-        config = _CONFIGS.validate_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = _CONFIGS.validate_json(read_text(folder / CONFIG_FILE))
+        check_regular(folder / WEIGHTS_FILE)
         tensors = load_file(folder / WEIGHTS_FILE)
         with torch.device("meta"):  # a config may ask for any size; the weights' file says what is really there
             autoencoder = build_autoencoder(config)

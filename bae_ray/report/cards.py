@@ -12,10 +12,11 @@ from pydantic_core import from_json
 
 from bae_ray.autoencoders.base import WEIGHTS_FILE
 from bae_ray.errors import InvalidInputError
-from bae_ray.files import atomic_path, checksum
+from bae_ray.files import atomic_path, check_regular, checksum
 from bae_ray.report.features import card, feature_records, page, scored_methods
 
 CARDS_FILE = "cards.parquet"
+MAX_CARDS_BYTES = 1 << 30
 ABOUT = b"bae_ray"
 ROW_GROUP = 64
 """Features that are read to find one."""
@@ -71,6 +72,7 @@ def read_card(autoencoder: Path, index: int) -> Card | None:
     file = autoencoder / CARDS_FILE
     if not file.exists():
         return None
+    check_regular(file, MAX_CARDS_BYTES)
     table = pq.read_table(file, filters=[("feature", "==", index)])
     about = json.loads((table.schema.metadata or {}).get(ABOUT, b"null"))
     if not isinstance(about, dict):

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from bae_ray.errors import InvalidInputError
+from bae_ray.files import check_regular, read_text
 from bae_ray.training.results import GRID_FILE, ILLEGAL_PREFIX, GridRecord, results
 from bae_ray.training.run import FAILURE_FILE, METRICS_FILE, RESULT_FILE, RUN_FILE, SEARCH_FILE, STOPPED, Failure
 
@@ -55,7 +56,7 @@ def status(folder: Path) -> Status:
     grid = folder / GRID_FILE
     if not grid.exists():
         raise InvalidInputError(f"{folder} holds no sweep ({GRID_FILE} is missing): begin one with 'bae-ray sweep'.")
-    record = GridRecord.model_validate_json(grid.read_text(encoding="utf-8"))
+    record = GridRecord.model_validate_json(read_text(grid))
     drawn = [file.parent.name for file in folder.glob(f"*/{SEARCH_FILE}")] if record.drawn else []
     runs = sorted({*record.runs, *drawn})
     finished: dict[str, float] = {}
@@ -67,7 +68,7 @@ def status(folder: Path) -> Status:
         if result.exists():
             finished[run] = result.stat().st_mtime
         elif failure.exists():
-            reason = Failure.model_validate_json(failure.read_text(encoding="utf-8"))
+            reason = Failure.model_validate_json(read_text(failure))
             if reason.error == STOPPED:
                 stopped += 1
             else:
@@ -98,6 +99,7 @@ def watch(folder: Path, every: float, once: bool, best: str) -> None:
 
 def _progress(metrics: Path) -> str:
     """Epoch and loss of the last whole line."""
+    check_regular(metrics)
     with open(metrics, "rb") as file:
         file.seek(max(0, metrics.stat().st_size - 4096))
         lines = [line for line in file.read().decode(errors="ignore").splitlines() if line.endswith("}")]
@@ -105,7 +107,7 @@ def _progress(metrics: Path) -> str:
         last = json.loads(lines[-1])
     except (IndexError, json.JSONDecodeError):
         return "begun"
-    epochs = json.loads((metrics.with_name(RUN_FILE)).read_text(encoding="utf-8"))["training"]["epochs"]
+    epochs = json.loads(read_text(metrics.with_name(RUN_FILE)))["training"]["epochs"]
     return f"epoch {last['epoch']} of {epochs}, loss {last['loss']:.4g}"
 
 

@@ -70,7 +70,7 @@ def _handle(deployment: DeploymentHandle | str) -> DeploymentHandle:
 
 
 def _gateway(config: ServiceConfig, encoders: Application | str, texts: Application | str) -> Application:
-    Registry(config.registry)
+    Registry.of(config)
     keys = read_keys(config.keys_file)  # here: what is in this process's environment need not be in the replicas'
     most = config.limits.max_inflight
     gateway = deployed(serve.ingress()(Gateway), config.gateway, most + HEALTH_CHECKS, config.drain_s).options(

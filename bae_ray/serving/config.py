@@ -11,6 +11,7 @@ from bae_ray.config import Config
 
 MIB = 1 << 20
 DRAIN_S = 10.0
+MAX_WEIGHTS_BYTES = 8192 * MIB
 
 
 class LimitsConfig(Config):
@@ -84,6 +85,8 @@ class EncodersConfig(ReplicasConfig):
     """Threads of torch in a replica without a GPU. Left out: the machine's cores over max_replicas."""
     encoders_per_replica: int = Field(default=8, ge=1)
     """Encoders kept in memory; the least recently used goes first."""
+    max_weights_bytes: int = Field(default=MAX_WEIGHTS_BYTES, ge=1024)
+    """Bytes of an encoder's weights; one with more is broken."""
     batch_rows: int = Field(default=4096, ge=1)
     """Rows of different requests that are computed together."""
     concurrent_batches: int = Field(default=2, ge=1)
@@ -107,6 +110,9 @@ class ServiceConfig(Config):
 
     registry: Path
     """Folder of encoders: each a run directory or a folder written by save_pretrained, named by its id."""
+    follow_links: bool = False
+    """Follow links in the registry that lead out of it: folders of encoders, or files in them. Left out: those that
+    stay in it."""
     keys_file: Path | None = None
     """File of bearer keys, one a line: KEY [name=NAME] [encoders=GLOB,GLOB]. Left out: the environment variable
     BAE_RAY_API_KEYS, in which lines may also be separated by semicolons; without any, every request is let in."""

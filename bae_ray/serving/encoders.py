@@ -20,6 +20,7 @@ from bae_ray.errors import BaeRayError, ContainerTooLargeError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.features import describe_feature
 from bae_ray.serving.operations import Operation
+from bae_ray.serving.patience import Patience
 from bae_ray.serving.registry import Registry
 from bae_ray.serving.threads import Threads
 
@@ -27,6 +28,8 @@ LOGGING = {"encoding": "JSON", "enable_access_log": False}
 """The gateway has a line for every request that says more than Serve's."""
 DRAIN_LOOK_S = 1.0
 """How often a replica that stops looks whether its requests are finished."""
+
+LOAD_TIMEOUT_S = 60.0
 
 log = logging.getLogger("ray.serve")
 T = TypeVar("T")
@@ -61,17 +64,19 @@ class Encoders:
 
     def __init__(self, config: ServiceConfig) -> None:
         settings = config.encoders
-        self._registry = Registry(config.registry)
+        self._registry = Registry.of(config)
         self._most = config.limits.max_response_bytes
         self._device = "cuda" if settings.num_gpus and torch.cuda.is_available() else "cpu"
         # Ray gives an actor of one CPU one thread. Replicas share the machine's cores evenly instead.
         threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.max_replicas)
         self._threads = Threads(threads if self._device == "cpu" else 1, "compute")
         self._coder = Threads(1, "codec")
+        self._loader = Threads(1, "load")  # where the disk is slow, what is loaded already is computed with meanwhile
+        self._patience = Patience(LOAD_TIMEOUT_S)
 
         @serve.multiplexed(max_num_models_per_replica=settings.encoders_per_replica)
         async def load(key: str) -> _Loaded:
-            return await self._threads.run(self._load, key)
+            return await self._loader.run(self._load, key)
 
         self._loaded = cast(Callable[[str], Awaitable[_Loaded]], load)
 
@@ -113,7 +118,8 @@ class Encoders:
         entry = self._registry.find(encoder_id)
         if entry is None or entry.version != version:
             raise ChangedError(f"encoder {encoder_id} is not what it was: its files have changed, or are gone.")
-        autoencoder = load_autoencoder(entry.folder).to(self._device)
+        # What cannot be read in time is an OSError, as of a disk that fails.
+        autoencoder = self._patience.call(key, partial(load_autoencoder, entry.folder)).to(self._device)
         log.info(f"encoder {encoder_id} is loaded on {self._device}.")
         return _Loaded(autoencoder, model_hash(autoencoder))
 

@@ -5,6 +5,7 @@ Files are read for their configs and headers here, and whole where an encoder is
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -19,9 +20,15 @@ from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.autoencoders.losses import bernoulli_entropy
 from bae_ray.config import content_hash, describe
 from bae_ray.errors import BaeRayError, InvalidInputError
+from bae_ray.files import check_regular, read_text
+from bae_ray.report.cards import CARDS_FILE
+from bae_ray.serving.config import MAX_WEIGHTS_BYTES
 from bae_ray.training.run import RESULT_FILE, RUN_FILE
 
 MEASURES = ("entropy_bits", "fvu_train", "fvu_val", "cosine_val", "l0", "dead", "dense", "n_train")
+
+PRIOR_CHUNK = 1 << 20
+"""Firing rates that are read together."""
 
 log = logging.getLogger("ray.serve")
 T = TypeVar("T")
@@ -90,23 +97,35 @@ def version_of(folder: Path) -> str | None:
     return None if unfinished or not stats.keys() & {CONFIG_FILE, WEIGHTS_FILE} else content_hash(stats)
 
 
-def read_entry(encoder_id: str, folder: Path, version: str) -> Entry:
+def links_out(folder: Path, registry: Path) -> list[str]:
+    """Names of links, the folder or files in it, that lead out of the registry (whose own path has no links)."""
+
+    def leads_out(path: Path) -> bool:
+        try:
+            return path.is_symlink() and not path.resolve().is_relative_to(registry)
+        except (OSError, RuntimeError):  # a loop leads nowhere
+            return False
+
+    if leads_out(folder):
+        return [folder.name]
+    return [name for name in (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE, RUN_FILE, CARDS_FILE) if leads_out(folder / name)]
+
+
+def read_entry(encoder_id: str, folder: Path, version: str, most: int = MAX_WEIGHTS_BYTES) -> Entry:
     """The encoder of a folder; whatever is wrong with it is its own business, and breaks no other one."""
     try:
-        config = _checked(CONFIG_FILE, _CONFIGS.validate_json, (folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = _checked(CONFIG_FILE, _CONFIGS.validate_json, read_text(folder / CONFIG_FILE))
         with torch.device("meta"):
             expected = {name: list(tensor.shape) for name, tensor in build_autoencoder(config).state_dict().items()}
+        check_regular(folder / WEIGHTS_FILE, most)
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             found = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a mapping
             if differing := sorted(
                 name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
             ):
                 raise InvalidInputError(f"{', '.join(differing)} in {WEIGHTS_FILE} do not fit {CONFIG_FILE}")
-            prior = file.get_tensor("prior").float()
-        if not bool(((prior >= 0) & (prior <= 1)).all()):
-            raise InvalidInputError(f"prior in {WEIGHTS_FILE} holds numbers that are not between 0 and 1")
+            bits = _entropy(file.get_slice("prior"))
         origin, measures = _origin(folder)
-        bits = float(bernoulli_entropy(prior.double()).sum())
     except (OSError, BaeRayError, SafetensorError) as error:
         return broken_entry(encoder_id, folder, version, str(error))
     except Exception as error:  # torch and JSON have many names for numbers that are too large
@@ -122,11 +141,22 @@ def broken_entry(encoder_id: str, folder: Path, version: str, reason: str) -> En
     return Entry(encoder_id, folder, version, None, public, None, None, {})
 
 
+def _entropy(prior: Any) -> float:
+    """Marginal entropy in bits of firing rates, a slice of a file, of which only a part is in memory at a time."""
+    bits = 0.0
+    for start in range(0, prior.get_shape()[0], PRIOR_CHUNK):
+        rates = prior[start : start + PRIOR_CHUNK].float()
+        if not bool(((rates >= 0) & (rates <= 1)).all()):
+            raise InvalidInputError(f"prior in {WEIGHTS_FILE} holds numbers that are not between 0 and 1")
+        bits += float(bernoulli_entropy(rates.double()).sum())
+    return bits
+
+
 def _origin(folder: Path) -> tuple[Origin | None, dict[str, float]]:
     """What a run's result says of its encoder; nothing of a folder that is no run."""
-    if not (folder / RESULT_FILE).exists():
+    if not os.path.lexists(folder / RESULT_FILE):
         return None, {}
-    result: Any = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    result: Any = json.loads(read_text(folder / RESULT_FILE))
     if not isinstance(result, dict):
         raise InvalidInputError(f"{RESULT_FILE} holds no object of names and values")
     measures = {name: float(result[name]) for name in MEASURES if isinstance(result.get(name), int | float)}

@@ -59,7 +59,7 @@ class Service:
         self, config: ServiceConfig, encoders: DeploymentHandle, texts: DeploymentHandle, metrics: Metrics
     ) -> None:
         self.config = config
-        self.registry = Registry(config.registry)
+        self.registry = Registry.of(config)
         self.metrics = metrics
         self._encoders, self._texts = encoders, texts
         # As many as all replicas could take, whether they run yet or not: what waits is what Serve scales by.

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bae_ray.activations.config import Position
 from bae_ray.errors import InvalidInputError
-from bae_ray.files import atomic_path, write_text
+from bae_ray.files import atomic_path, read_text, write_text
 from bae_ray.training.run import FAILURE_FILE, RESULT_FILE, RUN_FILE, STOPPED, Failure, RunResult
 
 GRID_FILE = "grid.json"
@@ -80,11 +80,11 @@ def outcomes(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFram
     rows = [{**_finished_row(file), "status": "finished", "reason": ""} for file in _files(runs, RESULT_FILE, only)]
     finished = {row["run"] for row in rows}
     for file in sorted(runs.glob(f"*/{FAILURE_FILE}")):
-        name, failure = file.parent.name, Failure.model_validate_json(file.read_text(encoding="utf-8"))
+        name, failure = file.parent.name, Failure.model_validate_json(read_text(file))
         if name.startswith(ILLEGAL_PREFIX):
             rows.append({**failure.cell, **failure.settings, "status": "illegal", "reason": failure.message})
         elif name not in finished and (only is None or name in only):
-            config = json.loads(file.with_name(RUN_FILE).read_text(encoding="utf-8"))
+            config = json.loads(read_text(file.with_name(RUN_FILE)))
             reason = f"{failure.error}: {failure.message}"
             rows.append({**failure.cell, "run": name, **_settings(config), "seed": config["training"]["seed"],
                          "status": "stopped" if failure.error == STOPPED else "failed", "reason": reason})  # fmt: skip
@@ -128,13 +128,13 @@ def _files(runs: Path, name: str, only: Iterable[str] | None) -> Iterator[Path]:
 
 def _finished_row(file: Path) -> dict[str, Any]:
     try:
-        result = RunResult.model_validate_json(file.read_text(encoding="utf-8"))
+        result = RunResult.model_validate_json(read_text(file))
     except ValidationError as error:
         raise InvalidInputError(
             f"{file} is not the result of a run ({error.error_count()} fields do not fit). Delete its folder and "
             "run the sweep again."
         ) from error
-    return {**result.model_dump(), **_settings(json.loads(file.with_name(RUN_FILE).read_text(encoding="utf-8")))}
+    return {**result.model_dump(), **_settings(json.loads(read_text(file.with_name(RUN_FILE))))}
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

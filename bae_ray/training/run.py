@@ -25,7 +25,7 @@ from bae_ray.analysis.features import spectral_norm
 from bae_ray.autoencoders import ArchitectureConfig, TranscoderConfig, check_architecture
 from bae_ray.config import content_hash
 from bae_ray.errors import InvalidInputError, OutOfMemoryError
-from bae_ray.files import write_text
+from bae_ray.files import read_text, write_text
 from bae_ray.training.config import CellConfig, RunConfig, TrainingConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.objective import SCHEDULED
@@ -131,7 +131,7 @@ def is_finished(runs: Path, run: RunConfig) -> bool:
 def read_failure(runs: Path, run: RunConfig) -> Failure | None:
     """Why the last attempt at this run failed, if it left word."""
     file = runs / run.id / FAILURE_FILE
-    return Failure.model_validate_json(file.read_text(encoding="utf-8")) if file.exists() else None
+    return Failure.model_validate_json(read_text(file)) if file.exists() else None
 
 
 def execute_run(
@@ -240,7 +240,7 @@ class _Directories:
 
 def read_result(runs: Path, run: RunConfig) -> RunResult:
     """The result of a finished run."""
-    return RunResult.model_validate_json((runs / run.id / RESULT_FILE).read_text(encoding="utf-8"))
+    return RunResult.model_validate_json(read_text(runs / run.id / RESULT_FILE))
 
 
 def as_out_of_memory(error: Exception) -> OutOfMemoryError | None:
