@@ -259,10 +259,15 @@ def test_a_registry_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "fifo").write_bytes(b"")
 
 
-def test_the_service_goes_on_beside_a_fifo(http: httpx.Client, dropped: Path):
-    dropped.mkdir()
-    fifo(dropped / "config.json")
-    answer = until(lambda: given if (given := http.get("/v1/encoders/dropped")).status_code == 200 else None)
-    assert answer.json()["status"] == "broken"
-    assert "config.json is a FIFO" in answer.json()["reason"]
-    assert http.get("/v1/encoders/bae").json()["status"] == "ready"
+def test_the_service_goes_on_beside_a_fifo(http: httpx.Client, registry: Path):
+    """Under a name of its own: tests of others look for theirs in the log."""
+    (registry / "pipe").mkdir()
+    fifo(registry / "pipe" / "config.json")
+    try:
+        answer = until(lambda: given if (given := http.get("/v1/encoders/pipe")).status_code == 200 else None)
+        assert answer.json()["status"] == "broken"
+        assert "config.json is a FIFO" in answer.json()["reason"]
+        assert http.get("/v1/encoders/bae").json()["status"] == "ready"
+    finally:
+        shutil.rmtree(registry / "pipe")
+    until(lambda: http.get("/v1/encoders/pipe").status_code == 404)
