@@ -41,16 +41,27 @@ def check_fits(what: str, cpus: float, gpus: float) -> None:
 
     On a cluster of several nodes, or with a head that takes no work, a node that fits may still come: Ray waits for it.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if len(nodes) == 1 and (have := nodes[0].get("CPU", 0)):
-        have_gpus = nodes[0].get("GPU", 0)
-        if cpus > have or gpus > have_gpus:
-            raise InvalidInputError(
-                f"{what} needs {cpus:g} CPUs and {gpus:g} GPUs, but this machine has {have:g} and {have_gpus:g}. "
-                "Ask for less, or join a cluster that has a larger node."
-            )
+    have = only_machine()
+    if have is not None and (cpus > have["CPU"] or gpus > have["GPU"]):
+        raise InvalidInputError(
+            f"{what} needs {cpus:g} CPUs and {gpus:g} GPUs, but this machine has {have['CPU']:g} and {have['GPU']:g}. "
+            "Ask for less, or join a cluster that has a larger node."
+        )
 
 
 def total(resource: str) -> float:
     """How much of a resource ("CPU", "GPU") the cluster has."""
     return float(ray.cluster_resources().get(resource, 0))
+
+
+def only_machine() -> dict[str, float] | None:
+    """The CPUs and GPUs ("CPU", "GPU") of the one machine that there is.
+
+    None where others may still come, or where this process is not connected to Ray.
+    """
+    if not ray.is_initialized():
+        return None
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) != 1 or not nodes[0].get("CPU"):
+        return None
+    return {resource: float(nodes[0].get(resource, 0)) for resource in ("CPU", "GPU")}

@@ -8,6 +8,7 @@ from bae_ray.comsem.config import JudgeConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import write_text
 from bae_ray.serving.config import DRAIN_S, JudgeServiceConfig
+from bae_ray.serving.environment import prepare
 
 
 class JudgeServeCommand(JudgeServiceConfig, AddressConfig):
@@ -32,6 +33,7 @@ def judge_serve(command: JudgeServeCommand) -> int:
             "those reach it who may use it."
         )
     check_address(command)
+    prepare()
     from bae_ray.serving.hosting import serve_until_stopped
     from bae_ray.serving.judge import build
 

@@ -215,7 +215,7 @@ def _texts(service: Service) -> APIRouter:
             raise Problem("no_language_model", "This encoder is not of a run, so that its language model is not known.")
         texts = await asked.parsed(texts_of, asked.limits, taken=(JSON,))
         most = sizes.most_tokens(asked.d_in, top_k, asked.answer, asked.limits)
-        async with service.deadline():  # one for the language model and the encoder together
+        async with service.deadline(asks_texts=True):  # one for the language model and the encoder together
             found = await service.texts(asked.entry, texts, most)
             n = len(found.token_ids)
             if n and found.x.shape[1] != asked.d_in:

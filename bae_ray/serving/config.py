@@ -29,10 +29,14 @@ class LimitsConfig(Config):
     """Tokens of one text."""
     body_timeout_s: float = Field(default=30, gt=0)
     """Seconds for a request's body to come in."""
+    min_body_rate: int = Field(default=1024, ge=0)
+    """Bytes a second at which it has to come in on average, after its first 5 seconds."""
     deadline_s: float = Field(default=60, gt=0)
     """Seconds for the answer after that."""
     max_inflight: int = Field(default=256, ge=1)
     """Requests that a replica of the gateway works on at a time; others are told to come again."""
+    max_waiting: int = Field(default=2048, ge=1)
+    """Requests whose bodies are still coming in, beside those."""
     max_inflight_bytes: int = Field(default=1024 * MIB, ge=1024)
     """Bytes that they hold together: bodies, or the rows that were read of them, and answers, computed and written."""
 
@@ -57,10 +61,15 @@ class ReplicasConfig(Config):
     """Replicas at most; between the two Ray Serve scales by the requests that are under way."""
     target_ongoing: float = Field(default=2, gt=0)
     """Requests (of encoders: batches) under way per replica that it scales for."""
-    num_cpus: float = Field(default=1, ge=0)
-    """CPUs that Ray sets aside for a replica."""
+    num_cpus: float = Field(default=0.25, ge=0)
+    """CPUs that Ray sets aside for a replica; it may use more, and less."""
     num_gpus: float = Field(default=0, ge=0)
     """GPUs, or a fraction of one, for a replica; above 0 it computes there."""
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """What Ray sets aside for a replica, by its word for it."""
+        return {"CPU": self.num_cpus, "GPU": self.num_gpus}
 
     @model_validator(mode="after")
     def _check_replicas(self) -> "ReplicasConfig":
@@ -74,13 +83,13 @@ class GatewayConfig(ReplicasConfig):
 
     target_ongoing: float = Field(default=64, gt=0)
     """Requests under way per replica that it scales for."""
-    num_cpus: float = Field(default=0.5, ge=0)
-    """CPUs that Ray sets aside for a replica."""
 
 
 class EncodersConfig(ReplicasConfig):
     """The encoders: each replica holds several and computes with them."""
 
+    num_cpus: float = Field(default=0.5, ge=0)
+    """CPUs that Ray sets aside for a replica; it may use more, and less: see threads."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of torch in a replica without a GPU. Left out: the machine's cores over max_replicas."""
     encoders_per_replica: int = Field(default=8, ge=1)

@@ -26,6 +26,8 @@ from bae_ray.serving.threads import Threads
 
 LOGGING = {"encoding": "JSON", "enable_access_log": False}
 """The gateway has a line for every request that says more than Serve's."""
+COMPUTING, LOADING = "computing", "loading what was asked for"
+"""What a replica is at."""
 DRAIN_LOOK_S = 1.0
 """How often a replica that stops looks whether its requests are finished."""
 
@@ -73,10 +75,15 @@ class Encoders:
         self._coder = Threads(1, "codec")
         self._loader = Threads(1, "load")  # where the disk is slow, what is loaded already is computed with meanwhile
         self._patience = Patience(LOAD_TIMEOUT_S)
+        self._loading = 0
 
         @serve.multiplexed(max_num_models_per_replica=settings.encoders_per_replica)
         async def load(key: str) -> _Loaded:
-            return await self._loader.run(self._load, key)
+            self._loading += 1
+            try:
+                return await self._loader.run(self._load, key)
+            finally:
+                self._loading -= 1
 
         self._loaded = cast(Callable[[str], Awaitable[_Loaded]], load)
 
@@ -90,6 +97,10 @@ class Encoders:
 
     async def ping(self) -> None:
         """Answer."""
+
+    async def doing(self) -> str:
+        """What it is at: `COMPUTING` or `LOADING`."""
+        return LOADING if self._loading else COMPUTING
 
     async def feature(self, index: int) -> dict[str, Any]:
         """What is known of a feature: see `features.describe_feature`."""
@@ -152,6 +163,9 @@ def deployed(replica: type, settings: Any, max_ongoing: int, drain_s: float) -> 
             "initial_replicas": settings.min_replicas,
             "max_replicas": settings.max_replicas,
             "target_ongoing_requests": settings.target_ongoing,
+            "policy": {"policy_function": "bae_ray.serving.scaling:Expiring"},
+            "downscale_delay_s": 0,  # the policy has delays of its own
+            "downscale_to_zero_delay_s": 0,
         },
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         max_ongoing_requests=max_ongoing,

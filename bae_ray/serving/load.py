@@ -13,13 +13,29 @@ class Load:
 
     def __init__(self, limits: LimitsConfig, metrics: Metrics) -> None:
         self._limits, self._metrics = limits, metrics
-        self._requests = self._bytes = 0
+        self._requests = self._waiting = self._bytes = 0
+
+    def check(self, size: int = 0) -> None:
+        """Raise `overloaded` where no request of so many bytes can be counted in now."""
+        if self._requests >= self._limits.max_inflight:
+            raise Problem("overloaded", "There are too many requests under way.")
+        self._check_bytes(size)
 
     def enter(self) -> None:
         """Count a request in. Raises `overloaded`."""
-        if self._requests >= self._limits.max_inflight:
-            raise Problem("overloaded", "There are too many requests under way.")
+        self.check()
         self._requests += 1
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Be a request whose body is not there yet, which takes nobody's place. Raises `overloaded`."""
+        if self._waiting >= self._limits.max_waiting:
+            raise Problem("overloaded", "There are too many requests whose bodies are not here yet.")
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     def leave(self) -> None:
         """Count a request out."""
@@ -28,15 +44,19 @@ class Load:
 
     @property
     def is_high(self) -> bool:
-        """Whether half of what may be under way is."""
-        return 2 * self._requests >= self._limits.max_inflight
+        """Whether half of what may be under way is, or waits for its bodies."""
+        return 2 * max(self._requests, self._waiting) >= self._limits.max_inflight
 
     def add(self, size: int) -> None:
         """Count bytes in, or out where `size` is below 0. Raises `overloaded`."""
-        if size > 0 and self._bytes + size > self._limits.max_inflight_bytes:
-            raise Problem("overloaded", "The requests under way take all the memory there is for them.")
+        if size > 0:
+            self._check_bytes(size)
         self._bytes += size
         self._metrics.inflight(self._requests, self._bytes)
+
+    def _check_bytes(self, size: int) -> None:
+        if self._bytes + size > self._limits.max_inflight_bytes:
+            raise Problem("overloaded", "The requests under way take all the memory there is for them.")
 
 
 class Held:

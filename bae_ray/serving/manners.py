@@ -22,6 +22,8 @@ from bae_ray.serving.problems import MEDIA_TYPE, Problem
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/")
 """What needs no key, with all that is below /docs/."""
+GRACE_S = 5.0
+"""Seconds for a body to begin with, before its rate counts."""
 HEADER = b"x-request-id"
 VERSION_HEADER = b"x-encoder-version"
 """Of answers about an encoder: which one went by the id."""
@@ -41,6 +43,19 @@ class Exchange:
         self.bytes_out = 0
         self.status = 499  # nginx's word for: the client went away
         self.code: str | None = None
+        self._is_counted = False
+
+    def enter(self) -> None:
+        """Count the request among those that are worked on, once. Raises `overloaded`."""
+        if not self._is_counted:
+            self.held.load.enter()
+            self._is_counted = True
+
+    def leave(self) -> None:
+        """It is answered."""
+        self.held.give_back()
+        if self._is_counted:
+            self.held.load.leave()
 
 
 class Manners:
@@ -88,12 +103,13 @@ class Manners:
     async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         """The routes' answer, or a problem."""
         exchange: Exchange = scope["state"]["exchange"]
-        counted = False
         try:
             if not _is_open(scope["path"].removeprefix(scope.get("root_path", "")) or "/"):
                 exchange.caller = self._caller(headers)
-                self._load.enter()
-                counted = True
+                if _has_body(headers):  # then it counts when that is there: slow bodies are nobody's work
+                    self._load.check()
+                else:
+                    exchange.enter()
             _check_coding(headers)
             await self._app(scope, receive, send)
         except Problem as problem:
@@ -102,9 +118,7 @@ class Manners:
             # Starlette has answered with `internal`, and raises it on for servers to see.
             log.exception(f"request {exchange.id} failed")
         finally:
-            exchange.held.give_back()
-            if counted:
-                self._load.leave()
+            exchange.leave()
 
     def _caller(self, headers: Headers) -> Caller:
         if not self._keys:
@@ -165,14 +179,23 @@ class Body:
         self._taken = 0
 
     async def read(self) -> bytes:
-        """All of it. Raises `body_too_large`, `body_timeout` and `overloaded`, before the rest is read."""
+        """All of it; then the request is worked on.
+
+        Raises `body_too_large`, `body_timeout` and `overloaded`, before the rest is read.
+        """
+        with self._exchange.held.load.waiting():
+            body = await self._read()
+        self._exchange.enter()
+        return body
+
+    async def _read(self) -> bytes:
         announced = int(self._length) if self._length.isdecimal() else 0
         self._check(announced)
-        self._take(announced)
+        self._exchange.held.load.check(announced)  # it is counted as it comes: who only announces holds nothing
         parts: list[bytes] = []
-        size = 0
+        size, started = 0, asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self._limits.body_timeout_s):
+            async with asyncio.timeout_at(self._latest(started, size)) as timeout:
                 more = True
                 while more:
                     message = await self._receive()
@@ -185,13 +208,23 @@ class Body:
                         self._take(size - self._taken)
                     parts.append(part)
                     more = message.get("more_body", False)
+                    timeout.reschedule(self._latest(started, size))
         except TimeoutError as error:
+            close = {"connection": "close"}
             if self._exchange.held.load.is_high:  # then it may have waited for the service
-                raise Problem("overloaded", "There are too many requests under way.") from error
-            limit = self._limits.body_timeout_s
-            raise Problem("body_timeout", f"The body has to be here within {limit:g} seconds.") from error
+                raise Problem("overloaded", "There are too many requests under way.", close) from error
+            limits = self._limits
+            detail = f"The body has to be here within {limits.body_timeout_s:g} seconds, at {limits.min_body_rate} B/s."
+            raise Problem("body_timeout", detail, close) from error
         self._exchange.bytes_in = size
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _latest(self, started: float, size: int) -> float:
+        """When the next part has to be here, of a body of which so much is."""
+        seconds = self._limits.body_timeout_s
+        if rate := self._limits.min_body_rate:
+            seconds = min(seconds, GRACE_S + size / rate)
+        return started + seconds
 
     def drop(self) -> None:
         """Count it no more: nobody has it any longer."""
@@ -205,6 +238,10 @@ class Body:
     def _take(self, size: int) -> None:
         self._exchange.held.take(size)
         self._taken += size
+
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 
 async def _send(problem: Problem, exchange: Exchange, send: Send) -> None:

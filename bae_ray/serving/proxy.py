@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bae_ray.serving.connections import limit_connections
 from bae_ray.serving.problems import MEDIA_TYPE, Problem
 
 LOST = "The replica that had this request went away. Send the request again."
@@ -72,5 +73,6 @@ async def _say(problem: Problem, request_id: str, send: Send) -> None:
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts around its proxy: named by RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    """What Serve puts around its proxy, whose server starts after it: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    limit_connections()
     return [Middleware(Proxied)]

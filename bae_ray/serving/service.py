@@ -28,7 +28,7 @@ from bae_ray.errors import (
 )
 from bae_ray.serving.batching import Batcher, LostBatchError
 from bae_ray.serving.config import ServiceConfig
-from bae_ray.serving.encoders import ChangedError
+from bae_ray.serving.encoders import COMPUTING, ChangedError
 from bae_ray.serving.entries import Entry
 from bae_ray.serving.keys import Caller
 from bae_ray.serving.load import Turns
@@ -36,6 +36,7 @@ from bae_ray.serving.metrics import Metrics
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.problems import Problem
 from bae_ray.serving.registry import Registry
+from bae_ray.serving.room import Room
 from bae_ray.serving.texts import TextActivations, TooLongError, TooManyTokensError
 
 GONE = (RayActorError, RaySystemError, ReplicaUnavailableError, DeploymentUnavailableError)
@@ -44,6 +45,8 @@ TRIES = 2
 CORRUPT = "The data is no container of this encoder's codes, or a damaged one. Compress the activations anew."
 READY_FOR_S = 1.0
 READY_TIMEOUT_S = 5.0
+DOING_S = 1.0
+STARTING = "still being placed or started"
 ALONE = {"encoders": 16, "texts": 4}
 """Calls that are not batched, at a time per replica: more than this would wait for longer than their clients do."""
 LOOK_TIMEOUT_S = 2.0
@@ -56,8 +59,15 @@ class Service:
     """The registry, and the replicas that compute."""
 
     def __init__(
-        self, config: ServiceConfig, encoders: DeploymentHandle, texts: DeploymentHandle, metrics: Metrics
+        self,
+        config: ServiceConfig,
+        encoders: DeploymentHandle,
+        texts: DeploymentHandle,
+        metrics: Metrics,
+        room: Room | None = None,
     ) -> None:
+        """`room`: for a replica of the texts, beside the others; left out, they are asked in any case."""
+        self._room = room
         self.config = config
         self.registry = Registry.of(config)
         self.metrics = metrics
@@ -114,8 +124,10 @@ class Service:
         assert entry.origin is not None
         try:
             with self._turns_texts.one():
+                if self._room is not None:
+                    await self._room.check()
                 call = _tried(lambda: self._texts.activations.remote(entry.origin, texts, most))
-                return await self._answered(entry, call)
+                return await self._answered(entry, call, asks_texts=True)
         except TooManyTokensError as error:
             raise Problem("answer_too_large", _message(error)) from error
         except TooLongError as error:
@@ -138,12 +150,19 @@ class Service:
         self._ready_until = time.monotonic() + READY_FOR_S
 
     @asynccontextmanager
-    async def deadline(self) -> AsyncIterator[None]:
-        """Around all that a request has computed. Raises `deadline` where that takes too long together."""
+    async def deadline(self, asks_texts: bool = False) -> AsyncIterator[None]:
+        """Around all that a request has computed. Raises `deadline` where that takes too long together.
+
+        Raises `unavailable` where it was no computing: a replica did not start in time, or its model was being loaded.
+        """
         try:
             async with asyncio.timeout(self.config.limits.deadline_s):
                 yield
         except TimeoutError as error:
+            asked = {"language models": self._texts} if asks_texts else {}
+            for called, handle in {**asked, "encoders": self._encoders}.items():
+                if (doing := await _doing(handle)) != COMPUTING:
+                    raise Problem("unavailable", f"A replica of the {called} is {doing}.") from error
             raise Problem("deadline", "The computation took too long. Send fewer rows.") from error
 
     async def _run(self, key: tuple[str, Operation], parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -152,10 +171,10 @@ class Service:
         with self.metrics.batch(sum(map(len, parts))):
             return await _tried(lambda: handle.compute.remote(operation, parts))
 
-    async def _answered(self, entry: Entry, call: Awaitable[T]) -> T:
+    async def _answered(self, entry: Entry, call: Awaitable[T], asks_texts: bool = False) -> T:
         """The call's result in time, its errors as problems."""
         try:
-            async with self.deadline():
+            async with self.deadline(asks_texts):
                 return await call
         except BackPressureError as error:
             raise Problem("overloaded", "The encoders have more to do than they can do now.") from error
@@ -192,6 +211,15 @@ async def _tried(call: Callable[[], Any]) -> Any:
             if not left:
                 raise
     raise AssertionError
+
+
+async def _doing(handle: DeploymentHandle) -> str:
+    """What a replica of a deployment is at, in a word or two; none that answers is still being started."""
+    try:
+        async with asyncio.timeout(DOING_S):
+            return await handle.doing.remote()
+    except (TimeoutError, RayError, *GONE):
+        return STARTING
 
 
 def _message(error: BaeRayError | OSError) -> str:

@@ -19,7 +19,7 @@ from bae_ray.activations.capture import SITES, Capture
 from bae_ray.activations.model import ModelSource, find_model, load_model, load_tokenizer
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import ServiceConfig
-from bae_ray.serving.encoders import deployed
+from bae_ray.serving.encoders import COMPUTING, LOADING, deployed
 from bae_ray.serving.entries import Origin
 from bae_ray.serving.threads import in_thread
 
@@ -71,6 +71,7 @@ class Texts:
         self._device = "cuda" if self._settings.num_gpus and torch.cuda.is_available() else "cpu"
         self._thread = ThreadPoolExecutor(1, "language model")
         self._models: OrderedDict[str, _Model] = OrderedDict()
+        self._loading = False
 
     async def activations(self, origin: Origin, texts: list[str], most: int) -> TextActivations:
         """The activations of every token at the layer and site of an encoder.
@@ -85,6 +86,10 @@ class Texts:
         except asyncio.CancelledError:
             gone.set()
             raise
+
+    async def doing(self) -> str:
+        """What it is at: `COMPUTING` or `LOADING`."""
+        return LOADING if self._loading else COMPUTING
 
     def _compute(self, origin: Origin, texts: list[str], most: int, is_gone: IsGone = lambda: False) -> TextActivations:
         model = self._model(origin.model)
@@ -135,8 +140,12 @@ class Texts:
             source = find_model(self._settings.models.get(name, name))
             while len(self._models) >= MODELS_KEPT:  # first, so that there is never one more in memory
                 self._models.popitem(last=False)
-            model = load_model(source, self._settings.precision, self._device)
-            self._models[name] = _Model(source, load_tokenizer(source), model, {})
+            self._loading = True
+            try:
+                model = load_model(source, self._settings.precision, self._device)
+                self._models[name] = _Model(source, load_tokenizer(source), model, {})
+            finally:
+                self._loading = False
         self._models.move_to_end(name)
         return self._models[name]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bae_ray.cli.serve import PROXY_CALLBACK, PROXY_VARIABLE
 from bae_ray.client import Client
 from bae_ray.serving.config import EncodersConfig, GatewayConfig, ServiceConfig, TextsConfig
+from bae_ray.serving.environment import prepare
 from tests.serving.support import KEY, LIMITS, NARROW_KEY, Served, free_port, make_encoder, make_run, until
 
-os.environ[PROXY_VARIABLE] = PROXY_CALLBACK  # before Ray starts, so that its processes have it
+prepare()  # before Ray starts, so that its processes have it
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from bae_ray.errors import CheckpointError, UnknownModelError
 from bae_ray.serving.api import create_app
 from bae_ray.serving.asked import aside
 from bae_ray.serving.config import ServiceConfig
+from bae_ray.serving.encoders import COMPUTING, LOADING
 from bae_ray.serving.keys import Keys
 from bae_ray.serving.manners import Manners
 from bae_ray.serving.metrics import Metrics
@@ -51,9 +52,13 @@ class Response:
 class Replicas:
     """In place of a deployment's handle: every method, with whatever options, does the same."""
 
-    def __init__(self, made: Any, seconds: float = 0) -> None:
-        self._made, self._seconds = made, seconds
+    def __init__(self, made: Any, seconds: float = 0, doing: str = COMPUTING) -> None:
+        self._made, self._seconds, self._doing = made, seconds, doing
         self.calls: list[Response] = []
+
+    @property
+    def doing(self) -> "Replicas":
+        return Replicas(self._doing)
 
     def __getattr__(self, name: str) -> "Replicas":
         return self
@@ -109,6 +114,20 @@ def test_a_request_has_one_deadline_whatever_it_takes(tmp_path: Path, deadline_s
     assert answer.status_code == status, answer.text
     assert status == 200 or answer.json()["code"] == "deadline"
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("doing", [COMPUTING, LOADING])
+@pytest.mark.parametrize("path", ["encode", "compress", "texts/encode?top_k=1"])
+def test_a_deadline_tells_loading_from_computing(tmp_path: Path, path: str, doing: str):
+    slow = Replicas(TOKEN, 3, doing)
+    answer = ask(tmp_path, slow, slow, path, deadline_s=0.3)
+    if doing == COMPUTING:
+        assert (answer.status_code, answer.json()["code"]) == (504, "deadline")
+        assert "fewer" in answer.json()["detail"]
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert doing in answer.json()["detail"]
+        assert answer.headers["retry-after"]
 
 
 @pytest.mark.parametrize("path", ["compress", "texts/encode?top_k=1"])

@@ -1,6 +1,10 @@
 """What Serve's own proxy answers, as a problem; an application in its place says what it would."""
 
 import asyncio
+import os
+import signal
+import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -8,6 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from bae_ray.serving.problems import KINDS
 from bae_ray.serving.proxy import middlewares
+from tests.serving.command import is_ready, serving
+from tests.serving.support import make_encoder, until
 
 
 def through(status: int | None, content_type: str = "text/plain", path: str = "/v1/encoders") -> httpx.Response:
@@ -63,3 +69,18 @@ def test_answers_of_the_service_and_of_the_proxys_own_addresses_pass(status: int
     answer = through(status, content_type, path)
     assert (answer.status_code, answer.headers["content-type"]) == (status, content_type)
     assert answer.text == "Request dropped."
+
+
+@pytest.mark.slow
+def test_a_killed_proxy_is_replaced_soon(tmp_path: Path):
+    """Serve alone takes over 16 s to find out."""
+    make_encoder(tmp_path / "one")
+    with serving(tmp_path) as service:
+        (proxy,) = service.processes("ray::ProxyActor")
+        os.kill(proxy.pid, signal.SIGKILL)
+        killed = time.monotonic()
+        until(lambda: not is_ready(service.url), 5)
+        until(lambda: is_ready(service.url), 60)
+        seconds = time.monotonic() - killed
+        print(f"the port was closed for {seconds:.1f} s")
+        assert seconds < 16

@@ -1,0 +1,27 @@
+"""Settings of Ray Serve that are variables of the environment.
+
+They are read by the processes that Ray starts, which have them from this one: set them before it connects to Ray. On a
+cluster, `ray start` on every node needs them.
+"""
+
+import os
+
+PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+PROXY_CALLBACK = "bae_ray.serving.proxy:middlewares"
+"""What Serve's proxy asks for middlewares."""
+ALWAYS = {
+    # A proxy that died is found by three checks, one after the other, and the port is closed meanwhile.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+}
+HAPROXY = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # HAProxy is told at once which replica stops
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",  # of a client that sends nothing: an hour, else
+}
+
+
+def prepare(haproxy: bool = False) -> None:
+    """Set what is not set already."""
+    for name, value in {PROXY_VARIABLE: PROXY_CALLBACK, **ALWAYS, **(HAPROXY if haproxy else {})}.items():
+        os.environ.setdefault(name, value)

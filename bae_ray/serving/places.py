@@ -1,0 +1,55 @@
+"""Whether what the service asks for has its place on the machine, before anything of it starts."""
+
+from collections.abc import Mapping
+
+from bae_ray.errors import InvalidInputError
+from bae_ray.serving.config import ReplicasConfig, ServiceConfig
+
+KINDS = {"gateway": "gateway", "encoders": "encoders", "texts": "language models"}
+"""Fields of the config and what they are called; who comes first in it comes first where there is little room."""
+
+
+def placed(config: ServiceConfig, have: Mapping[str, float] | None) -> tuple[ServiceConfig, list[str]]:
+    """The config with no more replicas than have their places at once, and what has been left out of it.
+
+    So no kind can take the place of another one whose replica died. `have`: the CPUs and GPUs of the only machine; on
+    a cluster of several, None, and all stays as it is. Raises `InvalidInputError` where the replicas kept, one of each
+    kind at least, do not fit on the one machine.
+    """
+    if have is None:
+        return config, []
+    wanted: dict[str, ReplicasConfig] = {name: getattr(config, name) for name in KINDS}
+    counts = {name: max(1, kind.min_replicas) for name, kind in wanted.items()}
+    left = {resource: amount - _taken(wanted, counts, resource) for resource, amount in have.items()}
+    if min(left.values()) < 0:
+        raise InvalidInputError(_too_much(wanted, counts, have))
+    notes: list[str] = []
+    for name, kind in wanted.items():
+        while counts[name] < kind.max_replicas and all(kind.needs[each] <= left[each] for each in left):
+            counts[name] += 1
+            left = {resource: round(amount - kind.needs[resource], 4) for resource, amount in left.items()}
+        if counts[name] < kind.max_replicas:
+            notes.append(
+                f"{name}.max_replicas is {kind.max_replicas}; beside the others this machine has room for "
+                f"{counts[name]} of {_need(kind)}: there will be no more."
+            )
+            config = config.model_copy(update={name: kind.model_copy(update={"max_replicas": counts[name]})})
+    return config, notes
+
+
+def _taken(kinds: dict[str, ReplicasConfig], counts: dict[str, int], resource: str) -> float:
+    return round(sum(counts[name] * kind.needs[resource] for name, kind in kinds.items()), 4)
+
+
+def _need(kind: ReplicasConfig) -> str:
+    return f"{kind.num_cpus:g} CPUs" + (f" and {kind.num_gpus:g} GPUs" if kind.num_gpus else "")
+
+
+def _too_much(kinds: dict[str, ReplicasConfig], counts: dict[str, int], have: Mapping[str, float]) -> str:
+    parts = [f"{counts[name]} of the {called} at {_need(kinds[name])}" for name, called in KINDS.items()]
+    sums = [_taken(kinds, counts, resource) for resource in ("CPU", "GPU")]
+    return (
+        f"the service needs {sums[0]:g} CPUs and {sums[1]:g} GPUs ({', '.join(parts)}), but this machine has "
+        f"{have['CPU']:g} and {have['GPU']:g}. Set less aside: --gateway.num-cpus, --encoders.num-cpus and "
+        "--texts.num-cpus (or num-gpus) may be fractions, and are not what a replica can use; or join a larger cluster."
+    )

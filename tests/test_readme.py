@@ -1,0 +1,91 @@
+"""The commands on README's first screen, run as they stand there, on this machine as it is."""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bae_ray.cli import parse_preset
+from tests.serving.command import is_ready
+from tests.serving.support import free_port, until
+
+ROOT = Path(__file__).parents[1]
+FIRST_SCREEN = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## ")[0]
+MAKE, SERVE, CLUSTER = re.findall(r"```bash\n(.*?)```", FIRST_SCREEN, re.DOTALL)
+SMALL = ["--extract.max-texts", "64", "--extract.layers", "0", "10", "--extract.positions", "1", "4",
+         "--sweep.training.epochs", "2", "--sweep.training.batch-size", "16"]  # fmt: skip
+"""In place of `make demo`, which takes minutes: its job, with less to do."""
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    """A user's: nothing of this process's Ray, and no keys."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "BAE_RAY_API"))}
+    if "RAY_TMPDIR" in os.environ:
+        kept["RAY_TMPDIR"] = os.environ["RAY_TMPDIR"]
+    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+
+def test_what_is_made_is_a_target():
+    for line in MAKE.splitlines():
+        done = subprocess.run(
+            ["make", "-n", *shlex.split(line, comments=True)[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_what_is_submitted_to_a_cluster_can_be(environment: dict[str, str]):
+    commands = [shlex.split(line, comments=True) for line in CLUSTER.replace("\\\n", " ").splitlines()]
+    token, submit = commands
+    shown = subprocess.run([*token[:2], "--help"], env=environment, capture_output=True, text=True, check=True).stdout
+    assert all(option in shown for option in token[2:])
+    assert submit[:4] == ["RAY_AUTH_MODE=token", "ray", "job", "submit"]
+    options, job = submit[4 : submit.index("--")], submit[submit.index("--") + 1 :]
+    help_ = ["ray", "job", "submit", "--help"]
+    shown = subprocess.run(help_, env=environment, capture_output=True, text=True, check=True).stdout
+    assert all(option in shown for option in options if option.startswith("--"))
+    assert job[0] == "python"
+    spec = importlib.util.spec_from_file_location("job", ROOT / job[1])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = parse_preset(module.PRESETS, job[1], job[2:])
+    assert str(config.out) == job[job.index("--out") + 1]
+
+
+def test_a_trained_encoder_over_http(environment: dict[str, str], tmp_path: Path):
+    """In fresh processes and a folder of its own, on the CPUs that there are; only the port is another one."""
+    demo = [sys.executable, str(ROOT / "jobs" / "layer_position_entropy.py"), "demo", *SMALL]
+    done = subprocess.run(demo, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    serve, *ask = SERVE.splitlines()
+    assert ask[0].startswith("ID=")
+    assert ask[1].startswith("curl -s localhost:8000/")
+    assert "&" in serve.split("#")[0]
+    port = free_port()
+    command = shlex.split(serve.split("&")[0])
+    with subprocess.Popen([*command, "--port", str(port)], cwd=tmp_path, env=environment) as service:
+        try:
+            until(lambda: service.poll() is not None or is_ready(f"http://127.0.0.1:{port}"), 180)
+            assert service.poll() is None
+            script = "\n".join(ask).replace("localhost:8000", f"localhost:{port}")
+            started = time.monotonic()
+            done = subprocess.run(
+                ["bash", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            )
+            print(f"answered after {time.monotonic() - started:.1f} s")
+        finally:
+            service.send_signal(signal.SIGTERM)
+        assert service.wait(20) == 0
+    (answer,) = json.loads(done.stdout)["texts"]
+    assert [token["text"] for token in answer["tokens"]] == ["The", " capital", " of", " France", " is"]
+    assert all(len(token["features"]) == 8 for token in answer["tokens"])
