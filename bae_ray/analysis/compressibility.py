@@ -14,6 +14,7 @@ from bae_ray.analysis.features import FeatureStatistics, column_mean, evaluating
 from bae_ray.analysis.quantization import Matrix
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.losses import bernoulli_entropy
+from bae_ray.values import check_type
 
 
 class Distortion(NamedTuple):
@@ -30,7 +31,10 @@ class Distortion(NamedTuple):
 
 
 def distortion(x: Tensor | Rows, x_hat: Tensor | Matrix) -> Distortion:
-    """The distance of reconstructions [N, D] from activations [N, D]."""
+    """The distance of reconstructions [N, D] from activations [N, D], all real numbers."""
+    if isinstance(x, Tensor):
+        check_type(x, "x")
+    check_type(x_hat, "x_hat")
     given = torch.from_numpy(np.ascontiguousarray(x_hat)) if isinstance(x_hat, np.ndarray) else x_hat
     size = 4096
     statistics = FeatureStatistics(x.shape[1], 1, centre=column_mean(x))

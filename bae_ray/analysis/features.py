@@ -13,11 +13,14 @@ from torch import Tensor
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.losses import bernoulli_entropy
+from bae_ray.values import check_type
 
 DENSE_RATE = 0.1
 """A feature that fires on more than this share of the samples counts as dense."""
 ROWS_AT_ONCE = 4096
 BYTES_PER_LATENT = 32  # measured: pre-activation, latent, and what the sums make of them
+
+NEGLIGIBLE = torch.finfo(torch.float64).eps
 
 DEAD_RATE = 0.0
 """A feature that fires on no more than this share of the samples counts as dead."""
@@ -82,9 +85,8 @@ class FeatureStatistics:
         centred = x - self._origin
         self._shift += centred.sum(0)
         self._squared += centred.square().sum()
-        cosine = torch.nn.functional.cosine_similarity
-        self._cosine += cosine(x, x_hat).sum()
-        self._cosine_centred += cosine(centred, x_hat - self._origin).sum()
+        self._cosine += cosines(x, x_hat).sum()
+        self._cosine_centred += cosines(centred, x_hat - self._origin).sum()
 
     def merge(self, other: Self) -> None:
         """Add the samples of another set; its centred cosines are taken as they are, about its own centre."""
@@ -131,12 +133,15 @@ class FeatureStatistics:
     def metrics(self, dead_rate: float = DEAD_RATE, dense_rate: float = DENSE_RATE) -> FeatureMetrics:
         """The measures over everything added so far."""
         rates = self.firing_rates
-        variance = float(self._squared - self._shift.square().sum() / self._n)
+        squared = float(self._squared)
+        variance = squared - float(self._shift.square().sum()) / self._n
+        # Of rows that are identical it is no more than what rounding leaves of their sum of squares.
+        varies = variance > NEGLIGIBLE * self._n * squared
         error = float(self._squared_error)
         return FeatureMetrics(
             n=self._n,
             mse=error / (self._n * len(self._shift)),
-            fvu=error / variance if variance > 0 else float("nan"),
+            fvu=error / variance if varies else float("nan"),
             cosine=float(self._cosine) / self._n,
             cosine_centred=float(self._cosine_centred) / self._n,
             l0=float(rates.sum()),
@@ -159,6 +164,9 @@ def feature_statistics(
     `target` [N, D] is what a transcoder reconstructs; left out, `x` itself. `centre` [D] is what the centred cosine is
     about; left out, the mean of `target`. `batch_size`: left out, as many rows as take some 256 MiB.
     """
+    for given in (x, target):
+        if isinstance(given, Tensor):
+            check_type(given, "x")
     device = autoencoder.mean.device
     size = batch_size or rows_at_once(autoencoder)
     wanted = x if target is None else target
@@ -195,6 +203,15 @@ def mean_absolute_covariance(autoencoder: Autoencoder, x: Tensor | Rows, working
             covariance.diagonal(start).zero_()
             total += float(covariance.abs_().sum())
     return total / ((len(x) - 1) * autoencoder.d_latent * (autoencoder.d_latent - 1))
+
+
+def cosines(x: Tensor, y: Tensor) -> Tensor:
+    """Cosine [N] of the rows of float64 tensors [N, D], within [-1, 1] and whatever their scale; 0 with a row of zeros.
+
+    float64 holds the squares of all numbers of float32, subnormal ones too.
+    """
+    found = torch.nn.functional.cosine_similarity(x, y, eps=0)
+    return torch.where((x == 0).all(-1) | (y == 0).all(-1), 0.0, found).clamp(-1, 1)
 
 
 def column_mean(x: Tensor | Rows) -> Tensor:

@@ -29,7 +29,8 @@ class EntropyEstimate(NamedTuple):
     average (by `bias`)."""
     low: float
     """Ends of the 95 % interval of the entropy that infinitely many samples would have: a basic bootstrap over the
-    samples, the trained autoencoder as it is. It takes the bias out, so it may lie above `bits`."""
+    samples, the trained autoencoder as it is. It takes the bias out, so it reaches further above `bits` than below.
+    Where it would leave `bits` out, it ends there; no entropy is below 0 or above one bit per latent."""
     high: float
     bias: float
     """How much too low `bits` is on average, to first order (Miller and Madow): 1 / (2 N ln 2) for each latent that
@@ -72,8 +73,8 @@ def estimate_entropy(autoencoder: Autoencoder, x: Tensor | Rows, seed: int) -> E
     uncertain = int(((rates[-1] > 0) & (rates[-1] < 1)).sum())
     return EntropyEstimate(
         bits=bits,
-        low=2 * bits - upper,
-        high=2 * bits - lower,
+        low=min(max(2 * bits - upper, 0.0), bits),
+        high=max(min(2 * bits - lower, float(autoencoder.d_latent)), bits),
         bias=uncertain / (2 * n * math.log(2)),
         subset_n=tuple(sizes.tolist()),
         subset_bits=tuple(subsets.tolist()),

@@ -7,7 +7,6 @@ import torch
 from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder
 
 SIMILAR = 10
-EPSILON = 1e-12
 
 
 @torch.inference_mode()
@@ -16,18 +15,22 @@ def describe_feature(autoencoder: Autoencoder, index: int) -> dict[str, Any]:
 
     `direction` is what the reconstruction gains where the feature is 1. `similar_indices` and `similar_cosines`: the
     features whose directions have the largest cosine with it. `firing_rate`: the share of the reference set on which it
-    fires; None where several bits make one feature.
+    fires; None where several bits make one feature, or there is no prior.
     """
     dictionary = autoencoder.W_dec
     single = not isinstance(autoencoder, BinaryAutoencoder) or autoencoder.bits_per_feature == 1
-    norms = dictionary.norm(dim=1).clamp_min(EPSILON)
-    cosines = dictionary @ dictionary[index] / (norms * norms[index])  # nothing of the dictionary's size is made
+    # In double precision, and with a row of length 1: whatever the dictionary's scale, no square is lost. Nothing of
+    # the dictionary's size is made. A row of zeros has cosine 0 with all others.
+    norms = torch.linalg.vector_norm(dictionary, dim=1, dtype=torch.float64)
+    lengths = norms.where(norms > 0, 1.0)
+    unit = (dictionary[index].double() / lengths[index]).to(dictionary.dtype)
+    cosines = ((dictionary @ unit).double() / lengths).clamp(-1, 1)
     cosines[index] = -torch.inf
     nearest = cosines.topk(min(SIMILAR, len(dictionary) - 1))
     # A transcoder's reconstruction is in the units of what it reconstructs.
     direction = dictionary[index] * getattr(autoencoder, "target_scale", autoencoder.scale)
     return {
-        "firing_rate": float(autoencoder.prior[index]) if single else None,
+        "firing_rate": float(autoencoder.prior[index]) if single and autoencoder.has_prior else None,
         "direction": direction.float().cpu().numpy(),
         "similar_indices": nearest.indices.int().cpu().numpy(),
         "similar_cosines": nearest.values.float().cpu().numpy(),

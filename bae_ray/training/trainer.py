@@ -27,11 +27,14 @@ from bae_ray.training.data import Batches, Placement, free_memory
 from bae_ray.training.loop import Loop, Resume, TrainingMetrics
 from bae_ray.training.objective import Forms
 from bae_ray.training.stack import Stack
+from bae_ray.values import largest
 
 SHARED = ("epochs", "batch_size", "val_fraction", "normalize", "precision", "compile", "seed")
 """Fields that make the batch stream, or are of the process: equal in all members that are trained together."""
 
 ROWS_AT_ONCE = 8192
+LARGEST = torch.finfo(torch.float32).max / 4
+"""Of activations to train on: the difference of two of them is finite."""
 
 
 class Trained(NamedTuple):
@@ -238,7 +241,10 @@ def _as_rows(x: object) -> Rows:
         return x
     if not isinstance(x, Tensor):
         raise TrainingError(f"activations are a {type(x).__name__}; expected a torch.Tensor [n, d] or Rows.")
-    return Rows([x.detach().cpu()])
+    try:
+        return Rows([x.detach().cpu()])
+    except InvalidInputError as error:
+        raise TrainingError(str(error)) from error
 
 
 def _check_memory(
@@ -288,9 +294,16 @@ def _check(x: Rows, target: Rows | None, architecture: ArchitectureConfig) -> No
 def _check_values(rows: Rows) -> None:
     first, start, identical = rows.take(torch.tensor([0])), 0, True
     for batch in rows.split(ROWS_AT_ONCE):
-        if not torch.isfinite(batch).all():
+        if not (size := largest(batch)) <= LARGEST:
+            if math.isfinite(size):
+                raise TrainingError(
+                    f"activations hold numbers as large as {size:.3g}; expected at most {LARGEST:.3g}, so that "
+                    "differences between them are within float32's range. Divide all of them by one number."
+                )
             row = start + int((~torch.isfinite(batch)).any(1).nonzero()[0])
-            raise TrainingError(f"activations hold NaN or infinite numbers, first in row {row}. Extract them anew.")
+            raise TrainingError(
+                f"activations hold NaN or infinite numbers (in float32), first in row {row}. Extract them anew."
+            )
         identical = identical and bool((batch == first).all())
         start += len(batch)
     if identical:
@@ -312,7 +325,13 @@ def _normalization(x: Rows) -> tuple[Tensor, Tensor]:
     mean = column_mean(x)
     squares = sum(float((batch.double() - mean).square().sum()) for batch in x.split(ROWS_AT_ONCE))
     scale = math.sqrt(squares / (x.shape[0] * x.shape[1]))
-    return mean, torch.tensor(max(scale, torch.finfo(torch.float32).tiny))
+    tiny = torch.finfo(torch.float32).tiny
+    if 0 < scale < tiny:
+        raise TrainingError(
+            f"activations differ by {scale:.3g} (root mean square) from their mean, which is below float32's normal "
+            "range; expected at least 1.2e-38. Multiply all of them by one number."
+        )
+    return mean, torch.tensor(max(scale, tiny))
 
 
 def _set_normalization(
