@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bae_ray.compression.sources import ActivationSource
 
 RUN_FILE = "run.json"
-CODES = "*.codes.safetensors"
+CODES = (".codes", ".codes.safetensors")
 
 
 class CompressCommand(CompressConfig):
@@ -117,15 +117,19 @@ def _cell_of_run(autoencoder: str) -> dict:
 
 def _containers(sources: Sequence[Path]) -> list[tuple[Path, str]]:
     """Every container, and what its array is called."""
-    suffix = CODES.removeprefix("*")
     found = [
-        (file, str(file.relative_to(source if source.is_dir() else source.parent)).removesuffix(suffix))
+        (file, _without_suffix(str(file.relative_to(source if source.is_dir() else source.parent))))
         for source in sources
-        for file in (sorted(source.rglob(CODES)) if source.is_dir() else [source])
-    ]
+        for file in (sorted(file for file in source.rglob("*") if file.name.endswith(CODES) and file.is_file())
+                     if source.is_dir() else [source])
+    ]  # fmt: skip
     if not found:
-        raise InvalidInputError(f"{', '.join(map(str, sources))} holds no container ({CODES}).")
+        raise InvalidInputError(f"{', '.join(map(str, sources))} holds no container (*{' or *'.join(CODES)}).")
     return found
+
+
+def _without_suffix(name: str) -> str:
+    return next((name.removesuffix(suffix) for suffix in CODES if name.endswith(suffix)), name)
 
 
 def _finish(command: CompressCommand | DecompressCommand, out: Path, receipts: Sequence["Receipt"]) -> None:

@@ -5,7 +5,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import httpx
 from typing_extensions import override
@@ -75,9 +75,21 @@ class _Calls(ABC):
         """Activations [n, d] of codes [n, d_latent], packed codes, or latents of an encoder that is not binary."""
         return self._run(flows.decode(self._known, encoder_id, code, returns))
 
-    def compress(self, encoder_id: str, x: Any, *, scheme: str = "entropy", threshold: float | None = None) -> Any:
-        """Activations as containers of the codec (bytes), one for each request that it took."""
-        params = {"scheme": scheme, "threshold": threshold}
+    def compress(
+        self,
+        encoder_id: str,
+        x: Any,
+        *,
+        scheme: str = "entropy",
+        threshold: float | None = None,
+        table: Literal["reference", "embedded"] | None = None,
+    ) -> Any:
+        """Activations as containers of the codec (bytes), one for each request that it took.
+
+        `table`: by default `reference`, to the encoder's firing rates; `embedded` for containers whose codes can be
+        read without the encoder.
+        """
+        params = {"scheme": scheme, "threshold": threshold, "table": table}
         return self._run(flows.compress(self._known, encoder_id, x, params))
 
     def decompress(

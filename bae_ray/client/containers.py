@@ -1,12 +1,18 @@
-"""Containers of codes in smaller ones: blocks as they are, under headers of their own (docs/formats.md)."""
+"""Containers of codes in smaller ones: blocks as they are, under headers of their own (docs/formats.md).
+
+Here those of version 1; of version 2 in compact.py.
+"""
 
 import json
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import xxhash
+
+from bae_ray.client.compact import MAGIC, split_compact
+from bae_ray.client.groups import groups
+from bae_ray.errors import BaeRayError
 
 
 def split_container(data: bytes, max_rows: int, max_bytes: int) -> list[bytes]:
@@ -14,10 +20,25 @@ def split_container(data: bytes, max_rows: int, max_bytes: int) -> list[bytes]:
 
     `data` itself where it is small enough, or no container: what is wrong with it is for the service to say.
     """
+    split = split_compact if data[: len(MAGIC)] == MAGIC else _split
     try:
-        return _split(data, max_rows, max_bytes)
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error):
+        return split(data, max_rows, max_bytes)
+    except (
+        BaeRayError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        struct.error,
+    ):
         return [data]
+
+
+def type_of(data: bytes) -> str:
+    """The media type of a container."""
+    return "application/octet-stream" if data[: len(MAGIC)] == MAGIC else "application/x-safetensors"
 
 
 def _split(data: bytes, max_rows: int, max_bytes: int) -> list[bytes]:
@@ -30,7 +51,7 @@ def _split(data: bytes, max_rows: int, max_bytes: int) -> list[bytes]:
     fixed = len(data) - len(parts["payload"]) - 16 * blocks
     return [
         _part(data, header, parts, offsets, first, last, min(last * block_rows, rows) - first * block_rows)
-        for first, last in _groups(offsets, max(1, max_rows // block_rows), max_bytes - fixed)
+        for first, last in groups(offsets, max(1, max_rows // block_rows), max_bytes - fixed)
     ]
 
 
@@ -41,16 +62,6 @@ def _read(data: bytes) -> tuple[dict[str, Any], dict[str, memoryview], int]:
     ranges = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
     parts = {name: body[begin:end] for name, (begin, end) in ranges.items()}
     return header, parts, len(parts["checksums"]) // 8
-
-
-def _groups(offsets: np.ndarray, most_blocks: int, most_bytes: int) -> Iterator[tuple[int, int]]:
-    """Runs of blocks, the first and the one after the last; each block takes 16 bytes of the tables besides."""
-    first, blocks = 0, len(offsets) - 1
-    while first < blocks:
-        sizes = offsets[first + 1 :] - offsets[first] + 16 * np.arange(1, blocks - first + 1)
-        last = first + max(1, min(most_blocks, int(np.searchsorted(sizes, most_bytes, side="right"))))
-        yield first, min(last, blocks)
-        first = last
 
 
 def _part(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load, save
 
-from bae_ray.client.containers import split_container
+from bae_ray.client.containers import split_container, type_of
 from bae_ray.client.parts import (
     SAFETENSORS,
     Call,
@@ -123,7 +123,9 @@ def decompress(known: Encoders, encoder_id: str, data: Bytes | Sequence[Bytes], 
         parts = [part for one in containers for part in split_container(one, most_rows, limits["max_body_bytes"])]
         path = f"{path_of(encoder_id)}/decompress"
         responses = yield from answers(
-            info, [[part] for part in parts], lambda part: Call("POST", path, content=part[0], accept=SAFETENSORS)
+            info,
+            [[part] for part in parts],
+            lambda part: Call("POST", path, content=part[0], accept=SAFETENSORS, content_type=type_of(part[0])),
         )
         x = np.concatenate([load(response.content)["x"] for response in responses])
         return given_back(x, rows_of(x, "x"), returns)

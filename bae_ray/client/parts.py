@@ -35,10 +35,12 @@ class Call(NamedTuple):
     json: Any = None
     content: bytes | None = None
     accept: str = JSON
+    content_type: str = SAFETENSORS
+    """Of the content."""
 
     def options(self) -> dict[str, Any]:
         """What httpx is called with."""
-        headers = {"accept": self.accept, **({"content-type": SAFETENSORS} if self.content is not None else {})}
+        headers = {"accept": self.accept, **({"content-type": self.content_type} if self.content is not None else {})}
         params = {name: value for name, value in self.params.items() if value is not None}
         body = {"json": self.json} if self.json is not None else {"content": self.content}
         return {"headers": headers, "params": params, **body}

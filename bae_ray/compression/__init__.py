@@ -12,3 +12,4 @@ from bae_ray.compression.codec import read_header as read_header
 from bae_ray.compression.codec import read_rows as read_rows
 from bae_ray.compression.header import Header as Header
 from bae_ray.compression.header import Scheme as Scheme
+from bae_ray.compression.header import TableChoice as TableChoice

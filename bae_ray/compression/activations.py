@@ -24,9 +24,11 @@ from bae_ray.compression.codec import (
     open_container,
 )
 from bae_ray.compression.container import ContainerReader
-from bae_ray.compression.header import Scheme
-from bae_ray.compression.rates import PriorChoice, chosen_prior
+from bae_ray.compression.header import Scheme, TableChoice
+from bae_ray.compression.prior import PriorTable
+from bae_ray.compression.rates import PriorChoice, check_threshold, chosen_prior
 from bae_ray.errors import ForeignModelError, InvalidInputError
+from bae_ray.values import check_finite, check_type
 
 DECODER = ("W_dec", "b_dec", "mean", "scale")
 """The tensors that a reconstruction depends on."""
@@ -78,10 +80,13 @@ def compress_activations(
 ) -> bytes:
     """Activations [N, D] as a container of their codes, which names the autoencoder; for options see `compress`.
 
-    `prior`: rates [F], or whose they are to be; see `chosen_prior`. Raises `InvalidInputError` for an autoencoder that
-    is not binary or activations of another width.
+    `prior`: rates [F], or whose they are to be; see `chosen_prior`. `table`: by default `reference` where those are the
+    autoencoder's own, which whoever decompresses has; with other rates the container holds them. Raises
+    `InvalidInputError` for an autoencoder that is not binary, activations of another width, or a threshold of
+    burstiness where the autoencoder has no prior.
     """
     check_compressible(autoencoder)
+    options.setdefault("table", "reference")
     if isinstance(prior, str):
         prior = chosen_prior(autoencoder, x, prior, scheme, **options)
     file = io.BytesIO()
@@ -107,27 +112,23 @@ def write_activations(
     """
     check_compressible(autoencoder)
     device = autoencoder.mean.device
+    options["table"] = table_for(autoencoder, prior, options.get("table", "reference"))
+    if prior is None:
+        check_threshold(autoencoder, options.get("threshold"))
     if "model_hash" not in options:
         options["model_hash"] = model_hash(autoencoder)
     with CodeWriter(file, autoencoder.prior if prior is None else prior, scheme, **options) as writer:
         for batch in batches:
-            check_finite(batch, first_row)
+            check_type(batch, "x")
+            check_finite(batch.to(autoencoder.mean.dtype), "x", first_row)
             writer.write(autoencoder.fires(batch.to(device)))
             first_row += len(batch)
 
 
-def check_finite(x: Tensor, first_row: int = 0) -> None:
-    """Raise `InvalidInputError` where activations [N, D] hold NaN or infinity, whose codes would mean nothing.
-
-    `first_row`: which of all rows the first of these is.
-    """
-    bad = (~x.isfinite()).nonzero()
-    if len(bad):
-        row, column = bad[0].tolist()
-        raise InvalidInputError(
-            f"x[{first_row + row}, {column}] is {x[row, column].item()}; expected finite numbers. Leave such vectors "
-            "out."
-        )
+def table_for(autoencoder: Autoencoder, prior: Tensor | None, table: TableChoice) -> TableChoice:
+    """Where the table of the rates `prior` [F] is: only the autoencoder's own can be referred to."""
+    own = prior is None or PriorTable.of(prior).hash == PriorTable.of(autoencoder.prior).hash
+    return table if own else "embedded"
 
 
 def decompress_activations(
@@ -161,13 +162,17 @@ def decompress_activations(
 @torch.no_grad()
 def reconstructions(autoencoder: Autoencoder, reader: ContainerReader, start: int, stop: int) -> Iterable[Tensor]:
     """The same, a block or less of them at a time, on the autoencoder's device."""
+    reader.use_table(PriorTable.of(autoencoder.prior))
     for code in reader.codes(start, stop):
         for part in torch.from_numpy(code).split(BLOCK_ROWS):  # as floats four times the block, whose size others chose
             yield autoencoder.decode(part.to(autoencoder.mean.device))
 
 
 def check_model(autoencoder: Autoencoder, reader: ContainerReader, known_hash: str | None = None) -> None:
-    """Raise `ForeignModelError` where the codes are not this autoencoder's, whose hash may be known."""
+    """Raise `ForeignModelError` where the codes are not this autoencoder's, whose hash may be known.
+
+    A container that refers to a table of rates is then read by the autoencoder's.
+    """
     check_compressible(autoencoder)
     header, own = reader.header, known_hash or model_hash(autoencoder)
     if header.model_hash != own:
@@ -179,3 +184,4 @@ def check_model(autoencoder: Autoencoder, reader: ContainerReader, known_hash: s
         raise ForeignModelError(
             f"the container's codes have {header.d_latent} latents; this autoencoder has {autoencoder.d_latent}."
         )
+    reader.use_table(PriorTable.of(autoencoder.prior))

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from bae_ray.compression.container import ContainerReader, ContainerWriter
-from bae_ray.compression.header import Header, Scheme
+from bae_ray.compression.header import Header, Scheme, TableChoice
 from bae_ray.compression.indices import LOWEST, kept_latents
 from bae_ray.compression.prior import PriorTable
 from bae_ray.errors import ContainerTooLargeError, InvalidInputError
+from bae_ray.values import check_type
 
 BLOCK_ROWS = 1024
 MAX_BYTES = 4 << 30
@@ -33,6 +34,7 @@ class CodeOptions(TypedDict, total=False):
     block_rows: int
     threshold: float | None
     model_hash: str
+    table: TableChoice
 
 
 class CodeWriter:
@@ -50,13 +52,14 @@ class CodeWriter:
         block_rows: int = BLOCK_ROWS,
         threshold: float | None = None,
         model_hash: str = "",
+        table: TableChoice = "embedded",
     ) -> None:
         """For parameters and errors see `compress`; `file` must be able to seek."""
         if threshold is not None and scheme != "indices":
             raise InvalidInputError(f"threshold is {threshold}; scheme {scheme} keeps all bits. Use scheme indices.")
         self._table = PriorTable.of(prior)
         d_latent = len(prior)
-        header = Header(0, d_latent, scheme, block_rows, model_hash, self._table.hash)
+        header = Header(0, d_latent, scheme, block_rows, model_hash, self._table.hash, table)
         header.check()
         self._typical = torch.from_numpy(self._table.typical)
         self._kept = kept_latents(prior, LOWEST if threshold is None else threshold) if scheme == "indices" else None
@@ -106,6 +109,7 @@ class CodeWriter:
 
 def as_bits(code: Tensor) -> Tensor:
     """A code of any dtype as uint8, on its device. Raises `InvalidInputError` where it is not of 0 and 1 only."""
+    check_type(code, "code", booleans=True)
     code = code.detach()
     bits = code.view(torch.uint8) if code.dtype == torch.bool else code.to(torch.uint8)
     if bits.numel() and (_largest(bits) > 1 or (bits.dtype != code.dtype and not bool((bits == code).all()))):
@@ -127,7 +131,9 @@ def compress(code: Tensor, prior: Tensor, scheme: Scheme = "entropy", **options:
     `entropy` keeps every bit, at the cost of its entropy under the prior. `indices` is the paper's scheme (Appendix
     A.5): the indices of the bits whose burstiness, log2 |code - prior|, is above `threshold`, in [log2 0.5, 0] and by
     default log2 0.5; that loses nothing but for latents whose prior is exactly 0.5, which come back as 0. Blocks of
-    `block_rows` rows (by default 1024) can be read without the others. `model_hash` is kept in the header.
+    `block_rows` rows (by default 1024) can be read without the others. `model_hash` is kept in the header. `table`:
+    `embedded`, by default, for a container that can be read by itself; `reference` for one that holds a digest of the
+    quantised prior in its place, and is read with the same prior.
 
     Raises `InvalidInputError` for a code that is not of 0 and 1, or a prior that does not fit it.
     """
@@ -137,22 +143,25 @@ def compress(code: Tensor, prior: Tensor, scheme: Scheme = "entropy", **options:
     return file.getvalue()
 
 
-def decompress(data: Source, *, max_bytes: int = MAX_BYTES) -> Tensor:
-    """The codes of a container, [N, F] in uint8.
+def decompress(data: Source, *, prior: Tensor | None = None, max_bytes: int = MAX_BYTES) -> Tensor:
+    """The codes of a container, [N, F] in uint8. `prior` [F]: for one that refers to its table of rates.
 
-    Raises `CorruptContainerError` for what is no container, or a damaged one, and `ContainerTooLargeError` where the
-    codes would take more than `max_bytes`, before they take any.
+    Raises `CorruptContainerError` for what is no container, or a damaged one, `ForeignModelError` for another prior
+    than it refers to, or none, and `ContainerTooLargeError` where the codes would take more than `max_bytes`, before
+    they take any.
     """
-    with open_container(data) as reader:
+    with open_container(data, prior) as reader:
         return _read(reader, 0, len(reader), max_bytes)
 
 
-def read_rows(data: Source, start: int, stop: int, *, max_bytes: int = MAX_BYTES) -> Tensor:
+def read_rows(
+    data: Source, start: int, stop: int, *, prior: Tensor | None = None, max_bytes: int = MAX_BYTES
+) -> Tensor:
     """The codes of rows `start` to `stop` - 1 of a container, [stop - start, F]; only their blocks are decoded.
 
     Raises what `decompress` does, and `InvalidInputError` for rows that are not there.
     """
-    with open_container(data) as reader:
+    with open_container(data, prior) as reader:
         check_rows(reader, start, stop)
         return _read(reader, start, stop, max_bytes)
 
@@ -164,8 +173,9 @@ def read_header(data: Source) -> Header:
 
 
 @contextmanager
-def open_container(data: Source) -> Iterator[ContainerReader]:
-    """The reader of a container. Raises `CorruptContainerError`, and `InvalidInputError` where there is no file."""
+def open_container(data: Source, prior: Tensor | None = None) -> Iterator[ContainerReader]:
+    """The reader of a container; `prior` as in `decompress`. Raises `InvalidInputError` where there is no file."""
+    table = None if prior is None else PriorTable.of(prior)
     if isinstance(data, str | Path):
         try:
             file = open(data, "rb")  # noqa: SIM115
@@ -174,11 +184,11 @@ def open_container(data: Source) -> Iterator[ContainerReader]:
                 f"{data} cannot be read: {error.strerror}. Give the file of a container."
             ) from error
         with file:
-            yield ContainerReader(file)
+            yield ContainerReader(file, table)
     elif isinstance(data, bytes | bytearray | memoryview):
-        yield ContainerReader(io.BytesIO(data))
+        yield ContainerReader(io.BytesIO(data), table)
     else:
-        yield ContainerReader(data)
+        yield ContainerReader(data, table)
 
 
 def check_rows(reader: ContainerReader, start: int, stop: int) -> None:

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from bae_ray.compression.codec import BLOCK_ROWS
-from bae_ray.compression.header import Scheme
+from bae_ray.compression.header import Scheme, TableChoice
 from bae_ray.compression.rates import PriorChoice
 from bae_ray.config import Config
 
@@ -39,6 +39,10 @@ class CompressConfig(ParallelConfig):
     prior: PriorChoice = "encoder"
     """encoder: firing rates of the autoencoder's reference set. data: those of the activations compressed, of 16,384 of
     them where there are more, which are read and encoded once more for it. auto: whichever makes these smaller."""
+    table: TableChoice = "reference"
+    """Where the table of firing rates is. reference: with the autoencoder, which whoever decompresses has; rates that
+    are not its own are in the container all the same. embedded: in the container, NAME.codes.safetensors, whose codes
+    can be read by themselves."""
     block_rows: int = Field(default=BLOCK_ROWS, ge=1)
     """Vectors per block: fewer make reading single vectors quicker, and the files larger."""
 

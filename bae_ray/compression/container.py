@@ -9,29 +9,38 @@ from typing import Any, BinaryIO
 import numpy as np
 import xxhash
 
-from bae_ray.compression.entropy import EntropyCoder, Positions
-from bae_ray.compression.header import HEADER_SIZE, Header, Scheme, parse_header, write_header
+from bae_ray.compression import compact
+from bae_ray.compression.entropy import EntropyCoder, Positions, RatedCoder
+from bae_ray.compression.header import HEADER_SIZE, Header, parse_header, write_header
 from bae_ray.compression.indices import IndexCoder
 from bae_ray.compression.prior import PriorTable
-from bae_ray.errors import CorruptContainerError
+from bae_ray.errors import CorruptContainerError, ForeignModelError
 
 Codes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def coder_for(scheme: Scheme, table: PriorTable) -> EntropyCoder | IndexCoder:
-    """What codes the blocks of a scheme."""
-    return EntropyCoder(table) if scheme == "entropy" else IndexCoder(len(table.entries))
+Coder = EntropyCoder | RatedCoder | IndexCoder
+
+
+def coder_for(header: Header, table: PriorTable) -> Coder:
+    """What codes the blocks of a container."""
+    if header.scheme == "indices":
+        return IndexCoder(len(table.entries))
+    return EntropyCoder(table) if header.table == "embedded" else RatedCoder(table)
 
 
 class ContainerWriter:
-    """Writes a container into a file that is open for writing and can seek: blocks one by one, the header last."""
+    """Writes a container into a file that is open for writing and can seek: blocks one by one, the header last.
+
+    Where the header's table is `reference` of version 2, else of version 1.
+    """
 
     def __init__(self, file: BinaryIO, header: Header, table: PriorTable) -> None:
         """`header` without its number of rows, which is counted."""
         self._file, self._header, self._table = file, header._replace(rows=0), table
-        self._coder = coder_for(header.scheme, table)
+        self._coder = coder_for(header, table)
         self._offsets, self._checksums = [0], []
-        file.write(bytes(HEADER_SIZE))
+        file.write(bytes(HEADER_SIZE) if header.table == "embedded" else compact.MAGIC)
 
     def write_block(self, flips: Positions, rows: int) -> None:
         """Add a block of R rows, of which the bits [M] differ from the typical code, each as row * F + latent."""
@@ -45,6 +54,9 @@ class ContainerWriter:
     def finish(self) -> Header:
         """Write the tables and the header; what the container holds."""
         file, payload_size = self._file, self._offsets[-1]
+        if self._header.table == "reference":
+            file.write(compact.write_fields(self._header, np.diff(self._offsets).tolist(), self._checksums))
+            return self._header
         header = write_header(self._header, payload_size)
         tables = _tables(self._offsets, self._checksums, self._table)
         file.write(tables + xxhash.xxh3_128_digest(header + tables))
@@ -64,32 +76,66 @@ class ContainerWriter:
 class ContainerReader:
     """Reads a container from a file that can seek. All but the blocks is checked at once, each block as it is read."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        """Raises `CorruptContainerError`; memory is taken for what the file holds, never for what it claims."""
+    def __init__(self, file: BinaryIO, table: PriorTable | None = None) -> None:
+        """`table`: the autoencoder's, for a container that refers to it; without it no code of such a one is read.
+
+        Raises `CorruptContainerError`, and `ForeignModelError` for another table than the container refers to. Memory
+        is taken for what the file holds, never for what it claims.
+        """
         self._file = file
         size = file.seek(0, 2)
         file.seek(0)
-        beginning = file.read(HEADER_SIZE)
-        self.header, self._layout = parse_header(beginning, size)
-        start = self._layout.offsets[0]
-        tables = self._bytes(start, self._layout.digest[0])
-        self.digest = self._bytes(*self._layout.digest)
+        if file.read(len(compact.MAGIC)) == compact.MAGIC:
+            self.header, sizes, checksums, self.digest = compact.read_fields(file, size)
+            self._start, self._offsets = len(compact.MAGIC), np.cumsum([0, *sizes], dtype=np.int64)
+            self._checksums = np.array(checksums, dtype=np.uint64)
+            self._table = None
+            if table is not None:
+                self.use_table(table)
+        else:
+            self._table = self._read_tables(size)
+            self._coder = coder_for(self.header, self._table)
+
+    def use_table(self, table: PriorTable) -> None:
+        """Read by this table where the container refers to one. Raises `ForeignModelError` for another one."""
+        if self.header.table == "reference":
+            _check_table(self.header, table)
+            self._table, self._coder = table, coder_for(self.header, table)
+
+    @property
+    def table(self) -> PriorTable:
+        """The table of rates. Raises `ForeignModelError` where it is with the autoencoder and was not given."""
+        if self._table is None:
+            raise ForeignModelError(
+                f"the container refers to the table of firing rates {self.header.prior_hash}, which is its "
+                "autoencoder's: give prior=autoencoder.prior, or read it with decompress_activations."
+            )
+        return self._table
+
+    def _read_tables(self, size: int) -> PriorTable:
+        """Read all but the blocks of a container of version 1."""
+        self._file.seek(0)
+        beginning = self._file.read(HEADER_SIZE)
+        self.header, layout = parse_header(beginning, size)
+        self._start, start = HEADER_SIZE, layout.offsets[0]
+        tables = self._bytes(start, layout.digest[0])
+        self.digest = self._bytes(*layout.digest)
         if xxhash.xxh3_128_digest(beginning + tables) != self.digest:
             raise CorruptContainerError("the container's header or tables are damaged. Compress anew.")
 
-        def table(part: tuple[int, int], dtype: str) -> np.ndarray[Any, Any]:
-            return np.frombuffer(tables[part[0] - start : part[1] - start], dtype=dtype)
+        def part(place: tuple[int, int], dtype: str) -> np.ndarray[Any, Any]:
+            return np.frombuffer(tables[place[0] - start : place[1] - start], dtype=dtype)
 
-        self._offsets = table(self._layout.offsets, "<u8").astype(np.int64)
-        self._checksums = table(self._layout.checksums, "<u8")
-        self.table = PriorTable(table(self._layout.prior, "u1"))
+        self._offsets = part(layout.offsets, "<u8").astype(np.int64)
+        self._checksums = part(layout.checksums, "<u8")
+        table = PriorTable(part(layout.prior, "u1"))
         steps = np.diff(self._offsets)
-        payload_size = self._layout.payload[1] - HEADER_SIZE
+        payload_size = layout.payload[1] - HEADER_SIZE
         if self._offsets[0] != 0 or int(self._offsets[-1]) != payload_size or (steps < 0).any():
             raise CorruptContainerError("the container's block offsets are not ascending. Compress anew.")
-        if self.table.hash != self.header.prior_hash:
+        if table.hash != self.header.prior_hash:
             raise CorruptContainerError("the container's prior is not the one that its header names. Compress anew.")
-        self._coder = coder_for(self.header.scheme, self.table)
+        return table
 
     def __len__(self) -> int:
         return self.header.rows
@@ -97,7 +143,7 @@ class ContainerReader:
     def read(self, block: int) -> bytes:
         """The bytes of a block. Raises `CorruptContainerError` where they are not those that were written."""
         first, last = self._offsets[block : block + 2].tolist()
-        content = self._bytes(HEADER_SIZE + first, HEADER_SIZE + last)
+        content = self._bytes(self._start + first, self._start + last)
         if xxhash.xxh3_64_intdigest(content) != int(self._checksums[block]):
             first_row = block * self.header.block_rows
             raise CorruptContainerError(
@@ -108,9 +154,9 @@ class ContainerReader:
 
     def code(self, block: int, out: Codes | None = None) -> Codes:
         """The codes [R, F] of a block, in `out` if it is given. Raises `CorruptContainerError`."""
-        rows = self.header.rows_of(block)
+        rows, typical = self.header.rows_of(block), self.table.typical
         code = np.empty((rows, self.header.d_latent), dtype=np.uint8) if out is None else out
-        code[:] = self.table.typical
+        code[:] = typical
         flat = code.reshape(-1)
         for flips in self._coder.decode(self.read(block), rows):
             flat[flips] ^= 1
@@ -144,6 +190,15 @@ class ContainerReader:
         if len(content) != stop - start:
             raise CorruptContainerError(f"the container ends at byte {start + len(content)}, expected {stop}.")
         return content
+
+
+def _check_table(header: Header, table: PriorTable) -> None:
+    if not table.hash.startswith(header.prior_hash) or len(table.entries) != header.d_latent:
+        raise ForeignModelError(
+            f"the container was written with the table of firing rates {header.prior_hash} of {header.d_latent} "
+            f"latents; this one is {table.hash[: len(header.prior_hash)]} of {len(table.entries)}. Load the "
+            "autoencoder that compressed it, with the prior that it had then."
+        )
 
 
 def _tables(offsets: list[int], checksums: list[int], table: PriorTable) -> bytes:

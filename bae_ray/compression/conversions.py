@@ -21,18 +21,21 @@ from bae_ray.compression.activations import (
     encoder_hash,
     model_hash,
     reconstructions,
+    table_for,
     write_activations,
 )
 from bae_ray.compression.codec import CodeOptions, CodeWriter, open_container
 from bae_ray.compression.config import ArrayFormat, CompressConfig
 from bae_ray.compression.container import ContainerWriter
+from bae_ray.compression.header import TableChoice
 from bae_ray.compression.prior import PriorTable
 from bae_ray.compression.rates import chosen_prior
 from bae_ray.compression.sources import ActivationSource, on_any_process, rows_of
 from bae_ray.errors import InvalidInputError
 
 TENSOR = "activations"
-CODES_SUFFIX = ".codes.safetensors"
+CODES_SUFFIXES: dict[TableChoice, str] = {"reference": ".codes", "embedded": ".codes.safetensors"}
+"""What containers are called: only those that hold their table are safetensors."""
 BATCH_ROWS = 1024
 
 
@@ -70,14 +73,20 @@ class Compression(Conversion):
                 f"{source.name} has vectors of {matrix[0].shape[1]} numbers; the autoencoder {autoencoder} takes "
                 f"{loaded.d_in}. Give the autoencoder of these activations."
             )
-        self.source, self.config, self.name = source, config, name + CODES_SUFFIX
+        self.source, self.config = source, config
         self.autoencoder = on_any_process(autoencoder)
         self.rows, self.block_rows = sum(map(len, matrix)), config.block_rows
         self.bytes_before = sum(piece.numel() * piece.element_size() for piece in matrix)
-        self.options: CodeOptions = {"block_rows": config.block_rows, "threshold": config.threshold}
+        self.options: CodeOptions = {
+            "block_rows": config.block_rows,
+            "threshold": config.threshold,
+            "table": config.table,
+        }
         CodeWriter(io.BytesIO(), loaded.prior, config.scheme, **self.options)  # what it refuses, it refuses now
         # All parts have one prior; it is of the request, so that parts of another one are never joined with these.
         self.prior = chosen_prior(loaded, Rows(matrix), config.prior, config.scheme, **self.options)
+        self.options["table"] = table_for(loaded, self.prior, config.table)
+        self.name = name + CODES_SUFFIXES[self.options["table"]]
         how = config.model_dump(mode="json", include={"scheme", "threshold", "block_rows"})
         hashes = {"autoencoder": model_hash(loaded), "encoder": encoder_hash(loaded)}
         hashes["prior"] = PriorTable.of(self.prior).hash
@@ -95,7 +104,10 @@ class Compression(Conversion):
         writer: ContainerWriter | None = None
         for part in parts:
             with open_container(part) as reader:
-                writer = writer or ContainerWriter(file, reader.header, reader.table)
+                if self.options.get("table") == "reference":
+                    reader.use_table(PriorTable.of(self.prior))
+                header = reader.header._replace(block_rows=self.config.block_rows)  # a part of one block tells its own
+                writer = writer or ContainerWriter(file, header, reader.table)
                 writer.append(reader)
         assert writer is not None
         writer.finish()

@@ -22,6 +22,7 @@ import numpy as np
 
 from bae_ray.compression.prior import LEVELS, PriorTable
 from bae_ray.errors import CorruptContainerError
+from bae_ray.varint import read_varints, write_varints
 
 Positions = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -32,6 +33,13 @@ MAX_LOW_BITS = 20
 HALF_BITS = 16
 CHUNK = 1 << 16
 """Flips that are coded at a time, so that a decoder's memory is bounded."""
+
+COUNTED, RATED = 0, 1
+MOST_RATED_BITS = 1 << 20
+"""Bits of a block that are coded one by one at most: from there on, counts are no longer worth avoiding."""
+TOTAL = 1 << 24
+OCTAVE = (9_975_792, 7_053_950)
+"""2^-0.75 and 2^-1.25 of `TOTAL`."""
 
 _models = constriction.stream.model  # pyright: ignore[reportAttributeAccessIssue]
 _queue = constriction.stream.queue  # pyright: ignore[reportAttributeAccessIssue]
@@ -64,14 +72,12 @@ class EntropyCoder:
             rate, bits = _rate(int(counts[level]), int(bounds[level + 1] - bounds[level]))
             for start in range(first, last, CHUNK):
                 _encode_gaps(encoder, gaps[start : min(start + CHUNK, last)], rate, bits)
-        return _varints(counts) + encoder.get_compressed().astype("<u4").tobytes()
+        return write_varints(counts.tolist()) + encoder.get_compressed().astype("<u4").tobytes()
 
     def decode(self, content: bytes, rows: int) -> Iterator[Positions]:
         """The flipped bits of a block, some at a time. Raises `CorruptContainerError`."""
-        counts, start = _read_varints(content, len(self._bounds) - 1)
-        if (len(content) - start) % 4:
-            raise CorruptContainerError("a block's code is not a whole number of words. Compress anew.")
-        decoder = _queue.RangeDecoder(np.frombuffer(content, dtype="<u4", offset=start).astype(np.uint32))
+        counts, start = read_varints(content, len(self._bounds) - 1)
+        decoder = _decoder(content, start)
         for level, count in enumerate(counts):
             if not count:
                 continue
@@ -86,6 +92,64 @@ class EntropyCoder:
                 if last >= end:
                     raise CorruptContainerError("a block's code leaves the block. Compress anew.")
                 yield keys % rows * self._d_latent + self._latents[keys // rows]
+
+
+class RatedCoder:
+    """Codes blocks of flipped bits as `EntropyCoder` does, or a small one bit by bit, at the rates of their levels.
+
+    The first byte says which: 1 for the latter. That needs no numbers of flips, most of what one vector takes.
+    """
+
+    def __init__(self, table: PriorTable) -> None:
+        self._counted = EntropyCoder(table)
+        self._order = np.argsort(table.levels, kind="stable").astype(np.int64)
+        levels, sizes = np.unique(table.levels, return_counts=True)
+        self._runs = list(zip(levels.tolist(), sizes.tolist(), strict=True))
+
+    def encode(self, flips: Positions, rows: int) -> bytes:
+        """The shorter code of flipped bits [M] of a block of R rows, each as row * F + latent."""
+        counted = bytes([COUNTED]) + self._counted.encode(flips, rows)
+        if rows * len(self._order) > MOST_RATED_BITS:
+            return counted
+        block = np.zeros((rows, len(self._order)), dtype=np.int32)
+        block.reshape(-1)[flips] = 1
+        bits, encoder, first = block.T[self._order].reshape(-1), _queue.RangeEncoder(), 0
+        for level, size in self._runs:
+            encoder.encode(bits[first : first + size * rows], _bits_at(level))
+            first += size * rows
+        rated = bytes([RATED]) + encoder.get_compressed().astype("<u4").tobytes()
+        return min(counted, rated, key=len)
+
+    def decode(self, content: bytes, rows: int) -> Iterator[Positions]:
+        """The flipped bits of a block, some at a time. Raises `CorruptContainerError`."""
+        if content[:1] == bytes([COUNTED]):
+            yield from self._counted.decode(content[1:], rows)
+            return
+        if content[:1] != bytes([RATED]) or rows * len(self._order) > MOST_RATED_BITS:
+            raise CorruptContainerError("a block's code is of no known kind. Compress anew.")
+        decoder, first = _decoder(content, 1), 0
+        for level, size in self._runs:
+            try:
+                keys = np.flatnonzero(decoder.decode(_bits_at(level), size * rows)).astype(np.int64)
+            except AssertionError as error:  # how constriction says that no encoder wrote this
+                raise CorruptContainerError("a block's code cannot be decoded. Compress anew.") from error
+            yield keys % rows * len(self._order) + self._order[first + keys // rows]
+            first += size
+
+
+def _decoder(content: bytes, start: int) -> Any:
+    """A decoder of the words from byte `start` on."""
+    if (len(content) - start) % 4:
+        raise CorruptContainerError("a block's code is not a whole number of words. Compress anew.")
+    return _queue.RangeDecoder(np.frombuffer(content, dtype="<u4", offset=start).astype(np.uint32))
+
+
+@cache
+def _bits_at(level: int) -> Any:
+    """The distribution of a bit that flips at a level's rate: 2^-(0.75 + l/2), in whole 2^-24, at least one."""
+    # 2^-(0.75 + l/2) is 2^-(l // 2) times one of two numbers; in integers, so that all machines have the same.
+    flips = max(1, OCTAVE[level % 2] >> (level // 2)) if level else 1
+    return _models.Categorical(np.array([TOTAL - flips, flips], dtype=np.float64), perfect=False)
 
 
 def _rate(flips: int, bits: int) -> tuple[int, int]:
@@ -136,33 +200,3 @@ def _decode_gaps(decoder: Any, count: int, rate: int, bits: int, most: int) -> P
     if int(gaps.max()) > most:
         raise CorruptContainerError("a block's code leaves the block. Compress anew.")
     return gaps
-
-
-def _varints(numbers: np.ndarray[Any, Any]) -> bytes:
-    """Numbers in seven bits a byte, the low ones first; the eighth bit says that more follow."""
-    out = bytearray()
-    for number in numbers.tolist():
-        left = number
-        while left >= 0x80:
-            out.append(left & 0x7F | 0x80)
-            left >>= 7
-        out.append(left)
-    return bytes(out)
-
-
-def _read_varints(content: bytes, count: int) -> tuple[list[int], int]:
-    """The first `count` numbers, and where they end."""
-    numbers, place = [], 0
-    for _ in range(count):
-        number = shift = 0
-        while True:
-            if place >= len(content) or shift > 28:
-                raise CorruptContainerError("a block's numbers of flips cannot be read. Compress anew.")
-            byte = content[place]
-            place += 1
-            number |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
-        numbers.append(number)
-    return numbers, place

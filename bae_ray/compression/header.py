@@ -1,7 +1,7 @@
-"""The header of a container: what it holds and where, as the header of a safetensors file (docs/formats.md).
+"""What a container holds; and the header of version 1, as that of a safetensors file (docs/formats.md).
 
-A header is written in one way only and has a fixed size, so a reader compares it byte by byte with the one that its
-fields give, and a writer fills it in when all the rest is written.
+Such a header is written in one way only and has a fixed size, so a reader compares it byte by byte with the one that
+its fields give, and a writer fills it in when all the rest is written.
 """
 
 import json
@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple, get_args
 from bae_ray.errors import CorruptContainerError, InvalidInputError
 
 Scheme = Literal["entropy", "indices"]
+TableChoice = Literal["reference", "embedded"]
+"""Where the table of rates is: with the autoencoder, known by its digest (version 2), or in it (version 1)."""
 
 FORMAT = "bae_ray.codes"
 VERSION = 1
@@ -39,7 +41,9 @@ class Header(NamedTuple):
     model_hash: str
     """The autoencoder that made the codes (`model_hash`); empty where nobody said."""
     prior_hash: str
-    """The quantised prior."""
+    """The quantised prior; of a table that is referred to, the first 16 hex digits."""
+    table: TableChoice = "embedded"
+    """Where that is."""
 
     @property
     def blocks(self) -> int:
@@ -97,7 +101,8 @@ class Layout(NamedTuple):
 def write_header(header: Header, payload_size: int) -> bytes:
     """The first bytes of a container."""
     layout = Layout.of(header, payload_size)
-    metadata = {"format": FORMAT, "version": str(VERSION), **{k: str(v) for k, v in header._asdict().items()}}
+    told = {name: str(value) for name, value in header._asdict().items() if name != "table"}
+    metadata = {"format": FORMAT, "version": str(VERSION), **told}
     widths = {"payload": 1, "offsets": 8, "checksums": 8, "prior": 1, "digest": 1}
     entries = {
         name: {

@@ -10,6 +10,7 @@ import xxhash
 from torch import Tensor
 
 from bae_ray.errors import CorruptContainerError, InvalidInputError
+from bae_ray.values import check_type
 
 TYPICAL = 0x80
 """The bit of an entry that holds the latent's bit of the typical code; the others hold its level."""
@@ -41,6 +42,7 @@ class PriorTable:
         """The table of firing rates [F]. Raises `InvalidInputError` for what is not a vector of numbers in [0, 1]."""
         if prior.ndim != 1 or len(prior) == 0:
             raise InvalidInputError(f"prior has shape {tuple(prior.shape)}; expected [d_latent], a rate per latent.")
+        check_type(prior, "prior")
         rates = prior.detach().cpu().double().numpy()
         bad = np.flatnonzero(~((rates >= 0) & (rates <= 1)))
         if len(bad):

@@ -1,7 +1,7 @@
 """Which prior codes are written by: the autoencoder's own, or the rates of the activations at hand.
 
-A container holds its prior, whoever's it is. So rates of the codes themselves take no more bytes there, and save what
-the rates of the autoencoder's reference set lose on other data.
+A container refers to the autoencoder's own, and holds any other one, in a byte per latent: what that saves is what the
+rates of the autoencoder's reference set lose on other data.
 
 Shapes: N samples, F d_latent.
 """
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import Autoencoder
+from bae_ray.autoencoders.bae import NO_PRIOR
 from bae_ray.compression.codec import BLOCK_ROWS, CodeOptions, CodeWriter, as_bits
 from bae_ray.compression.header import Scheme
-from bae_ray.errors import InvalidInputError
+from bae_ray.errors import InvalidInputError, NoPriorError
 
 PriorChoice = Literal["encoder", "data", "auto"]
 SAMPLE_ROWS = 16_384
@@ -39,6 +40,7 @@ def chosen_prior(
     a threshold, by which the two would keep different bits.
     """
     if choice == "encoder":
+        check_threshold(autoencoder, options.get("threshold"))
         return autoencoder.prior
     if choice == "auto" and options.get("threshold") is not None:
         raise InvalidInputError(
@@ -48,6 +50,7 @@ def chosen_prior(
     rows = x if isinstance(x, Rows) else Rows([x])
     if len(rows) > SAMPLE_ROWS:
         rows = rows.select(torch.linspace(0, len(rows) - 1, SAMPLE_ROWS, dtype=torch.float64).round().long())
+    table = options.get("table", "embedded")
     fired, packed = torch.zeros(autoencoder.d_latent, dtype=torch.int64), []
     for batch in rows.split(BLOCK_ROWS):
         bits = as_bits(autoencoder.fires(batch.to(autoencoder.mean.device))).cpu()
@@ -59,9 +62,16 @@ def chosen_prior(
 
     def size(prior: Tensor) -> int:
         file = io.BytesIO()
+        options["table"] = table if prior is autoencoder.prior else "embedded"
         with CodeWriter(file, prior, scheme, **options) as writer:
             for part in packed:
                 writer.write(torch.from_numpy(np.unpackbits(part, axis=1, count=len(rates))))
         return len(file.getvalue())
 
     return min(autoencoder.prior, rates, key=size)
+
+
+def check_threshold(autoencoder: Autoencoder, threshold: float | None) -> None:
+    """Raise `NoPriorError` where a threshold of burstiness is to be of an autoencoder's prior that is not there."""
+    if threshold is not None and not autoencoder.has_prior:
+        raise NoPriorError(NO_PRIOR)

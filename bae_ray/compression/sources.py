@@ -18,6 +18,7 @@ from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError, UnreadableFileError
 from bae_ray.storage import without_credentials
+from bae_ray.values import check_type
 
 
 def on_any_process(location: str) -> str:
@@ -68,10 +69,11 @@ class FileSource(NamedTuple):
     def pieces(self) -> list[Tensor]:
         """The matrix, memory-mapped. Raises `UnreadableFileError`, and `InvalidInputError` where it is no matrix."""
         matrix = self._load()
-        if matrix.ndim != 2 or not matrix.is_floating_point() or not len(matrix):
+        check_type(matrix, self.path)
+        if matrix.ndim != 2 or not len(matrix):
             raise InvalidInputError(
-                f"{self.path} holds {matrix.dtype} of shape {tuple(matrix.shape)}; expected activations [n, d] of "
-                "floating-point numbers, at least one row."
+                f"{self.path} holds {matrix.dtype} of shape {tuple(matrix.shape)}; expected activations [n, d], at "
+                "least one row."
             )
         return [matrix]
 

@@ -105,7 +105,7 @@ class Table3:
         rows: Records = []
         for prior_of, prior in (("training set", autoencoder.prior), ("compressed set", bits.rates)):
             for scheme in SCHEMES:
-                data = compress_activations(autoencoder, x, scheme, prior=prior)
+                data = compress_activations(autoencoder, x, scheme, prior=prior, table="embedded")
                 found = distortion(x, decompress_activations(autoencoder, data))
                 coded = {"scheme": scheme, "prior": prior_of, "bytes_codes": len(data)}
                 rows.append({**of_autoencoder, **coded, **found._asdict()})

@@ -100,7 +100,7 @@ def test_golden_indices(golden: dict, set_released_weights: Callable[[Autoencode
     autoencoder = build_autoencoder(BAEConfig(d_in=golden["d_in"], d_latent=golden["d_latent"], encoder_bias=True))
     set_released_weights(autoencoder, golden["bae_state_dict"])
     autoencoder.prior.copy_(torch.tensor(compression["prior"]))
-    data = compress_activations(autoencoder, torch.tensor(golden["x"]), "indices")
+    data = compress_activations(autoencoder, torch.tensor(golden["x"]), "indices", table="embedded")
     payload = load(data)["payload"].view("<u2").tolist()
     flipped = compression["flipped_indices"]
     assert payload[: len(flipped)] == [len(indices) for indices in flipped]

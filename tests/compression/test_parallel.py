@@ -67,9 +67,9 @@ def test_files_become_what_the_library_makes_of_them(compressed: Path, folder: P
     autoencoder = load_autoencoder(folder / "autoencoder")
     for name, matrix in (("a", x), ("b", x[:70].bfloat16())):
         expected = compress_activations(autoencoder, matrix, block_rows=32)
-        assert (compressed / f"{name}.codes.safetensors").read_bytes() == expected
+        assert (compressed / f"{name}.codes").read_bytes() == expected
     assert not list((compressed / ".parts").iterdir())
-    receipt = json.loads((compressed / "receipts" / "a.codes.safetensors.json").read_text())
+    receipt = json.loads((compressed / "receipts" / "a.codes.json").read_text())
     assert (receipt["rows"], receipt["bytes_before"]) == (N, 4 * N * D)
 
 
@@ -91,14 +91,14 @@ def test_parts_share_the_rates_of_the_whole_file(
 
 
 def test_done_again_it_only_prints_the_table(compressed: Path, folder: Path, bae_ray: Command) -> None:
-    before = {file: file.stat().st_mtime_ns for file in compressed.glob("*.codes.safetensors")}
+    before = {file: file.stat().st_mtime_ns for file in compressed.glob("*.codes")}
     again = ("compress", "--source", folder / "a.npy", folder / "b.safetensors", "--autoencoder",
              folder / "autoencoder", "--out", compressed, "--block-rows", 32, "--part-rows", 64)  # fmt: skip
     code, printed, _ = bae_ray(*again)
     assert code == 0
-    assert before == {file: file.stat().st_mtime_ns for file in compressed.glob("*.codes.safetensors")}
-    size = (compressed / "a.codes.safetensors").stat().st_size
-    for shown in ("a.codes.safetensors", f"{4 * N * D:,}", f"{size:,}", f"{size / (4 * N * D):.2%}"):
+    assert before == {file: file.stat().st_mtime_ns for file in compressed.glob("*.codes")}
+    size = (compressed / "a.codes").stat().st_size
+    for shown in ("a.codes", f"{4 * N * D:,}", f"{size:,}", f"{size / (4 * N * D):.2%}"):
         assert shown in printed
     code, _, complaint = bae_ray(*again, "--scheme", "indices")
     assert code == EXIT_INVALID
@@ -129,8 +129,8 @@ def test_cut_off_before_the_receipt_it_goes_on(
         assert bae_ray(*command)[0] == 0
         assert not list((out / ".parts").iterdir())
         expected = compress_activations(load_autoencoder(folder / "autoencoder"), x[:70].bfloat16(), block_rows=32)
-        assert (out / "b.codes.safetensors").read_bytes() == expected
-        assert (out / "receipts" / "b.codes.safetensors.json").exists()
+        assert (out / "b.codes").read_bytes() == expected
+        assert (out / "receipts" / "b.codes.json").exists()
         shutil.copytree(tmp_path / "parts", out / ".parts", dirs_exist_ok=True)  # as if killed while removing them
 
 
@@ -149,7 +149,7 @@ def test_back_to_activations(
     for name in ("a", "b"):
         file = tmp_path / f"{name}.{format_}"
         found = torch.from_numpy(np.load(file)) if format_ == "npy" else load_file(file)["activations"]
-        expected = decompress_activations(autoencoder, compressed / f"{name}.codes.safetensors")
+        expected = decompress_activations(autoencoder, compressed / f"{name}.codes")
         torch.testing.assert_close(found, expected)
 
 
@@ -166,7 +166,7 @@ def test_cells_of_a_store_by_their_runs(ray_cluster: None, tiny_store: Path, tmp
     assert code == 0
     for run in runs:
         cell = json.loads((run / "run.json").read_text())["cell"]
-        file = tmp_path / "codes" / run.name / f"residual/layer-0{cell['layer']}/position-00007.codes.safetensors"
+        file = tmp_path / "codes" / run.name / f"residual/layer-0{cell['layer']}/position-00007.codes"
         matrix = ActivationStore.open(tiny_store).matrix(cell["layer"], 7)
         assert file.read_bytes() == compress_activations(load_autoencoder(run), matrix)
         assert read_header(file).model_hash == model_hash(load_autoencoder(run))
@@ -185,9 +185,9 @@ def test_what_cannot_be_compressed_is_named(
     )  # fmt: skip
     assert code == EXIT_INVALID
     assert "1 of 7 parts were not written" in complaint
-    assert "bad.codes.safetensors, rows 192 to 255: x[200, 3] is nan" in complaint
-    assert (tmp_path / "codes" / "b.codes.safetensors").exists()
-    assert not (tmp_path / "codes" / "bad.codes.safetensors").exists()
+    assert "bad.codes, rows 192 to 255: x[200, 3] is nan" in complaint
+    assert (tmp_path / "codes" / "b.codes").exists()
+    assert not (tmp_path / "codes" / "bad.codes").exists()
     assert len([part for part in (tmp_path / "codes" / ".parts").glob("*/0*") if part.is_file()]) == 4
 
 
@@ -225,7 +225,7 @@ def test_bad_input_before_any_work(
 def test_codes_of_another_autoencoder_are_refused(
     folder: Path, x: torch.Tensor, tmp_path: Path, bae_ray: Command
 ) -> None:
-    file = tmp_path / "c.codes.safetensors"
+    file = tmp_path / "c.codes"
     file.write_bytes(compress_activations(load_autoencoder(folder / "autoencoder"), x))
     code, _, complaint = bae_ray("decompress", "--source", file, "--autoencoder", folder / "other", "--out", tmp_path)
     assert code != 0
@@ -265,7 +265,7 @@ def test_killed_at_any_point_it_goes_on(folder: Path, tmp_path: Path) -> None:
     kept[0].write_bytes(compress_activations(autoencoder, x[first : first + part], block_rows=250))
     assert subprocess.run(arguments, env=environment, check=False, capture_output=True).returncode == 0
     expected = compress_activations(autoencoder, x, block_rows=250)
-    assert (tmp_path / "codes" / "x.codes.safetensors").read_bytes() == expected
+    assert (tmp_path / "codes" / "x.codes").read_bytes() == expected
 
 
 def parts_of(folder: Path) -> list[Path]:

@@ -41,7 +41,7 @@ def test_the_datas_own_rates_reach_its_entropy_where_others_do_not(autoencoder: 
     x = activations(3, 0.7)
     sizes = {}
     for choice in ("encoder", "data", "auto"):
-        data = compress_activations(autoencoder, x, prior=choice)
+        data = compress_activations(autoencoder, x, prior=choice, table="embedded")
         assert torch.equal(decompress(data).bool(), autoencoder.encode(x).bool())
         sizes[choice] = len(data)
         if choice == "data":
@@ -58,7 +58,7 @@ def test_auto_keeps_the_autoencoders_prior_where_that_is_better(autoencoder: Aut
     few = chosen_prior(autoencoder, x, "data")
     three = autoencoder.encode(x[[0, 2048, 4095]]).double().mean(0)
     assert torch.allclose(few.double(), (3 * three + 0.5) / 4), "the first, the last and one in the middle"
-    assert len(compress_activations(autoencoder, x, prior="encoder")) < len(
+    assert len(compress_activations(autoencoder, x, prior="encoder", table="embedded")) < len(
         compress_activations(autoencoder, x, prior=few)
     )
     monkeypatch.setattr(rates, "SAMPLE_ROWS", N)

@@ -1,0 +1,124 @@
+"""Version 2 of a container: without the table of rates, which it refers to by a digest (docs/formats.md).
+
+    MAGIC | blocks | fields | digest | length of the fields
+
+Made for few vectors: one of 76 bits takes some 55 bytes. All but the blocks stands at the end, so that it is as short
+as its numbers are and is written when they are known.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import BinaryIO, NamedTuple, get_args
+
+import numpy as np
+import xxhash
+
+from bae_ray.compression.header import Header, Scheme
+from bae_ray.errors import CorruptContainerError, InvalidInputError
+from bae_ray.varint import read_varints, write_varints
+
+MAGIC = b"BAE\x02"
+DIGEST_SIZE = 8
+TABLE_DIGEST_SIZE = 8
+RATES = 0
+"""Kind of what tells how likely bits are: a rate for each latent. The upper four bits of the first field."""
+SCHEMES = get_args(Scheme)
+UNNAMED, HASHED = 0, 1
+"""What the second field says: no autoencoder is named, or by 16 bytes; n > 1: by a text of n - 1 bytes."""
+LONGEST_LENGTH = 9
+
+
+class Fields(NamedTuple):
+    """What stands behind the blocks."""
+
+    header: Header
+    sizes: Sequence[int]
+    """Bytes of each block."""
+    checksums: Sequence[int]
+    """xxh3-64 of each block."""
+    digest: bytes
+    """Of all of the container."""
+
+
+def write_fields(header: Header, sizes: Sequence[int], checksums: Sequence[int]) -> bytes:
+    """What stands behind the blocks, to the container's end."""
+    name = header.model_hash
+    hashed = re.fullmatch(r"[0-9a-f]{32}", name)
+    fields = bytes(
+        [RATES << 4 | SCHEMES.index(header.scheme), HASHED if hashed else len(name) + 1 if name else UNNAMED]
+    )
+    fields += bytes.fromhex(name) if hashed else name.encode()
+    fields += bytes.fromhex(header.prior_hash)[:TABLE_DIGEST_SIZE]
+    fields += write_varints([header.rows, header.d_latent])
+    sums = np.array(checksums, dtype="<u8").tobytes()
+    if len(sizes) > 1:  # of one block the size is what is left, and the digest is its checksum
+        fields += write_varints([header.block_rows, *sizes]) + sums
+    return fields + _digest(sums, fields) + write_varints([len(fields)])[::-1]
+
+
+def read_fields(file: BinaryIO, size: int) -> Fields:
+    """What stands behind the blocks of a container of `size` bytes. Raises `CorruptContainerError`.
+
+    Memory is taken for what the file holds, never for what it claims.
+    """
+    file.seek(max(0, size - LONGEST_LENGTH))
+    (length,), taken = read_varints(file.read(LONGEST_LENGTH)[::-1], 1)
+    end = size - taken - DIGEST_SIZE
+    start = end - length
+    if start < len(MAGIC):
+        raise _damaged("it has fewer bytes than it says")
+    file.seek(start)
+    fields, digest = file.read(length), file.read(DIGEST_SIZE)
+    header, sizes, sums = _parse(fields, start - len(MAGIC))
+    if sum(sizes) != start - len(MAGIC):
+        raise _damaged("its blocks are not as long as it says")
+    checksums = np.frombuffer(sums, "<u8").tolist()
+    if len(sizes) == 1:
+        file.seek(len(MAGIC))
+        checksums = [xxhash.xxh3_64_intdigest(file.read(sizes[0]))]
+        sums = np.array(checksums, "<u8").tobytes()
+    # There is one way to write it; another one is as little ours as a digest that does not fit.
+    file.seek(start)
+    if _digest(sums, fields) != digest or write_fields(header, sizes, checksums) != file.read():
+        raise _damaged("its bytes are not those that were written")
+    return Fields(header, sizes, checksums, digest)
+
+
+def _parse(fields: bytes, payload: int) -> tuple[Header, list[int], bytes]:
+    """The header, the blocks' sizes, and their checksums where there are several."""
+    try:
+        kind, scheme, named = fields[0] >> 4, fields[0] & 15, fields[1]
+        if kind != RATES or scheme >= len(SCHEMES):
+            raise _damaged(f"it is of kind {kind}, scheme {scheme}, which this bae_ray does not know")
+        place = 2 + (16 if named == HASHED else max(named - 1, 0))
+        name = fields[2:place].hex() if named == HASHED else fields[2:place].decode("ascii")
+        table = fields[place : place + TABLE_DIGEST_SIZE].hex()
+        (rows, d_latent), place = read_varints(fields, 2, place + TABLE_DIGEST_SIZE)
+        left = len(fields) - place
+        if not left:
+            header = Header(rows, d_latent, SCHEMES[scheme], max(rows, 1), name, table, "reference")
+            header.check()
+            return header, [payload] if rows else [], b""
+        (block_rows,), place = read_varints(fields, 1, place)
+        header = Header(rows, d_latent, SCHEMES[scheme], block_rows, name, table, "reference")
+        header.check()
+        if not 2 <= header.blocks <= left // 9:  # a block takes a byte and its checksum at least
+            raise _damaged(f"it says that it has {header.blocks} blocks")
+        sizes, place = read_varints(fields, header.blocks, place)
+    except (IndexError, UnicodeDecodeError, InvalidInputError) as error:
+        raise _damaged(str(error)) from error
+    sums = fields[place:]
+    if len(sums) != 8 * len(sizes):
+        raise _damaged("it has not as many checksums as blocks")
+    return header, sizes, sums
+
+
+def _digest(sums: bytes, fields: bytes) -> bytes:
+    return xxhash.xxh3_64_digest(MAGIC + sums + fields)
+
+
+def _damaged(reason: str) -> CorruptContainerError:
+    return CorruptContainerError(
+        f"this is no container of codes, or a damaged one: {reason[:200]}. Compress anew, or give the file that "
+        "'bae-ray compress' or bae_ray.compression wrote."
+    )
