@@ -6,7 +6,9 @@ BaeRayError
 │   ├── UnknownCorpusError
 │   ├── UnreadableFileError
 │   ├── NoTextLongEnoughError
-│   └── NotEnoughDiskError
+│   ├── NotEnoughDiskError
+│   ├── NotFiniteError
+│   └── NoPriorError
 ├── StoreError             an activation store cannot be used as asked
 │   ├── ForeignStoreError
 │   ├── IncompleteStoreError
@@ -56,6 +58,14 @@ class NoTextLongEnoughError(InvalidInputError):
 
 class NotEnoughDiskError(InvalidInputError):
     """The destination has less free space than the store will take."""
+
+
+class NotFiniteError(InvalidInputError):
+    """Numbers are NaN or infinite, or become so in the type that is computed with."""
+
+
+class NoPriorError(InvalidInputError):
+    """A magnitude is asked for of a binary autoencoder that has no firing rates to measure it by."""
 
 
 class StoreError(BaeRayError):

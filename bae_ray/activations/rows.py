@@ -5,14 +5,20 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from bae_ray.values import check_type
+
 
 class Rows:
     """Activations [N, D] that lie in one or more pieces, such as a store's memory-mapped shards.
 
-    Only what is taken is read and made float32, so N may be larger than memory.
+    Only what is taken is read and made float32, so N may be larger than memory. Whether it is finite then is for those
+    to see who compute with it.
     """
 
     def __init__(self, pieces: Sequence[Tensor], selected: Tensor | None = None) -> None:
+        """Raises `InvalidInputError` for what are no real numbers."""
+        for piece in pieces:
+            check_type(piece, "x")
         self._pieces = pieces
         self._ends = torch.tensor([len(piece) for piece in pieces]).cumsum(0)
         self._selected = selected

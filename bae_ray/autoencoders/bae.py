@@ -11,7 +11,14 @@ from bae_ray.autoencoders.binarize import Gradient, binarize, fires
 from bae_ray.autoencoders.burstiness import burstiness
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.autoencoders.decoding import decode_varying
-from bae_ray.errors import InvalidInputError
+from bae_ray.errors import InvalidInputError, NoPriorError
+
+NO_PRIOR = (
+    "this binary autoencoder has no prior: the firing rates of all its latents are 0, so that every bit that fires "
+    "would be as surprising as any other. It was imported without one, or no latent ever fired in training. Import it "
+    "with --prior-from STORE; in Python, feature_statistics(autoencoder, x).set_reference(autoencoder) takes the rates "
+    "from activations x."
+)
 
 
 class BinaryAutoencoder(Autoencoder):
@@ -64,9 +71,14 @@ class BinaryAutoencoder(Autoencoder):
 
     @override
     def magnitudes(self, x: Tensor) -> Tensor:
-        """Burstiness against the prior (section 5.2), [N, F]; with more-bit decoding the real features, [N, F / C]."""
+        """Burstiness against the prior (section 5.2), [N, F]; with more-bit decoding the real features, [N, F / C].
+
+        Raises what `encode` does, and `NoPriorError` for burstiness where a bit fires and all firing rates are 0.
+        """
         code = self.encode(x)
         if self.bits_per_feature > 1:
             return self.features(code)
+        if not self.has_prior and bool(code.any()):
+            raise NoPriorError(NO_PRIOR)
         zero, one = (burstiness(torch.full_like(self.prior, bit), self.prior) for bit in (0.0, 1.0))
         return torch.where(code > 0, one, zero)  # no logarithm per sample

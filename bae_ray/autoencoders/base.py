@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path, write_text
+from bae_ray.values import LARGE, check_finite, check_type, largest
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -49,8 +50,11 @@ class Autoencoder(nn.Module, ABC):
     one set of loss weights must mean the same in each; `pre_activations`, `activate` and `decode_normalized` are that
     inside.
 
+    Activations are real numbers that are finite in the autoencoder's dtype (`bae_ray.values`); others are refused.
+
     Buffers: `mean` [D] and `scale` []; `prior` [F], the firing rates over the reference set, by default all activations
-    of the training; with `standardize`, `latent_mean` and `latent_std` [F] over the same set.
+    of the training, and 0 throughout where there is none; with `standardize`, `latent_mean` and `latent_std`
+    [F] over the same set.
     """
 
     penalties: ClassVar[tuple[str, ...]] = ()
@@ -85,6 +89,11 @@ class Autoencoder(nn.Module, ABC):
         return self.config.encoder_bias
 
     @property
+    def has_prior(self) -> bool:
+        """Whether the firing rates over a reference set are known; of what other packages saved they mostly are not."""
+        return bool(self.prior.any())
+
+    @property
     def n_features(self) -> int:
         """Rows of the dictionary W_dec."""
         return self.d_latent
@@ -113,7 +122,11 @@ class Autoencoder(nn.Module, ABC):
         return x_hat * self.scale + self.mean
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latents [N, F] of activations [N, D]. Raises `InvalidInputError` for another shape."""
+        """Latents [N, F] of activations [N, D].
+
+        Raises `InvalidInputError` for another shape or what are no real numbers, and `NotFiniteError` for those that
+        are NaN or infinite, or too large for the normalisation and the weights.
+        """
         return self.activate(self._before(x))
 
     def fires(self, x: Tensor) -> Tensor:
@@ -121,9 +134,12 @@ class Autoencoder(nn.Module, ABC):
         return self.encode(x) != 0
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Activations [N, D] reconstructed from latents [N, F]. Raises `InvalidInputError` for another shape."""
+        """Activations [N, D] reconstructed from latents [N, F]. Raises what `encode` does."""
         _check_shape("latents", latents, "d_latent", self.d_latent)
-        return self.denormalize(self.decode_normalized(latents.to(self.mean.dtype)))
+        check_type(latents, "latents", booleans=True)
+        latents = latents.to(self.mean.dtype)
+        check_finite(latents, "latents")
+        return self.denormalize(self.decode_normalized(latents))
 
     def forward(self, x: Tensor) -> AutoencoderOutput:
         """Encode and decode activations [N, D]."""
@@ -157,7 +173,14 @@ class Autoencoder(nn.Module, ABC):
     def _before(self, x: Tensor) -> Tensor:
         """Pre-activations [N, F] of activations [N, D]."""
         _check_shape("x", x, "d_in", self.d_in)
-        return self.pre_activations(self.normalize(x))
+        check_type(x, "x")
+        normalized = self.normalize(x)
+        pre_activations = self.pre_activations(normalized)
+        if not largest(normalized) < LARGE:
+            check_finite(x.to(self.mean.dtype), "x")
+            check_finite(normalized, "(x - mean) / scale")
+            check_finite(pre_activations, "the pre-activations of x")
+        return pre_activations
 
     def penalized(self, pre_activations: Tensor, latents: Tensor) -> Tensor:  # noqa: ARG002
         """What the sparsity penalty of training is applied to, [N, F]."""

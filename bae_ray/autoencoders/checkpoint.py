@@ -82,7 +82,8 @@ def load_autoencoder(
 def load_weights(autoencoder: Autoencoder, tensors: dict[str, Any], source: str) -> None:
     """Give an autoencoder, which may be on the meta device, all its weights, for use and not for training.
 
-    Raises `CheckpointError` that names each tensor that is missing, too many, of another shape, or not finite.
+    Floating-point tensors of any width become float32. Raises `CheckpointError` that names each tensor that is missing,
+    too many, of another shape or type, or not finite in float32.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in autoencoder.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -96,18 +97,21 @@ def load_weights(autoencoder: Autoencoder, tensors: dict[str, Any], source: str)
             f"the weights in {source} do not fit their config ({autoencoder.config.model_dump_json()}): "
             f"{'; '.join(differing)}. Restore the files that were saved together."
         )
+    cast = {name: tensor.float() for name, tensor in tensors.items() if tensor.is_floating_point()}
     bad = [
         name
-        for name, tensor in tensors.items()
+        for name in tensors
         # A log_threshold of -inf is a threshold of 0.
-        if not tensor.is_floating_point() or tensor.isnan().any() or (tensor.isinf().any() and name != "log_threshold")
+        if name not in cast or cast[name].isnan().any() or (cast[name].isinf().any() and name != "log_threshold")
     ]
     if bad:
         raise CheckpointError(
-            f"{', '.join(bad)} in {source}: expected finite floating-point numbers, found others. The file is "
-            "damaged, or its training diverged: train the autoencoder again."
+            f"{', '.join(bad)} in {source}: expected finite floating-point numbers within float32's range, found "
+            "others. The file is damaged, or its training diverged: train the autoencoder again."
         )
-    autoencoder.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+    # A copy of its own: what was given may be mapped from a file, or belong to another autoencoder.
+    own = {name: tensor.clone() if tensor is tensors[name] else tensor for name, tensor in cast.items()}
+    autoencoder.load_state_dict(own, assign=True)
     autoencoder.requires_grad_(False).eval()
 
 

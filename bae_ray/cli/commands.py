@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -19,6 +20,9 @@ from bae_ray.progress import track
 from bae_ray.storage import without_credentials
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig
+
+if TYPE_CHECKING:
+    from bae_ray.autoencoders import Autoencoder
 
 
 class ExtractCommand(ExtractConfig):
@@ -124,6 +128,15 @@ class ImportCommand(Config):
     """Format release, kind topk: latents kept per sample, by default 10."""
     threshold: float | None = None
     """Format release, kind jumprelu: the fixed threshold, by default 0.5."""
+    prior_from: str | None = None
+    """Activation store to take the firing rates (the prior) from: without them a binary autoencoder has no magnitudes.
+    Left out: those of the file, which what 'bae-ray export' wrote has."""
+    layer: int | None = None
+    """Layer of the cell to take them from. Left out: the only one of the store."""
+    site: str | None = None
+    """Site of that cell. Left out: the only one."""
+    position: Position | None = None
+    """Position of that cell. Left out: the only one."""
 
 
 def extract(command: ExtractCommand) -> int:
@@ -228,9 +241,45 @@ def import_(command: ImportCommand) -> int:
     _require_free(command.out, CONFIG_FILE)
     with _printed_warnings():
         autoencoder = import_autoencoder(command.source, command.format, command.kind, command.k, command.threshold)
+        _take_prior(autoencoder, command)
     autoencoder.save_pretrained(command.out)
     print(f"{autoencoder.config.model_dump_json()} in {command.out}")
     return 0
+
+
+def _take_prior(autoencoder: "Autoencoder", command: ImportCommand) -> None:
+    """Make a store's cell the autoencoder's reference set; warn where a binary autoencoder is left without one."""
+    from bae_ray.activations.rows import Rows
+    from bae_ray.activations.store import ActivationStore
+    from bae_ray.analysis.features import feature_statistics
+
+    wanted = command.model_dump(include={"layer", "site", "position"}, exclude_none=True)
+    if command.prior_from is None:
+        if wanted:
+            raise InvalidInputError(f"--{min(wanted)} says which cell of --prior-from is meant: give that, or neither.")
+        if isinstance(autoencoder.config, BAEConfig) and not autoencoder.has_prior:
+            warnings.warn(
+                "the file holds no firing rates: magnitudes of this binary autoencoder will be refused, and its "
+                "containers be larger. Give --prior-from STORE, a store of the activations that it is of.",
+                stacklevel=2,
+            )
+        return
+    store = ActivationStore.open(command.prior_from)
+    cells = [cell for cell in store.cells if all(getattr(cell, name) == value for name, value in wanted.items())]
+    if len(cells) != 1:
+        found = "; ".join(str(cell) for cell in (cells or store.cells)[:8])
+        raise InvalidInputError(
+            f"{command.prior_from} has {len(cells)} cells that fit ({found}): say which with --layer, --site, "
+            "--position."
+        )
+    if store.manifest.d != autoencoder.d_in:
+        raise InvalidInputError(
+            f"{command.prior_from} has activations of {store.manifest.d} numbers; the autoencoder takes "
+            f"{autoencoder.d_in}. Give a store of the activations that it is of."
+        )
+    cell = cells[0]
+    rows = Rows(store.shards(cell.layer, cell.position, cell.site))
+    feature_statistics(autoencoder, rows).set_reference(autoencoder)
 
 
 def report_failures(failures: list[str]) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bae_ray.errors import InvalidInputError
+from bae_ray.values import check_finite, check_type
 
 Returns = Literal["same", "numpy", "torch", "pandas"]
 """What arrays come back as; same: as what was given, of lists numpy."""
@@ -45,14 +46,19 @@ def rows_of(x: Any, name: str) -> Rows:
     if isinstance(x, pd.DataFrame):
         kind, index, x = "pandas", x.index, x.to_numpy()
     elif hasattr(x, "detach"):  # torch need not be there
+        check_type(x, name, booleans=name == "code")
         kind, x = "torch", x.detach().float().cpu().numpy()
     try:
         values = np.asarray(x)
-        values = values if values.dtype == np.uint8 else values.astype(np.float32)
+        values = np.asarray(values, dtype=float) if values.dtype == object else values
+        check_type(values, name, booleans=name == "code")
+        with np.errstate(over="ignore"):  # which is told below
+            values = values if values.dtype == np.uint8 else values.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{name} is no matrix of numbers: {error}.") from error
     if values.ndim != 2 or not len(values):
         raise InvalidInputError(f"{name} has shape {values.shape}; expected [n, d] with at least one row.")
+    check_finite(values, name)
     return Rows(np.ascontiguousarray(values), kind, index)
 
 

@@ -11,11 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from starlette.responses import Response
 
+from bae_ray.compression import read_header
 from bae_ray.serving import schemas as s
 from bae_ray.serving.arrays import CHUNK_NUMBERS, Style, in_chunks, ragged, write, write_json
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.entries import Entry
-from bae_ray.serving.media import JSON, Media
+from bae_ray.serving.media import BYTES, JSON, Media
 from bae_ray.serving.operations import Operation, unpack
 from bae_ray.serving.problems import Problem
 from bae_ray.serving.texts import TextActivations
@@ -56,7 +57,13 @@ def listing(entries: Sequence[Entry], limits: LimitsConfig, more: bool) -> str:
 
 
 def operation(entry: Entry, format_: Format, top_k: int | None) -> Operation:
-    """What to compute for a format. Raises `not_binary` and `invalid`."""
+    """What to compute for a format. Raises `not_binary`, `invalid` and `no_prior`."""
+    if (format_ == "magnitudes" or top_k is not None) and entry.lacks_prior:
+        raise Problem(
+            "no_prior",
+            "This encoder came without firing rates, and without them all bits that fire are alike: ask for packed "
+            "codes, or for indices without top_k.",
+        )
     if top_k is not None:
         if format_ == "packed":
             raise Problem("invalid", "top_k goes with the formats indices and magnitudes.")
@@ -88,9 +95,9 @@ def indices(code: np.ndarray, d_latent: int, fields: Mapping[str, Any], media: M
 
 
 def container(data: bytes, rows: int, entry: Entry, media: Media) -> Response:
-    """The answer of compress: the container itself, which is safetensors, or in JSON as base64."""
+    """The answer of compress: the container itself, which may be safetensors, or in JSON as base64."""
     if media != JSON:
-        return Response(data, media_type=media)
+        return Response(data, media_type=BYTES if read_header(data).table == "reference" else media)
     body = s.CompressAnswer(encoder=entry.id, rows=rows, bytes=len(data), data=base64.b64encode(data).decode())
     return Response(body.model_dump_json(), media_type=media)
 

@@ -12,14 +12,14 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from bae_ray.compression import Scheme
+from bae_ray.compression import Scheme, TableChoice
 from bae_ray.serving import answers, cards, media, metrics, sizes
 from bae_ray.serving import schemas as s
 from bae_ray.serving.arrays import Style
 from bae_ray.serving.asked import Asked, aside
 from bae_ray.serving.bodies import coded_rows, container_of, texts_of
 from bae_ray.serving.manners import Exchange, GoneError
-from bae_ray.serving.media import JSON
+from bae_ray.serving.media import BYTES, JSON, MEDIA
 from bae_ray.serving.openapi import NEXT, describe, errors, produces, takes
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.pages import docs
@@ -43,6 +43,13 @@ Threshold = Annotated[
 MOST_LISTED = 1000
 Limit = Annotated[int, Query(ge=1, le=MOST_LISTED, description="Encoders of a page, at most.")]
 After = Annotated[str, Query(description="An id: only encoders whose ids come after it are listed.")]
+Table = Annotated[
+    TableChoice,
+    Query(
+        description="reference: the container refers to the encoder's firing rates. embedded: it holds them, is "
+        "safetensors, and its codes can be read without the encoder."
+    ),
+]
 Contents = Annotated[Literal["x", "packed"], Query(description="Activations, or codes as packed bits.")]
 DESCRIPTION = "Encode hidden states of a language model with Binary Autoencoders, decode them, and compress them."
 
@@ -162,24 +169,32 @@ def _codes(service: Service) -> APIRouter:
 def _codec(service: Service) -> APIRouter:
     router = APIRouter(tags=["compression"])
 
-    @router.post("/v1/encoders/{encoder_id}/compress", **takes(s.EncodeBody), **produces(s.CompressAnswer, *errors()))
+    @router.post("/v1/encoders/{encoder_id}/compress", **takes(s.EncodeBody),
+                 **produces(s.CompressAnswer, *errors(), codec=True))  # fmt: skip
     async def compress(
-        request: Request, encoder_id: EncoderId, scheme: SchemeOption = "entropy", threshold: Threshold = None
-    ) -> Response:
-        """Activations as a container of the codec. A container is safetensors: as such it is the answer itself."""
+        request: Request, encoder_id: EncoderId, scheme: SchemeOption = "entropy", threshold: Threshold = None,
+        table: Table = "reference",
+    ) -> Response:  # fmt: skip
+        """Activations as a container of the codec: the answer itself, or in JSON as base64.
+
+        It is safetensors with `table=embedded`, else bytes of its own format (application/octet-stream); `Accept:
+        application/x-safetensors` asks for either.
+        """
         asked = await Asked.of(service, request, encoder_id)
         if not asked.entry.binary:
             raise Problem("not_binary", "This encoder's latents are real numbers: only codes can be compressed.")
         if threshold is not None and scheme != "indices":
             raise Problem("invalid", "threshold goes with the scheme indices.")
+        if threshold is not None and asked.entry.lacks_prior:
+            raise Problem("no_prior", "This encoder came without firing rates, by which a threshold is measured.")
         x = await asked.vectors()
-        data = await service.call(asked.entry, "compress", x, scheme, threshold)
+        data = await service.call(asked.entry, "compress", x, scheme, threshold, table)
         asked.expect_bytes(sizes.written_bytes(len(data), asked.answer))
         return await aside(asked.answer, len(data), answers.container, data, len(x), asked.entry, asked.answer)
 
     @router.post(
         "/v1/encoders/{encoder_id}/decompress",
-        **takes(s.DecompressBody),
+        **takes(s.DecompressBody, codec=True),
         **produces(s.DecompressAnswer, *errors("corrupt")),
     )
     async def decompress(
@@ -192,7 +207,7 @@ def _codec(service: Service) -> APIRouter:
         asked = await Asked.of(service, request, encoder_id)
         if not asked.entry.binary:
             raise Problem("not_binary", "This encoder's latents are real numbers: it has made no container.")
-        data, rows = await asked.parsed(container_of, asked.d_latent, asked.limits)
+        data, rows = await asked.parsed(container_of, asked.d_latent, asked.limits, taken=(*MEDIA, BYTES))
         asked.keep(len(data), rows)
         packed = format == "packed"
         asked.expect(sizes.planned(asked.entry, Operation("pack" if packed else "decode"), rows), arrays)

@@ -12,11 +12,10 @@ from bae_ray.serving.arrays import Style
 from bae_ray.serving.bodies import vectors_of
 from bae_ray.serving.entries import Entry
 from bae_ray.serving.manners import Body, Exchange
-from bae_ray.serving.media import JSON, MEDIA, SAFETENSORS, Media
-from bae_ray.serving.problems import Problem
+from bae_ray.serving.media import BYTES, JSON, MEDIA, SAFETENSORS, Media
 from bae_ray.serving.service import Service
 
-INLINE_BYTES: dict[Media, int] = {JSON: 1 << 15, SAFETENSORS: 1 << 20}
+INLINE_BYTES: dict[Media, int] = {JSON: 1 << 15, SAFETENSORS: 1 << 20, BYTES: 1 << 20}
 """What is read or written at once, in less than a millisecond; more is left to a thread."""
 
 T = TypeVar("T")
@@ -36,7 +35,7 @@ class Asked:
         self._body: Body = request.state.body
         self._request, self._parsing = request, service.parsing
         accept, given = request.headers.get("accept"), request.headers.get("content-type")
-        preferred: Media = SAFETENSORS if takes_body and given and given.startswith(SAFETENSORS) else JSON
+        preferred: Media = SAFETENSORS if takes_body and given and given.startswith((SAFETENSORS, BYTES)) else JSON
         self.html = takes_html and media.prefers_html(accept)
         self.answer: Media = JSON if self.html else media.answer_media(accept, preferred)
 
@@ -62,9 +61,7 @@ class Asked:
         self, parse: Callable[..., T], *arguments: Any, taken: tuple[Media, ...] = MEDIA, quick: bool = False
     ) -> T:
         """What `parse` makes of the body, its type and `arguments`; `quick`: of safetensors as fast as it is copied."""
-        given = media.body_media(self._request.headers.get("content-type"))
-        if given not in taken:
-            raise Problem("unsupported_media_type", f"The Content-Type has to be {' or '.join(taken)}.")
+        given = media.body_media(self._request.headers.get("content-type"), taken)
         body = await self._body.read()
         call = (given if quick else JSON, len(body), parse, body, given, *arguments)
         if given != JSON or len(body) < INLINE_BYTES[JSON]:

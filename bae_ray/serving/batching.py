@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from bae_ray.errors import BaeRayError
+from bae_ray.errors import BaeRayError, InvalidInputError
 
 Key = TypeVar("Key", bound=Hashable)
 Result = dict[str, np.ndarray]
@@ -48,6 +48,7 @@ class Batcher(Generic[Key]):
     async def submit(self, key: Key, rows: np.ndarray) -> Result:
         """The result's rows for these rows [N, ...]; raises what `run` raised for their batch.
 
+        But for `InvalidInputError`, which is about one request's rows: then each request's are computed alone.
         Where the caller goes away before its batch has started, its rows are forgotten.
         """
         waiting = _Waiting(rows, asyncio.get_running_loop().create_future())
@@ -91,6 +92,12 @@ class Batcher(Generic[Key]):
     async def _compute(self, key: Key, batch: list[_Waiting]) -> None:
         try:
             made = await self._run(key, [waiting.rows for waiting in batch])
+        except InvalidInputError as error:
+            if len(batch) > 1:
+                await asyncio.gather(*(self._compute(key, [waiting]) for waiting in batch))
+            elif not batch[0].result.done():
+                batch[0].result.set_exception(error)
+            return
         except BaseException as error:  # each request answers for itself; none may be left waiting
             failure = error if isinstance(error, Exception) else LostBatchError(f"the batch ended: {error!r}")
             for waiting in batch:

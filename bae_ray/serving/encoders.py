@@ -13,9 +13,9 @@ from ray import serve
 from typing_extensions import override
 
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
-from bae_ray.compression import Scheme, decompress_activations, model_hash, open_container
+from bae_ray.compression import Scheme, TableChoice, decompress_activations, model_hash, open_container
 from bae_ray.compression.activations import check_model, write_activations
-from bae_ray.compression.codec import BLOCK_ROWS, check_size
+from bae_ray.compression.codec import BLOCK_ROWS, CodeOptions, check_size
 from bae_ray.errors import BaeRayError, ContainerTooLargeError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.features import describe_feature
@@ -107,7 +107,7 @@ class Encoders:
         autoencoder, _ = await self._loaded(serve.get_multiplexed_model_id())
         return await self._threads.run(describe_feature, autoencoder, index)
 
-    async def compress(self, x: np.ndarray, scheme: Scheme, threshold: float | None) -> bytes:
+    async def compress(self, x: np.ndarray, scheme: Scheme, threshold: float | None, table: TableChoice) -> bytes:
         """Activations [N, D] as the codec's container, of `max_response_bytes` at most.
 
         Raises `InvalidInputError` for another kind of encoder, and `ContainerTooLargeError`.
@@ -115,8 +115,8 @@ class Encoders:
         autoencoder, known = await self._loaded(serve.get_multiplexed_model_id())
         file = _Bounded(self._most)
         batches = torch.from_dlpack(x).split(BLOCK_ROWS)
-        call = partial(write_activations, file, autoencoder, batches, scheme, threshold=threshold, model_hash=known)
-        await self._coder.run(call)
+        options: CodeOptions = {"threshold": threshold, "table": table, "model_hash": known}
+        await self._coder.run(partial(write_activations, file, autoencoder, batches, scheme, **options))
         return file.getvalue()
 
     async def decompress(self, data: bytes, packed: bool) -> dict[str, np.ndarray]:

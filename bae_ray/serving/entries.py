@@ -55,7 +55,7 @@ class Entry(NamedTuple):
     reason: str
     """Why it is broken."""
     prior_bits: float | None
-    """Marginal entropy of the prior, in bits; None of a broken encoder."""
+    """Marginal entropy of the prior, in bits; None of a broken encoder, and of one without a prior."""
     origin: Origin | None
     measures: dict[str, float]
 
@@ -68,6 +68,11 @@ class Entry(NamedTuple):
     def binary(self) -> bool:
         """Whether its latents are a code of 0 and 1."""
         return isinstance(self.config, BAEConfig)
+
+    @property
+    def lacks_prior(self) -> bool:
+        """Whether its magnitudes would be burstiness and there are no firing rates to measure it by."""
+        return isinstance(self.config, BAEConfig) and self.config.bits_per_feature == 1 and self.prior_bits is None
 
     @property
     def n_features(self) -> int:
@@ -124,6 +129,8 @@ def read_entry(encoder_id: str, folder: Path, version: str, most: int = MAX_WEIG
                 name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
             ):
                 raise InvalidInputError(f"{', '.join(differing)} in {WEIGHTS_FILE} do not fit {CONFIG_FILE}")
+            if others := sorted(name for name in found if file.get_slice(name).get_dtype()[0] not in "FB"):
+                raise InvalidInputError(f"{', '.join(others)} in {WEIGHTS_FILE} hold no floating-point numbers")
             bits = _entropy(file.get_slice("prior"))
         origin, measures = _origin(folder)
     except (OSError, BaeRayError, SafetensorError) as error:
@@ -141,15 +148,19 @@ def broken_entry(encoder_id: str, folder: Path, version: str, reason: str) -> En
     return Entry(encoder_id, folder, version, None, public, None, None, {})
 
 
-def _entropy(prior: Any) -> float:
-    """Marginal entropy in bits of firing rates, a slice of a file, of which only a part is in memory at a time."""
-    bits = 0.0
+def _entropy(prior: Any) -> float | None:
+    """Marginal entropy in bits of firing rates, a slice of a file, of which only a part is in memory at a time.
+
+    None where they are all 0: there are none.
+    """
+    bits, known = 0.0, False
     for start in range(0, prior.get_shape()[0], PRIOR_CHUNK):
         rates = prior[start : start + PRIOR_CHUNK].float()
         if not bool(((rates >= 0) & (rates <= 1)).all()):
             raise InvalidInputError(f"prior in {WEIGHTS_FILE} holds numbers that are not between 0 and 1")
         bits += float(bernoulli_entropy(rates.double()).sum())
-    return bits
+        known = known or bool(rates.any())
+    return bits if known else None
 
 
 def _origin(folder: Path) -> tuple[Origin | None, dict[str, float]]:

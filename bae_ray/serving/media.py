@@ -4,21 +4,24 @@ from typing import Final, Literal
 
 from bae_ray.serving.problems import Problem
 
-Media = Literal["application/json", "application/x-safetensors"]
+Media = Literal["application/json", "application/x-safetensors", "application/octet-stream"]
 JSON: Final = "application/json"
 SAFETENSORS: Final = "application/x-safetensors"
+BYTES: Final = "application/octet-stream"
+"""Containers of the codec that are no safetensors."""
 HTML: Final = "text/html"
 MEDIA: tuple[Media, ...] = (JSON, SAFETENSORS)
+"""What arrays are sent as."""
 
 
-def body_media(content_type: str | None) -> Media:
+def body_media(content_type: str | None, taken: tuple[Media, ...] = MEDIA) -> Media:
     """The media type of a body. Raises the problem `unsupported_media_type`."""
     name = (content_type or "").partition(";")[0].strip().lower()
-    for media in MEDIA:
+    for media in taken:
         if name == media:
             return media
     raise Problem(
-        "unsupported_media_type", f"The Content-Type has to be {' or '.join(MEDIA)}.", {"accept": ", ".join(MEDIA)}
+        "unsupported_media_type", f"The Content-Type has to be {' or '.join(taken)}.", {"accept": ", ".join(taken)}
     )
 
 

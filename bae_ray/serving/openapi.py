@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from bae_ray.serving import schemas
-from bae_ray.serving.media import HTML, JSON, SAFETENSORS
+from bae_ray.serving.media import BYTES, HTML, JSON, SAFETENSORS
 from bae_ray.serving.problems import ProblemDetails, responses
 
 ALWAYS = (
@@ -19,7 +19,7 @@ ALWAYS = (
 OF_ENCODERS = ("not_acceptable", "encoder_not_found", "not_allowed", "encoder_broken")
 OF_BODIES = (
     "body_timeout", "body_too_large", "too_many_rows", "answer_too_large", "unsupported_media_type", "wrong_width",
-    "not_finite", "not_binary",
+    "not_finite", "not_binary", "no_prior",
 )  # fmt: skip
 BINARY = {"type": "string", "format": "binary"}
 VERSION = {
@@ -49,13 +49,19 @@ def errors(*more: str, body: bool = True) -> tuple[str, ...]:
 
 
 def produces(
-    model: type[BaseModel], *codes: str, html: bool = False, headers: dict[str, Any] | None = None
+    model: type[BaseModel],
+    *codes: str,
+    html: bool = False,
+    codec: bool = False,
+    headers: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A route's answers: JSON of a model, safetensors where what it computes is arrays, and `html` for browsers."""
     content: dict[str, Any] = {JSON: {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
     computed = "answer_too_large" in codes
     if computed:
         content[SAFETENSORS] = {"schema": BINARY}
+    if codec:
+        content[BYTES] = {"schema": BINARY}
     if html:
         content[HTML] = {"schema": {"type": "string"}}
     answer: dict[str, Any] = {"description": (model.__doc__ or "").strip(), "content": content}
@@ -65,11 +71,13 @@ def produces(
     return {"response_class": _Plain, "responses": {200: answer, **responses(*known)}}
 
 
-def takes(model: type[BaseModel], binary: bool = True) -> dict[str, Any]:
-    """A route's body: JSON of a model, or safetensors."""
+def takes(model: type[BaseModel], binary: bool = True, codec: bool = False) -> dict[str, Any]:
+    """A route's body: JSON of a model, or safetensors, or a container of the codec."""
     content: dict[str, Any] = {JSON: {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
     if binary:
         content[SAFETENSORS] = {"schema": BINARY}
+    if codec:
+        content[BYTES] = {"schema": BINARY}
     return {"openapi_extra": {"requestBody": {"required": True, "content": content}}}
 
 

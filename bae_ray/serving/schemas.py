@@ -60,7 +60,8 @@ class EncoderInfo(_Schema):
     d_latent: int | None = None
     n_features: int | None = None
     prior_bits: float | None = None
-    """Marginal entropy of its firing rates over the reference set."""
+    """Marginal entropy of its firing rates over the reference set; null where they are not known, as of most encoders
+    that were imported: then there are no magnitudes of a binary one."""
     origin: EncoderOrigin | None = None
     measures: dict[str, float] = {}
     """Of the run that trained it, as in its result.json."""

@@ -23,6 +23,7 @@ from bae_ray.errors import (
     CompressionError,
     ContainerTooLargeError,
     InvalidInputError,
+    NotFiniteError,
     OutOfMemoryError,
     UnknownModelError,
 )
@@ -182,6 +183,8 @@ class Service:
             raise Problem("answer_too_large", "The answer would be too large. Send fewer rows.") from error
         except CompressionError as error:
             raise Problem("corrupt", CORRUPT) from error
+        except NotFiniteError as error:  # what the body's own check cannot see
+            raise Problem("not_finite", "There are numbers too large for this encoder's scale and weights.") from error
         except (ChangedError, LostBatchError, TaskCancelledError, RequestCancelledError, *GONE) as error:
             raise Problem("unavailable", "The replica that computed this went away. Send the request again.") from error
         except OutOfMemoryError as error:

@@ -40,8 +40,10 @@ class Served(NamedTuple):
     config: ServiceConfig
 
 
-def make_encoder(folder: Path, seed: int = 0, architecture: str = "bae") -> Autoencoder:
-    """An encoder with random weights, a normalisation, and a prior that is not flat."""
+def make_encoder(
+    folder: Path, seed: int = 0, architecture: str = "bae", change: Callable[[Autoencoder], Any] = lambda _: None
+) -> Autoencoder:
+    """An encoder with random weights, a normalisation, and a prior that is not flat; `change` is done to it at last."""
     torch.manual_seed(seed)
     config = BAEConfig(d_in=D, d_latent=F) if architecture == "bae" else ReLUConfig(d_in=D, d_latent=F)
     made = build_autoencoder(config)
@@ -49,6 +51,7 @@ def make_encoder(folder: Path, seed: int = 0, architecture: str = "bae") -> Auto
         made.mean.copy_(torch.randn(D))
         made.scale.fill_(2.0)
         made.prior.copy_(torch.rand(F) ** 3)
+        change(made)
     made.save_pretrained(folder)
     return load_autoencoder(folder)
 

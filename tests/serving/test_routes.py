@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from bae_ray import load_autoencoder
 from bae_ray.client import Client
-from bae_ray.compression import Scheme, compress_activations, decompress, decompress_activations
+from bae_ray.compression import Scheme, TableChoice, compress_activations, decompress, decompress_activations
 from tests.serving.support import D, F, Served, make_encoder, until, write_cards
 
 JSON, BINARY = "application/json", "application/x-safetensors"
@@ -135,24 +135,26 @@ def test_decode_of_indices(http: httpx.Client, bae):
         assert np.allclose(answer["x"], wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("table", "media"), [("reference", "application/octet-stream"), ("embedded", BINARY)])
 @pytest.mark.parametrize("scheme", ["entropy", "indices"])
-def test_compress_and_decompress(http: httpx.Client, bae, scheme: Scheme):
-    wanted = compress_activations(bae, torch.from_numpy(x), scheme)
-    headers, params = {"content-type": BINARY}, {"scheme": scheme}
+def test_compress_and_decompress(http: httpx.Client, bae, scheme: Scheme, table: TableChoice, media: str):
+    wanted = compress_activations(bae, torch.from_numpy(x), scheme, table=table)
+    params = {"scheme": scheme} if table == "reference" else {"scheme": scheme, "table": table}
+    headers = {"content-type": BINARY}
     binary = http.post("/v1/encoders/bae/compress", content=save({"x": x}), headers=headers, params=params)
-    assert binary.headers["content-type"] == BINARY
+    assert binary.headers["content-type"] == media
     assert binary.content == wanted
     answer = http.post("/v1/encoders/bae/compress", json={"x": x.tolist()}, params=params).json()
     assert base64.b64decode(answer["data"]) == wanted
     assert (answer["rows"], answer["bytes"]) == (len(x), len(wanted))
 
-    back = http.post("/v1/encoders/bae/decompress", content=wanted, headers=headers)
+    back = http.post("/v1/encoders/bae/decompress", content=wanted, headers={"content-type": media})
     x_hat = decompress_activations(bae, wanted).numpy()
     assert np.allclose(load(back.content)["x"], x_hat, rtol=1e-5, atol=1e-5)
     back = http.post("/v1/encoders/bae/decompress", json={"data": answer["data"]}).json()
     assert np.allclose(back["x"], x_hat, rtol=1e-5, atol=1e-5)
     packed = http.post("/v1/encoders/bae/decompress", json={"data": answer["data"]}, params={"format": "packed"}).json()
-    assert np.array_equal(packed["code"], np.packbits(decompress(wanted).numpy(), axis=1))
+    assert np.array_equal(packed["code"], np.packbits(decompress(wanted, prior=bae.prior).numpy(), axis=1))
 
 
 def test_feature(http: httpx.Client, bae):

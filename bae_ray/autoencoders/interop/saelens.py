@@ -1,9 +1,11 @@
 """Autoencoders read from SAELens folders (github.com/decoderesearch/SAELens, sae_lens/saes/ and loading/)."""
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +33,8 @@ R_MAG_OF_CODES = -1000.0
 """exp of it is 0 in every float type: how a binary autoencoder is written as a Gated SAE."""
 GRADIENT_FIELD = "bae_ray_gradient"
 """Metadata field with the gradient of a binary autoencoder's step."""
+PRIOR_FIELD = "bae_ray_prior"
+"""Metadata field with the firing rates over the reference set: `prior_text`."""
 
 _COMMON = {"W_enc": "D F", "W_dec": "F O", "b_dec": "O"}
 _LAYOUTS = {
@@ -73,7 +77,29 @@ def import_saelens(folder: str | Path) -> Autoencoder:
         _refuse(file, "d_out", sizes["O"], f"d_in ({sizes['D']}): bae_ray's transcoders have one width")
     check_tensors(tensors, _LAYOUTS[architecture], folder / WEIGHTS_FILE, sizes)
     kind, fields, weights = _convert(config, {name: tensor.double() for name, tensor in tensors.items()}, file)
+    if (prior := _prior(config, sizes["F"], file)) is not None:
+        weights["prior"] = prior
     return assemble(kind, sizes, fields, weights, file)
+
+
+def prior_text(prior: Tensor) -> str:
+    """Firing rates [F] as base64 of little-endian float32."""
+    return base64.b64encode(prior.detach().cpu().float().numpy().astype("<f4").tobytes()).decode()
+
+
+def _prior(config: Mapping[str, Any], d_latent: int, file: Path) -> Tensor | None:
+    """The firing rates [F] that a config of `export_saelens` holds; None where it holds none."""
+    metadata = config.get("metadata")
+    text = metadata.get(PRIOR_FIELD) if isinstance(metadata, dict) else None
+    if text is None:
+        return None
+    try:
+        rates = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
+    except (TypeError, ValueError):
+        rates = np.empty(0, np.float32)
+    if len(rates) != d_latent or not ((rates >= 0) & (rates <= 1)).all():
+        _refuse(file, PRIOR_FIELD, f"{str(text)[:40]}...", f"{d_latent} rates in [0, 1], as base64 of float32")
+    return torch.from_numpy(rates)
 
 
 def _modern(config: dict[str, Any]) -> dict[str, Any]:
@@ -81,9 +107,11 @@ def _modern(config: dict[str, Any]) -> dict[str, Any]:
     config = {_RENAMED.get(name, name): value for name, value in config.items()}
     config["architecture"] = str(config.get("architecture", "standard"))
     config.setdefault("apply_b_dec_to_input", config["architecture"] != "transcoder")
-    settings = config.get("activation_fn_kwargs") or {}
-    if config.get("activation_fn") == "topk" and isinstance(settings, dict) and "k" in settings:
-        config |= {"architecture": "topk", "k": settings["k"]}
+    if config.get("activation_fn") == "topk" and config["architecture"] == "standard":
+        config["architecture"] = "topk"
+    settings = config.get("activation_fn_kwargs")
+    if isinstance(settings, dict) and config["architecture"] == "topk":
+        config.setdefault("k", settings.get("k"))
     if not config.get("normalize_activations"):  # None or False in old ones
         config["normalize_activations"] = "none"
     if "reshape_activations" not in config:
@@ -107,17 +135,33 @@ def _check_options(config: Mapping[str, Any], file: Path) -> None:
         )
     if config["reshape_activations"] != "none":
         _refuse(file, "reshape_activations", config["reshape_activations"], "'none': activations are vectors here")
-    if config.get("activation_fn", "relu") not in ("relu", "topk"):
-        _refuse(file, "activation_fn", config["activation_fn"], "'relu' or 'topk'")
-    settings = config.get("activation_fn_kwargs") or {}
-    if not isinstance(settings, dict) or any(value for name, value in settings.items() if name != "k"):
-        _refuse(file, "activation_fn_kwargs", settings, "nothing but k")
     if not isinstance(config["apply_b_dec_to_input"], bool):
         _refuse(file, "apply_b_dec_to_input", config["apply_b_dec_to_input"], "true or false")
     if architecture == "transcoder" and config["apply_b_dec_to_input"]:
         _refuse(file, "apply_b_dec_to_input", True, "false for a transcoder")
-    if architecture == "topk" and "k" not in config:
-        _refuse(file, "k", None, "the number of latents kept")
+    if config.get("use_error_term"):
+        _refuse(file, "use_error_term", config["use_error_term"], "false: its output is the input")
+    if not isinstance(config.get("rescale_acts_by_decoder_norm") or False, bool):
+        _refuse(file, "rescale_acts_by_decoder_norm", config["rescale_acts_by_decoder_norm"], "true or false")
+    _check_activation(config, file)
+
+
+def _check_activation(config: Mapping[str, Any], file: Path) -> None:
+    """Raise `CheckpointError` where the non-linearity is none of ours, or is not said as a whole."""
+    architecture, k = config["architecture"], config.get("k")
+    expected = ["relu", "topk"] if architecture in ("standard", "topk") else ["relu"]
+    if config.get("activation_fn", "relu") not in expected:
+        _refuse(file, "activation_fn", config["activation_fn"], " or ".join(map(repr, expected)))
+    settings = config.get("activation_fn_kwargs") or {}
+    if not isinstance(settings, dict) or any(value for name, value in settings.items() if name != "k"):
+        _refuse(file, "activation_fn_kwargs", settings, "nothing but k")
+    # Old configs of ReLU autoencoders may carry a k that nothing used.
+    if settings.get("k", k) != k and (architecture == "topk" or "activation_fn" not in config):
+        _refuse(file, "activation_fn_kwargs", settings, f"the config's own k, {k}, for architecture {architecture}")
+    if architecture == "topk" and k is None:
+        _refuse(file, "k", k, "the number of latents kept")
+    if architecture != "topk" and k is not None:
+        _refuse(file, "k", k, f"none for architecture {architecture}, or activation_fn 'topk'")
 
 
 def _convert(

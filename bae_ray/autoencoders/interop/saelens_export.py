@@ -12,7 +12,14 @@ from torch import Tensor
 from bae_ray.autoencoders.bae import BinaryAutoencoder
 from bae_ray.autoencoders.base import Autoencoder
 from bae_ray.autoencoders.baselines import BatchTopKAutoencoder, GatedSAE, JumpReLUAutoencoder
-from bae_ray.autoencoders.interop.saelens import CONFIG_FILE, GRADIENT_FIELD, R_MAG_OF_CODES, WEIGHTS_FILE
+from bae_ray.autoencoders.interop.saelens import (
+    CONFIG_FILE,
+    GRADIENT_FIELD,
+    PRIOR_FIELD,
+    R_MAG_OF_CODES,
+    WEIGHTS_FILE,
+    prior_text,
+)
 from bae_ray.autoencoders.sae import GatedAutoencoder, ReLUAutoencoder, TopKAutoencoder, Transcoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path, write_text
@@ -37,8 +44,8 @@ def export_saelens(
 
     Its encode of the language model's activations gives our latents, its decode our reconstruction in the model's own
     units: the normalisation is folded into the weights, in float64. What becomes of each architecture, and where that
-    is not exact to the bit, is in docs/formats.md. The reference set (`prior`, `latent_mean`, `latent_std`) is left
-    out. `model_name` and `hook_name`, in TransformerLens' terms, go into the metadata.
+    is not exact to the bit, is in docs/formats.md. The prior goes into the metadata, which SAELens keeps; `latent_mean`
+    and `latent_std` are left out. `model_name` and `hook_name`, in TransformerLens' terms, go into the metadata too.
 
     Warns `InexactConversionWarning` for top-k autoencoders that keep negative latents. Raises `InvalidInputError` for
     members trained as one tensor, which are exported one by one.
@@ -54,6 +61,8 @@ def export_saelens(
     given = {"model_name": model_name, "hook_name": hook_name}
     if isinstance(autoencoder, BinaryAutoencoder):
         given[GRADIENT_FIELD] = autoencoder.gradient
+    if autoencoder.has_prior:
+        given[PRIOR_FIELD] = prior_text(autoencoder.prior)
     config = {
         "architecture": architecture,
         "d_in": autoencoder.d_in,

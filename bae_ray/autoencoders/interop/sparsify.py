@@ -38,7 +38,7 @@ def import_sparsify(folder: str | Path) -> Autoencoder:
                 "its own, or choose another of theirs."
             )
     for name in ("d_in", "k"):
-        if not isinstance(config.get(name), int):
+        if type(config.get(name)) is not int:
             raise CheckpointError(f"{name} is {config.get(name)!r} in {file}; expected a whole number. Restore it.")
     d_latent = config.get("num_latents") or config["d_in"] * config.get("expansion_factor", 0)
     sizes = {"D": config["d_in"], "F": d_latent} if d_latent else {"D": config["d_in"]}

@@ -18,6 +18,7 @@ from bae_ray.autoencoders.base import Autoencoder
 from bae_ray.autoencoders.checkpoint import build_autoencoder, load_weights
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.errors import CheckpointError, InvalidInputError
+from bae_ray.values import is_finite
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -74,8 +75,11 @@ def check_tensors(
                 f"{name} in {source} has shape {list(tensor.shape)}, expected [{', '.join(map(str, expected))}]. "
                 "Give weights that were saved together."
             )
-        if not bool(tensor.isfinite().all()):
-            raise CheckpointError(f"{name} in {source} has values that are not finite: these weights are damaged.")
+        if not is_finite(tensor.float()):
+            raise CheckpointError(
+                f"{name} in {source} has values that are not finite, or beyond float32's range: these weights are "
+                "damaged."
+            )
     return known
 
 
