@@ -57,6 +57,10 @@ class _Tell(tune.Callback):
     def __init__(self, on_result: Callable[[dict[str, Any]], None], on_end: Callable[[], None]) -> None:
         self._on_result, self._on_end = on_result, on_end
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune writes its callbacks down, for a restart that never comes: not the progress bar that these hold."""
+        return {}
+
     @override
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
