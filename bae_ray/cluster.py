@@ -6,6 +6,7 @@ import os
 import ray
 from ray._private import ray_constants
 
+from bae_ray.chatter import quieten
 from bae_ray.errors import InvalidInputError
 
 LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
@@ -23,8 +24,7 @@ def connect() -> None:
     if LOOPBACK_VARIABLE not in os.environ:
         # Ray reads the variable when it is imported, and `ray start` in a child of this process must not have it.
         ray_constants.ENABLE_RAY_CLUSTER = False
-    for chatty in ("ray._private.authentication", "ray.data"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    quieten()
     ray.init(include_dashboard=False, logging_level=logging.WARNING)
 
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bae_ray.names import nearest
 
 
 class Config(BaseModel):
@@ -13,11 +15,33 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
-def describe(error: ValidationError) -> str:
-    """The first problem of a config, in one line: the field, its value, and what was expected."""
+def describe(error: ValidationError, config: type[BaseModel] | None = None) -> str:
+    """The first problem of a config, in one line: the field, its value, and what was expected.
+
+    Of an unknown field of `config` also the nearest ones that there are.
+    """
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden" and config is not None:
+        *sections, name = map(str, first["loc"])
+        return f"{where} is {first['input']!r}: {first['msg']}.{nearest(name, _fields(config, sections))}".rstrip(".")
     return f"{where} is {first['input']!r}: {first['msg']}" if where else str(first["msg"])
+
+
+def _fields(config: type[BaseModel], sections: list[str]) -> list[str]:
+    """Names of the fields that a config has in a section of it; parts of a union are told apart by a tag, passed by."""
+    configs = [config]
+    for section in sections:
+        below = [one.model_fields[section].annotation for one in configs if section in one.model_fields]
+        configs = [found for annotation in below for found in _configs(annotation)] or configs
+    return [name for one in configs for name in one.model_fields]
+
+
+def _configs(annotation: Any) -> list[type[BaseModel]]:
+    """The configs that an annotation names, however deep in unions and tuples."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _configs(part)]
 
 
 def content_hash(value: Any) -> str:

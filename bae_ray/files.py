@@ -5,12 +5,13 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import xxhash
 
 from bae_ray.errors import InvalidInputError
+from bae_ray.system_errors import naming
 
 TEMPORARY_SUFFIX = ".tmp"
 MIB = 1 << 20
@@ -28,13 +29,15 @@ KINDS = {
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it becomes `path` in one step, on failure it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error is the one that tells
+            temporary.unlink(missing_ok=True)
         raise
 
 
@@ -76,7 +79,7 @@ def _check(path: Path, found: os.stat_result, most: float) -> None:
 def checksum(path: Path) -> str:
     """The xxh3-128 checksum of a file, read in blocks of 4 MiB."""
     digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         while block := file.read(1 << 22):
             digest.update(block)
     return digest.hexdigest()

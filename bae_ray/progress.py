@@ -13,6 +13,11 @@ LOG_INTERVAL_S = 15.0
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def is_watched() -> bool:
+    """Whether somebody looks on: at a terminal or in a notebook."""
+    return console.is_terminal or console.is_jupyter
+
+
 class Tracker:
     """Counts finished work and shows it."""
 

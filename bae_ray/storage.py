@@ -18,6 +18,7 @@ from pyarrow import fs
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import TEMPORARY_SUFFIX, atomic_path, checksum
+from bae_ray.system_errors import naming
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """Types of file systems whose files appear whole, when they are closed, and that have no real folders."""
@@ -60,7 +61,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The content of a file. Raises `FileNotFoundError` where there is none."""
-        with self._fs.open_input_stream(self._full(name)) as stream:
+        with naming(f"{self}/{name}"), self._fs.open_input_stream(self._full(name)) as stream:
             return stream.read()
 
     def read_text(self, name: str) -> str:
@@ -133,14 +134,18 @@ class Folder:
         if self.path is None:
             return None
         existing = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
-        stats = os.statvfs(existing)
+        with naming(existing):
+            stats = os.statvfs(existing)
         return stats.f_bavail * stats.f_frsize
 
     def _full(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
     def _put(self, full: str, content: bytes) -> None:
-        with self._fs.open_output_stream(full) as stream:  # one write: an upload that fails never becomes a file
+        with (
+            naming(full),
+            self._fs.open_output_stream(full) as stream,
+        ):  # one write: an upload that fails never becomes a file
             stream.write(content)
 
 

@@ -65,7 +65,7 @@ def test_from_texts_to_report(
     settings = ["--training.epochs", "2", "--training.batch-size", "32"]
     code, printed, _ = bae_ray("train", "--store", store, "--out", runs, "--layer", 1, "--position", 2, *settings)
     assert code == 0
-    assert " bits, FVU " in printed
+    assert " bits of at most 64, FVU " in printed
     code, printed, _ = bae_ray(
         "sweep", "--store", store, "--out", runs, "--gpus-per-trial", 0, "--axes", "training.seed=0,1", *settings
     )

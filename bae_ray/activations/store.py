@@ -14,6 +14,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
+from typing_extensions import override
 
 from bae_ray.activations.cache import DEFAULT_LIMIT_GB, FileCache
 from bae_ray.activations.config import Position
@@ -66,6 +67,16 @@ class ActivationStore:
             return cls(folder, Manifest.model_validate_json(content), cache_gb)
         except ValidationError as error:
             raise CorruptShardError(_bad_manifest(folder, content, error)) from error
+
+    @override
+    def __repr__(self) -> str:
+        manifest, request = self.manifest, self.manifest.request
+        parts = {"layers": request.layers, "sites": request.sites, "positions": request.positions}
+        cells = ", ".join(f"{name} {' '.join(map(str, values))}" for name, values in parts.items())
+        return (
+            f"ActivationStore({self.folder}: {request.model['name']}, {len(self.cells)} cells of n = {manifest.n} x "
+            f"d = {manifest.d} in {request.dtype}; {cells})"
+        )
 
     @property
     def rows(self) -> pd.DataFrame:

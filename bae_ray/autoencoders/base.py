@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.errors import InvalidInputError
@@ -71,6 +72,8 @@ class Autoencoder(nn.Module, ABC):
         self.config = config
         self.d_in, self.d_latent = config.widths()
         self.standardize = bool(getattr(config, "standardize", False))
+        self.source: str | None = None
+        """Where it was loaded from: a run's id, a folder's name, or an id on the hub."""
         self.register_buffer("mean", torch.zeros(self.d_in))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("prior", torch.zeros(self.d_latent))
@@ -82,6 +85,13 @@ class Autoencoder(nn.Module, ABC):
         self.b_enc = cast(nn.Parameter | None, bias)
         self.W_dec = nn.Parameter(torch.empty(self.n_features, self.d_in))
         self.b_dec = nn.Parameter(torch.empty(self.d_in))
+
+    @override
+    def __repr__(self) -> str:
+        """What it is: its architecture, widths, and where it was loaded from, which of a run is the run's id."""
+        name = getattr(self.config, "architecture", type(self.config).__name__)
+        loaded = f", {self.source}" if self.source else ""
+        return f"{type(self).__name__}({name}, d_in={self.d_in}, d_latent={self.d_latent}{loaded})"
 
     @property
     def has_encoder_bias(self) -> bool:

@@ -76,6 +76,7 @@ def load_autoencoder(
     except (InvalidInputError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder} cannot be loaded as an autoencoder: {error}") from error
     load_weights(autoencoder, tensors, f"{folder / WEIGHTS_FILE}")
+    autoencoder.source = Path(source).resolve().name if Path(source).exists() else str(source)
     return autoencoder
 
 

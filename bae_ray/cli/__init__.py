@@ -14,6 +14,7 @@ from bae_ray.cli.parsing import parse as parse
 from bae_ray.cli.parsing import parse_preset as parse_preset
 from bae_ray.cli.parsing import run_safely as run_safely
 from bae_ray.config import Config
+from bae_ray.names import nearest
 
 VERBS: dict[str, Callable[..., int]] = {
     "extract": commands.extract,
@@ -57,6 +58,10 @@ COMMANDS: dict[str, type[Config]] = {
 
 def main() -> None:
     """Entry point of `bae-ray`."""
+    sys.exit(run_safely(_main))
+
+
+def _main() -> int:
     arguments = sys.argv[1:]
     verb = next((verb for verb in VERBS if arguments[: len(verb.split())] == verb.split()), None)
     if verb is None:
@@ -67,7 +72,8 @@ def main() -> None:
         unknown = bool(arguments) and arguments[0] not in ("-h", "--help")
         if unknown:
             given = " ".join(arguments[:2]) if arguments[0] in ("store", "judge") else arguments[0]
-            print(f"error: '{given}' is not a verb; expected one of {', '.join(VERBS)}.", file=sys.stderr)
-        sys.exit(EXIT_INVALID if unknown else 0)
+            expected = f"expected one of {', '.join(VERBS)}.{nearest(given, VERBS)}"
+            print(f"error: '{given}' is not a verb; {expected}", file=sys.stderr)
+        return EXIT_INVALID if unknown else 0
     rest = arguments[len(verb.split()) :]
-    sys.exit(run_safely(lambda: VERBS[verb](parse(COMMANDS[verb], f"bae-ray {verb}", rest))))
+    return VERBS[verb](parse(COMMANDS[verb], f"bae-ray {verb}", rest))

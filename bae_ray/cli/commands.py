@@ -24,6 +24,9 @@ from bae_ray.training.grid import SweepConfig
 if TYPE_CHECKING:
     from bae_ray.autoencoders import Autoencoder
 
+INCOMPRESSIBLE_SHARE = 0.8
+"""Of the possible bits: a code above it has hardly been pressed on by the entropy loss."""
+
 
 class ExtractCommand(ExtractConfig):
     """Run a language model over a corpus once and store the activations of every layer x site x position."""
@@ -161,9 +164,18 @@ def train(command: TrainCommand) -> int:
     run = plan_run(store, cell, command.autoencoder, command.training)
     with track("Training", command.training.epochs) as tracker:
         result = execute_run(run, store, command.out, on_epoch=tracker.reach)
+    bits, most = result.entropy_bits, result.d_latent
+    if command.autoencoder.architecture == "bae" and bits > INCOMPRESSIBLE_SHARE * most:
+        weight, epochs = command.training.entropy_weight, command.training.epochs
+        print(
+            f"warning: {bits:.0f} of {most} possible bits: most latents are fair coins, so the number says little of "
+            f"the activations. The entropy weight ({weight:g}) did too little in {epochs} epochs: raise "
+            f"--training.entropy-weight, to {max(2e-3, 10 * weight):g} say, or train for longer.",
+            file=sys.stderr,
+        )
     print(
-        f"{result.entropy_bits:.1f} bits, FVU {result.fvu_train:.3f} on training and {result.fvu_val:.3f} on held-out "
-        f"texts: {command.out / run.id}"
+        f"{bits:.1f} bits of at most {most}, FVU {result.fvu_train:.3f} on training and {result.fvu_val:.3f} on "
+        f"held-out texts: {command.out / run.id}"
     )
     return 0
 

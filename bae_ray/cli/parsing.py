@@ -1,7 +1,10 @@
 """Configs from command lines: options, presets, replayed files; and errors as exit codes."""
 
+import os
 import re
+import select
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -12,9 +15,12 @@ from pydantic import ValidationError, create_model
 
 from bae_ray.activations.inputs import INPUTS
 from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig
+from bae_ray.chatter import DEBUG, debugging, quieten
 from bae_ray.config import Config, describe
 from bae_ray.errors import BaeRayError, InvalidInputError
+from bae_ray.names import nearest
 from bae_ray.storage import without_credentials
+from bae_ray.system_errors import explain
 
 C = TypeVar("C", bound=Config)
 
@@ -39,6 +45,10 @@ CHOICES = (
 EXIT_SOME_FAILED = 1
 EXIT_INVALID = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+"""As the shell has it of a process that SIGPIPE ends."""
+
+DEBUG_FLAG = "--debug"
 
 
 def parse(command: type[C], prog: str, arguments: list[str], default: C | None = None) -> C:
@@ -52,7 +62,8 @@ def parse(command: type[C], prog: str, arguments: list[str], default: C | None =
             default = _with_choice(default or command.model_construct(), path.split(".")[:-1], choice, value)
     description = (
         f"{command.__doc__}\n\n--config FILE takes the options from a YAML or JSON file, such as the config of an "
-        "earlier run; other flags change them."
+        "earlier run; other flags change them. --debug, or BAE_RAY_DEBUG=1, prints the traceback of an error and all "
+        "that libraries say."
     )
     parsed = tyro.cli(
         command,
@@ -90,27 +101,69 @@ def parse_preset(presets: dict[str, C], prog: str, arguments: list[str], default
         first = next(iter(presets))
         return parse(type(presets[first]), f"{prog} {first}", arguments, presets[first])
     given = f"preset '{name}' is not known" if name else "no preset is given"
-    raise InvalidInputError(f"{given}: begin with one of {', '.join(presets)}.")
+    raise InvalidInputError(f"{given}: begin with one of {', '.join(presets)}.{nearest(name, presets)}")
 
 
 def run_safely(main: Callable[[], int]) -> int:
-    """Call `main`; an error that bae_ray raised on purpose is printed and becomes an exit code."""
+    """Call `main`; an error that a user can mend is printed and becomes an exit code.
+
+    With --debug among the arguments of the process, or BAE_RAY_DEBUG=1, its traceback comes first.
+    """
+    if DEBUG_FLAG in sys.argv:
+        sys.argv.remove(DEBUG_FLAG)
+        os.environ[DEBUG] = "1"
+    quieten()
     try:
-        return main()
+        return _run(main)
+    except BrokenPipeError as error:
+        if not _unread(sys.stdout.fileno()):
+            return _refuse(explain(error))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+def _run(main: Callable[[], int]) -> int:
+    try:
+        code = main()
+        sys.stdout.flush()  # here a pipe that is closed can still be answered
+        return code
+    except BrokenPipeError:
+        raise
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept, and the same command goes on from there.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except OSError as error:
-        print(f"error: {error}. Check the path, its permissions and the free space.", file=sys.stderr)
-        return EXIT_INVALID
+        return _refuse(explain(error))
     except BaeRayError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_INVALID
+        return _refuse(str(error))
     except ValidationError as error:
+        _show_traceback()
         for problem in error.errors():
             field = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
             print(f"error: --{field} is {problem['input']!r}: {problem['msg']}.", file=sys.stderr)
         return EXIT_INVALID
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith("?") else f"{sentence}."
+
+
+def _unread(file: int) -> bool:
+    """Whether it is a pipe whose reader, `head` say, has had enough."""
+    poll = select.poll()
+    poll.register(file, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _refuse(message: str) -> int:
+    _show_traceback()
+    print(f"error: {message}", file=sys.stderr)
+    return EXIT_INVALID
+
+
+def _show_traceback() -> None:
+    if debugging():
+        traceback.print_exc()
 
 
 def _take_option(arguments: list[str], name: re.Pattern[str]) -> tuple[list[str], str, str | None]:
@@ -131,7 +184,8 @@ def _with_choice(config: C, path: list[str], choice: Choice, chosen: str) -> C:
     """The config with another kind of config at `path`, with its own defaults; what both have in common is kept."""
     field = path[0]
     if field not in type(config).model_fields:
-        raise InvalidInputError(f"{field} is not an option here: --help lists the options.")
+        hint = nearest(field, type(config).model_fields)
+        raise InvalidInputError(f"{field} is not an option here.{hint} --help lists the options.")
     value = getattr(config, field)
     if len(path) > 1:
         changed = _with_choice(value, path[1:], choice, chosen)
@@ -157,4 +211,4 @@ def _read_config(command: type[C], file: Path) -> C:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidInputError(f"--config {file} cannot be read: {error}.") from error
     except ValidationError as error:
-        raise InvalidInputError(f"--config {file}: {describe(error)}.") from error
+        raise InvalidInputError(f"--config {file}: {_ended(describe(error, command))}") from error

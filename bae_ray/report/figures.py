@@ -1,6 +1,7 @@
 """Figures of a sweep's entropies."""
 
 import io
+import math
 from pathlib import Path
 
 import matplotlib
@@ -11,11 +12,14 @@ from matplotlib.figure import Figure, SubFigure
 
 from bae_ray.activations.config import Position
 from bae_ray.files import atomic_path
+from bae_ray.report.numbers import number, robust_limits
 from bae_ray.report.tables import CellGrid, cell_grid
 from bae_ray.report.variants import Variant, variants
 
 LAYER_COLORS = matplotlib.colormaps["viridis"]
 MAX_LABELLED_CELLS = 200
+MOST_LABELS = 20
+"""Along the axis of positions."""
 
 
 def entropy_figure(table: pd.DataFrame) -> Figure:
@@ -35,8 +39,8 @@ def _draw(figure: SubFigure, variant: Variant) -> None:
     runs = variant.runs
     lines, bits, fvu = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
     _lines(figure, lines, runs)
-    _map(figure, bits, cell_grid(runs, "entropy_bits"), "Entropy / bits", "viridis", "{:.0f}")
-    _map(figure, fvu, cell_grid(runs, "fvu_val"), "FVU on held-out texts", "magma_r", "{:.2f}")
+    _map(figure, bits, cell_grid(runs, "entropy_bits"), "Entropy / bits", "viridis", 0)
+    _map(figure, fvu, cell_grid(runs, "fvu_val"), "FVU on held-out texts", "magma_r", 2)
     n = runs["n_train"] + runs["n_val"]
     described = {"": runs["model"], "n =": n, "d =": runs["d_in"], "d_latent =": runs["d_latent"]}
     title = "; ".join(f"{name} {', '.join(map(str, column.unique()))}" for name, column in described.items())
@@ -63,9 +67,20 @@ def position_axis(axes: Axes, positions: list[Position]) -> list[int]:
     if len(numbers) == len(positions):
         axes.set_xscale("symlog", base=2, linthresh=1)
     places = numbers if len(numbers) == len(positions) else list(range(len(positions)))
-    axes.set_xticks(places, [str(position) for position in positions])
+    axes.set_xticks(places, _apart(positions, [math.log2(1 + place) for place in places]))
     axes.minorticks_off()
     return places
+
+
+def _apart(positions: list[Position], places: list[float]) -> list[str]:
+    """Labels of the positions, those left out that would stand on the one before."""
+    room = (places[-1] - places[0]) / MOST_LABELS if places else 0.0
+    labels, last = [], -math.inf
+    for position, place in zip(positions, places, strict=True):
+        fits = place - last >= room
+        labels.append(str(position) if fits else "")
+        last = place if fits else last
+    return labels
 
 
 def _lines(figure: SubFigure, axes: Axes, table: pd.DataFrame) -> None:
@@ -87,9 +102,10 @@ def _lines(figure: SubFigure, axes: Axes, table: pd.DataFrame) -> None:
     figure.colorbar(points, ax=axes, label="FVU on held-out texts")
 
 
-def _map(figure: SubFigure, axes: Axes, grid: CellGrid, title: str, colors: str, label: str) -> None:
-    """A heat map with the deepest layer on top."""
-    image = axes.imshow(grid.values, cmap=colors, aspect="auto", origin="lower")
+def _map(figure: SubFigure, axes: Axes, grid: CellGrid, title: str, colors: str, decimals: int) -> None:
+    """A heat map with the deepest layer on top; its scale is clipped at outliers, which are marked."""
+    limits = robust_limits(grid.values)
+    image = axes.imshow(grid.values, cmap=colors, aspect="auto", origin="lower", vmin=limits.low, vmax=limits.high)
     axes.set_xticks(range(len(grid.positions)), [str(position) for position in grid.positions])
     axes.set_yticks(range(len(grid.layers)), [str(layer) for layer in grid.layers])
     axes.set(xlabel="Token position", ylabel="Layer", title=title)
@@ -98,5 +114,10 @@ def _map(figure: SubFigure, axes: Axes, grid: CellGrid, title: str, colors: str,
         for (row, column), value in np.ndenumerate(grid.values):
             if np.isfinite(value):
                 color = "black" if brightness[row, column] > 0.5 else "white"
-                axes.text(column, row, label.format(value), ha="center", va="center", fontsize="small", color=color)
-    figure.colorbar(image, ax=axes)
+                label = number(value, decimals) + limits.mark(value)
+                axes.text(column, row, label, ha="center", va="center", fontsize="small", color=color)
+    below, above = (bool(np.any(side)) for side in (grid.values < limits.low, grid.values > limits.high))
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
+    bar = figure.colorbar(image, ax=axes, extend=extend)
+    if limits.beyond:
+        bar.set_label(f"{limits.beyond} cells beyond the scale (▲▼)", fontsize="small")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from bae_ray.files import write_text
 from bae_ray.report.figures import to_svg
+from bae_ray.report.numbers import number
 
 
 def write_report(
@@ -25,8 +26,8 @@ def write_report(
 ) -> None:
     """Write the page: figures, notes, table of every run, resolved config, with nothing loaded from elsewhere.
 
-    `sweep` is what `sweep_data` gives: with it the page has a heat map whose cells can be clicked. `links` are paths of
-    other pages, relative to this one.
+    `sweep` is what `sweep_data` gives: with it the page has a heat map, and shows the runs of one cell at a time.
+    `links` are paths of other pages, relative to this one.
     """
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         _source("report.html.j2")
@@ -36,7 +37,7 @@ def write_report(
         figures=[to_svg(figure) for figure in figures],
         notes=notes,
         columns=list(table.columns),
-        rows=[[_cell(value) for value in row] for row in table.itertuples(index=False)],
+        rows=[_row(row, sweep is not None) for row in table.to_dict("records")],
         config=config_json,
         sweep=sweep,
         links=links,
@@ -44,6 +45,12 @@ def write_report(
         script=_source("sweep.js") if sweep else "",
     )
     write_text(Path(path), page)
+
+
+def _row(row: dict[Any, Any], by_cell: bool) -> dict[str, Any]:
+    """A row of the table, and of a sweep what tells which cell and run it is of."""
+    named = {key: str(row.get(key, "")) for key in ("layer", "position", "run")} if by_cell else {}
+    return {"cells": [_cell(value) for value in row.values()], **named}
 
 
 def _source(name: str) -> str:
@@ -57,4 +64,4 @@ def _plotly() -> str:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return number(value) if isinstance(value, float) else str(value)

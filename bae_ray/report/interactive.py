@@ -1,22 +1,32 @@
-"""What the page of a sweep shows on a click: each run's measures and training curves, as JSON for sweep.js."""
+"""What the page of a sweep shows of each cell: its runs' measures and training curves, as JSON for sweep.js."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from bae_ray.report.numbers import number, robust_limits
 from bae_ray.report.variants import variants
 from bae_ray.training.results import position_order
 from bae_ray.training.run import METRICS_FILE
 
+
+class Measure(NamedTuple):
+    """A measure of a run that the map can show."""
+
+    label: str
+    decimals: int
+
+
 MEASURES = {
-    "entropy_bits": "Entropy / bits",
-    "fvu_val": "FVU on held-out texts",
-    "fvu_train": "FVU on training texts",
-    "l0": "L0",
-    "dead": "Dead latents",
-    "dense": "Dense latents",
+    "entropy_bits": Measure("Entropy / bits", 0),
+    "fvu_val": Measure("FVU on held-out texts", 2),
+    "fvu_train": Measure("FVU on training texts", 2),
+    "l0": Measure("L0", 0),
+    "dead": Measure("Dead latents", 3),
+    "dense": Measure("Dense latents", 3),
 }
 CURVES = ("loss", "reconstruction", "entropy")
 MAX_POINTS = 60
@@ -30,11 +40,15 @@ def sweep_data(table: pd.DataFrame, runs: Path) -> dict[str, Any]:
     """
     chosen = variants(table)
     variant_of = {run: number for number, variant in enumerate(chosen) for run in variant.runs["run"]}
+    layers = sorted(int(layer) for layer in table["layer"].unique())
+    positions = sorted(table["position"].unique().tolist(), key=position_order)
     return {
-        "measures": list(MEASURES.items()),  # in this order: an object's keys would be sorted
+        # Lists, in this order: an object's keys would be sorted.
+        "measures": [(name, measure.label) for name, measure in MEASURES.items()],
         "variants": [variant.label or "all runs" for variant in chosen],
-        "layers": sorted(int(layer) for layer in table["layer"].unique()),
-        "positions": [str(x) for x in sorted(table["position"].unique().tolist(), key=position_order)],
+        "layers": layers,
+        "positions": [str(position) for position in positions],
+        "maps": [{name: _map(variant.runs, name, layers, positions) for name in MEASURES} for variant in chosen],
         "runs": [
             {
                 "run": row["run"],
@@ -42,6 +56,7 @@ def sweep_data(table: pd.DataFrame, runs: Path) -> dict[str, Any]:
                 "position": str(row["position"]),
                 "seed": int(row["seed"]),
                 "variant": variant_of[row["run"]],
+                "shown": {name: number(float(row[name]), measure.decimals) for name, measure in MEASURES.items()},
                 "low": row["entropy_low"],
                 "high": row["entropy_high"],
                 "subset_n": list(row["subset_n"]),
@@ -51,6 +66,18 @@ def sweep_data(table: pd.DataFrame, runs: Path) -> dict[str, Any]:
             }
             for row in table.to_dict("records")
         ],
+    }
+
+
+def _map(runs: pd.DataFrame, measure: str, layers: list[int], positions: list[Any]) -> dict[str, Any]:
+    """The mean of a measure over each cell's runs [L, P], as numbers and as texts, and the ends of its colour scale."""
+    means = runs.groupby(["layer", "position"])[measure].mean()
+    values = np.array([[means.get((layer, position), np.nan) for position in positions] for layer in layers], float)
+    limits, decimals = robust_limits(values), MEASURES[measure].decimals
+    return {
+        "z": [[float(value) if np.isfinite(value) else None for value in row] for row in values],
+        "text": [[number(v, decimals) + limits.mark(v) if np.isfinite(v) else "" for v in row] for row in values],
+        **limits._asdict(),
     }
 
 

@@ -2,25 +2,33 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import LogLocator
 from rich.console import Console
 from rich.table import Table
 
 from bae_ray.analysis.distortion import WEIGHT, common_fvu, matched_entropy
 from bae_ray.report.figures import LAYER_COLORS, position_axis, save_png
+from bae_ray.report.numbers import number
 from bae_ray.report.variants import Variant, variants
 from bae_ray.training.results import position_order, write_csv
 
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+ASIDE = 0.06
+"""How far bars of neighbouring layers stand apart: in steps of position, where those are numbers in powers of two."""
+
 NOTE = (
     "Bits at matched distortion: each cell is trained with several entropy weights, and its bits are read where its "
-    "curve has the stated held-out FVU, by interpolation. Bars: 95 % intervals over seeds (Student's t). Beside them "
-    "stands the number at one fixed weight, as in the paper, where cells differ in FVU. A cell whose curve never has "
-    "that FVU is left out and says so."
+    "curve has the stated held-out FVU, by interpolation. Bars: 95 % intervals over seeds (Student's t), which of two "
+    "seeds are 13 times as wide as their spread: an arrow is at the end of one that goes on beyond the axis. Beside "
+    "them stands the number at one fixed weight, as in the paper, where cells differ in FVU. A cell whose curve never "
+    "has that FVU is left out and says so."
 )
 
 
@@ -65,6 +73,9 @@ def _draw(part: Matched, figure: SubFigure) -> None:
     plane.axvline(fvu, color="grey", linestyle="--", linewidth=0.8)
     plane.set(xlabel="FVU on held-out texts", ylabel="Entropy / bits", title="A curve per cell, a point per weight")
     plane.set_xscale("log")
+    plane.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    plane.xaxis.set_major_formatter(lambda value, _: number(value))
+    plane.minorticks_off()
     weight = float(matched["fixed_weight"].iloc[0])
     _against_position(at_fvu, matched, colors, "bits", f"At held-out FVU {fvu:g}")
     _against_position(at_weight, matched, colors, "fixed_bits", f"At entropy weight {weight:g}, whatever its FVU")
@@ -99,14 +110,27 @@ def _against_position(
 ) -> None:
     positions = sorted(matched["position"].unique().tolist(), key=position_order)
     places = dict(zip(positions, position_axis(axes, positions), strict=True))
-    for layer, cells in matched.groupby("layer"):
-        x = [places[position] for position in cells["position"]]  # where bits are missing, the line has a gap
-        half = np.nan_to_num((cells["bits"] - cells["low"]).to_numpy()) if column == "bits" else np.zeros(len(cells))
-        color = colors[int(str(layer))]
-        axes.errorbar(x, cells[column], half, fmt=".-", capsize=2, color=color, label=str(layer))
+    top = 1.1 * float(np.nanmax(matched[["bits", "fixed_bits"]].to_numpy(dtype=float)))  # the same for both
+    numbered = all(isinstance(position, int) for position in positions)
+    for row, (layer, cells) in enumerate(matched.groupby("layer")):
+        aside = ASIDE * (row - (matched["layer"].nunique() - 1) / 2)  # bars of layers stand beside each other
+        x = [places[place] * 2**aside if numbered else places[place] + aside for place in cells["position"]]
+        color, bits = colors[int(str(layer))], cells[column].to_numpy(dtype=float)  # a gap where bits are missing
+        axes.plot(x, bits, ".-", color=color, label=str(layer))
+        if column == "bits":
+            _intervals(axes, np.array(x), bits, cells["high"].to_numpy(dtype=float) - bits, top, color)
     axes.set(xlabel="Token position", ylabel="Entropy / bits", title=title)
-    largest = float(np.nanmax(matched[["bits", "fixed_bits"]].to_numpy(dtype=float)))
-    axes.set_ylim(0, 1.1 * largest)  # the same for both; an interval of few seeds may reach far beyond
+    axes.set_ylim(0, top)
+
+
+def _intervals(axes: Axes, x: Floats, bits: Floats, half: Floats, top: float, color: tuple[float, ...]) -> None:
+    """Bars of bits +- half as far as the axis goes; one that goes on ends in an arrow."""
+    known = np.isfinite(half)
+    x, bits, half = x[known], bits[known], half[known]
+    reach = np.array([np.minimum(half, bits), np.minimum(half, top - bits)])
+    axes.errorbar(x, bits, reach, fmt="none", ecolor=color, elinewidth=1, alpha=0.7)
+    for beyond, end, marker in ((half > bits, 0.0, "v"), (half > top - bits, top, "^")):
+        axes.plot(x[beyond], np.full(int(beyond.sum()), end), marker, color=color, markersize=5, clip_on=False)
 
 
 def _print(part: Matched) -> None:

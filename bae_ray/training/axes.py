@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from bae_ray.autoencoders.config import ARCHITECTURES
 from bae_ray.errors import InvalidInputError
+from bae_ray.names import nearest
 from bae_ray.training.config import TrainingConfig
 
 CELL_FIELDS = ("layer", "position", "site")
@@ -57,7 +58,7 @@ def parse_axis(text: str) -> list[Settings]:
 
     Raises `InvalidInputError` for a field that is not known, and where fields that go together have not as many values.
     """
-    columns = [[Setting(field, value) for value in values] for field, values in _parse(text, _fields())]
+    columns = [[Setting(field, value) for value in values] for field, values in _parse("axis", text, _fields())]
     if len({len(column) for column in columns}) > 1:
         counts = " and ".join(f"{column[0].field} has {len(column)}" for column in columns)
         raise InvalidInputError(f"axis '{text}': fields of one axis go together, but {counts} values.")
@@ -66,7 +67,7 @@ def parse_axis(text: str) -> list[Settings]:
 
 def parse_condition(text: str) -> dict[str, list[Any]]:
     """Fields of the cell or the configs, and the values that fulfil the condition: FIELD=VALUE,... FIELD=VALUE,..."""
-    return dict(_parse(text, [*CELL_FIELDS, *_fields()]))
+    return dict(_parse("condition", text, [*CELL_FIELDS, *_fields()]))
 
 
 def parse_range(text: str) -> Range:
@@ -74,11 +75,12 @@ def parse_range(text: str) -> Range:
     field, _, ends = text.partition("=")
     log = ends.startswith("log:")
     low, dots, high = (_value(end) for end in ends.removeprefix("log:").partition(".."))
+    field = _known("range", field, _fields())
     numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high))
-    if field not in _fields() or not dots or not numbers or not low < high or (log and low <= 0):
+    if not dots or not numbers or not low < high or (log and low <= 0):
         raise InvalidInputError(
-            f"range '{text}' is not FIELD=LOW..HIGH, or FIELD=log:LOW..HIGH with LOW above 0, with a known field. "
-            f"Fields: {', '.join(_fields())}."
+            f"range '{text}' is not FIELD=LOW..HIGH, or FIELD=log:LOW..HIGH with LOW above 0, such as "
+            "training.lr=log:1e-4..1e-2."
         )
     return Range(field, low, high, log)
 
@@ -101,14 +103,22 @@ def _fields() -> list[str]:
     ]
 
 
-def _parse(text: str, known: list[str]) -> list[tuple[str, list[Any]]]:
+def _known(what: str, given: str, known: list[str]) -> str:
+    """The field that a name stands for, written as in Python or as the flag is, with or without its dashes."""
+    field = given.removeprefix("--").replace("-", "_")
+    if field not in known:
+        hint = nearest(field, known) or f" Fields: {', '.join(known)}."
+        raise InvalidInputError(f"{what} '{given}': no field is called so.{hint}")
+    return field
+
+
+def _parse(what: str, text: str, known: list[str]) -> list[tuple[str, list[Any]]]:
     parsed: list[tuple[str, list[Any]]] = []
     for part in _parts(text):
-        field, equals, listed = part.partition("=")
-        if not (equals and listed) or field not in known:
-            raise InvalidInputError(
-                f"axis '{part}' is not FIELD=VALUE,VALUE,... with a known field. Fields: {', '.join(known)}."
-            )
+        given, equals, listed = part.partition("=")
+        if not (equals and listed):
+            raise InvalidInputError(f"{what} '{part}' is not FIELD=VALUE,VALUE,..., such as training.lr=1e-3,3e-3.")
+        field = _known(what, given, known)
         if field in (other for other, _ in parsed):
             raise InvalidInputError(f"axis {field} is given more than once: give all its values in one.")
         parsed.append((field, _values(listed)))

@@ -178,7 +178,9 @@ def execute_runs(
             x, target = (_rows(store, cell) if cell else None for cell in (first.cell, first.target))
             assert x is not None
             members = [(run.autoencoder, run.training) for run in together]
-            train_many(x, members, device, directories.log, target, state, on_trained=directories.put_away)
+            train_many(
+                x, members, device, directories.log, target, state, on_trained=directories.put_away, progress=False
+            )
         except OSError:
             raise
         except Exception as error:

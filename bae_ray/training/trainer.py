@@ -21,6 +21,7 @@ from bae_ray.autoencoders import ArchitectureConfig, Autoencoder, TranscoderConf
 from bae_ray.autoencoders.sae import Transcoder
 from bae_ray.config import content_hash
 from bae_ray.errors import DivergedError, InvalidInputError, OutOfMemoryError, TrainingError
+from bae_ray.progress import is_watched, track
 from bae_ray.seeds import stream
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.data import Batches, Placement, free_memory
@@ -61,6 +62,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 60.0,
     placement: Placement | None = None,
+    progress: bool | None = None,
 ) -> Trained:
     """Train an autoencoder on activations [N, D] with the objective of Eq. 5, or that of its architecture.
 
@@ -81,6 +83,7 @@ def train(
         checkpoint,
         checkpoint_every_s,
         placement,
+        progress=progress,
     )
     if isinstance(outcome, TrainingError):
         raise outcome
@@ -97,13 +100,15 @@ def train_many(
     checkpoint_every_s: float = 60.0,
     placement: Placement | None = None,
     on_trained: Callable[[int, Trained | TrainingError], None] = lambda *_: None,
+    progress: bool | None = None,
 ) -> list[Trained | TrainingError]:
     """Train several autoencoders on the same batches; each gets, to rounding, the numbers that it gets alone.
 
     Members of one architecture are computed as one. A member that diverges is reported in its place, and the others go
     on. `on_epoch` is given the member's number and its metrics; `on_trained` each member's outcome, while the state at
-    `checkpoint` is still there: killed before it has put all of them away, the next call only measures again. See
-    `train` for the rest.
+    `checkpoint` is still there: killed before it has put all of them away, the next call only measures again.
+    `progress`: whether the epochs are shown as they pass; left out, on a terminal and in a notebook. See `train` for
+    the rest.
 
     Raises `InvalidInputError` where members differ in a field of `SHARED`, and `OutOfMemoryError`.
     """
@@ -144,15 +149,15 @@ def train_many(
         )
         configs = [[architecture.model_dump(), training.model_dump()] for architecture, training in members]
         identity = content_hash([configs, *(_digest(rows) for rows in (x, target) if rows is not None)])
-        loop = Loop(
-            stacks,
-            data,
-            held_out,
-            shared,
-            lambda i, j, lines: on_epoch(groups[i][j], lines),
-            Resume(checkpoint, identity, checkpoint_every_s) if checkpoint else None,
-        )
-        loop.run()
+        with _shown(shared.epochs, is_watched() if progress is None else progress) as reach:
+
+            def ended(i: int, j: int, lines: list[TrainingMetrics]) -> None:
+                on_epoch(groups[i][j], lines)
+                reach(lines[-1].epoch)
+
+            resume = Resume(checkpoint, identity, checkpoint_every_s) if checkpoint else None
+            loop = Loop(stacks, data, held_out, shared, ended, resume)
+            loop.run()
     centre = column_mean(x if target is None else target)
     share = (time.monotonic() - started) / len(members)
     outcomes: dict[int, Trained | TrainingError] = {}
@@ -226,6 +231,16 @@ def _measured(
     entropy = estimate_entropy(autoencoder, x, seed)
     seconds += time.monotonic() - started
     return Trained(autoencoder, train_metrics, val_metrics, on_train.metrics(), entropy, seconds)
+
+
+@contextmanager
+def _shown(epochs: int, progress: bool) -> Iterator[Callable[[int], None]]:
+    """Shows the epochs of a training, if asked to; tell it the last one that ended."""
+    if not progress:
+        yield lambda _: None
+        return
+    with track("Training", epochs) as tracker:
+        yield tracker.reach
 
 
 def _device(name: str | torch.device) -> torch.device:

@@ -1,6 +1,5 @@
 """Running trials with Ray Tune, whose own results and state are thrown away: ours are the run directories."""
 
-import logging
 import os
 import shutil
 import uuid
@@ -10,6 +9,8 @@ from typing import Any
 
 from ray import tune
 from typing_extensions import override
+
+from bae_ray.chatter import quieten
 
 
 def run_trials(
@@ -29,7 +30,7 @@ def run_trials(
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the sweep, not just Tune's part of it
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output points to Tune's folder even at verbosity 0
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # misses those files
+    quieten()
     scratch = out / f".tune-{uuid.uuid4().hex}"
     config.trial_dirname_creator = lambda trial: trial.trial_id
     try:
