@@ -120,4 +120,4 @@ def _map(figure: SubFigure, axes: Axes, grid: CellGrid, title: str, colors: str,
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get((below, above), "neither")
     bar = figure.colorbar(image, ax=axes, extend=extend)
     if limits.beyond:
-        bar.set_label(f"{limits.beyond} cells beyond the scale (▲▼)", fontsize="small")
+        bar.set_label(f"beyond the scale (▲▼): {limits.beyond}", fontsize="small")

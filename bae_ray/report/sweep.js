@@ -43,7 +43,7 @@
       type: "heatmap", z: drawn.z, x: data.positions, y: data.layers.map(String), text: drawn.text,
       texttemplate: "%{text}", zmin: drawn.low, zmax: drawn.high,
       colorscale: measure.startsWith("fvu") ? "Magma" : "Viridis", reversescale: measure.startsWith("fvu"),
-      colorbar: { ...plain, title: { text: drawn.beyond ? `${drawn.beyond} cells<br>beyond (▲▼)` : "" } },
+      colorbar: { ...plain, title: { text: drawn.beyond ? `beyond (▲▼):<br>${drawn.beyond}` : "" } },
       hovertemplate: "layer %{y}, position %{x}: %{text}<extra></extra>",
     };
     const at = [data.positions.indexOf(selected.position), data.layers.indexOf(selected.layer)];
@@ -86,10 +86,12 @@
     const terms = { loss: "Loss", reconstruction: "Reconstruction", entropy: "Entropy of a batch / bits" };
     const shown = Object.keys(terms).filter((name) => runs.some((run) => run.curves[name]));
     const traces = [];
+    const room = 22 * Math.ceil(runs.length / (data.variants.length > 1 ? 2 : 8)); // for the legend
     const layout = {
       title: { text: `Training at layer ${selected.layer}, position ${selected.position}` }, showlegend: true,
       grid: { rows: 1, columns: shown.length + 1, pattern: "independent" },
-      legend: { orientation: "h", y: -0.25 },
+      height: 480 + room, margin: { b: 80 + room },
+      legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", font: { size: 11 } },
     };
     const line = (run, number, axis, extra) => traces.push({
       type: "scatter", mode: "lines", xaxis: "x" + axis, yaxis: "y" + axis, name: label(run), legendgroup: run.run,
@@ -110,7 +112,7 @@
       const hovertemplate = `${label(run)}: %{y:.1f} bits of %{x} texts<extra></extra>`;
       line(run, of, axis, { mode: "lines+markers", x: run.subset_n, y: run.subset_bits, hovertemplate });
     });
-    layout["xaxis" + axis] = { ...plain, title: { text: "Texts n" }, type: "log" };
+    layout["xaxis" + axis] = { title: { text: "Texts n" }, type: "log", tickvals: runs.length ? runs[0].subset_n : [] };
     layout["yaxis" + axis] = { ...plain, title: { text: "Entropy over n texts / bits" } };
     return Plotly.react("curves", traces, layout, config);
   }

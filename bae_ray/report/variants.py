@@ -31,5 +31,4 @@ def variants(table: pd.DataFrame, aside: Sequence[str] = ()) -> list[Variant]:
 
 def _label(columns: list[str], values: tuple[object, ...]) -> str:
     """The settings that a variant has; one of another architecture lacks some."""
-    named = pd.Series(values, index=columns).dropna()
-    return ", ".join(f"{column}={value}" for column, value in named.items())
+    return ", ".join(f"{column}={value}" for column, value in zip(columns, values, strict=True) if pd.notna(value))

@@ -151,6 +151,9 @@ class JudgeServiceConfig(Config):
     cluster without any; then it computes on the CPU."""
     num_cpus: float = Field(default=1, ge=0)
     """CPUs that Ray sets aside for a replica."""
+    node_resource: str | None = Field(default=None, min_length=1)
+    """A custom resource of the nodes that replicas may be on, such as judge of cluster.yaml's judge_worker. Left out:
+    any node that has the GPUs and CPUs."""
     replicas: int = Field(default=1, ge=1)
     """Replicas, each with a copy of the model."""
     precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"

@@ -21,6 +21,8 @@ LOG_LEVEL = "ERROR"
 QUIET = {"logging_config": {"log_level": LOG_LEVEL, "enable_access_log": False}}
 """The logs of replicas come to the terminal of whoever starts them."""
 
+SOME_OF_A_RESOURCE = 0.001
+"""Of a resource that only says where to be."""
 HEALTH_TIMEOUT_S = 120
 """On a busy CPU a replica that computes answers late, and is not to be taken for a dead one."""
 
@@ -76,6 +78,8 @@ def settings(config: JudgeServiceConfig, gpus: float) -> dict[str, Any]:
         engine["enforce_eager"] = True  # compiling takes minutes that a small model does not earn back
         variables["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_cache_gib)
         bundles = [{"CPU": config.num_cpus}]
+    if config.node_resource is not None:
+        bundles = [{**bundle, config.node_resource: SOME_OF_A_RESOURCE} for bundle in bundles]
     return {
         "model_loading_config": {"model_id": config.called, "model_source": source.path},
         "engine_kwargs": engine,

@@ -58,12 +58,14 @@ def test_map_is_drawn_and_a_cell_shows_its_curves(runs: Path, page: Any):
     expected = [[light[layer, position] for position in (2, 7)] for layer in range(4)]
     np.testing.assert_allclose(heat_map(page), expected)
     assert page.locator("#map .heatmaplayer image").count() == 1
-    assert page.locator("#curves .scatterlayer .trace").count() == 0
+    first = table[(table["layer"] == 0) & (table["position"] == 2)]
+    assert page.evaluate("document.getElementById('curves').layout.title.text") == "Training at layer 0, position 2"
+    assert page.locator("#curves .scatterlayer .trace").count() == 4 * len(first)
 
     box = page.locator("#map .nsewdrag").bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.625)  # column of 7, row of layer 1
-    page.wait_for_selector("#curves .scatterlayer .trace")
+    page.wait_for_function("document.getElementById('curves').layout.title.text.includes('layer 1')")
     cell = table[(table["layer"] == 1) & (table["position"] == 7)]
     title = page.evaluate("document.getElementById('curves').layout.title.text")
     assert title == "Training at layer 1, position 7"
@@ -96,6 +98,39 @@ def test_entropies_at_one_fvu_stand_beside_it(runs: Path):
     weighed = table[table["training.entropy_weight"] == 0.01].groupby(["layer", "position"])["entropy_bits"].mean()
     np.testing.assert_allclose(matched["fixed_bits"], weighed.to_numpy())
     assert (runs / "matched.png").stat().st_size > 10_000
+
+
+def hidden(page: Any) -> dict[str, bool]:
+    return dict(page.evaluate("Array.from(document.querySelectorAll('tr[data-run]'), r => [r.dataset.run, r.hidden])"))
+
+
+def test_one_cell_at_a_time_each_run_in_one_colour(runs: Path, page: Any):
+    table = results(runs / "sweep")
+    page.select_option("#cell", label="layer 2, position 7")
+    page.wait_for_function("document.getElementById('curves').layout.title.text.includes('layer 2')")
+    of_cell = set(table[(table["layer"] == 2) & (table["position"] == 7)]["run"])
+    assert {run for run, away in hidden(page).items() if not away} == of_cell
+    traces = page.evaluate(
+        "document.getElementById('curves').data.map(t => [t.legendgroup, t.line.color, t.showlegend, t.name])"
+    )
+    colors = {run: {color for group, color, *_ in traces if group == run} for run in of_cell}
+    assert all(len(found) == 1 for found in colors.values())
+    assert len(set.union(*colors.values())) == len(of_cell)
+    assert len({name for *_, legend, name in traces if legend}) == len(of_cell)
+    in_plane = page.evaluate("document.getElementById('plane').data.find(t => t.name === 'this cell').marker.color")
+    assert set(in_plane) == set.union(*colors.values())
+    page.check("#all-runs")
+    assert not any(hidden(page).values())
+    assert page.said == []
+
+
+def test_numbers_are_those_of_the_picture(runs: Path, page: Any):
+    table = results(runs / "sweep")
+    light = table[table["training.entropy_weight"] == 0].groupby(["layer", "position"])["entropy_bits"].mean()
+    texts = page.evaluate("document.getElementById('map').data[0].text")
+    expected = [[f"{light[layer, position]:.0f}" for position in (2, 7)] for layer in range(4)]
+    assert [[text.split(" ")[0] for text in row] for row in texts] == expected
+    assert "e+" not in page.locator("tbody").inner_text()
 
 
 def test_failed_run_stands_in_the_table_with_its_reason(page: Any):
