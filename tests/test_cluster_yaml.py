@@ -5,6 +5,7 @@ import re
 import subprocess
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -82,11 +83,12 @@ def test_a_judge_gets_a_judge_worker_and_an_extraction_a_small_one():
 
     wanted = settings(JudgeServiceConfig(num_gpus=1, node_resource="judge"), 1.0)
     types = prepare_config(CLUSTER)["available_node_types"]
-    for bundles, expected in (
+    asked: list[tuple[Any, str]] = [
         (wanted["placement_group_config"]["bundles"], "judge_worker"),
         ([{"CPU": 1, "GPU": 1}], "gpu_worker"),
-    ):
-        scorer = partial(_default_utilization_scorer, node_availability_summary=NodeAvailabilitySummary({}))
+    ]
+    scorer: Any = partial(_default_utilization_scorer, node_availability_summary=NodeAvailabilitySummary({}))
+    for bundles, expected in asked:
         nodes, _ = get_nodes_for(types, {}, "head", 8, bundles, scorer)
         assert nodes == {expected: 1}
 

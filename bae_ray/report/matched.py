@@ -123,7 +123,7 @@ def _against_position(
     axes.set_ylim(0, top)
 
 
-def _intervals(axes: Axes, x: Floats, bits: Floats, half: Floats, top: float, color: tuple[float, ...]) -> None:
+def _intervals(axes: Axes, x: Floats, bits: Floats, half: Floats, top: float, color: Any) -> None:
     """Bars of bits +- half as far as the axis goes; one that goes on ends in an arrow."""
     known = np.isfinite(half)
     x, bits, half = x[known], bits[known], half[known]

@@ -31,4 +31,6 @@ def variants(table: pd.DataFrame, aside: Sequence[str] = ()) -> list[Variant]:
 
 def _label(columns: list[str], values: tuple[object, ...]) -> str:
     """The settings that a variant has; one of another architecture lacks some."""
-    return ", ".join(f"{column}={value}" for column, value in zip(columns, values, strict=True) if pd.notna(value))
+    lacking = pd.isna(pd.Series(values, dtype=object))
+    named = zip(columns, values, lacking, strict=True)
+    return ", ".join(f"{column}={value}" for column, value, lacks in named if not lacks)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import LineCollection
 
 from bae_ray.report.entropy import report_entropies
 from bae_ray.report.figures import entropy_figure, position_axis
@@ -66,12 +67,15 @@ def test_intervals_of_two_seeds_end_at_the_axis_in_an_arrow():
     figure = matched_figure([Matched("", runs, cells)])
     axes = figure.subfigs[0].axes[1]
     bottom, top = axes.get_ylim()
-    ends = [segment[:, 1] for bars in axes.collections for segment in bars.get_segments()]
+    bars = [
+        segment for lines in axes.collections if isinstance(lines, LineCollection) for segment in lines.get_segments()
+    ]
+    ends = [np.asarray(segment)[:, 1] for segment in bars]
     assert len(ends) == 2
     assert all(bottom <= end.min() and end.max() <= top for end in ends)
     for arrow in "v^":
         assert sum(len(np.asarray(line.get_xdata())) for line in axes.lines if line.get_marker() == arrow) == 1
-    assert len({float(segment[0, 0]) for bars in axes.collections for segment in bars.get_segments()}) == 2
+    assert len({float(np.asarray(segment)[0, 0]) for segment in bars}) == 2
 
 
 @pytest.fixture(scope="module")
