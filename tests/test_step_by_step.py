@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaModel
 
 from bae_ray import results
-from tests.conftest import WORDS
+from tests.conftest import WORDS, D
 
 README = Path(__file__).parents[1] / "README.md"
 LAYERS = 21
@@ -43,7 +43,11 @@ def test_step_by_step(bae_ray, model: Path, tmp_path: Path, monkeypatch: pytest.
     different = [" ".join(draw.choices(WORDS, k=18)) for _ in range(8)]  # so that a cell has 3 bits at most
     texts = [{"text": draw.choice(different)} for _ in range(2048)]
     Path("texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
-    smaller = {"smollm2-135m": str(model), "agnews": "texts.jsonl", "--seeds 0 1 2": "--seeds 0"}
+    # What a bit is worth in squared error, averaged over the width, grows as the width falls: so does its weight.
+    weight = f"entropy_weight: {2e-3 * 576 / D}"
+    smaller = {"smollm2-135m": str(model), "agnews": "texts.jsonl", "--seeds 0 1 2": "--seeds 0",
+               "entropy_weight: 2e-3": weight}  # fmt: skip
+    assert all(any(name in command for command in commands()) for name in smaller)
     ran = []
     for written_so in commands():
         command = written_so

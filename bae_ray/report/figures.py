@@ -18,7 +18,7 @@ from bae_ray.report.variants import Variant, variants
 
 LAYER_COLORS = matplotlib.colormaps["viridis"]
 MAX_LABELLED_CELLS = 200
-MOST_LABELS = 20
+MOST_LABELS = 12
 """Along the axis of positions."""
 
 

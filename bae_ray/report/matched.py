@@ -130,7 +130,8 @@ def _intervals(axes: Axes, x: Floats, bits: Floats, half: Floats, top: float, co
     reach = np.array([np.minimum(half, bits), np.minimum(half, top - bits)])
     axes.errorbar(x, bits, reach, fmt="none", ecolor=color, elinewidth=1, alpha=0.7)
     for beyond, end, marker in ((half > bits, 0.0, "v"), (half > top - bits, top, "^")):
-        axes.plot(x[beyond], np.full(int(beyond.sum()), end), marker, color=color, markersize=5, clip_on=False)
+        if beyond.any():
+            axes.plot(x[beyond], np.full(int(beyond.sum()), end), marker, color=color, markersize=5, clip_on=False)
 
 
 def _print(part: Matched) -> None:
