@@ -138,3 +138,9 @@ class ServiceError(BaeRayError):
 
 class CheckpointError(BaeRayError):
     """A saved autoencoder cannot be loaded."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says, as one sentence: the first line of its message, or else the error's name."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0].strip().rstrip(":")
+    return line if line.endswith((".", "!", "?")) else f"{line}."

@@ -5,12 +5,14 @@ Shapes: B texts, T tokens, M vectors wanted of a batch, D hidden size, S = layer
 
 import inspect
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bae_ray.activations.stack import find_blocks, logits_at, stack_of
 from bae_ray.errors import InvalidInputError
 
 SITES = ("residual", "mlp_in", "mlp_out")
@@ -45,52 +47,60 @@ class Capture:
         model: PreTrainedModel,
         layers: Sequence[int],
         sites: Sequence[str],
-        to_the_end: bool = False,
+        answers: bool = False,
         shared: bool = False,
     ) -> None:
-        """Hook a model. `to_the_end`: run all of it and keep what it returns, whatever the last tap is.
+        """Hook a model: a stack without a head, or with `answers` a whole causal model, all of which is run then.
 
         `shared`: leave the model whole, for other captures of it.
 
         Raises `InvalidInputError` for an architecture whose blocks, or their MLPs, cannot be found.
         """
-        self._model = model
-        n_layers = model.config.get_text_config().num_hidden_layers
+        self._model, self._answers = model, answers
+        config = model.config.get_text_config()
+        self._width: int = config.hidden_size
+        self._stream: int | None = getattr(config, "altup_active_idx", None)
         self.taps = [Tap(layer, site) for layer in sorted(layers) for site in SITES if site in sites]
-        self._final = Tap(n_layers, "residual")
-        self._last = None if to_the_end or self._final in self.taps else self.taps[-1]
+        self._final = Tap(config.num_hidden_layers, "residual")
+        self._last = None if answers or self._final in self.taps else self.taps[-1]
         self._index: Tensor = torch.empty(0, dtype=torch.long)
+        self._shape: tuple[int, ...] = ()
         self._captured: dict[Tap, Tensor] = {}
         self._runs = False
-        self.blocks = _blocks(model, n_layers)
+        self.blocks = find_blocks(model)
         if self._last is not None and not shared:
             del self.blocks[self._last.layer + 1 :]
         for tap in self.taps:
-            if tap != self._final:
-                self._hook(tap)
+            self._hook(tap)
 
-    def __call__(self, token_ids: Tensor, index: Tensor, final: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, token_ids: Tensor, index: Tensor, asked: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Activations [S, M, D] of `taps`, for token ids [B, T] padded on the right, on the model's device.
 
-        `index` [M] says which, counting through the B T tokens; `final` likewise which of the model's own last vectors
-        are returned beside them, [len(final), D].
+        `index` [M] says which, counting through the B T tokens; `asked` likewise, with `answers`, after which of them
+        the model's own logits [len(asked), V] are returned beside.
+
+        Raises `InvalidInputError` where the model's blocks do not all run, or not on vectors [B, T, D].
         """
-        self._index, self._captured, self._runs = index, {}, True
-        returned = None
+        self._index, self._shape, self._captured, self._runs = index, tuple(token_ids.shape), {}, True
+        logits = None
         with torch.inference_mode():
             try:
                 # No mask: the padding comes after a text's tokens, and a causal model never looks there.
-                hidden = self._model(input_ids=token_ids, use_cache=False).last_hidden_state
-                if self._final in self.taps:
-                    self._keep(self._final, hidden)
-                if final is not None:
-                    returned = hidden.flatten(0, 1).index_select(0, final)
+                if asked is not None:
+                    logits = logits_at(self._model, token_ids, asked)
+                else:
+                    self._model(input_ids=token_ids, use_cache=False)
             except _LastTapReachedError:
                 pass
             finally:
                 self._runs = False
             captured, self._captured = self._captured, {}
-            return torch.stack([captured[tap] for tap in self.taps]), returned
+            if idle := sorted({tap.layer for tap in self.taps if tap not in captured}):
+                raise InvalidInputError(
+                    f"layers {', '.join(map(str, idle))} of a {type(self._model).__name__} are not run by texts alone. "
+                    "Name the others with --layers."
+                )
+            return torch.stack([captured[tap] for tap in self.taps]), logits
 
     def compile(self) -> None:
         """Compile the model's blocks; hooks stay outside of what is compiled."""
@@ -107,7 +117,16 @@ class Capture:
             raise _LastTapReachedError
 
     def _keep(self, tap: Tap, hidden: Tensor) -> None:
-        self._captured[tap] = hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._index)
+        if hidden.dim() == 4 and self._stream is not None:  # of several streams the one that blocks compute with
+            hidden = hidden[self._stream]
+        expected = (*self._shape, self._width)
+        if tuple(hidden.shape) not in (expected, (prod(self._shape), self._width)):
+            raise InvalidInputError(
+                f"layer {tap.layer}, {tap.site}, of a {type(self._model).__name__} is of shape {tuple(hidden.shape)}; "
+                f"expected {expected}: texts, tokens, hidden size. Leave it out with --layers and --sites, or give "
+                "another model."
+            )
+        self._captured[tap] = hidden.reshape(-1, self._width).index_select(0, self._index)
 
     def _hook(self, tap: Tap) -> None:
         def received(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -116,6 +135,12 @@ class Capture:
         def given(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             self._reach(tap, output[0] if isinstance(output, tuple) else output)
 
+        def returned(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            self._reach(tap, output.last_hidden_state)
+
+        if tap == self._final:
+            (stack_of(self._model) if self._answers else self._model).register_forward_hook(returned)
+            return
         block = self.blocks[tap.layer]
         if tap.site == "residual":
             block.register_forward_pre_hook(received, with_kwargs=True)
@@ -125,17 +150,6 @@ class Capture:
             mlp = _mlp(block)
             _check_output(mlp)
             mlp.register_forward_hook(given)
-
-
-def _blocks(model: PreTrainedModel, n_layers: int) -> nn.ModuleList:
-    """The list of the model's blocks: its only ModuleList with one entry per layer."""
-    found = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == n_layers]
-    if len(found) != 1:
-        raise InvalidInputError(
-            f"cannot find the blocks of a {type(model).__name__}: expected one list of {n_layers} modules, found "
-            f"{len(found)}. A decoder-only model is needed."
-        )
-    return found[0]
 
 
 def _mlp(block: nn.Module) -> nn.Module:

@@ -17,7 +17,8 @@ from torch import Tensor
 from bae_ray.activations.capture import Capture
 from bae_ray.activations.config import Position, Precision
 from bae_ray.activations.layout import Cell
-from bae_ray.activations.model import TORCH_DTYPES, ModelSource, load_model, load_model_with_head
+from bae_ray.activations.loading import TORCH_DTYPES, load_model, load_model_with_head
+from bae_ray.activations.model import ModelSource
 from bae_ray.activations.ragged import Ints, Ragged
 from bae_ray.errors import ExtractionError
 
@@ -54,11 +55,9 @@ class ShardComputer:
 
     def __init__(self, work: Work, device: str) -> None:
         self._work, self._device = work, device
-        if work.label_tokens is None:
-            model, self._head = load_model(work.model, work.dtype, device), None
-        else:
-            model, self._head = load_model_with_head(work.model, work.dtype, device)
-        self._capture = Capture(model, work.layers, work.sites, to_the_end=self._head is not None)
+        self._answers = work.label_tokens is not None
+        model = (load_model_with_head if self._answers else load_model)(work.model, work.dtype, device)
+        self._capture = Capture(model, work.layers, work.sites, answers=self._answers)
         if work.compile:
             self._capture.compile()
 
@@ -112,7 +111,7 @@ class ShardComputer:
             if answered is not None:
                 answers[batch.texts] = answered.cpu().numpy()
         _check_finite(vectors, rows, kept)
-        return vectors, None if self._head is None else _predictions(rows, answers)
+        return vectors, _predictions(rows, answers) if self._answers else None
 
     def _batches(self, token_ids: Ragged) -> Iterator[Batch]:
         """All texts, the longest first: those of like length together, and what does not fit memory fails at once."""
@@ -128,12 +127,10 @@ class ShardComputer:
 
     def _forward(self, batch: Batch, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Activations [S, M, D], and for prompts [B, 2]: the label answered, and the token answered."""
-        final = None if self._head is None else torch.from_numpy(_last(batch)).to(self._device)
-        captured, last = self._capture(batch.token_ids.to(self._device), index.to(self._device), final)
-        if self._head is None or last is None or self._work.label_tokens is None:
+        asked = torch.from_numpy(_last(batch)).to(self._device) if self._answers else None
+        captured, logits = self._capture(batch.token_ids.to(self._device), index.to(self._device), asked)
+        if logits is None:
             return captured, None
-        with torch.inference_mode():
-            logits = self._head(last)
         labels = torch.tensor(self._work.label_tokens, device=logits.device)
         return captured, torch.stack([logits[:, labels].argmax(1), logits.argmax(1)], 1)
 

@@ -66,12 +66,13 @@ class ExtractConfig(CorpusConfig):
     input: InputConfig = TextsInput()
     """What the model reads, made of the corpus."""
     model: str = DEFAULT_MODEL
-    """The bundled smollm2-135m, a local folder, or a model id on the Hugging Face hub."""
+    """The bundled smollm2-135m, a local folder, or a model id on the Hugging Face hub. It reads from left to right, which
+    is tried first; code of its own is not run, and an adapter has to be merged."""
     revision: str | None = None
     """Revision of a hub model."""
     layers: tuple[int, ...] | None = None
-    """Indices into the model's hidden_states: 0 is the embeddings, the last one is after the final norm. Left out:
-    all."""
+    """Layer l is what block l receives, as a rule hidden_states[l]: 0 is the embeddings, the last one is after the
+    final norm. Left out: all."""
     sites: Annotated[tuple[Site, ...], AfterValidator(_named_once)] = ("residual",)
     """Where in a layer: residual, the hidden state; mlp_in and mlp_out, what the MLP of the block that reads that
     hidden state gets and gives."""

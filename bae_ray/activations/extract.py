@@ -8,22 +8,22 @@ from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.ingest import write_rows
 from bae_ray.activations.inputs import ICLInput
-from bae_ray.activations.layout import FAILURES, MANIFEST, Failure, Manifest, Request, RowsIndex
+from bae_ray.activations.layout import FAILURES, MANIFEST, Failure, Manifest, Probe, Request, RowsIndex
+from bae_ray.activations.loading import TORCH_DTYPES
 from bae_ray.activations.model import (
-    TORCH_DTYPES,
     ModelSource,
     check_request,
     find_model,
     load_tokenizer,
     model_identity,
 )
-from bae_ray.activations.pipeline import gpus_of, run_shards, writing
+from bae_ray.activations.pipeline import gpus_of, run_probe, run_shards, writing
 from bae_ray.activations.selection import Lengths, lengths
 from bae_ray.activations.sources import Source, find_source
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.cluster import check_fits, connect
-from bae_ray.errors import ExtractionError, InvalidInputError, NotEnoughDiskError
+from bae_ray.errors import ExtractionError, InvalidInputError, NotEnoughDiskError, NoTextLongEnoughError
 from bae_ray.progress import console
 from bae_ray.storage import Location, folder_at
 
@@ -61,25 +61,15 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
     elif store is not None:
         console.print(f"{writer.folder} is complete: {store.manifest.n} vectors x {len(store.cells)} cells.")
         return store
+    work = _work(config, model, layers, source)
     try:
-        index = _ingest(config, model, source, request, wanted, writer)
+        index, probed = _ingest(config, work, source, request, wanted, writer)
     except InvalidInputError:  # what cannot be used leaves the folder free for another try
         if new:
             writer.give_up()
         raise
     # Only now: where the disk is too small for what was found in the texts, their rows stay for the next try.
     _check_disk(writer, f"{index.n}", index.n * _bytes_per_vector(request, model))
-    work = Work(
-        model=model,
-        layers=layers,
-        sites=config.sites,
-        positions=positions,
-        dtype=config.dtype,
-        batch_size=config.batch_size,
-        batch_tokens=config.batch_tokens,
-        compile=config.compile,
-        label_tokens=source.label_tokens,
-    )
     failures = run_shards(config, work, writer, index)
     if failures and not (config.finish_without_failed and len(failures) < len(index.shards)):
         raise ExtractionError(_failed(writer, index, failures))
@@ -104,12 +94,38 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
         windowed=index.windowed,
         shards=tuple(receipts),
         failed=tuple(failures),
+        probe=probed,
     )
     with writing(writer):
         writer.finish(manifest)
     if failures:
         console.print(f"{writer.folder} is finished without {len(failures)} shards, which its {MANIFEST} names.")
     return ActivationStore(writer.folder, manifest)
+
+
+def check(config: ExtractConfig) -> Probe:
+    """Try the model on texts of the corpus, without a store: alone and beside others, whole and cut, changed late.
+
+    Raises an `InvalidInputError` where its vectors depend on what they must not.
+    """
+    model = find_model(config.model, config.revision)
+    layers = tuple(sorted(config.layers)) if config.layers is not None else _all_layers(model, config.sites)
+    check_request(model, layers, config.sites, config.all_positions, config.max_tokens)
+    longest = config.max_tokens or model.max_positions
+    wanted = lengths(config.all_positions, longest, whole=isinstance(config.input, ICLInput))
+    source = find_source(config, model, longest)
+    connect()
+    check_fits("a worker", config.cpus_per_worker, gpus_of(config))
+    first = next(source.tables(), None)
+    ids: list[list[int]] = [] if first is None else first["token_ids"].to_pylist()
+    fitting = sorted((row[:longest] for row in ids if len(row) >= max(2, wanted.least)), key=len)
+    if not fitting:
+        raise NoTextLongEnoughError(
+            f"none of the first {len(ids)} texts of corpus '{config.corpus}' reaches position {wanted.least - 1}. Ask "
+            "for smaller positions, or give longer texts."
+        )
+    texts = [fitting[0], fitting[len(fitting) // 2], fitting[-1]]
+    return run_probe(config, _work(config, model, layers, source), texts, wanted.cut)
 
 
 def _failed(writer: StoreWriter, index: RowsIndex, failures: list[Failure]) -> str:
@@ -125,6 +141,20 @@ def _failed(writer: StoreWriter, index: RowsIndex, failures: list[Failure]) -> s
 def _all_layers(model: ModelSource, sites: tuple[str, ...]) -> tuple[int, ...]:
     """Every layer that has all of the sites: the last one, after the final norm, has no MLP."""
     return tuple(range(model.n_layers + (sites == ("residual",))))
+
+
+def _work(config: ExtractConfig, model: ModelSource, layers: tuple[int, ...], source: Source) -> Work:
+    return Work(
+        model=model,
+        layers=layers,
+        sites=config.sites,
+        positions=config.all_positions,
+        dtype=config.dtype,
+        batch_size=config.batch_size,
+        batch_tokens=config.batch_tokens,
+        compile=config.compile,
+        label_tokens=source.label_tokens,
+    )
 
 
 def _request(
@@ -149,13 +179,14 @@ def _request(
 
 def _ingest(
     config: ExtractConfig,
-    model: ModelSource,
+    work: Work,
     source: Source,
     request: Request,
     wanted: Lengths,
     writer: StoreWriter,
-) -> RowsIndex:
-    """Check that there is room, write the rows or find them written, and say what is to be done."""
+) -> tuple[RowsIndex, Probe]:
+    """Check that there is room, try the model, write the rows or find them written, and say what is to be done."""
+    model = work.model
     bytes_per_vector = _bytes_per_vector(request, model)
     console.print(f"Plan: {len(request.cells)} cells x {model.hidden_size} numbers in {config.dtype} for each vector.")
     if config.max_texts is not None and config.tokens.max_vectors is not None:
@@ -167,6 +198,8 @@ def _ingest(
         _check_disk(writer, f"at most {most}", most * bytes_per_vector)
     connect()
     check_fits("a worker", config.cpus_per_worker, gpus_of(config))
+    probed = run_probe(config, work)
+    console.print(f"Plan: {probed}.")
     index = writer.index()
     if index is None:
         special = frozenset(load_tokenizer(model).all_special_ids)
@@ -179,7 +212,7 @@ def _ingest(
         f"Plan: {index.texts} texts with {index.tokens} tokens; {index.texts_too_short} of {index.texts_read} were too "
         f"short{empty} and {index.texts_too_long} too long, and left out."
     )
-    return index
+    return index, probed
 
 
 def _bytes_per_vector(request: Request, model: ModelSource) -> int:

@@ -192,6 +192,34 @@ class Failures(Record):
     failures: tuple[Failure, ...]
 
 
+class Probe(Record):
+    """How the model's vectors came out before the extraction, where nothing but the token's own past may matter.
+
+    Differences are relative to the vectors' length, averaged over tokens, the largest of all layers and sites.
+    """
+
+    texts: Literal["made up", "of the corpus"]
+    tokens: int
+    """Tokens of the texts compared."""
+    tolerance: float
+    """A larger difference would have ended the extraction."""
+    later_token: float
+    """Between vectors before a token that was changed."""
+    batched: float
+    """Between a text alone and padded beside others."""
+    cut: float
+    """Between a whole text and its beginning alone."""
+    numbering: str
+    """What layer l is of what transformers calls `hidden_states`."""
+
+    def __str__(self) -> str:
+        return (
+            f"a later token changes vectors by {self.later_token:.1g} of their length, texts beside them by "
+            f"{self.batched:.1g}, a cut by {self.cut:.1g} ({self.tokens} tokens {self.texts}; rounding explains "
+            f"{self.tolerance:g}); layer l is {self.numbering}"
+        )
+
+
 class Manifest(Record):
     """What a finished store holds."""
 
@@ -217,3 +245,5 @@ class Manifest(Record):
     """In the order of their numbers, of which those that failed are missing."""
     failed: tuple[Failure, ...] = ()
     """The shards that the store was finished without, as was asked for."""
+    probe: Probe | None = None
+    """What was found of the model before it began. Earlier stores do not say."""

@@ -1,4 +1,4 @@
-"""Finding and loading a causal language model and its tokenizer."""
+"""Finding a causal language model, its config and its tokenizer; the weights are loaded elsewhere."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,29 +6,19 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import hf_hub_download
-from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from bae_ray.activations.bundled import BUNDLED_MODEL, bundled_model_folder
 from bae_ray.activations.capture import Capture
-from bae_ray.activations.config import Position, Precision
-from bae_ray.errors import InvalidInputError, UnknownModelError
+from bae_ray.activations.config import Position
+from bae_ray.errors import InvalidInputError, UnknownModelError, first_line
 from bae_ray.files import checksum
 
-TORCH_DTYPES: dict[Precision, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+ADAPTER = "adapter_config.json"
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+"""Rotary embeddings whose factors change for all texts of a batch once one of them is longer than a certain length."""
 
 
 class ModelSource(NamedTuple):
@@ -42,9 +32,11 @@ class ModelSource(NamedTuple):
     """Number of blocks; `hidden_states` has one entry more."""
     hidden_size: int
     max_positions: int | None
-    """Longest text in tokens, if the model has a limit."""
+    """Longest text in tokens, if there is a limit: the model's context, or where its vectors begin to depend on it."""
     vocabulary: int
     """Number of token ids."""
+    limited_by: str = "its context"
+    """What sets `max_positions`."""
 
     @property
     def path(self) -> str:
@@ -55,36 +47,119 @@ class ModelSource(NamedTuple):
 def find_model(name: str, revision: str | None = None) -> ModelSource:
     """Resolve a model's name and read its config, without its weights.
 
-    Raises `UnknownModelError` where there is no such model, and `InvalidInputError` where it is not decoder-only.
+    Raises `UnknownModelError` where there is no such model, and `InvalidInputError` where it is none that reads texts
+    from left to right.
     """
     folder = Path(name).expanduser().absolute()
-    try:
-        if name == BUNDLED_MODEL:
-            path, commit = str(bundled_model_folder()), None
-        elif folder.is_dir():
-            path, commit = str(folder), None
-        else:  # the file's place in the cache is named by its commit
-            path = name
-            commit = Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
-        config = AutoConfig.from_pretrained(path, revision=commit).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnknownModelError(
-            f"model '{name}' is not '{BUNDLED_MODEL}', no local folder with a config.json, and was not found on the "
-            f"Hugging Face hub ({reason}). Check the name, or the network."
-        ) from error
-    if config.is_encoder_decoder or (config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_decoder):
-        raise InvalidInputError(
-            f"model '{name}' is a {config.model_type}, whose tokens see those after them. Give a decoder-only model."
-        )
+    if name == BUNDLED_MODEL:
+        path, commit = str(bundled_model_folder()), None
+    elif folder.is_dir():
+        path, commit = str(folder), None
+    else:
+        path, commit = name, _commit(name, revision)
+    _refuse_adapter(name, path, commit)
+    whole = _config(name, path, commit)
+    config = whole.get_text_config()
+    _refuse_looking_ahead(name, whole, config)
+    context = getattr(config, "max_position_embeddings", None)
+    short = _longest_of_one_kind(config)
+    limited = short is not None and (context is None or short < context)
     return ModelSource(
         name=BUNDLED_MODEL if name == BUNDLED_MODEL else path,
         revision=commit,
         n_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
-        max_positions=getattr(config, "max_position_embeddings", None),
+        max_positions=short if limited else context,
         vocabulary=config.vocab_size,
+        limited_by="since one longer text would change the rotary factors of its whole batch"
+        if limited
+        else "its context",
     )
+
+
+def _commit(name: str, revision: str | None) -> str:
+    """The hub commit that a revision stands for."""
+    try:  # the file's place in the cache is named by its commit
+        return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
+    except (OSError, ValueError, KeyError) as error:
+        _refuse_adapter(name, name, revision)  # one alone has no config.json
+        raise _unknown(name, error) from error
+
+
+def _unknown(name: str, error: Exception) -> UnknownModelError:
+    reason = first_line(error).removesuffix(".")
+    return UnknownModelError(
+        f"model '{name}' is not '{BUNDLED_MODEL}', no local folder with a config.json, and was not found on the "
+        f"Hugging Face hub ({reason}). Check the name, or the network."
+    )
+
+
+def _refuse_adapter(name: str, path: str, commit: str | None) -> None:
+    """An adapter would be left out without a word, where the package peft is not installed."""
+    quietly: dict[str, Any] = dict.fromkeys(
+        ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors",
+         "_raise_exceptions_for_gated_repo"), False
+    )  # fmt: skip
+    if cached_file(path, ADAPTER, revision=commit, **quietly) is not None:
+        raise InvalidInputError(
+            f"model '{name}' holds an adapter ({ADAPTER}), which is not applied. Merge it into its model "
+            "(merge_and_unload of the package peft), save that with save_pretrained, and give its folder."
+        )
+
+
+def _config(name: str, path: str, commit: str | None) -> PretrainedConfig:
+    """The model's config. Raises `InvalidInputError` where transformers cannot use it, or it is no language model's."""
+    try:
+        whole = AutoConfig.from_pretrained(path, revision=commit, trust_remote_code=False)
+        config = whole.get_text_config()
+    except Exception as error:  # a config.json can be wrong in many ways
+        if Path(path).is_dir() and not Path(path, "config.json").is_file():
+            raise _unknown(name, error) from error
+        reason = (
+            "it has code of its own, which is not run."
+            if "trust_remote_code" in str(error)
+            else f"its config.json cannot be used: {first_line(error)}"
+        )
+        raise InvalidInputError(f"model '{name}': {reason} Give a model that transformers itself has.") from error
+    needed = ("num_hidden_layers", "hidden_size", "vocab_size")
+    if lacking := [field for field in needed if not isinstance(getattr(config, field, None), int)]:
+        raise InvalidInputError(
+            f"model '{name}' is a {whole.model_type}, whose config has no {' and no '.join(lacking)}: it is no "
+            "language model. Give a decoder-only one."
+        )
+    return whole
+
+
+def _refuse_looking_ahead(name: str, whole: PretrainedConfig, config: PretrainedConfig) -> None:
+    """Raise `InvalidInputError` where a config says so; a probe finds those whose config does not."""
+    masked = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    said = [
+        value
+        for part in (whole, config)
+        for value in (getattr(part, "is_causal", True) is False, getattr(part, "use_bidirectional_attention", None))
+    ]
+    if (
+        getattr(config, "is_encoder_decoder", False)
+        or (masked and not getattr(config, "causal", False))
+        or any(value is True or value == "all" for value in said)
+    ):
+        raise InvalidInputError(
+            f"model '{name}' is a {whole.model_type}, whose tokens see those after them. Give a decoder-only model."
+        )
+
+
+def _longest_of_one_kind(config: PretrainedConfig) -> int | None:
+    """Up to how many tokens a text's rotary factors are the same, whatever is beside it. None: always."""
+    rope: Any = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    lengths = [
+        kind.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or getattr(config, "max_position_embeddings", None)
+        for kind in kinds
+        if (kind.get("rope_type") or kind.get("type")) in LENGTH_DEPENDENT
+    ]
+    return min((length for length in lengths if length is not None), default=None)
 
 
 def model_identity(source: ModelSource) -> dict[str, object]:
@@ -96,35 +171,27 @@ def model_identity(source: ModelSource) -> dict[str, object]:
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The model's fast tokenizer."""
-    return AutoTokenizer.from_pretrained(source.path, revision=source.revision)
+    """The model's tokenizer.
 
-
-def load_model(source: ModelSource, dtype: Precision, device: str) -> PreTrainedModel:
-    """The model's decoder stack (no language-model head), in evaluation mode."""
-    transformers_logging.disable_progress_bar()
-    model = AutoModel.from_pretrained(source.path, revision=source.revision, dtype=TORCH_DTYPES[dtype])
-    return model.eval().to(device)
-
-
-def load_model_with_head(source: ModelSource, dtype: Precision, device: str) -> tuple[PreTrainedModel, nn.Module]:
-    """The model's decoder stack, and the head that turns its last vectors into logits; both in evaluation mode.
-
-    Raises `InvalidInputError` where the weights have no head.
+    Raises `InvalidInputError` where there is none, or one that gives ordinary tokens the model does not have.
     """
-    transformers_logging.disable_progress_bar()
-    found: Any = AutoModelForCausalLM.from_pretrained(
-        source.path, revision=source.revision, dtype=TORCH_DTYPES[dtype], output_loading_info=True
-    )
-    loaded, notes = found
-    head = loaded.get_output_embeddings()
-    if head is None or any(name.startswith(("lm_head", "embed_out")) for name in notes["missing_keys"]):
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+    except Exception as error:  # its files can be missing or wrong in many ways
         raise InvalidInputError(
-            f"model '{source.name}' has no language-model head, so it cannot answer prompts. Give the causal model "
-            "whose weights include one."
+            f"the tokenizer of model '{source.name}' cannot be loaded: {first_line(error)} Expected tokenizer.json "
+            "beside config.json, as the tokenizer's save_pretrained writes it."
+        ) from error
+    special = set(tokenizer.all_special_ids)  # such as one for padding, which no text has
+    ordinary = {number: token for token, number in tokenizer.get_vocab().items() if number not in special}
+    if beyond := {number: token for number, token in ordinary.items() if number >= source.vocabulary}:
+        worst = max(beyond)
+        raise InvalidInputError(
+            f"the tokenizer of model '{source.name}' has {len(beyond)} tokens that the model does not, such as "
+            f"'{beyond[worst]}' with id {worst}: the model has {source.vocabulary}. Give the tokenizer that belongs to "
+            "its weights, or enlarge its embeddings (resize_token_embeddings)."
         )
-    loaded.eval().to(device)
-    return loaded.base_model, head
+    return tokenizer
 
 
 def check_request(
@@ -149,7 +216,9 @@ def check_request(
         raise InvalidInputError(f"layers {tuple(layers)}: expected at least one, each named once.")
     limit = source.max_positions
     if longest is not None and limit is not None and longest > limit:
-        raise InvalidInputError(f"texts of {longest} tokens are too long: the model takes {limit}, its context.")
+        raise InvalidInputError(
+            f"texts of {longest} tokens are too long: the model takes {limit}, {source.limited_by}."
+        )
     limit = longest if longest is not None else limit
     for position in positions:
         if isinstance(position, int) and (position < 0 or (limit is not None and position >= limit)):
@@ -160,6 +229,6 @@ def check_request(
             )
             raise InvalidInputError(f"position {position} is out of range: expected 0{upper}.")
     if set(sites) != {"residual"}:
-        config = AutoConfig.from_pretrained(source.path, revision=source.revision)
+        config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
         with torch.device("meta"):
-            Capture(AutoModel.from_config(config), layers, sites)
+            Capture(AutoModel.from_config(config, trust_remote_code=False), layers, sites)

@@ -1,19 +1,23 @@
 """The shards of a store that are missing, on a pool of Ray Data actors: how they come along, and which of them fail."""
 
+import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+import ray
 import ray.data
-from ray.exceptions import RayError
+import torch
+from ray.exceptions import RayError, RayTaskError
 
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
-from bae_ray.activations.layout import Failure, RowsIndex
+from bae_ray.activations.layout import Failure, Probe, RowsIndex
+from bae_ray.activations.probe import probe
 from bae_ray.activations.worker import MEASURE, RESULT, ShardExtractor
 from bae_ray.activations.writer import StoreWriter
-from bae_ray.cluster import configure_data, total
-from bae_ray.errors import CorruptShardError, ExtractionError
+from bae_ray.cluster import configure_data, only_machine, total
+from bae_ray.errors import BaeRayError, CorruptShardError, ExtractionError, InvalidInputError, first_line
 from bae_ray.progress import console, track
 
 
@@ -36,6 +40,43 @@ def _unwritable(writer: StoreWriter, problem: str) -> str:
 def gpus_of(config: ExtractConfig) -> float:
     """The GPU share of each worker."""
     return config.gpus_per_worker if config.gpus_per_worker is not None else float(total("GPU") > 0)
+
+
+def run_probe(
+    config: ExtractConfig, work: Work, texts: Sequence[Sequence[int]] | None = None, cut: int | None = None
+) -> Probe:
+    """`probe` where a worker would run: with a GPU or several machines in a process of its own, else here.
+
+    Raises `InvalidInputError` where the model cannot be used, or its process died.
+    """
+    gpus = gpus_of(config)
+    arguments = work, config.cpus_per_worker, gpus, texts, cut
+    if not gpus and only_machine() is not None:  # no new process, which would import its libraries for seconds
+        return _probe(*arguments)
+    task = ray.remote(num_cpus=config.cpus_per_worker, num_gpus=gpus, max_calls=1, max_retries=config.attempts - 1)(
+        _probe
+    )
+    try:
+        return ray.get(task.remote(*arguments))
+    except RayTaskError as error:
+        if isinstance(error.cause, BaeRayError):
+            raise error.cause from None
+        raise
+    except RayError as error:
+        raise InvalidInputError(
+            f"a process that loaded model '{work.model.name}' died: {first_line(error)} Too little memory is the usual "
+            "reason: give a smaller --dtype, or machines with more memory."
+        ) from error
+
+
+def _probe(work: Work, cpus: float, gpus: float, texts: Sequence[Sequence[int]] | None, cut: int | None) -> Probe:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, int(cpus)))
+    try:
+        return probe(work, "cuda" if gpus and torch.cuda.is_available() else "cpu", texts, cut)
+    finally:
+        torch.set_num_threads(threads)
+        gc.collect()  # the model and its hooks hold each other
 
 
 def run_shards(config: ExtractConfig, work: Work, writer: StoreWriter, index: RowsIndex) -> list[Failure]:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bae_ray.activations.capture import Capture
-from bae_ray.activations.model import ModelSource, load_model_with_head
+from bae_ray.activations.loading import load_model_with_head
+from bae_ray.activations.model import ModelSource
+from bae_ray.activations.stack import find_blocks, logits_at, stack_of
 from bae_ray.errors import InvalidInputError
 
 Replace = Callable[[Tensor], Tensor]
@@ -42,9 +43,8 @@ class Splicer:
 
     def __init__(self, source: ModelSource, device: str = "cpu") -> None:
         """Raises `InvalidInputError` where the model has no language-model head."""
-        self._model, self._head = load_model_with_head(source, "float32", device)
-        # Hooks nothing, and so keeps every block.
-        self._blocks = Capture(self._model, (), (), to_the_end=True).blocks
+        self._model = load_model_with_head(source, "float32", device)
+        self._blocks = find_blocks(self._model)
         self._device = device
         self._clean: dict[tuple[tuple[int, ...], ...], float] = {}
         self._real = torch.empty(0)
@@ -78,9 +78,9 @@ class Splicer:
             ids = nn.utils.rnn.pad_sequence(batch, batch_first=True).to(self._device)
             lengths = torch.tensor([len(text) for text in batch], device=self._device)
             self._real = torch.arange(ids.shape[1], device=self._device) < lengths[:, None]
-            hidden = self._model(input_ids=ids, use_cache=False).last_hidden_state
             predicting = self._real[:, 1:]
-            logits = self._head(hidden[:, :-1][predicting])
+            (index,) = nn.functional.pad(predicting, (0, 1)).flatten().nonzero(as_tuple=True)
+            logits = logits_at(self._model, ids, index)
             yield float(nn.functional.cross_entropy(logits.float(), ids[:, 1:][predicting], reduction="sum"))
 
     @contextmanager
@@ -104,7 +104,7 @@ class Splicer:
         if layer < len(self._blocks):
             handle = self._blocks[layer].register_forward_pre_hook(before, with_kwargs=True)
         else:
-            handle = self._model.register_forward_hook(after)
+            handle = stack_of(self._model).register_forward_hook(after)
         try:
             yield
         finally:

@@ -34,6 +34,9 @@ class ExtractCommand(ExtractConfig):
     out: str
     """Folder of the activation store: a path, or a URI such as s3://bucket/folder. The same command on the same folder
     finishes an interrupted run."""
+    check: bool = False
+    """Only try the model on texts of the corpus: whether their vectors are the same alone and beside others, whole and
+    cut, whatever follows."""
 
 
 class TrainCommand(Config):
@@ -144,8 +147,12 @@ class ImportCommand(Config):
 
 def extract(command: ExtractCommand) -> int:
     """Run `bae-ray extract`."""
+    from bae_ray.activations.extract import check
     from bae_ray.activations.extract import extract as run
 
+    if command.check:
+        print(f"{command.model}: {check(command)}")
+        return 0
     store = run(command, command.out)
     shown = command.model_copy(update={"out": without_credentials(command.out)})
     store.folder.write_text("extract.json", shown.model_dump_json(indent=2) + "\n")

@@ -62,6 +62,7 @@ def info(command: InfoCommand) -> int:
         "texts": f"{manifest.texts} with {manifest.tokens} tokens; of {manifest.texts_read} read, "
         f"{manifest.texts_too_short} too short and {manifest.texts_too_long} too long",
         "shards": str(len(manifest.shards)),
+        "model tried": str(manifest.probe or "-"),
         "failed": "\n".join(map(str, manifest.failed)) or "none",
         "size": f"{size / 1e9:.3f} GB in {sum(len(shard.files) for shard in manifest.shards)} files",
     }.items():

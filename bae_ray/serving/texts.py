@@ -16,7 +16,8 @@ from ray import serve
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bae_ray.activations.capture import SITES, Capture
-from bae_ray.activations.model import ModelSource, find_model, load_model, load_tokenizer
+from bae_ray.activations.loading import load_model
+from bae_ray.activations.model import ModelSource, find_model, load_tokenizer
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import COMPUTING, LOADING, deployed
@@ -140,10 +141,16 @@ class Texts:
             source = find_model(self._settings.models.get(name, name))
             while len(self._models) >= MODELS_KEPT:  # first, so that there is never one more in memory
                 self._models.popitem(last=False)
+            tokenizer = load_tokenizer(source)
+            if not tokenizer.is_fast:
+                raise InvalidInputError(
+                    f"the tokenizer of model '{source.name}' does not say where its tokens are in a text. Save it as a "
+                    "fast one, with a tokenizer.json."
+                )
             self._loading = True
             try:
                 model = load_model(source, self._settings.precision, self._device)
-                self._models[name] = _Model(source, load_tokenizer(source), model, {})
+                self._models[name] = _Model(source, tokenizer, model, {})
             finally:
                 self._loading = False
         self._models.move_to_end(name)

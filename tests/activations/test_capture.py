@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     BloomConfig,
     BloomModel,
     Gemma2Config,
@@ -34,8 +35,10 @@ from transformers import (
     Qwen3Model,
 )
 
-from bae_ray.activations.capture import SITES, Capture, Tap, _blocks
-from bae_ray.activations.model import find_model, load_model, load_tokenizer
+from bae_ray.activations.capture import SITES, Capture, Tap
+from bae_ray.activations.loading import load_model, load_model_with_head
+from bae_ray.activations.model import find_model, load_tokenizer
+from bae_ray.activations.stack import find_blocks
 from bae_ray.errors import InvalidInputError
 
 D, N_LAYERS = 16, 3
@@ -182,7 +185,7 @@ def test_padding_changes_no_vector(folder: Path):
 def test_blocks_past_the_last_tap_are_not_run(tiny_model: Path):
     model = load_model(find_model(str(tiny_model)), "float32", "cpu")
     ran: list[int] = []
-    for layer, block in enumerate(_blocks(model, N_LAYERS)):
+    for layer, block in enumerate(find_blocks(model)):
         block.register_forward_hook(lambda *_args, layer=layer: ran.append(layer))
     capture = Capture(model, [0, 2], ["residual"])
     assert len(capture.blocks) == 3
@@ -190,14 +193,18 @@ def test_blocks_past_the_last_tap_are_not_run(tiny_model: Path):
     assert ran == [0, 1]
 
 
-def test_the_models_own_last_vectors(tiny_model: Path):
+def test_answers_are_the_models_own_logits(tiny_causal_model: Path):
     ids = random_ids(3, 7)
-    capture = Capture(load_model(find_model(str(tiny_model)), "float32", "cpu"), [1], ["residual"], to_the_end=True)
-    vectors, final = capture(ids, torch.tensor([6, 13]), torch.tensor([0, 20]))
-    expected = oracle(tiny_model, ids)
+    capture = Capture(
+        load_model_with_head(find_model(str(tiny_causal_model)), "float32", "cpu"), [1, 3], ["residual"], answers=True
+    )
+    vectors, logits = capture(ids, torch.tensor([6, 13]), torch.tensor([0, 20]))
+    assert logits is not None
+    expected = oracle(tiny_causal_model, ids)
     torch.testing.assert_close(vectors[0], expected[Tap(1, "residual")][:2, 6], rtol=0, atol=1e-5)
-    last = expected[Tap(3, "residual")]
-    torch.testing.assert_close(final, torch.stack([last[0, 0], last[2, 6]]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(vectors[1], expected[Tap(3, "residual")][:2, 6], rtol=0, atol=1e-5)
+    own = AutoModelForCausalLM.from_pretrained(tiny_causal_model, dtype=torch.float32)(ids).logits
+    torch.testing.assert_close(logits, torch.stack([own[0, 0], own[2, 6]]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import BertConfig, OPTConfig
 
-from bae_ray.activations.capture import _blocks
-from bae_ray.activations.model import check_request, find_model, load_model, model_identity
+from bae_ray.activations.loading import load_model
+from bae_ray.activations.model import check_request, find_model, model_identity
+from bae_ray.activations.stack import find_blocks
 from bae_ray.errors import InvalidInputError, UnknownModelError
 
 
@@ -29,6 +30,7 @@ def test_hub_model_is_known_by_its_commit(tiny_model: Path, tmp_path: Path, monk
     shutil.copytree(tiny_model, repository / "snapshots" / commit)
     script = (
         "from bae_ray.activations.model import *\n"
+        "from bae_ray.activations.loading import load_model\n"
         "source = find_model('someone/tiny')\n"
         "print(source.n_layers, model_identity(source), load_model(source, 'float32', 'cpu').config.hidden_size)\n"
         "print(load_tokenizer(source)('w1 w2')['input_ids'])"
@@ -80,6 +82,6 @@ def test_identity_follows_the_weights(tiny_model: Path, tmp_path: Path):
     before = model_identity(find_model(str(tmp_path)))
     assert before == model_identity(find_model(str(tmp_path)))
     with torch.no_grad():
-        next(_blocks(model, 3)[1].parameters())[0, 0] += 1
+        next(find_blocks(model)[1].parameters())[0, 0] += 1
     model.save_pretrained(tmp_path)
     assert before != model_identity(find_model(str(tmp_path)))

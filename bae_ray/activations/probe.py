@@ -1,0 +1,180 @@
+"""Whether a model's vectors are what an extraction takes them for: of the text alone, and of its earlier tokens alone.
+
+The model itself is asked, on a few short texts, before a corpus is tokenised for it.
+
+Shapes: S = layers x sites, T tokens, D hidden size.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bae_ray.activations.capture import Capture, Tap
+from bae_ray.activations.compute import Work
+from bae_ray.activations.config import Precision
+from bae_ray.activations.layout import Probe
+from bae_ray.activations.loading import load_model, load_model_with_head
+from bae_ray.activations.model import load_tokenizer
+from bae_ray.activations.stack import stack_of
+from bae_ray.errors import BaeRayError, InvalidInputError, first_line
+
+LENGTHS = (20, 12)
+"""Tokens of the texts that are made up."""
+TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.1}
+"""How far the vectors of a text may be apart, relative to their length, on average: what rounding explains. Where a
+router of experts is nearly undecided, rounding to 16 bits decides."""
+
+
+class _Compared(NamedTuple):
+    """The largest average difference over layers and sites, and where it is."""
+
+    difference: float
+    at: Tap
+
+
+def probe(work: Work, device: str, texts: Sequence[Sequence[int]] | None = None, cut: int | None = None) -> Probe:
+    """Load the model and compare its vectors of token ids: alone and padded beside others, whole and cut, changed late.
+
+    `texts`: token ids of different lengths, by default made up. `cut`: where an extraction cuts them, by default the
+    middle.
+
+    Raises `InvalidInputError` where the model cannot be loaded or run, or its vectors depend on what they must not.
+    """
+    model = (load_model if work.label_tokens is None else load_model_with_head)(work.model, work.dtype, device)
+    ids = [torch.tensor(text) for text in texts or _made_up(work, model)]
+    try:
+        capture = Capture(model, work.layers, work.sites, answers=work.label_tokens is not None, shared=True)
+        found, numbering = _compare(work, capture, ids, cut, device), _numbering(work, model, capture, ids[0], device)
+    except BaeRayError:
+        raise
+    except Exception as error:  # whatever the code of some architecture raises
+        raise InvalidInputError(
+            f"model '{work.model.name}', a {type(model).__name__}, cannot read a text: {type(error).__name__}: "
+            f"{first_line(error)} Give another model."
+        ) from error
+    _refuse(work, found)
+    return Probe(
+        texts="made up" if texts is None else "of the corpus",
+        tokens=sum(map(len, ids)),
+        tolerance=TOLERANCE[work.dtype],
+        later_token=found["later_token"].difference,
+        batched=found["batched"].difference,
+        cut=found["cut"].difference,
+        numbering=numbering,
+    )
+
+
+def _made_up(work: Work, model: PreTrainedModel) -> list[list[int]]:
+    """Texts of ordinary tokens, drawn at random: none that stands for an image, say, or for the end."""
+    fields = {**model.config.to_dict(), **model.config.get_text_config().to_dict()}
+    other = {value for name, value in fields.items() if "token" in name and isinstance(value, int)}
+    special = {*load_tokenizer(work.model).all_special_ids, *other}
+    ordinary = [token for token in range(work.model.vocabulary) if token not in special] or [0]
+    generator = torch.Generator().manual_seed(0)
+    longest = work.model.max_positions or max(LENGTHS)
+    lengths = [max(1, min(length, longest * length // max(LENGTHS))) for length in LENGTHS]
+    draws = [torch.randint(len(ordinary), (length,), generator=generator).tolist() for length in lengths]
+    return [[ordinary[i] for i in draw] for draw in draws]
+
+
+def _compare(work: Work, capture: Capture, ids: list[Tensor], cut: int | None, device: str) -> dict[str, _Compared]:
+    """How far apart the vectors are: by name of what was changed."""
+    worst = {name: _Compared(0.0, capture.taps[0]) for name in ("later_token", "batched", "cut")}
+
+    def run(batch: Tensor, row: int, length: int) -> Tensor:
+        index = torch.arange(length) + row * batch.shape[1]
+        asked = index[-1:].to(device) if work.label_tokens is not None else None
+        return capture(batch.to(device), index.to(device), asked)[0].float().cpu()
+
+    def compare(name: str, expected: Tensor, found: Tensor) -> None:
+        for tap, of_tap, other in zip(capture.taps, expected, found, strict=True):
+            difference = _difference(of_tap, other)
+            if difference > worst[name].difference:
+                worst[name] = _Compared(difference, tap)
+
+    padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    for row, text in enumerate(ids):
+        length = len(text)
+        alone = run(text[None], 0, length)
+        _check_finite(work, capture, alone)
+        if work.batch_size > 1:
+            compare("batched", alone, run(padded, row, length))
+        end = min(cut or length // 2, length - 1)
+        if end < 1:
+            continue
+        compare("cut", alone[:, :end], run(text[None, :end], 0, end))
+        changed = torch.cat([text[:end], ids[row - 1][:1].expand(1), text[end:-1]])  # another token there, all shifted
+        compare("later_token", alone[:, :end], run(changed[None], 0, end))
+    return worst
+
+
+def _difference(expected: Tensor, found: Tensor) -> float:
+    """Relative distance of vectors [T, D], averaged over those that are finite in both."""
+    finite = torch.isfinite(expected).all(1) & torch.isfinite(found).all(1)
+    expected, found = expected[finite].double(), found[finite].double()
+    lengths = expected.norm(dim=1).clamp_min(1e-12)
+    return float(((expected - found).norm(dim=1) / lengths).mean()) if len(expected) else 0.0
+
+
+def _check_finite(work: Work, capture: Capture, vectors: Tensor) -> None:
+    for tap, of_tap in zip(capture.taps, vectors, strict=True):
+        if not torch.isfinite(of_tap).all(1).any():
+            raise InvalidInputError(
+                f"model '{work.model.name}' gives nothing but NaN or infinite numbers at layer {tap.layer}, {tap.site} "
+                f"({work.dtype}). Try --dtype bfloat16 or float32."
+            )
+
+
+def _refuse(work: Work, found: dict[str, _Compared]) -> None:
+    """Raise `InvalidInputError` where a difference is larger than rounding explains."""
+    what = {
+        "later_token": "tokens see those after them",
+        "batched": "vectors of a text depend on the texts beside it in a batch",
+        "cut": "vectors depend on how much of the text follows",
+    }
+    remedy = {
+        "later_token": "Give a decoder-only model, which reads from left to right.",
+        "batched": "Give --batch-size 1, or another model.",
+        "cut": "Give another model.",
+    }
+    for name, worst in found.items():
+        if worst.difference > TOLERANCE[work.dtype]:
+            raise InvalidInputError(
+                f"model '{work.model.name}': its {what[name]}: by {worst.difference:.2g} of their length at layer "
+                f"{worst.at.layer}, {worst.at.site}, where rounding explains {TOLERANCE[work.dtype]:g}. {remedy[name]}"
+            )
+
+
+def _numbering(work: Work, model: PreTrainedModel, capture: Capture, text: Tensor, device: str) -> str:
+    """How our layers are those of transformers' `hidden_states`."""
+    ids, stack = text[None].to(device), model if work.label_tokens is None else stack_of(model)
+    with torch.inference_mode():
+        theirs = stack(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+    vectors, _ = capture(ids, torch.arange(len(text)).to(device), None)
+    ours = {tap.layer: found for tap, found in zip(capture.taps, vectors, strict=True) if tap.site == "residual"}
+    if not ours:
+        return "the input and output of the MLPs"
+    if theirs is None:
+        return "what block l receives, and after the last layer's norm; transformers gives no hidden_states"
+
+    def same(layer: int, index: int, stream: int | None = None) -> bool:
+        if not 0 <= index < len(theirs):
+            return False
+        other = theirs[index] if stream is None or theirs[index].dim() < 4 else theirs[index][stream]
+        mine = ours[layer]
+        return other.shape == (1, *mine.shape) and _difference(mine.cpu(), other[0].cpu()) <= TOLERANCE[work.dtype]
+
+    if all(same(layer, layer) for layer in ours):
+        return "hidden_states[l]"
+    stream = getattr(model.config.get_text_config(), "altup_active_idx", None)
+    if stream is not None and all(same(layer, layer, stream) for layer in ours):
+        return f"hidden_states[l], of its streams the one that blocks compute with, {stream}"
+    last = work.model.n_layers
+    if all(same(layer, layer if layer == last else layer - 1) for layer in ours if layer):
+        return "what block l receives: hidden_states[l - 1] of transformers, which begins after the first block here"
+    return (
+        "what block l receives, and after the last layer's norm; hidden_states of transformers is something else here"
+    )
