@@ -66,8 +66,8 @@ class ExtractConfig(CorpusConfig):
     input: InputConfig = TextsInput()
     """What the model reads, made of the corpus."""
     model: str = DEFAULT_MODEL
-    """The bundled smollm2-135m, a local folder, or a model id on the Hugging Face hub. It reads from left to right, which
-    is tried first; code of its own is not run, and an adapter has to be merged."""
+    """The bundled smollm2-135m, a local folder, or a model id on the Hugging Face hub. It reads from left to right,
+    which is tried first; code of its own is not run, and an adapter has to be merged."""
     revision: str | None = None
     """Revision of a hub model."""
     layers: tuple[int, ...] | None = None
