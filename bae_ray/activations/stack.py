@@ -34,7 +34,8 @@ def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """
     n_layers = model.config.get_text_config().num_hidden_layers
     lists = [module for module in decoder_of(model).modules() if isinstance(module, nn.ModuleList)]
-    found = [module for module in lists if len(module) == n_layers]
+    # A block has parts, unlike a projection, of which there may be as many.
+    found = [module for module in lists if len(module) == n_layers and any(True for _ in module[0].children())]
     if len(found) != 1:
         raise InvalidInputError(
             f"cannot find the blocks of a {type(model).__name__}: expected one list of {n_layers} modules, found "

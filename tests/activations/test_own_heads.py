@@ -54,7 +54,7 @@ def test_stored_answers_are_the_causal_models_own(tiny_config: ExtractConfig, ti
     kind, fields = HEADS["a transform"]
     folder = save_random(tiny_model, tmp_path / "model", kind, **fields)
     generator, corpus = random.Random(0), tmp_path / "labelled.jsonl"
-    texts = [" ".join(f"w{generator.randrange(10, 60)}" for _ in range(5)) for _ in range(40)]
+    texts = [" ".join(f"w{generator.randrange(10, 60)}" for _ in range(5)) for _ in range(12)]
     corpus.write_text("".join(json.dumps({"text": t, "label": f"w{i % 3}"}) + "\n" for i, t in enumerate(texts)))
     prompts = {"kind": "icl", "k": 2, "text_prefix": "w3 ", "label_prefix": "w4 "}
     changes = {"model": str(folder), "corpus": str(corpus), "positions": ("last",), "layers": (1,), "input": prompts}
