@@ -12,6 +12,8 @@ PROXY_CALLBACK = "bae_ray.serving.proxy:middlewares"
 ALWAYS = {
     # A proxy that died is found by three checks, one after the other, and the port is closed meanwhile.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+    # On a busy machine the next one starts slowly; Serve's 5 s would kill it before it is up, again and again.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
 }
 HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",

@@ -10,6 +10,7 @@ import time
 import uuid
 from typing import Any
 
+from ray.exceptions import RayActorError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -198,7 +199,10 @@ class Body:
             async with asyncio.timeout_at(self._latest(started, size)) as timeout:
                 more = True
                 while more:
-                    message = await self._receive()
+                    try:
+                        message = await self._receive()
+                    except RayActorError as error:  # of Serve's proxy, which has the connection
+                        raise GoneError from error
                     if message["type"] == "http.disconnect":
                         raise GoneError
                     part = message.get("body", b"")
