@@ -5,7 +5,8 @@ from pathlib import Path
 from bae_ray.cli.address import AddressConfig, check_address, is_loopback
 from bae_ray.cli.parsing import EXIT_SOME_FAILED
 from bae_ray.comsem.config import JudgeConfig
-from bae_ray.errors import InvalidInputError
+from bae_ray.comsem.reach import unreachable
+from bae_ray.errors import InvalidInputError, JudgeError
 from bae_ray.files import write_text
 from bae_ray.serving.config import DRAIN_S, JudgeServiceConfig
 from bae_ray.serving.environment import prepare
@@ -48,15 +49,31 @@ def judge_check(command: JudgeCheckCommand) -> int:
     import json
     import tempfile
 
+    if not (command.cache and command.cache.exists()):  # whose answers may be all that it takes
+        _check_reachable(command.judge_url)
+    from bae_ray.comsem.calibration import JudgeCheck, unmeasured
     from bae_ray.comsem.layout import CACHE_FILE, without_nan
     from bae_ray.comsem.pipeline import check
     from bae_ray.report.comsem import print_check
 
+    def write(checked: JudgeCheck) -> None:
+        if command.out is not None:
+            record = {"judge": command.judge_model, "url": command.judge_url, **checked._asdict()}
+            write_text(command.out, json.dumps(without_nan(record), indent=2) + "\n")
+            print(command.out)
+
     with tempfile.TemporaryDirectory() as folder:
-        checked, usage = check(command, command.cache or Path(folder) / CACHE_FILE)
+        try:
+            checked, usage = check(command, command.cache or Path(folder) / CACHE_FILE)
+        except JudgeError as error:
+            write(unmeasured(str(error)))
+            raise
     print_check(checked, command.judge_model, usage)
-    if command.out is not None:
-        record = {"judge": command.judge_model, "url": command.judge_url, **checked._asdict()}
-        write_text(command.out, json.dumps(without_nan(record), indent=2) + "\n")
-        print(command.out)
+    write(checked)
     return EXIT_SOME_FAILED if checked.useless or checked.failed else 0
+
+
+def _check_reachable(url: str) -> None:
+    """Say that nothing listens there before what takes seconds to import."""
+    if reason := unreachable(url):
+        raise JudgeError(f"{url} cannot be reached ({reason}). See whether the server is up and --judge-url is right.")

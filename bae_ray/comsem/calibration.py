@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bae_ray.analysis.accuracy import wilson
-from bae_ray.comsem.answers import Decision, read_decision
+from bae_ray.comsem.answers import Decision, read_decision, shown
 from bae_ray.comsem.judge import Judge
 from bae_ray.comsem.prompts import Example, Message, content_free_prompts, judge_prompt
 from bae_ray.comsem.scoring import gather_all
@@ -24,7 +24,16 @@ LABELLED_FILE = "judge_check.jsonl"
 MARKED = re.compile(r"\[\[(.*?)\]\]")
 ONE_SIDED = 0.9
 """A judge that gives one of the two answers to more than this share of a balanced set says nothing by it."""
-MANY_UNREADABLE = 0.1
+MAX_EXAMPLES = 3
+"""Answers shown, of those that cannot be read."""
+READ_BEST = (
+    "A judge of one word is read best: take one that follows its instructions, or serve it with vLLM, which holds it "
+    "to Yes or No"
+)
+CUT_OFF = (
+    "Give the judge more tokens (--reasoning 1024; in jobs --judge.reasoning 1024), turn its thinking off, or take one "
+    "that does not think"
+)
 
 
 class Labelled(NamedTuple):
@@ -93,12 +102,20 @@ async def check_judge(
     few questions are answered to tell anything.
     """
     threshold = await _content_free_threshold(judge) if calibrated else None
+    unread: list[str] = []
+    cut = False
 
     async def decide(prompt: list[Message]) -> Decision | None:
+        nonlocal cut
         try:
-            decision = read_decision(await judge.decide(prompt), threshold)
-        except RefusedRequestError:  # a filter of the server's, say: a pair that it cannot judge
+            answer = await judge.decide(prompt)
+            decision = read_decision(answer, threshold)
+            if decision.problem:
+                unread.append(shown(answer))
+                cut = cut or answer.cut
+        except RefusedRequestError as error:  # a filter of the server's, say: a pair that it cannot judge
             decision = Decision(False, math.nan, "unreadable")
+            unread.append(str(error))
         except UnansweredError:
             decision = None
         on_done()
@@ -110,7 +127,16 @@ async def check_judge(
     if len({pair.fits for pair, _, _ in known}) < 2:
         raise JudgeError("too few questions of the judge's test were answered. Run the same command again.")
     pairs, given, reworded = zip(*known, strict=True)
-    return assess(pairs, given, reworded, threshold, failed=decisions.count(None)), threshold
+    examples = list(dict.fromkeys(unread))[:MAX_EXAMPLES]
+    told = f"such as {', '.join(examples)}. {CUT_OFF if cut else READ_BEST}" if examples else ""
+    return assess(pairs, given, reworded, threshold, failed=decisions.count(None), told=told), threshold
+
+
+def unmeasured(problem: str) -> JudgeCheck:
+    """The check of a judge that could not be asked."""
+    nan = math.nan
+    failed = len(check_prompts())
+    return JudgeCheck(0, nan, nan, nan, nan, nan, nan, 0, 0, nan, nan, useless=True, warnings=(problem,), failed=failed)
 
 
 def assess(
@@ -119,8 +145,12 @@ def assess(
     reworded: Sequence[Decision],
     threshold: float | None,
     failed: int = 0,
+    told: str = "",
 ) -> JudgeCheck:
-    """The measures of a judge's decisions on labelled pairs, in both wordings; `failed` questions had no answer."""
+    """The measures of a judge's decisions on labelled pairs, in both wordings.
+
+    `failed` questions had no answer; `told` shows some that could not be read, and says what to do about it.
+    """
     both = [*given, *reworded]
     fits = np.array([pair.fits for pair in (*pairs, *pairs)])
     yes = np.array([decision.yes for decision in both])
@@ -132,7 +162,12 @@ def assess(
     yes_rate = float(yes[readable].mean()) if readable.any() else math.nan
     agreeing = [not a.problem and not b.problem and a.yes == b.yes for a, b in zip(given, reworded, strict=True)]
     unreadable, refusals = (sum(d.problem == problem for d in both) for problem in ("unreadable", "refusal"))
-    warnings = _unanswered(failed) + _warnings(low, accuracy, yes_rate, (unreadable + refusals) / len(both))
+    warnings = _unanswered(failed) + _warnings(low, accuracy, yes_rate)
+    if unreadable + refusals:
+        warnings.append(
+            f"{unreadable + refusals} of the judge's {len(both)} answers are refusals or cannot be read, and count as "
+            f"wrong{told and ', '}{told}"
+        )
     return JudgeCheck(
         pairs=len(pairs),
         balanced_accuracy=accuracy,
@@ -167,7 +202,7 @@ def _unanswered(failed: int) -> list[str]:
     return [f"{failed} questions of the judge's test had no answer, and their pairs are left out"] if failed else []
 
 
-def _warnings(low: float, accuracy: float, yes_rate: float, unread: float) -> list[str]:
+def _warnings(low: float, accuracy: float, yes_rate: float) -> list[str]:
     found: list[str] = []
     if yes_rate >= ONE_SIDED or yes_rate <= 1 - ONE_SIDED:
         word, share = ("Yes", yes_rate) if yes_rate >= ONE_SIDED else ("No", 1 - yes_rate)
@@ -180,18 +215,18 @@ def _warnings(low: float, accuracy: float, yes_rate: float, unread: float) -> li
             f"useless: the judge's balanced accuracy of {accuracy:.2f} cannot be told from guessing; scores by it mean "
             "nothing"
         )
-    if unread >= MANY_UNREADABLE:
-        found.append(f"{unread:.0%} of the judge's answers are refusals or cannot be read, and count as wrong")
     return found
 
 
 async def _content_free_threshold(judge: Judge) -> float:
     answers = await gather_all([judge.decide(prompt) for prompt in content_free_prompts()])
     leanings = [read_decision(answer).p_yes for answer in answers]
-    if any(math.isnan(leaning) for leaning in leanings):
+    without = [answer for answer, leaning in zip(answers, leanings, strict=True) if math.isnan(leaning)]
+    if without:
+        given = "gives none" if not any(answer.scored for answer in answers) else "does not give those of its answer"
         raise JudgeError(
-            "calibrated decisions need the probabilities of Yes and No, and the judge's server gives none. Leave "
-            "--calibrated out, or serve the judge with vLLM."
+            f"calibrated decisions need the probabilities of Yes and No, and the judge's server {given}: to a question "
+            f"without content it answered {shown(without[0])}. Leave --calibrated out, or serve the judge with vLLM."
         )
     return math.fsum(leanings) / len(leanings)
 

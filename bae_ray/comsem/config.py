@@ -86,6 +86,9 @@ class AskingConfig(Config):
     """Dollars per million tokens answered."""
     max_cost: float | None = Field(default=None, gt=0)
     """Stop before all that the cache has paid for costs more dollars than this."""
+    reasoning: int = Field(default=0, ge=0)
+    """Tokens for what a judge says before its answer or after it, beyond those of the answer: 1024 or more for one that
+    thinks. What is cut off counts as unreadable."""
     calibrated: bool = False
     """Decide by whether P(Yes) is above that of a question without content (Zhao et al., 2021), not by the answer's
     word. Needs a server that gives log probabilities."""

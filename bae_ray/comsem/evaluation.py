@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from bae_ray.activations.layout import Cell
@@ -21,6 +22,7 @@ from bae_ray.analysis.features import (
     spectral_norm,
 )
 from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder, TranscoderConfig, load_autoencoder
+from bae_ray.autoencoders.base import WEIGHTS_FILE
 from bae_ray.comsem.config import RANDOM, ComSemConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.run import RESULT_FILE, RUN_FILE
@@ -87,6 +89,17 @@ def check_model(methods: list[Method], model: str) -> None:
                 f"{method.source} was trained on activations of {own}, and the evaluation set is of {model}. Give "
                 f"--evaluation.model {own} or a --store of it, or --other-model if that is what you want."
             )
+
+
+def check_k(methods: list[Method], k: int) -> None:
+    """Raise `InvalidInputError` for an autoencoder in a folder that has fewer than k features."""
+    for method in methods:
+        if not (file := Path(method.source) / WEIGHTS_FILE).is_file():
+            continue
+        with safe_open(file, "pt") as tensors:
+            n = int(tensors.get_slice("W_dec").get_shape()[0]) if "W_dec" in set(tensors.keys()) else k
+        if n < k:
+            raise InvalidInputError(f"examples.k is {k}, but {method.source} has {n} features: give at most that many.")
 
 
 def rows_of(store: ActivationStore, cell: Cell, start: int, end: int) -> Rows:

@@ -5,25 +5,30 @@ busy server, a body that is no JSON) is tried again, a bounded number of times; 
 """
 
 import asyncio
+import contextlib
+import logging
 import os
 import random
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Self
 
-import httpx
 import openai
 
 from bae_ray.comsem.answers import CHOICES
 from bae_ray.comsem.budget import Budget, estimated_tokens
 from bae_ray.comsem.cache import AnswerCache
 from bae_ray.comsem.config import JudgeConfig
-from bae_ray.comsem.prompts import Message
+from bae_ray.comsem.prompts import Message, in_one_turn
+from bae_ray.comsem.reach import unreachable
+from bae_ray.comsem.refusals import REMEDIES, cause_of
 from bae_ray.comsem.reply import Answer
 from bae_ray.errors import JudgeError, RefusedRequestError, UnansweredError
 
 TOP_LOGPROBS = 20
 """The most that hosted servers give."""
+THINKING_LOGPROBS = 5
+"""Of a judge that thinks: each token of the thought has them, too."""
 DECISION_TOKENS = 8
 """A word, and the quotation marks or blanks that unconstrained models put around it."""
 EXPLANATION_TOKENS = 64
@@ -31,6 +36,10 @@ MAX_BACKOFF_S = 60.0
 MAX_RETRY_AFTER_S = 600.0
 GIVE_UP_AFTER = 16
 """Requests in a row that get no answer at all: the server is gone."""
+REFUSED_AT_FIRST = 3
+"""Requests refused before any is answered: the server will take none."""
+SYSTEM = "system"
+"""Withheld from servers that take no system message: the instructions stand in the user's turn."""
 OPTIONAL = ("structured_outputs", "top_logprobs", "seed", "temperature")
 """Parameters that are left out, first to last, where a server takes them not."""
 FATAL = {
@@ -80,6 +89,9 @@ class Judge:
         self._accepted: set[frozenset[str]] = set()
         self._budget = Budget(config.input_price, config.output_price, config.max_cost, cache.tokens())
         self._free = asyncio.Semaphore(config.in_flight)
+        self._alone = asyncio.Lock()
+        self._opened = False
+        self._refused = 0
         self._under_way: dict[str, asyncio.Future[Answer]] = {}
         self._not_before = 0.0
         self._unanswered = 0
@@ -88,6 +100,7 @@ class Judge:
         self._tokens = dict.fromkeys(("prompt_tokens", "completion_tokens", "prefix_tokens"), 0)
 
     async def __aenter__(self) -> Self:
+        _be_quiet()
         self._client = openai.AsyncOpenAI(
             base_url=self._config.judge_url,
             api_key=os.environ.get(self._config.judge_key) or "none",
@@ -107,16 +120,16 @@ class Judge:
     async def decide(self, messages: list[Message]) -> Answer:
         """Ask for Yes or No, constrained to them and with their probabilities where the server can; see `ask`."""
         wanted = {
-            "max_tokens": DECISION_TOKENS,
+            "max_tokens": DECISION_TOKENS + self._config.reasoning,
             "structured_outputs": {"choice": list(CHOICES)},
             "logprobs": True,
-            "top_logprobs": TOP_LOGPROBS,
+            "top_logprobs": THINKING_LOGPROBS if self._config.reasoning else TOP_LOGPROBS,
         }
         return await self.ask(messages, wanted)
 
     async def explain(self, messages: list[Message], number: int = 0) -> Answer:
         """Ask for a phrase; those after the first (`number` > 0) are sampled, each with a seed of its own."""
-        wanted: dict[str, Any] = {"max_tokens": EXPLANATION_TOKENS}
+        wanted: dict[str, Any] = {"max_tokens": EXPLANATION_TOKENS + self._config.reasoning}
         if number:
             wanted |= {"temperature": 1.0, "seed": number}
         return await self.ask(messages, wanted)
@@ -179,6 +192,8 @@ class Judge:
         body = {key: value for key, value in request.items() if key not in withheld}
         if "top_logprobs" in withheld:
             body.pop("logprobs", None)
+        if SYSTEM in withheld:
+            body["messages"] = in_one_turn(request["messages"])
         if "max_tokens" in withheld:  # newer hosted models
             body["max_completion_tokens"] = request["max_tokens"]
         if "seed" in request and "seed" in withheld:  # or samples would be taken for one another
@@ -186,6 +201,28 @@ class Judge:
         return {"url": self._id, "body": body}
 
     async def _attempt(self, request: dict[str, Any]) -> Answer:
+        """Send the request; the first ones go alone, so that what a server does not take is found out once."""
+        async with contextlib.AsyncExitStack() as stack:
+            if not self._opened:
+                await stack.enter_async_context(self._alone)
+            if self._opened:
+                await stack.aclose()
+            elif self._fatal is None and (reason := await asyncio.to_thread(unreachable, self._config.judge_url)):
+                raise self._stop(
+                    f"cannot be reached ({reason}). See whether the server is up and --judge-url is right, and run the "
+                    "same command again."
+                )
+            if self._fatal:
+                raise self._fatal
+            try:
+                answer = await self._exchange(request)
+            except _TryAgainError:
+                self._opened = True
+                raise
+            self._opened = True
+            return answer
+
+    async def _exchange(self, request: dict[str, Any]) -> Answer:
         """Send the request, as often as it takes to find out which parameters the server does not take."""
         while (early := self._not_before - time.monotonic()) > 0:
             await asyncio.sleep(early)
@@ -209,11 +246,12 @@ class Judge:
                 self._lose(request)
                 raise _TryAgainError(f"no answer within {self._config.timeout_s:g} s") from error
             except openai.APIConnectionError as error:
-                if not isinstance(error.__cause__, httpx.ConnectError):
+                # By name: the class is of whichever HTTP client the openai package has chosen.
+                if type(error.__cause__).__name__ != "ConnectError":
                     self._lose(request)
                 raise _TryAgainError(f"connection failed ({error.__cause__ or error})") from error
             except openai.APIStatusError as error:
-                refused = self._refused_parameter(error, sent["body"])
+                refused = self._refused_parameter(error, sent["body"], withheld)
                 if refused is None:
                     raise self._status_error(error) from error
                 withheld |= {refused}
@@ -247,11 +285,19 @@ class Judge:
         self._tokens["completion_tokens"] += answer.completion_tokens
         self._tokens["prefix_tokens"] += answer.cached_tokens
 
-    def _refused_parameter(self, error: openai.APIStatusError, body: dict[str, Any]) -> str | None:
+    def _refused_parameter(
+        self, error: openai.APIStatusError, body: dict[str, Any], withheld: frozenset[str]
+    ) -> str | None:
         """The parameter that the server may have refused the request for, if we can do without it."""
-        if error.status_code not in (400, 422) or frozenset(body) in self._accepted:
-            return None
         message = str(error.body or error)
+        cause = cause_of(message)
+        # A template's own complaint comes with other statuses, too.
+        if error.status_code not in (400, 422, 500) or frozenset(body) in self._accepted:
+            return None
+        if cause == SYSTEM and SYSTEM not in withheld:
+            return SYSTEM
+        if cause != "other" or error.status_code == 500:
+            return None
         named = [name for name in (*OPTIONAL, "max_tokens") if name in message and name in body]
         if "logprobs" in message and "top_logprobs" in body:
             named.append("top_logprobs")
@@ -263,12 +309,22 @@ class Judge:
         if status in FATAL or "insufficient_quota" in str(error.body):
             remedy = FATAL.get(status, "The account has no funds left.")
             return self._stop(f"refuses requests for {self._config.judge_model} ({reason}). {remedy}")
-        if status in (408, 409, 429) or status >= 500:
+        cause = cause_of(str(error.body or error)) if status in (400, 413, 422, 500) else "other"
+        if status in (408, 409, 429) or (status >= 500 and cause == "other"):
             wait = _retry_after(error.response.headers.get("retry-after"))
             if wait is not None and wait > MAX_RETRY_AFTER_S:
                 return self._stop(f"asks to wait {wait:.0f} s ({reason}). Run the same command again by then.")
             return _TryAgainError(reason, wait)
-        return RefusedRequestError(f"the server does not take the request ({reason})")
+        self._refused += 1
+        if not self._known_to_answer and self._refused >= (1 if cause == "template" else REFUSED_AT_FIRST):
+            return self._stop(f"does not take the judge's questions ({reason}). {REMEDIES[cause]}")
+        if cause == "other":  # a filter's, say: this one cannot be judged
+            return RefusedRequestError(f"the server does not take the request ({reason})")
+        return UnansweredError(f"the server does not take the request ({reason}). {REMEDIES[cause]}")
+
+    @property
+    def _known_to_answer(self) -> bool:
+        return self._counts["answered"] + self._counts["from_cache"] > 0
 
     def _stop(self, problem: str) -> JudgeError:
         self._fatal = JudgeError(f"{self._config.judge_url} {problem} Answers so far are kept.")
@@ -282,6 +338,14 @@ class Judge:
         # Also after a time that was told, lest all come back at once; and it may have been none.
         longest = min(MAX_BACKOFF_S, self._config.backoff_s * 2 ** (attempt - 1))
         await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, guards nothing
+
+
+def _be_quiet() -> None:
+    """Keep the libraries below from a line per request, where whoever runs us has set nothing else for them."""
+    for name in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)
 
 
 def _answer_in(raw: Any) -> Answer:

@@ -35,6 +35,8 @@ class Outcome(NamedTuple):
     """A row per autoencoder."""
     check: JudgeCheck
     usage: Usage
+    problems: tuple[str, ...]
+    """What went wrong, an example of each method: a request that failed, an answer that could not be read."""
     failed: int
     """Features and questions of the judge's test without a result, since requests had no answer; the same command asks
     again."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +16,10 @@ from bae_ray.comsem.cache import AnswerCache
 from bae_ray.comsem.calibration import JudgeCheck, check_judge, check_prompts
 from bae_ray.comsem.config import RANDOM, ComSemConfig, JudgeConfig
 from bae_ray.comsem.contexts import Sentences
-from bae_ray.comsem.evaluation import Method, check_model, find_methods
+from bae_ray.comsem.evaluation import Method, check_k, check_model, find_methods
 from bae_ray.comsem.examples import random_sets
 from bae_ray.comsem.found import Found, find
-from bae_ray.comsem.judge import Judge, Usage
+from bae_ray.comsem.judge import REFUSED_AT_FIRST, Judge, Usage
 from bae_ray.comsem.layout import (
     CACHE_FILE,
     CONFIG_FILE,
@@ -37,7 +38,7 @@ from bae_ray.comsem.scoring import FeatureScore, Task, score_features, unasked
 from bae_ray.comsem.sharding import runner
 from bae_ray.comsem.summary import flat, summarize, table
 from bae_ray.comsem.tasks import active_features, feature_tasks, random_tasks
-from bae_ray.errors import InvalidInputError
+from bae_ray.errors import InvalidInputError, RefusedRequestError, UnansweredError
 from bae_ray.files import atomic_path, write_text
 from bae_ray.progress import track
 
@@ -56,8 +57,7 @@ def comsem(config: ComSemConfig, out: Path) -> Outcome:
     what was answered by then is kept.
     """
     with AnswerCache(config.cache or out / CACHE_FILE) as cache:  # first: another process may be at work in this folder
-        prepared = _prepare(config, out)
-        _write_config(config, out)
+        prepared = _prepare(config, out, lambda: _before_long_work(config, cache, out))
         check, usage, scores = asyncio.run(_ask(config, cache, prepared))
     rows = [
         _write(one, real, random, config, check, out / one.method.name)
@@ -65,7 +65,8 @@ def comsem(config: ComSemConfig, out: Path) -> Outcome:
     ]
     summary = pd.DataFrame(rows)
     _write_summary(summary, check, usage, config, out)
-    return Outcome(summary, check, usage, int(summary["failed"].sum()) + check.failed)
+    problems = [f"{one.method.name}: {e}" for one, both in zip(prepared, scores, strict=True) if (e := _problem(both))]
+    return Outcome(summary, check, usage, tuple(problems), int(summary["failed"].sum()) + check.failed)
 
 
 def dry_run(config: ComSemConfig, out: Path) -> Plan:
@@ -87,13 +88,41 @@ def check(config: JudgeConfig, cache: Path) -> tuple[JudgeCheck, Usage]:
         return asyncio.run(run(opened))
 
 
-def _prepare(config: ComSemConfig, out: Path) -> list[_Prepared]:
+def _before_long_work(config: ComSemConfig, cache: AnswerCache, out: Path) -> None:
+    _write_config(config, out)
+    asyncio.run(_first_question(config, cache))
+
+
+async def _first_question(config: ComSemConfig, cache: AnswerCache) -> None:
+    """Raise `JudgeError` where the judge will not answer: nothing listens, the key is wrong, it takes no questions."""
+    async with Judge(config, cache) as judge:
+        for prompt in check_prompts()[:REFUSED_AT_FIRST]:
+            try:
+                await judge.decide(prompt)
+                return
+            except RefusedRequestError:
+                continue
+            except UnansweredError:  # may pass; that nothing is answered at all ends the run later
+                return
+
+
+def _problem(scores: tuple[list[FeatureScore], list[FeatureScore]]) -> str:
+    """An example of what went wrong: of a failed feature, if there is one."""
+    found = [score for score in (*scores[0], *scores[1]) if score.error]
+    found.sort(key=lambda score: score.status != "failed")
+    return f"feature {found[0].feature} {found[0].status}: {found[0].error}" if found else ""
+
+
+def _prepare(config: ComSemConfig, out: Path, before_long_work: Callable[[], None] = lambda: None) -> list[_Prepared]:
     methods = find_methods(config)
-    store = _store(config, methods, out)
+    check_k(methods, config.examples.k)
+    store = _store(config, methods, out, before_long_work)
     for method in methods:
         if method.source != RANDOM:
             store.fingerprint(method.cell)  # raises for a cell that is not there
     sentences = Sentences(store, load_tokenizer(find_model(config.tokenizer or _model_of(config, store))))
+    if config.store is not None:  # else it was done before the extraction
+        before_long_work()
     n_tokens = min(store.manifest.n, config.examples.max_tokens or store.manifest.n)
     run = runner(store, n_tokens, config.workers, config.gpus_per_worker)
     prepared: list[_Prepared] = []
@@ -120,7 +149,9 @@ def _write_config(config: ComSemConfig, out: Path) -> None:
     write_text(file, text)
 
 
-def _store(config: ComSemConfig, methods: list[Method], out: Path) -> ActivationStore:
+def _store(
+    config: ComSemConfig, methods: list[Method], out: Path, before_long_work: Callable[[], None]
+) -> ActivationStore:
     """The evaluation set, which is extracted where no store is given; of the methods' own language model."""
     given = None if config.store is None else ActivationStore.open(config.store)
     if not config.other_model:
@@ -139,6 +170,7 @@ def _store(config: ComSemConfig, methods: list[Method], out: Path) -> Activation
         layers=tuple(sorted({cell.layer for cell in scored})),
         sites=tuple(sorted({cell.site for cell in scored})),  # pyright: ignore[reportArgumentType] - checked there
     )
+    before_long_work()
     return extract(extraction, out / STORE_FOLDER)
 
 
@@ -152,6 +184,8 @@ async def _ask(
     async with Judge(config, cache) as judge:
         with track("Judge check", len(check_prompts())) as tracker:
             checked, threshold = await check_judge(judge, config.calibrated, tracker.advance)
+        for warning in checked.warnings:  # before the features are asked about and paid for
+            print(f"WARNING: {warning}.", file=sys.stderr)
 
         async def score(tasks: list[Task], on_done: Callable[[], None]) -> list[FeatureScore]:
             return await score_features(

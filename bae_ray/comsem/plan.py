@@ -44,5 +44,6 @@ def plan(tasks: Sequence[Task], interpretations: int, config: JudgeConfig) -> Pl
     judged += [estimated_tokens(prompt) for prompt in check_prompts()]
     prompt_tokens = sum(asked) + sum(judged)
     completion_tokens = len(asked) * PHRASE_TOKENS + len(judged) * (DECISION_TOKENS // 4)
+    completion_tokens += (len(asked) + len(judged)) * config.reasoning
     cost = (prompt_tokens * config.input_price + completion_tokens * config.output_price) / 1e6
     return Plan(len(asked), len(judged), prompt_tokens, completion_tokens, cost)

@@ -189,6 +189,11 @@ def content_free_prompts() -> list[list[Message]]:
     ]
 
 
+def in_one_turn(messages: list[Message]) -> list[Message]:
+    """The same for a model that takes no system message: the instructions before what is asked, in the user's turn."""
+    return [{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}]
+
+
 def _shown(example: Example) -> _Shown:
     return _Shown(example.token, example.position + 1, example.context)
 

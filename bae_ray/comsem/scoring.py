@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
-from bae_ray.comsem.answers import Decision, Explanation, read_decision, read_explanation
+from bae_ray.comsem.answers import Answer, Decision, Explanation, read_decision, read_explanation, shown
 from bae_ray.comsem.judge import Judge
 from bae_ray.comsem.prompts import Example, interpret_prompt, judge_prompt
 from bae_ray.errors import JudgeError, UnansweredError
@@ -45,6 +45,8 @@ class Judgement(NamedTuple):
     """Mean P(Yes) over those where it is known; NaN where it is not."""
     unreadable: int
     refusals: int
+    example: str = ""
+    """An answer that could not be read, or refused."""
 
     @property
     def score(self) -> float:
@@ -80,6 +82,7 @@ class FeatureScore(NamedTuple):
     explanations_refused: int = 0
     explanations_unreadable: int = 0
     error: str = ""
+    """What went wrong, or an answer that could not be read."""
 
 
 def unasked(feature: int, status: Status) -> FeatureScore:
@@ -126,6 +129,7 @@ async def score_feature(judge: Judge, task: Task, interpretations: int, threshol
                 shuffled_with=task.other if task.others else -1,
                 explanations_refused=refused,
                 explanations_unreadable=unreadable,
+                error=f"explained by {shown(answers[0])}",
             )
         chosen = max(candidates, key=lambda candidate: -1.0 if math.isnan(candidate.fit) else candidate.fit)
         test, shuffled = await gather_all(
@@ -146,6 +150,7 @@ async def score_feature(judge: Judge, task: Task, interpretations: int, threshol
         candidates,
         refused,
         unreadable,
+        next((f"answered {one.example}" for one in (test, shuffled) if one.example), ""),
     )
 
 
@@ -154,11 +159,12 @@ async def judge_examples(
 ) -> Judgement:
     """Ask of each example whether a description fits it."""
     answers = await gather_all([judge.decide(judge_prompt(example, description)) for example in examples])
-    return summed([read_decision(answer, threshold) for answer in answers])
+    return summed([read_decision(answer, threshold) for answer in answers], answers)
 
 
-def summed(decisions: Sequence[Decision]) -> Judgement:
-    """Decisions counted."""
+def summed(decisions: Sequence[Decision], answers: Sequence[Answer]) -> Judgement:
+    """Decisions counted; `answers` are what they were read from."""
+    unread = (shown(answer) for decision, answer in zip(decisions, answers, strict=True) if decision.problem)
     known = [decision.p_yes for decision in decisions if not math.isnan(decision.p_yes)]
     return Judgement(
         n=len(decisions),
@@ -166,6 +172,7 @@ def summed(decisions: Sequence[Decision]) -> Judgement:
         p_yes=math.fsum(known) / len(known) if known else math.nan,
         unreadable=sum(decision.problem == "unreadable" for decision in decisions),
         refusals=sum(decision.problem == "refusal" for decision in decisions),
+        example=next(unread, ""),
     )
 
 

@@ -39,6 +39,8 @@ def print_summary(outcome: Outcome) -> None:
             f"judgements {row['unreadable']} unreadable and {row['refusals']} refused, {row['unexplained']} features "
             f"unexplained, {row['failed']} failed."
         )
+    for problem in outcome.problems:
+        print(f"For example, {problem}.")
     print_check(outcome.check, str(outcome.summary["judge"].iloc[0]), outcome.usage)
 
 

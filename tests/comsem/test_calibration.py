@@ -1,5 +1,8 @@
 import asyncio
+import json
 import math
+import socket
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -171,8 +174,6 @@ def test_a_judge_that_never_answers_one_kind_of_question_is_not_measured(
 
 
 def test_command(bae_ray: Callable[..., tuple[int, str, str]], serve: Callable[..., JudgeServer], tmp_path: Path):
-    import json
-
     from tests.comsem.server import always_yes
 
     arguments = ("--judge-url", serve(always_yes).url, "--judge-model", "m", "--out", tmp_path / "check.json")
@@ -181,3 +182,43 @@ def test_command(bae_ray: Callable[..., tuple[int, str, str]], serve: Callable[.
     assert "WARNING: useless: the judge answers Yes to 100%" in out
     found = json.loads((tmp_path / "check.json").read_text())
     assert (found["judge"], found["balanced_accuracy"], found["useless"]) == ("m", 0.5, True)
+
+
+def test_command_says_why_a_server_takes_no_question(
+    bae_ray: Callable[..., tuple[int, str, str]], serve: Callable[..., JudgeServer], tmp_path: Path
+):
+    server = serve(lambda *_: Reply(status=400, body='{"error": {"message": "you must provide a chat template"}}'))
+    code, _, err = bae_ray("judge", "check", "--judge-url", server.url, "--out", tmp_path / "check.json")
+    assert (code, len(server.bodies)) == (2, 1)
+    assert err.count("you must provide a chat template") == 1
+    assert "--chat-template FILE" in err
+    found = json.loads((tmp_path / "check.json").read_text())
+    assert (found["failed"], found["unreadable"], found["balanced_accuracy"]) == (2 * len(PAIRS), 0, None)
+
+
+def test_command_finds_out_at_once_that_nothing_listens(bae_ray: Callable[..., tuple[int, str, str]], tmp_path: Path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    started = time.monotonic()
+    code, _, err = bae_ray("judge", "check", "--judge-url", url)
+    assert time.monotonic() - started < 3
+    assert code == 2
+    assert f"{url} cannot be reached" in err
+
+
+def test_answers_that_cannot_be_read_are_shown_with_what_to_do(serve: Callable[..., JudgeServer], tmp_path: Path):
+    def thinks(body: dict[str, Any], _times: int) -> Reply:
+        enough = body["max_tokens"] > 100
+        known = "Yes" if KNOWN[judgement(body)] else "No"
+        choice = {"message": {"content": f"Okay, let me see.\n</think>\n{known}" if enough else "Okay, let me"},
+                  "finish_reason": "stop" if enough else "length"}  # fmt: skip
+        return Reply(body=json.dumps({"choices": [choice]}))
+
+    server = serve(thinks)
+    checked, _ = check(JudgeConfig(judge_url=server.url), tmp_path / "c")
+    assert checked.unreadable == 2 * len(PAIRS)
+    assert "'Okay, let me' cut off by the limit of tokens" in checked.warnings[-1]
+    assert "--reasoning" in checked.warnings[-1]
+    checked, _ = check(JudgeConfig(judge_url=server.url, reasoning=1000), tmp_path / "c")
+    assert (checked.balanced_accuracy, checked.unreadable, checked.warnings) == (1.0, 0, ())

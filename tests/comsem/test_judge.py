@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import math
 import socket
 import time
@@ -19,7 +20,7 @@ from bae_ray.comsem.judge import Judge, Usage
 from bae_ray.comsem.prompts import Example, Message, judge_prompt
 from bae_ray.comsem.scoring import gather_all
 from bae_ray.errors import CostLimitError, InvalidInputError, JudgeError, UnansweredError, UnreadableFileError
-from tests.comsem.server import JudgeServer, Reply
+from tests.comsem.server import JudgeServer, Reply, asked_of
 
 Serve = Callable[..., JudgeServer]
 
@@ -347,3 +348,91 @@ def test_further_explanations_are_sampled(serve: Serve, tmp_path: Path):
 
     assert [answer.text for answer in asyncio.run(run())] == ["phrase 0", "phrase 1", "phrase 2"]
     assert sorted(body["temperature"] for body in server.bodies) == [0.0, 1.0, 1.0]
+
+
+SYSTEM_REFUSED = json.dumps({"object": "error", "message": "System role not supported", "code": 400})
+NO_TEMPLATE = json.dumps({"object": "error", "message": "default chat template is no longer allowed, so you must give "
+                          "a chat template if the tokenizer does not define one.", "code": 400})  # fmt: skip
+TOO_LONG = json.dumps({"object": "error", "message": "The model's maximum context length is 256 tokens. However, you "
+                       "requested 900 tokens.", "code": 400})  # fmt: skip
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_a_model_without_a_system_role_gets_its_instructions_in_the_users_turn(
+    status: int, serve: Serve, tmp_path: Path
+):
+    def script(body: dict[str, Any], _times: int) -> Reply:
+        if body["messages"][0]["role"] == "system":
+            return Reply(status=status, body=SYSTEM_REFUSED)
+        return Reply("Yes", p_yes=0.8)
+
+    server = serve(script)
+    answers, _ = ask(config(server.url), tmp_path / "c", 20)
+    assert [read_decision(answer).p_yes for answer in good(answers)] == pytest.approx([0.8] * 20)
+    assert len(server.bodies) == 21, "it is found out once, before the others are sent"
+    for body, prompt in zip(server.bodies[1:2], prompts(1), strict=True):
+        (message,) = body["messages"]
+        assert message["role"] == "user"
+        assert message["content"].startswith(prompt[0]["content"])
+        assert message["content"].endswith(prompt[1]["content"])
+        assert "top_logprobs" in body, "nothing else is left out"
+    assert ask(config(server.url), tmp_path / "c", 20)[1].sent == 0, "the rerun knows, and is free"
+
+
+@pytest.mark.parametrize(
+    ("body", "remedy", "most"),
+    [(NO_TEMPLATE, "--chat-template", 1), (TOO_LONG, "--max-model-len", 3), (SYSTEM_REFUSED, "--chat-template", 6),
+     ('{"error": {"message": "No such thing"}}', "server's message", 12)],
+)  # fmt: skip
+def test_a_server_that_takes_no_question_is_told_at_the_first_ones(
+    body: str, remedy: str, most: int, serve: Serve, tmp_path: Path
+):
+    server = serve(lambda *_: Reply(status=400, body=body))
+    answers, _ = ask(config(server.url), tmp_path / "c", 100)
+    assert all(isinstance(answer, JudgeError) for answer in answers)
+    said = json.loads(body)
+    assert (said.get("message") or said["error"]["message"])[:40] in str(answers[-1])
+    assert "does not take the judge's questions" in str(answers[-1])
+    assert remedy in str(answers[-1])
+    assert 0 < len(server.bodies) <= most
+
+
+def test_one_question_that_is_too_long_is_failed_and_says_what_to_do(serve: Serve, tmp_path: Path):
+    def script(body: dict[str, Any], _times: int) -> Reply:
+        return Reply(status=400, body=TOO_LONG) if '"w2"' in asked_of(body) else Reply("Yes")
+
+    answers, _ = ask(config(serve(script).url), tmp_path / "c", 4)
+    assert type(answers[2]) is UnansweredError
+    assert "maximum context length is 256 tokens" in str(answers[2])
+    assert "--examples.context-tokens" in str(answers[2])
+    assert len(good(answers[:2] + answers[3:])) == 3
+
+
+def test_a_judge_that_thinks_gets_more_tokens(serve: Serve, tmp_path: Path):
+    server = serve(lambda *_: "Yes")
+    good(ask(config(server.url, reasoning=1000), tmp_path / "c")[0])
+    good(ask(config(server.url, reasoning=1000), tmp_path / "c", explain=True)[0])
+    good(ask(config(server.url), tmp_path / "c")[0])
+    assert [body["max_tokens"] for body in server.bodies] == [1008, 1064, 8]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+def test_where_nothing_can_answer_is_said_within_three_seconds(host: str, tmp_path: Path):
+    """Of the judge's client; the command says so before it imports what asking takes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://{host}:{free.getsockname()[1]}/v1"
+    started = time.monotonic()
+    answers, usage = ask(JudgeConfig(judge_url=url), tmp_path / "c", 100)
+    assert time.monotonic() - started < 3
+    assert all(isinstance(answer, JudgeError) for answer in answers)
+    assert f"{url} cannot be reached (" in str(answers[0])
+    assert usage.sent == 0
+
+
+def test_libraries_do_not_log_every_request(serve: Serve, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    for name in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    with caplog.at_level(logging.INFO):
+        good(ask(config(serve(lambda *_: "Yes").url), tmp_path / "c", 3)[0])
+    assert caplog.messages == []
