@@ -6,7 +6,7 @@ import os
 import ray
 from ray._private import ray_constants
 
-from bae_ray.chatter import quieten
+from bae_ray.chatter import quiet_core, quieten
 from bae_ray.errors import InvalidInputError
 
 LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
@@ -25,7 +25,8 @@ def connect() -> None:
         # Ray reads the variable when it is imported, and `ray start` in a child of this process must not have it.
         ray_constants.ENABLE_RAY_CLUSTER = False
     quieten()
-    ray.init(include_dashboard=False, logging_level=logging.WARNING)
+    with quiet_core():
+        ray.init(include_dashboard=False, logging_level=logging.WARNING)
 
 
 def configure_data(keep_order: bool = True) -> None:
