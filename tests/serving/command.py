@@ -53,7 +53,7 @@ class Command(NamedTuple):
 
 
 @contextmanager
-def serving(registry: Path, *options: object, ready_s: float = 120, start: str = START) -> Iterator[Command]:
+def serving(registry: Path, *options: object, ready_s: float = 180, start: str = START) -> Iterator[Command]:
     """`bae-ray serve` of a registry, ready; all of it is gone afterwards."""
     port = free_port()
     command = [sys.executable, "-c", start, "serve", "--registry", str(registry), "--port", str(port)]

@@ -98,7 +98,7 @@ class Soak:
 
         return run
 
-    def recovered(self, names: tuple[str, ...] = ("run", "texts"), seconds: float = 60) -> float:
+    def recovered(self, names: tuple[str, ...] = ("run", "texts"), seconds: float = 180) -> float:
         """Seconds until all of these were answered anew."""
         started = time.monotonic()
         until(lambda: all(self.answered.get(name, 0) > started for name in names), seconds)
