@@ -170,9 +170,11 @@ def _numbering(work: Work, model: PreTrainedModel, capture: Capture, text: Tenso
     if all(same(layer, layer) for layer in ours):
         return "hidden_states[l]"
     stream = getattr(model.config.get_text_config(), "altup_active_idx", None)
-    if stream is not None and all(same(layer, layer, stream) for layer in ours):
-        return f"hidden_states[l], of its streams the one that blocks compute with, {stream}"
     last = work.model.n_layers
+    if stream is not None and all(same(layer, layer, stream) for layer in ours if layer < last):
+        return (
+            f"hidden_states[l], of its streams the one that blocks compute with, {stream}; the last joins all streams"
+        )
     if all(same(layer, layer if layer == last else layer - 1) for layer in ours if layer):
         return "what block l receives: hidden_states[l - 1] of transformers, which begins after the first block here"
     return (
