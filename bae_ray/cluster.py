@@ -11,6 +11,8 @@ from bae_ray.errors import InvalidInputError
 
 LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 """Whether a Ray that is started here can be reached from other machines: Ray's own variable, whatever the system."""
+BLOCK_BYTES = 8 << 20
+"""Of data that one task hands to others: small enough that a single file's texts keep all CPUs busy."""
 
 
 def connect() -> None:
@@ -33,6 +35,7 @@ def configure_data(keep_order: bool = True) -> None:
     """Ray Data settings of the project: rows keep their order unless it is of no use, and progress is shown by us."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = keep_order
+    context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 

@@ -60,7 +60,8 @@ def info(command: InfoCommand) -> int:
         "tokens taken": _listed(f"{key} {value}" for key, value in (request.tokens or {}).items()) or "-",
         "cells": f"{len(store.cells)} of {manifest.n} x {manifest.d} in {request.dtype}",
         "texts": f"{manifest.texts} with {manifest.tokens} tokens; of {manifest.texts_read} read, "
-        f"{manifest.texts_too_short} too short and {manifest.texts_too_long} too long",
+        f"{manifest.texts_too_short} too short ({manifest.texts_empty} of them null, empty or blank) and "
+        f"{manifest.texts_too_long} too long",
         "shards": str(len(manifest.shards)),
         "model tried": str(manifest.probe or "-"),
         "failed": "\n".join(map(str, manifest.failed)) or "none",

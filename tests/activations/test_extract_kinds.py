@@ -143,13 +143,39 @@ def test_windows(run, hidden_states):
         torch.testing.assert_close(store.matrix(2, 11)[row], hidden_states(ids)[2][11], rtol=0, atol=1e-5)
 
 
+def test_windows_are_computed_up_to_the_last_wanted_position(run, hidden_states, tiny_model: Path):
+    """What comes after it changes no vector: the whole windows, which their texts spell, are the oracle."""
+    store = run(input=WindowsInput(length=12).model_dump(), positions=(2, 5), layers=(2,))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    assert set(store.texts["token_ids"].map(len)) == {6}
+    assert store.manifest.tokens == 6 * store.manifest.texts
+    for row, text in enumerate(store.texts["text"]):
+        whole = np.array(tokenizer(text)["input_ids"])
+        assert len(whole) == 12
+        torch.testing.assert_close(store.matrix(2, 5)[row], hidden_states(whole)[2][5], rtol=0, atol=1e-5)
+
+
+def test_windows_say_what_they_are_cut_out_of(run, tiny_texts: list[str], tmp_path: Path, capsys):
+    (tmp_path / "a.txt").write_text("\n".join([*tiny_texts[:50], "", " ", *tiny_texts[50:]]))
+    store = run(input=WindowsInput(length=8).model_dump(), positions=(0,), layers=(0,), corpus=str(tmp_path / "a.txt"))
+    sizes = [len(text.split()) for text in tiny_texts]
+    said = (
+        f"200 texts of {min(sizes)} to {max(sizes)} tokens, {sum(sizes) / 200:.0f} on average, an end token between "
+        "two if they are joined; 2 empty ones are left out. Each line of a .txt file is a text; with --txt document "
+        "each file is one."
+    )
+    assert f"Plan: windows of {said}\n" in capsys.readouterr().err
+    assert str(store.manifest.windowed) == said
+
+
 def test_random_sequences(run, hidden_states):
     chosen = RandomTokensInput(bits=6, tokens=(4, 9), seed=2)
-    store = run(input=chosen.model_dump(), positions=("last",), layers=(1,), max_texts=300)
-    ids = np.stack(store.rows["token_ids"].to_numpy())
+    store = run(input=chosen.model_dump(), positions=(3,), layers=(1,), max_texts=300)
+    ids = np.stack([[int(word[1:]) + 1 for word in text.split()] for text in store.rows["text"]])
     assert ids.shape == (300, 6)
+    assert np.array_equal(np.stack(store.rows["token_ids"].to_numpy()), ids[:, :4]), "cut after what is wanted"
     assert set(ids.ravel()) == {4, 9}
-    torch.testing.assert_close(store.matrix(1, "last")[7], hidden_states(ids[7])[1][-1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(store.matrix(1, 3)[7], hidden_states(ids[7])[1][3], rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="session")

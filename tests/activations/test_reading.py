@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from bae_ray.activations.config import CorpusConfig
 from bae_ray.activations.corpus import LocalFiles, resolve
 from bae_ray.activations.reading.blocks import LABEL, PLACE, PROBLEM, ROWS, TEXT, file_blocks
+from bae_ray.activations.reading.formats import FORMATS
 from bae_ray.errors import InvalidInputError, UnknownCorpusError, UnreadableFileError
 
 DOCS = Path(__file__).parents[2] / "docs" / "corpora.md"
@@ -227,6 +228,14 @@ def test_other_content_than_the_name_says(tmp_path: Path, name: str, content: by
         read(tmp_path / name)
 
 
+@pytest.mark.parametrize("ending", PACKED)
+def test_parts_packed_one_by_one_are_one_file(tmp_path: Path, ending: str):
+    """As `cat a.gz b.gz > c.gz` and parallel packers make them."""
+    parts = [as_jsonl([{"text": f"{part} {i}"} for i in range(9999)]) for part in range(3)]
+    (tmp_path / f"a.jsonl{ending}").write_bytes(b"".join(map(PACKED[ending], parts)))
+    assert texts(tmp_path / f"a.jsonl{ending}") == [f"{part} {i}" for part in range(3) for i in range(9999)]
+
+
 def test_long_lines_and_deep_values(tmp_path: Path):
     text = "w" * 300_000
     (tmp_path / "a.csv").write_text(f"text\n{text}\n")
@@ -243,12 +252,16 @@ def test_hidden_files_of_a_folder_are_left_out_and_empty_ones_have_no_texts(tmp_
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps({"text": name}))
     (tmp_path / "a.jsonl").write_bytes(b"")
+    (tmp_path / "b" / "empty.jsonl.xz").write_bytes(b"")
     (tmp_path / "c.ndjson.gz").write_bytes(gzip.compress(b'{"text": "last"}'))
     (tmp_path / "README.md").write_text("not a corpus")
     assert texts(tmp_path) == ["b/part.jsonl", "last"]
-    assert texts(tmp_path / "a.jsonl") == []
-    (tmp_path / "d.csv").write_text("text\n")
-    with pytest.raises(UnknownCorpusError, match=r"end in \.csv, \.jsonl, \.ndjson\.gz; expected one"):
+    for ending in (*FORMATS, ".jsonl.gz", ".txt.zst", ".csv.bz2", ".json.xz"):
+        (tmp_path / f"empty{ending}").write_bytes(b"")
+        assert texts(tmp_path / f"empty{ending}") == []
+    with pytest.raises(
+        UnknownCorpusError, match=r"end in \.csv, \.csv\.bz2, \.json, .*; expected one of these formats"
+    ):
         read(tmp_path)
 
 

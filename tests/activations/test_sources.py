@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -228,6 +229,96 @@ def test_text_column_may_have_any_name(ray_cluster, tiny_model: Path, tmp_path: 
     chosen = ICLInput(k=2, label_column="kind", label_words=WORDS)
     rows = tables(config(tiny_model, corpus, chosen, text_column="query", max_texts=12)).to_pylist()
     assert [row["text"] for row in rows] == [rebuilt(row, "label:") for row in rows]
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    return "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows)
+
+
+@pytest.mark.parametrize("words", [("2", "1", "0"), ("w9", "w7", "w8"), None])
+@pytest.mark.parametrize("form", [str, int])
+def test_prompts_do_not_depend_on_the_format(
+    ray_cluster, tiny_model: Path, tmp_path: Path, words: tuple[str, ...] | None, form: type
+):
+    """Labels that are text are words where they are, and numbers are numbers: digits are no reason to swap them."""
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
+    tokenizer.add_tokens(["0", "1", "2"])
+    tokenizer.save_pretrained(model)
+    rows = [{"text": text, "label": form(number)} for text, number in zip(TEXTS, NUMBERS, strict=True)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text(as_csv(rows))
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    files = [jsonl(tmp_path, rows), *(tmp_path / f"a.{kind}" for kind in ("parquet", "json"))]
+    chosen = ICLInput(k=2, label_words=words, label_prefix="w5 ")
+    if form is int and words is None:
+        for file in files:
+            with pytest.raises(InvalidInputError, match="are numbers: give the word for each"):
+                tables(config(model, file, chosen))
+        return
+    found = [tables(config(model, file, chosen)).to_pylist() for file in files]
+    assert all(other == found[0] for other in found[1:])
+    if form is str:  # of what a table of text holds nobody can tell that it was a number
+        assert tables(config(model, tmp_path / "a.csv", chosen)).to_pylist() == found[0]
+    named = words if form is int or words == ("w9", "w7", "w8") else ("0", "1", "2")
+    assert named is not None
+    for row in found[0]:
+        shown = "".join(f"sentence: {TEXTS[i]} w5 {named[NUMBERS[i]]}\n" for i in row["demonstrations"])
+        assert row["text"] == shown + f"sentence: {TEXTS[row['query']]} w5"
+
+
+CHATS = [
+    [{"role": "user", "content": "w1"}, {"role": "assistant", "content": "w2 w3"}],
+    None,
+    [],
+    [{"role": "user", "content": "w4"}],
+]
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "w50 {{ m.content }} {% endfor %}"
+)
+
+
+@pytest.fixture
+def chat_model(framed_model: Path, tmp_path: Path) -> Path:
+    """The framed model with a chat template, which begins each message with w50."""
+    model = Path(shutil.copytree(framed_model, tmp_path / "chat"))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(model)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_messages_are_read_by_the_models_template(ray_cluster, chat_model: Path, tmp_path: Path, kind: str):
+    """With the special tokens that it puts, and no others."""
+    rows = [{"messages": chat} for chat in CHATS]
+    corpus = jsonl(tmp_path, rows)
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), corpus := tmp_path / "a.parquet")
+    found = tables(config(chat_model, corpus, TextsInput(), text_column="messages"))
+    assert found.to_pydict() == {
+        "text": ["w50 w1 w50 w2 w3 ", None, None, "w50 w4 "],
+        "token_ids": [[51, 2, 51, 3, 4], [], [], [51, 5]],
+    }
+    window = WindowsInput(length=3, start_token=False)
+    ids = tables(config(chat_model, corpus, window, text_column="messages"))["token_ids"].to_pylist()
+    assert ids == [[51, 2, 51], [3, 4, END], [51, 5, END]]
+
+
+def test_messages_that_cannot_be_texts_are_refused(ray_cluster, framed_model, chat_model: Path, tmp_path: Path):
+    rows = [{"messages": CHATS[0], "label": 1}, {"messages": [{"role": "system", "content": "w1"}], "label": 0}]
+    corpus = jsonl(tmp_path, rows)
+    with pytest.raises(InvalidInputError, match=r"'messages' of corpus .* has no chat template"):
+        find_source(
+            config(framed_model, corpus, TextsInput(), text_column="messages"), find_model(str(framed_model)), None
+        )
+    with pytest.raises(InvalidInputError, match=r"a prompt is made of texts\. Name another column"):
+        tables(config(chat_model, corpus, ICLInput(label_words=WORDS), text_column="messages"))
+    with pytest.raises(
+        UnreadableFileError, match=r"examples.jsonl, line 2: the model's chat template refuses .*: no system role\."
+    ):
+        tables(config(chat_model, corpus, TextsInput(), text_column="messages"))
 
 
 @pytest.mark.parametrize("labels", [[0, None, 1, 2], ["w9", None, "w7", "w8"]], ids=["numbers", "words"])

@@ -36,7 +36,7 @@ def check_files(paths: Sequence[Path], columns: Columns) -> bool:
 def _check(path: Path, columns: Columns, chat: bool | None) -> bool | None:
     """Whether the texts are chats, which None says is not known yet."""
     kind = kind_of(path)
-    if kind is not None and kind.format == "parquet":
+    if kind is not None and kind.format == "parquet" and path.stat().st_size:
         schema = pq.read_schema(path)
         _check_schema(path, schema, columns)
         seen = dict.fromkeys(schema.names)

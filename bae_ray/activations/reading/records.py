@@ -31,6 +31,8 @@ def records(path: Path, columns: Sequence[str], document: bool = False) -> Itera
     Of a .txt file each line is a record, or, with `document`, the whole file; the text is in the first of the columns.
     Raises `UnreadableFileError` with the place of what is wrong.
     """
+    if not path.stat().st_size:  # nothing in any format, though it is no file of most
+        return iter(())
     kind = kind_of(path)
     match kind.format if kind else None:
         case "txt":
