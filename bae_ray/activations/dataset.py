@@ -57,7 +57,7 @@ def read_corpus(source: LocalFiles | HubDataset, config: CorpusConfig, label: st
         batch_format="pyarrow",
         # No CPU is counted, so that a file that is read never waits for those who tokenise it, nor they for it.
         num_cpus=0,
-        concurrency=min(READERS, len(source.paths)),
+        compute=ray.data.TaskPoolStrategy(size=min(READERS, len(source.paths))),
     )
 
 
