@@ -11,7 +11,7 @@ from bae_ray.errors import InvalidInputError
 
 LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 """Whether a Ray that is started here can be reached from other machines: Ray's own variable, whatever the system."""
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 2 << 20
 """Of data that one task hands to others: small enough that a single file's texts keep all CPUs busy."""
 
 
