@@ -11,7 +11,8 @@ import ray.data
 from bae_ray.activations.bundled import BUNDLED_CORPORA
 from bae_ray.activations.config import CorpusConfig
 from bae_ray.activations.corpus import HubDataset, LocalFiles
-from bae_ray.activations.reading.blocks import PROBLEM, Columns, blocks, file_blocks, reason
+from bae_ray.activations.reading.blocks import PROBLEM, Columns, blocks, file_blocks
+from bae_ray.activations.reading.formats import reason
 from bae_ray.activations.reading.records import arrow_records
 from bae_ray.cluster import configure_data
 from bae_ray.errors import UnknownCorpusError, UnreadableFileError

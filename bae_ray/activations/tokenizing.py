@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from bae_ray.activations.config import CorpusConfig
 from bae_ray.activations.dataset import tables
 from bae_ray.activations.model import ModelSource, load_tokenizer
-from bae_ray.activations.reading.blocks import PLACE, PROBLEM, TEXT, reason
+from bae_ray.activations.reading.blocks import PLACE, PROBLEM, TEXT
+from bae_ray.activations.reading.formats import reason
 
 TOKENIZED_AT_ONCE = 1024
 

@@ -1,13 +1,12 @@
 """Records as Arrow tables: the texts of a corpus, in the form in which they travel to the tokenizer."""
 
-import lzma
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
+from bae_ray.activations.reading.formats import FAILURES, reason
 from bae_ray.activations.reading.records import Record, records
 from bae_ray.activations.reading.values import Doubled, as_chat, as_label, as_text
 from bae_ray.errors import UnreadableFileError
@@ -15,8 +14,6 @@ from bae_ray.errors import UnreadableFileError
 ROWS, CHARACTERS = 2048, 1 << 22
 """A table has no more of them."""
 TEXT, LABEL, PLACE, PROBLEM = "text", "label", "place", "problem"
-FAILURES = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeDecodeError)
-"""What libraries raise of a file that is not whole, or not of its format."""
 
 
 class Columns(NamedTuple):
@@ -84,12 +81,6 @@ def blocks(found: Iterator[Record], columns: Columns, where: str) -> Iterator[pa
     except FAILURES as error:
         problem = f"{where} cannot be read to its end: {reason(error)}"
     yield rows.table(problem)
-
-
-def reason(error: BaseException) -> str:
-    """What a library says of a file, as one sentence."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{said.removesuffix('.')}."
 
 
 class _Rows:

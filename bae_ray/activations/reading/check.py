@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bae_ray.activations.reading.blocks import FAILURES, Columns, reason, row_of
-from bae_ray.activations.reading.formats import kind_of
+from bae_ray.activations.reading.blocks import Columns, row_of
+from bae_ray.activations.reading.formats import FAILURES, kind_of, reason
 from bae_ray.activations.reading.lines import unreadable
 from bae_ray.activations.reading.records import records
 from bae_ray.activations.reading.values import is_chat

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -23,6 +24,8 @@ COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 """Endings that may follow those of text formats."""
 READ = ".txt, .json, .jsonl (or .ndjson), .csv, .tsv, each also with .gz, .zst, .bz2 or .xz after it; and .parquet"
 """What is read, for messages."""
+FAILURES = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeDecodeError)
+"""What libraries raise of a file that is not whole, or not of its format."""
 _OTHER_CONTENT = {
     b"\x1f\x8b": ".gz",
     b"\x28\xb5\x2f\xfd": ".zst",
@@ -78,3 +81,9 @@ def other_content(path: Path) -> str | None:
     with open_bytes(path) as file:
         head = file.read(8)
     return next((name for mark, name in _OTHER_CONTENT.items() if head.startswith(mark)), None)
+
+
+def reason(error: BaseException) -> str:
+    """What a library says of a file, as one sentence."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{said.removesuffix('.')}."

@@ -19,7 +19,7 @@ def lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         place, position = f"line {number}", _next(line, 0)
         if position == len(line):
             continue
-        value, end = _decoded(path, place, line, position)
+        value, end = _decoded(path, place, line, position, " A record over several lines is read from .json files.")
         if (after := _next(line, end)) < len(line):
             raise unreadable(path, f"{place} goes on after its record: {_shown(line, after)}. Write one per line.")
         yield place, _record(path, place, value)
@@ -83,13 +83,13 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _decoded(path: Path, place: str, text: str, position: int) -> tuple[Any, int]:
+def _decoded(path: Path, place: str, text: str, position: int, hint: str = "") -> tuple[Any, int]:
     try:
         return _DECODER.raw_decode(text, position)
     except json.JSONDecodeError as error:
         if error.msg.startswith("Unterminated") or _next(text, error.pos) == len(text):
             raise unreadable(
-                path, f"{place} ends in the middle of its record: {_shown(text, position)}. Is the file cut off?"
+                path, f"{place} ends in the middle of its record, {_shown(text, position)}. Is the file cut off?{hint}"
             ) from error
         raise unreadable(
             path,

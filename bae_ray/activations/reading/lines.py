@@ -3,10 +3,11 @@ r"""Text files as lines: UTF-8, or UTF-16 and UTF-32 with their mark; a line end
 import codecs
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from bae_ray.activations.reading.formats import ending, open_bytes, other_content
+from bae_ray.activations.reading.formats import FAILURES, ending, open_bytes, other_content, reason
 from bae_ray.errors import UnreadableFileError
 
 SNIFFED = 4096
@@ -30,7 +31,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     A byte order mark is left out. Raises `UnreadableFileError` for bytes that are no text, with their place.
     """
-    with open_bytes(path) as file:
+    head = b""
+    with suppress(*FAILURES), open_bytes(path) as file:  # what fails here fails again below, with its line
         head = file.read(SNIFFED)
     mark, encoding = next(((mark, name) for mark, name in _MARKS.items() if head.startswith(mark)), (b"", "utf-8"))
     if not mark and (likely := _unmarked(head)):
@@ -42,13 +44,22 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         file.read(len(mark))
         wide = encoding != "utf-8"
         stream = io.BufferedReader(_Recoded(file, encoding, len(mark), path), BLOCK) if wide else file
-        offset = len(mark)
-        for number, line in enumerate(stream, start=1):
+        offset, number = len(mark), 0
+        while line := _next_line(stream, path, number):
+            number += 1
             try:
-                yield number, line.decode("utf-8")
+                text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise _not_utf8(path, offset, number, error) from error
+            yield number, text
             offset += len(line)
+
+
+def _next_line(stream: BinaryIO | io.BufferedReader, path: Path, number: int) -> bytes:
+    try:
+        return stream.readline()
+    except FAILURES as error:
+        raise unreadable(path, f"what comes after line {number} is damaged or cut off: {reason(error)}") from error
 
 
 class _Recoded(io.RawIOBase):
