@@ -1,6 +1,7 @@
 """A corpus as a data set of Ray Data: its files are read beside each other, and come in order."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -23,25 +24,25 @@ READERS = 8
 
 def tables(dataset: ray.data.Dataset, config: CorpusConfig) -> Iterator[pa.Table]:
     """The rows of a data set in order. Raises `UnreadableFileError` at the first row that says what is wrong."""
-    batches = cast(Iterator[pa.Table], iter(dataset.iter_batches(batch_format="pyarrow", batch_size=None)))
-    while True:
-        try:
-            table = next(batches)
-        except StopIteration:
-            return
-        except Exception as error:  # Ray's: a worker was killed, say
-            cause = getattr(error, "cause", None) or error
-            raise UnreadableFileError(f"corpus '{config.corpus}' cannot be read to its end: {reason(cause)}") from error
-        if PROBLEM not in table.column_names:
-            yield table
-            continue
-        problems, table = table[PROBLEM], table.drop_columns([PROBLEM])
-        if problems.null_count == len(problems):
-            yield table
-            continue
-        first, problem = next((i, text) for i, text in enumerate(problems.to_pylist()) if text is not None)
-        yield table.slice(0, first)
-        raise UnreadableFileError(problem)
+    batches = cast(Generator[pa.Table, None, None], iter(dataset.iter_batches(batch_format="pyarrow", batch_size=None)))
+    with closing(batches):  # whatever is read ahead of the last wanted text is given up at once
+        while (table := _next(batches, config)) is not None:
+            if PROBLEM not in table.column_names:
+                yield table
+                continue
+            problems, table = table[PROBLEM].to_pylist(), table.drop_columns([PROBLEM])
+            first = next((i for i, problem in enumerate(problems) if problem is not None), None)
+            yield table.slice(0, first)
+            if first is not None:
+                raise UnreadableFileError(problems[first])
+
+
+def _next(batches: Iterator[pa.Table], config: CorpusConfig) -> pa.Table | None:
+    try:
+        return next(batches, None)
+    except Exception as error:  # Ray's: a worker was killed, say
+        cause = getattr(error, "cause", None) or error
+        raise UnreadableFileError(f"corpus '{config.corpus}' cannot be read to its end: {reason(cause)}") from error
 
 
 def read_corpus(source: LocalFiles | HubDataset, config: CorpusConfig, label: str | None = None) -> ray.data.Dataset:
