@@ -4,7 +4,7 @@ import logging
 import os
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 
 from bae_ray.chatter import quiet_core, quieten
 from bae_ray.errors import InvalidInputError
@@ -29,6 +29,12 @@ def connect() -> None:
     quieten()
     with quiet_core():
         ray.init(include_dashboard=False, logging_level=logging.WARNING)
+
+
+def has_joined() -> bool:
+    """Whether the Ray that this process is connected to is one that others have started."""
+    node = worker._global_node  # noqa: SLF001 - Ray has no public word for it
+    return node is not None and not node.is_head()
 
 
 def configure_data(keep_order: bool = True) -> None:

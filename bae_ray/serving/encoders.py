@@ -19,6 +19,7 @@ from bae_ray.compression.codec import BLOCK_ROWS, CodeOptions, check_size
 from bae_ray.errors import BaeRayError, ContainerTooLargeError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.features import describe_feature
+from bae_ray.serving.loopback import listen_like_ray
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.patience import Patience
 from bae_ray.serving.registry import Registry
@@ -65,6 +66,7 @@ class Encoders:
     """A replica: some encoders of the registry in memory, and threads that compute with them."""
 
     def __init__(self, config: ServiceConfig) -> None:
+        listen_like_ray()
         settings = config.encoders
         self._registry = Registry.of(config)
         self._most = config.limits.max_response_bytes

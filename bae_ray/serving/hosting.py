@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,21 +13,13 @@ from ray.serve import Application
 
 from bae_ray.cluster import connect
 from bae_ray.errors import InvalidInputError, ServiceError
+from bae_ray.serving.ports import url_of
 from bae_ray.serving.stopping import MARGIN_S, Watchdog, end_now
-
-LOOPBACK = "127.0.0.1"
 
 LATE_S = 2.0
 """Serve gives up what is under way a little later than it was told to."""
 
 log = logging.getLogger("ray.serve")
-
-
-def free_port() -> int:
-    """A port of the loopback address at which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -66,7 +57,7 @@ def hosted(
             serve.run(application, name=name, route_prefix="/")
         except RuntimeError as error:
             raise ServiceError(f"{name} did not start: {error}") from error
-        yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        yield url_of(host, port)
         _delete(name, drain_s)
     finally:
         serve.shutdown()

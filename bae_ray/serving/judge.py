@@ -23,6 +23,7 @@ QUIET = {"logging_config": {"log_level": LOG_LEVEL, "enable_access_log": False}}
 
 SOME_OF_A_RESOURCE = 0.001
 """Of a resource that only says where to be."""
+REPLICAS = "bae_ray.serving.judge_replicas"
 HEALTH_TIMEOUT_S = 120
 """On a busy CPU a replica that computes answers late, and is not to be taken for a dead one."""
 
@@ -46,7 +47,13 @@ def build(config: JudgeServiceConfig) -> Application:
 
     # Passes requests on: one replica, without a CPU of its own, which a small machine has not got.
     ingress = {"num_replicas": 1, "autoscaling_config": None, "ray_actor_options": {"num_cpus": 0}}
-    return build_openai_app({"llm_configs": [wanted], "ingress_deployment_config": {**ingress, **QUIET}})
+    return build_openai_app(
+        {
+            "llm_configs": [{**wanted, "server_cls": f"{REPLICAS}:JudgeServer"}],
+            "ingress_cls_config": {"ingress_cls": f"{REPLICAS}:JudgeIngress"},
+            "ingress_deployment_config": {**ingress, **QUIET},
+        }
+    )
 
 
 def settings(config: JudgeServiceConfig, gpus: float) -> dict[str, Any]:

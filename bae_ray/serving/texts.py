@@ -22,6 +22,7 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import COMPUTING, LOADING, deployed
 from bae_ray.serving.entries import Origin
+from bae_ray.serving.loopback import listen_like_ray
 from bae_ray.serving.threads import in_thread
 
 TOKEN_CHARACTERS = 64
@@ -67,6 +68,7 @@ class Texts:
     """A replica: the language models asked for last, each loaded once for all layers that encoders are of."""
 
     def __init__(self, config: ServiceConfig) -> None:
+        listen_like_ray()
         self._settings = config.texts
         self._max_tokens = config.limits.max_tokens
         self._device = "cuda" if self._settings.num_gpus and torch.cuda.is_available() else "cpu"

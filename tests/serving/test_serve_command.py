@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import ray
 import yaml
 from ray.serve import Application
 
@@ -19,7 +20,7 @@ from tests.serving.support import D, free_port, make_encoder, until
 
 def test_what_is_unsafe_or_cannot_start_is_refused(bae_ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("BAE_RAY_API_KEYS", raising=False)
-    for options in (["--host", "0.0.0.0"], ["--haproxy"]):
+    for options in (["--host", "0.0.0.0"], ["--host", "0.0.0.0", "--haproxy"]):
         code, _, err = bae_ray("serve", "--registry", tmp_path, *options)
         assert code == 2
         assert "no bearer keys" in err
@@ -32,6 +33,18 @@ def test_what_is_unsafe_or_cannot_start_is_refused(bae_ray, tmp_path: Path, monk
     code, _, err = bae_ray("serve", "--registry", tmp_path / "none", "--port", free_port())
     assert code == 2
     assert "is not a folder" in err
+
+
+def test_haproxy_is_not_asked_of_a_ray_that_others_have_started(ray_cluster: None, tmp_path: Path):
+    """Its processes would not know of it, and the service would listen elsewhere than it was told to."""
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-c", "from bae_ray.cli import main; main()", "serve", "--registry", str(tmp_path)]
+    command += ["--haproxy", "--port", str(free_port())]
+    ended = subprocess.run(
+        command, check=False, env={**os.environ, "RAY_ADDRESS": address}, capture_output=True, text=True
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "--haproxy needs a Ray of its own" in ended.stderr
 
 
 def test_config_yaml_builds(tmp_path: Path):
