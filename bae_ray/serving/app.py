@@ -15,7 +15,9 @@ from starlette.types import ASGIApp
 from bae_ray.cluster import only_machine
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import deployed, encoders
+from bae_ray.serving.keyring import Keyring
 from bae_ray.serving.keys import Keys, read_keys
+from bae_ray.serving.loopback import listen_like_ray
 from bae_ray.serving.places import placed
 from bae_ray.serving.problems import RETRY_AFTER_S
 from bae_ray.serving.registry import Registry
@@ -36,6 +38,7 @@ class Gateway:
         self, config: ServiceConfig, keys: Keys, encoders: DeploymentHandle | str, texts: DeploymentHandle | str
     ) -> None:
         """`encoders`, `texts`: the deployments, or the names of their applications."""
+        listen_like_ray()
         self._config, self._keys, self._encoders, self._texts = config, keys, encoders, texts
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -52,7 +55,9 @@ class Gateway:
         room = Room(texts, config.texts, [(own, config.gateway), (encoders, config.encoders)])
         service = Service(config, encoders, texts, metrics, room)
         service.registry.look()
-        return Manners(create_app(service, bool(self._keys)), self._keys, self._config.limits, metrics)
+        keys = Keyring(self._keys, self._config.keys_file)
+        keys.watch(metrics.keys)
+        return Manners(create_app(service, bool(keys)), keys, self._config.limits, metrics)
 
 
 def check(config: ServiceConfig) -> Keys:
@@ -90,6 +95,8 @@ def _handle(deployment: DeploymentHandle | str) -> DeploymentHandle:
 
 
 def _gateway(config: ServiceConfig, keys: Keys, encoders: Application | str, texts: Application | str) -> Application:
+    if config.keys_file is not None:  # replicas run in other folders
+        config = config.model_copy(update={"keys_file": config.keys_file.absolute()})
     limits = config.limits
     most = limits.max_inflight + limits.max_waiting + SPARE
     gateway = deployed(serve.ingress()(Gateway), config.gateway, most, config.drain_s).options(

@@ -123,8 +123,9 @@ class ServiceConfig(Config):
     """Follow links in the registry that lead out of it: folders of encoders, or files in them. Left out: those that
     stay in it."""
     keys_file: Path | None = None
-    """File of bearer keys, one a line: KEY [name=NAME] [encoders=GLOB,GLOB]. Left out: the environment variable
-    BAE_RAY_API_KEYS, in which lines may also be separated by semicolons; without any, every request is let in."""
+    """File of bearer keys, one a line: KEY [name=NAME] [encoders=GLOB,GLOB] [inflight=N] [per_minute=N]. It is read
+    again when it changes. Left out: the environment variable BAE_RAY_API_KEYS, in which lines may also be separated by
+    semicolons; without any, every request is let in."""
     limits: LimitsConfig = LimitsConfig()
     """Limits of a request."""
     gateway: GatewayConfig = GatewayConfig()

@@ -35,8 +35,9 @@ def judge_of(config: JobJudgeConfig) -> Iterator[JudgeConfig]:
     if config.judge_url is not None:
         yield config.asking(config.judge_url)
         return
-    from bae_ray.serving.hosting import LOOPBACK, free_port, hosted
+    from bae_ray.serving.hosting import hosted
     from bae_ray.serving.judge import build
+    from bae_ray.serving.ports import LOOPBACK, free_port
 
     with hosted(build(config.service), "judge", LOOPBACK, free_port(), None, DRAIN_S) as url:
         yield config.asking(f"{url}/v1")

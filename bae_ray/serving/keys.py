@@ -1,16 +1,20 @@
-"""Bearer keys: who may call, and which encoders they may use."""
+"""Bearer keys: who may call, which encoders they may use, and how much they may ask for."""
 
 import hashlib
 import hmac
 import os
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
 from bae_ray.errors import InvalidInputError
+from bae_ray.files import read_text
 
 VARIABLE = "BAE_RAY_API_KEYS"
 SHORTEST = 16
+MAX_BYTES = 1 << 20
+OPTIONS = {"name", "encoders", "inflight", "per_minute"}
 
 
 class Caller(NamedTuple):
@@ -19,6 +23,10 @@ class Caller(NamedTuple):
     name: str
     encoders: tuple[str, ...] = ("*",)
     """Shell patterns of the ids that it may use."""
+    inflight: int | None = None
+    """Requests that it may have under way."""
+    per_minute: int | None = None
+    """Requests that it may send in a minute."""
 
     def may_use(self, encoder_id: str) -> bool:
         """Whether the key is for this encoder."""
@@ -57,22 +65,27 @@ def read_keys(file: Path | None) -> Keys:
         source, lines = f"the variable {VARIABLE}", os.environ.get(VARIABLE, "").replace(";", "\n").splitlines()
     else:
         try:
-            source, lines = str(file), file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"--keys-file {file} cannot be read: {error}.") from error
+            source, lines = str(file), read_text(file, MAX_BYTES).splitlines()
+        except (OSError, UnicodeDecodeError, InvalidInputError) as error:
+            raise InvalidInputError(f"--keys-file {file} cannot be read: {str(error).rstrip('.')}.") from error
     callers: dict[bytes, Caller] = {}
     for number, line in enumerate(lines, 1):
         if not (words := line.split()) or words[0].startswith("#"):
             continue
         key = words[0]
         options = {name: value for name, _, value in (word.partition("=") for word in words[1:])}
-        if len(key) < SHORTEST or not key.isascii() or not options.keys() <= {"name", "encoders"}:
+        numbers = [options[name] for name in ("inflight", "per_minute") if name in options]
+        if (
+            not (len(key) >= SHORTEST and key.isascii() and options.keys() <= OPTIONS)
+            or any(not re.fullmatch("[1-9][0-9]{0,8}", value) for value in numbers)
+        ):  # fmt: skip
             raise InvalidInputError(
-                f"line {number} of {source} is not KEY [name=NAME] [encoders=GLOB,GLOB] with a key of {SHORTEST} or "
-                "more ASCII characters. `openssl rand -hex 24` makes one."
+                f"line {number} of {source} is not KEY [name=NAME] [encoders=GLOB,GLOB] [inflight=N] [per_minute=N] "
+                f"with a key of {SHORTEST} or more ASCII characters. `openssl rand -hex 24` makes one."
             )
         patterns = tuple(options["encoders"].split(",")) if "encoders" in options else ("*",)
-        callers[_digest(key)] = Caller(options.get("name", f"key-{number}"), patterns)
+        limits = {name: int(options[name]) for name in ("inflight", "per_minute") if name in options}
+        callers[_digest(key)] = Caller(options.get("name", f"key-{number}"), patterns, **limits)
     if file is not None and not callers:
         raise InvalidInputError(f"{file} holds no key. `openssl rand -hex 24 > {file}` puts one there.")
     return Keys(callers)

@@ -15,10 +15,12 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bae_ray.serving.config import LimitsConfig
+from bae_ray.serving.keyring import Keyring
 from bae_ray.serving.keys import ANYONE, Caller, Keys
 from bae_ray.serving.load import Held, Load
 from bae_ray.serving.metrics import Metrics
 from bae_ray.serving.problems import MEDIA_TYPE, Problem
+from bae_ray.serving.quotas import Quotas
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/")
@@ -62,9 +64,9 @@ class Exchange:
 class Manners:
     """An ASGI application around the routes."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, limits: LimitsConfig, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys | Keyring, limits: LimitsConfig, metrics: Metrics) -> None:
         self._app, self._keys, self._metrics = app, keys, metrics
-        self._load = Load(limits, metrics)
+        self._load, self._quotas = Load(limits, metrics), Quotas()
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,9 +106,12 @@ class Manners:
     async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
         """The routes' answer, or a problem."""
         exchange: Exchange = scope["state"]["exchange"]
+        is_taken = False
         try:
             if not _is_open(scope["path"].removeprefix(scope.get("root_path", "")) or "/"):
                 exchange.caller = self._caller(headers)
+                self._quotas.enter(exchange.caller)
+                is_taken = True
                 if _has_body(headers):  # then it counts when that is there: slow bodies are nobody's work
                     self._load.check()
                 else:
@@ -120,6 +125,8 @@ class Manners:
             log.exception(f"request {exchange.id} failed")
         finally:
             exchange.leave()
+            if is_taken:
+                self._quotas.leave(exchange.caller)
 
     def _caller(self, headers: Headers) -> Caller:
         if not self._keys:

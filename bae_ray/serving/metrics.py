@@ -33,6 +33,11 @@ class Metrics:
             "bae_ray_batch_seconds", "From a batch's start to its result.", buckets=SECONDS, **one
         ).labels(replica)
         self._encoders = Gauge("bae_ray_encoders", "Encoders of the registry.", ["replica", "status"], registry=own)
+        self._keys = Gauge(
+            "bae_ray_keys_current",
+            "1: the keys are those of their file as it is now; 0: it cannot be read.",
+            **one,
+        )
         self._replica = replica
 
     def answered(self, route: str, status: int, seconds: float, rows: int) -> None:
@@ -40,6 +45,10 @@ class Metrics:
         self._requests.labels(self._replica, route, str(status)).inc()
         self._seconds.labels(self._replica, route).observe(seconds)
         self._rows.inc(rows)
+
+    def keys(self, are_current: bool) -> None:
+        """Set whether the keys in force are those of their file."""
+        self._keys.labels(self._replica).set(are_current)
 
     def inflight(self, requests: int, size: int) -> None:
         """Set what is under way."""
