@@ -47,7 +47,8 @@ class Soak:
         self.codes["swapped"] = [packed(version, self.x) for version in self.versions]
         self.tokens = [features(model, load_autoencoder(registry / "run"), text) for text in TEXTS]
         self.statuses: dict[str, Counter[int]] = {name: Counter() for name in (*self.codes, "texts")}
-        self.answered: dict[str, float] = {}
+        self.answered: dict[str, tuple[float, float]] = {}
+        """When the last request of a kind that was answered was sent, and when it was answered."""
         self.unreached: list[float] = []
         self.wrong: list[str] = []
         self.slowest = 0.0
@@ -71,7 +72,7 @@ class Soak:
         if seconds > HANG_S:
             self.wrong.append(f"{name} took {seconds:.0f} s: {answer.status_code} {answer.text[:200]}")
         if answer.status_code == 200:
-            self.answered[name] = time.monotonic()
+            self.answered[name] = started, time.monotonic()
             if not self._is_right(name, answer.json()):
                 self.wrong.append(f"{name}: a wrong answer {answer.text[:200]}")
         elif answer.status_code not in (429, 503) and not (answer.status_code == 404 and name == "swapped"):
@@ -99,10 +100,10 @@ class Soak:
         return run
 
     def recovered(self, names: tuple[str, ...] = ("run", "texts"), seconds: float = 180) -> float:
-        """Seconds until all of these were answered anew."""
-        started = time.monotonic()
-        until(lambda: all(self.answered.get(name, 0) > started for name in names), seconds)
-        return max(self.answered[name] for name in names) - started
+        """Seconds until all of these were asked anew and answered."""
+        hurt = time.monotonic()
+        until(lambda: all(name in self.answered and self.answered[name][0] > hurt for name in names), seconds)
+        return max(self.answered[name][1] for name in names) - hurt
 
     def stop(self) -> None:
         """Let the clients stop."""
