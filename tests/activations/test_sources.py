@@ -245,6 +245,8 @@ def test_prompts_do_not_depend_on_the_format(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
     tokenizer.add_tokens(["0", "1", "2"])
     tokenizer.save_pretrained(model)
+    architecture = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**architecture, "vocab_size": len(tokenizer)}))
     rows = [{"text": text, "label": form(number)} for text, number in zip(TEXTS, NUMBERS, strict=True)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     (tmp_path / "a.csv").write_text(as_csv(rows))
