@@ -16,7 +16,8 @@ from peers import environment
 from transformers import AutoModel
 
 from bae_ray.activations.config import Precision
-from bae_ray.activations.model import TORCH_DTYPES, find_model
+from bae_ray.activations.loading import TORCH_DTYPES
+from bae_ray.activations.model import find_model
 
 MODEL = "smollm2-135m"
 WARM_UP_TEXTS = 64
