@@ -27,6 +27,10 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 NO_TOKEN = -1
 _LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
 """Key of an empty place."""
+SAMPLED = 64
+"""Activations of a feature drawn at random, which show how its magnitude is spread."""
+QUANTILES = (0.75, 0.5, 0.25, 0.0)
+"""Of these a token is shown for each: the strongest are shown anyway."""
 MAX_TOKENS = 1 << 32
 """Token numbers take half of a key."""
 
@@ -128,11 +132,14 @@ class Collected(NamedTuple):
     """Those that features are interpreted from and judged on; C = n_I + n_T."""
     strongest: Collector
     """Those of the largest magnitude."""
+    sampled: Collector
+    """Some drawn at random."""
 
     @classmethod
     def empty(cls, n_features: int, config: ExamplesConfig) -> "Collected":
         """Nothing found yet."""
-        return cls(Collector(n_features, config.n_interpret + config.n_test), Collector(n_features, config.top))
+        capacities = (config.n_interpret + config.n_test, config.top, SAMPLED)
+        return cls(*(Collector(n_features, capacity) for capacity in capacities))
 
     def add(self, magnitudes: Tensor, first: int, config: ExamplesConfig) -> None:
         """Add tokens of these magnitudes [B, G]; `first` is the number of the first one among all.
@@ -144,11 +151,13 @@ class Collected(NamedTuple):
         tokens, features = rows.cpu().numpy() + first, columns.cpu().numpy()
         self.examples.add(features, tokens, values, _keys(config, features, tokens, magnitudes.shape[1]))
         self.strongest.add(features, tokens, values, _strongest_first(values, tokens))
+        self.sampled.add(features, tokens, values, _random_keys(config.seed + 1, features, tokens, magnitudes.shape[1]))
 
     def merge(self, other: "Collected") -> None:
         """Add what a pass over other tokens found."""
         self.examples.merge(other.examples)
         self.strongest.merge(other.strongest)
+        self.sampled.merge(other.sampled)
 
 
 @torch.no_grad()
@@ -174,6 +183,23 @@ def collect(autoencoder: Autoencoder, pieces: Iterable[tuple[int, Rows]], config
     return collected
 
 
+def at_quantiles(sampled: Kept) -> Kept:
+    """Of each feature's activations drawn at random those at `QUANTILES`, the strongest first; of few, fewer."""
+    there = sampled.tokens != NO_TOKEN
+    order = np.argsort(np.where(there, sampled.magnitudes, np.inf), axis=1, kind="stable")
+    n = there.sum(1)
+    tokens = np.full((len(n), len(QUANTILES)), NO_TOKEN, dtype=np.int64)
+    magnitudes = np.zeros(tokens.shape, dtype=np.float32)
+    places = np.floor(np.multiply.outer(n - 1, QUANTILES)).astype(np.int64)
+    for column in range(len(QUANTILES)):
+        new = (n > 0) & ((column == 0) | (places[:, column] != places[:, column - 1]))
+        rows = np.flatnonzero(new)
+        columns = order[rows, places[rows, column]]
+        tokens[rows, column] = sampled.tokens[rows, columns]
+        magnitudes[rows, column] = sampled.magnitudes[rows, columns]
+    return Kept(tokens, magnitudes, sampled.counts)
+
+
 def random_sets(n_tokens: int, n_sets: int, config: ExamplesConfig) -> Ints:
     """Sets of n_I + n_T tokens drawn at random, [n_sets, n_I + n_T]: features that mean nothing.
 
@@ -187,11 +213,13 @@ def random_sets(n_tokens: int, n_sets: int, config: ExamplesConfig) -> Ints:
 def _keys(config: ExamplesConfig, features: Ints, tokens: Ints, n_features: int) -> Keys:
     if config.order == "first":
         return tokens.astype(np.uint64)
+    return _random_keys(config.seed, features, tokens, n_features)
+
+
+def _random_keys(seed: int, features: Ints, tokens: Ints, n_features: int) -> Keys:
     # splitmix64 of each pair's number: a random number that depends on nothing but the pair and the seed.
     with np.errstate(over="ignore"):
-        x = (tokens * n_features + features).astype(np.uint64) + np.uint64(config.seed + 1) * np.uint64(
-            0x9E3779B97F4A7C15
-        )
+        x = (tokens * n_features + features).astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return np.minimum(x ^ (x >> np.uint64(31)), _LAST - np.uint64(1))

@@ -1,13 +1,14 @@
 """What was found of each feature on the evaluation set, kept beside the results so that it is looked for once.
 
-examples.parquet     a row per feature: how often it was activated, its examples, its strongest tokens
+examples.parquet     a row per feature: how often it was activated, its examples, its strongest tokens; a sample of its
+                     activations, tokens at quantiles of it, similar features, words promoted and suppressed
 evaluation.json      written last: what they are of, and the autoencoder's measures
 """
 
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,21 +17,24 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bae_ray.activations.layout import Cell
+from bae_ray.activations.model import ModelSource
 from bae_ray.activations.store import ActivationStore
-from bae_ray.autoencoders import Autoencoder
+from bae_ray.autoencoders import Autoencoder, TranscoderConfig
 from bae_ray.autoencoders.losses import bernoulli_entropy
 from bae_ray.comsem.cards import Strongest, strongest
 from bae_ray.comsem.config import RANDOM, ExamplesConfig
 from bae_ray.comsem.contexts import Sentences
 from bae_ray.comsem.evaluation import Method, Run, prepare, rows_of
-from bae_ray.comsem.examples import NO_TOKEN, Collected, Kept, collect, random_sets
+from bae_ray.comsem.examples import NO_TOKEN, Collected, Kept, at_quantiles, collect, random_sets
+from bae_ray.comsem.relations import Similar, Word, Words, similar, words
 from bae_ray.comsem.tasks import active_features
 from bae_ray.config import content_hash
 from bae_ray.files import atomic_path, checksum, write_text
 
 EXAMPLES_FILE = "examples.parquet"
 EVALUATION_FILE = "evaluation.json"
-FORMAT = 1
+FORMAT = 2
+"""2: a sample of activations, similar features and words stand beside the examples."""
 
 
 class Evaluation(BaseModel):
@@ -56,6 +60,22 @@ class Evaluation(BaseModel):
     """||Cov|| of Table 1."""
 
 
+class Spread(NamedTuple):
+    """What a card shows beside a feature's strongest tokens."""
+
+    sample: list[float]
+    """Magnitudes of activations drawn at random, rising."""
+    quantiles: list[Strongest]
+    """Tokens at quantiles of the sample, the strongest first."""
+    similar: list[Similar]
+    words: Words
+
+
+NO_SPREAD = Spread([], [], [], Words([], []))
+SPREAD = ("sample", "quantiles", "similar", "promoted", "suppressed")
+"""Columns of the table."""
+
+
 class Found:
     """Examples, strongest tokens and firing rates of an autoencoder's features."""
 
@@ -79,10 +99,21 @@ class Found:
 
     def strongest(self, feature: int) -> list[Strongest]:
         """The strongest tokens of a feature."""
-        return [
-            Strongest(one["text"], one["pieces"], [math.nan if v is None else v for v in one["values"]], one["at"])
-            for one in self._table["strongest"][feature].as_py()
-        ]
+        return [_strongest(one) for one in self._table["strongest"][feature].as_py()]
+
+    def spread(self, feature: int) -> "Spread":
+        """How a feature's magnitude is spread, and what its row of the dictionary says; empty in older folders."""
+        values = {name: self._table[name][feature].as_py() for name in SPREAD if name in self._table.column_names}
+        return Spread(
+            values.get("sample", []),
+            [_strongest(one) for one in values.get("quantiles", [])],
+            [Similar(**one) for one in values.get("similar", [])],
+            Words(*([Word(**one) for one in values.get(name, [])] for name in ("promoted", "suppressed"))),
+        )
+
+
+def _strongest(one: dict[str, Any]) -> Strongest:
+    return Strongest(one["text"], one["pieces"], [math.nan if v is None else v for v in one["values"]], one["at"])
 
 
 def read_found(folder: Path) -> Found:
@@ -93,7 +124,7 @@ def read_found(folder: Path) -> Found:
 
 def find(
     method: Method, store: ActivationStore, sentences: Sentences, n_tokens: int, config: ExamplesConfig, run: Run,
-    random_features: int, folder: Path,
+    random_features: int, folder: Path, source: ModelSource,
 ) -> Found:  # fmt: skip
     """What is in the folder, if it is of this autoencoder, evaluation set and config; else it is looked for now."""
     identity = _identity(method, store, n_tokens, config, random_features)
@@ -107,7 +138,7 @@ def find(
     if method.source == RANDOM:
         evaluation, table = _random(method, sentences, n_tokens, config, random_features, identity)
     else:
-        evaluation, table = _look(method, store, sentences, n_tokens, config, run, identity)
+        evaluation, table = _look(method, store, sentences, n_tokens, config, run, identity, source)
     with atomic_path(folder / EXAMPLES_FILE) as temporary:
         pq.write_table(table, temporary)
     write_text(folder / EVALUATION_FILE, evaluation.model_dump_json(indent=2) + "\n")
@@ -132,7 +163,7 @@ def _identity(
 
 def _look(
     method: Method, store: ActivationStore, sentences: Sentences, n_tokens: int, config: ExamplesConfig, run: Run,
-    identity: str,
+    identity: str, source: ModelSource,
 ) -> tuple[Evaluation, pa.Table]:  # fmt: skip
     prepared = prepare(method, store, run)
     first, *others = run(partial(_collect, cell=method.cell, config=config), prepared.autoencoder)
@@ -140,9 +171,25 @@ def _look(
         first.merge(other)
     kept, top = first.examples.kept(), first.strongest.kept()
     active = active_features(kept, config)
-    sentences.prepare(int(token) for token in top.tokens[active].ravel() if token != NO_TOKEN)
+    sampled = first.sampled.kept()
+    quantiles = at_quantiles(sampled)
+    for shown in (top, quantiles):
+        sentences.prepare(int(token) for token in shown.tokens[active].ravel() if token != NO_TOKEN)
     rows = rows_of(store, method.cell, 0, n_tokens)
-    cards = strongest(prepared.autoencoder, rows, sentences, top, active, config.top_context)
+    cards, spread = (
+        strongest(prepared.autoencoder, rows, sentences, shown, active, config.top_context)
+        for shown in (top, quantiles)
+    )
+    dictionary = prepared.autoencoder.W_dec.detach()
+    residual = method.cell.site == "residual" and not isinstance(prepared.autoencoder.config, TranscoderConfig)
+    speaks_for = words(dictionary, active, source) if residual else {}
+    near = similar(dictionary, active)
+    spreads = {
+        feature: Spread(
+            _known(sampled, feature), spread[feature], near[feature], speaks_for.get(feature, Words([], []))
+        )
+        for feature in active
+    }
     rates, metrics = prepared.rates, prepared.metrics
     evaluation = Evaluation(
         identity=identity,
@@ -161,7 +208,7 @@ def _look(
     )
     strengths = top.magnitudes[:, 0] if top.magnitudes.shape[1] else np.full(len(kept.counts), np.nan, np.float32)
     strengths = np.where(kept.counts > 0, strengths, np.nan)
-    return evaluation, _table(kept, rates.numpy(), bernoulli_entropy(rates).numpy(), strengths, cards)
+    return evaluation, _table(kept, rates.numpy(), bernoulli_entropy(rates).numpy(), strengths, cards, spreads)
 
 
 def _random(
@@ -176,7 +223,7 @@ def _random(
         n_features=n_sets, n_tokens=n_tokens, n_sentences=sentences.texts_of(n_tokens),
         mse=None, fvu=None, l0=None, entropy_bits=None, spectral_norm=None,
     )  # fmt: skip
-    return evaluation, _table(kept, rates, nothing, nothing, {})
+    return evaluation, _table(kept, rates, nothing, nothing, {}, {})
 
 
 def _collect(
@@ -186,19 +233,16 @@ def _collect(
 
 
 def _table(
-    kept: Kept, rates: np.ndarray, entropies: np.ndarray, strengths: np.ndarray, cards: dict[int, list[Strongest]]
-) -> pa.Table:
+    kept: Kept, rates: np.ndarray, entropies: np.ndarray, strengths: np.ndarray, cards: dict[int, list[Strongest]],
+    spreads: dict[int, Spread],
+) -> pa.Table:  # fmt: skip
     there = kept.tokens != NO_TOKEN
     card = pa.struct(
         {"text": pa.int64(), "pieces": pa.list_(pa.string()), "values": pa.list_(pa.float32()), "at": pa.int32()}
     )
-    shown: list[list[dict[str, Any]]] = [
-        [
-            {**one._asdict(), "values": [None if math.isnan(v) else v for v in one.values]}
-            for one in cards.get(feature, [])
-        ]
-        for feature in range(len(rates))
-    ]
+    near = pa.struct({"feature": pa.int64(), "cosine": pa.float32()})
+    word = pa.struct({"word": pa.string(), "logit": pa.float32()})
+    every = [spreads.get(feature, NO_SPREAD) for feature in range(len(rates))]
     return pa.table(
         {
             "feature": pa.array(range(len(rates)), pa.int64()),
@@ -212,6 +256,20 @@ def _table(
             "magnitudes": pa.array(
                 [row[of].tolist() for row, of in zip(kept.magnitudes, there, strict=True)], pa.list_(pa.float32())
             ),
-            "strongest": pa.array(shown, pa.list_(card)),
+            "strongest": pa.array([_records(cards.get(i, [])) for i in range(len(rates))], pa.list_(card)),
+            "sample": pa.array([one.sample for one in every], pa.list_(pa.float32())),
+            "quantiles": pa.array([_records(one.quantiles) for one in every], pa.list_(card)),
+            "similar": pa.array([[other._asdict() for other in one.similar] for one in every], pa.list_(near)),
+            "promoted": pa.array([[w._asdict() for w in one.words.promoted] for one in every], pa.list_(word)),
+            "suppressed": pa.array([[w._asdict() for w in one.words.suppressed] for one in every], pa.list_(word)),
         }
     )
+
+
+def _records(shown: list[Strongest]) -> list[dict[str, Any]]:
+    return [{**one._asdict(), "values": [None if math.isnan(v) else v for v in one.values]} for one in shown]
+
+
+def _known(kept: Kept, feature: int) -> list[float]:
+    """Magnitudes of what is kept of a feature, rising."""
+    return np.sort(kept.magnitudes[feature][kept.tokens[feature] != NO_TOKEN]).tolist()

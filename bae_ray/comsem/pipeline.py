@@ -120,7 +120,8 @@ def _prepare(config: ComSemConfig, out: Path, before_long_work: Callable[[], Non
     for method in methods:
         if method.source != RANDOM:
             store.fingerprint(method.cell)  # raises for a cell that is not there
-    sentences = Sentences(store, load_tokenizer(find_model(config.tokenizer or _model_of(config, store))))
+    source = find_model(config.tokenizer or _model_of(config, store))
+    sentences = Sentences(store, load_tokenizer(source))
     if config.store is not None:  # else it was done before the extraction
         before_long_work()
     n_tokens = min(store.manifest.n, config.examples.max_tokens or store.manifest.n)
@@ -131,7 +132,7 @@ def _prepare(config: ComSemConfig, out: Path, before_long_work: Callable[[], Non
             n_random = config.scoring.random_features
             if method.source == RANDOM and n_random == 0:
                 raise InvalidInputError("random is to be scored, but scoring.random_features is 0: say how many sets.")
-            found = find(method, store, sentences, n_tokens, config.examples, run, n_random, out / method.name)
+            found = find(method, store, sentences, n_tokens, config.examples, run, n_random, out / method.name, source)
             tasks = feature_tasks(found.kept, sentences, config.examples, config.scoring)
             sets = random_sets(n_tokens, 0 if method.source == RANDOM else n_random, config.examples)
             prepared.append(_Prepared(method, found, tasks, random_tasks(sets, sentences, config.examples, 0)))

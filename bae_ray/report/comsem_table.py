@@ -48,16 +48,22 @@ def report_comsem_table(comparison: Comparison, pages: list[Path], out: Path, co
     figures = {out / f"scores-layer-{layer}.png": scores_figure(comparison, layer) for layer in layers}
     for path, figure in figures.items():
         save_png(figure, path)
-    verdict = judge_verdict(comparison)
+    verdict, useless = judge_verdict(comparison), comparison.check.useless
     lines = [best_line(rows) for _, rows in comparison.best.groupby(["layer", "m"])] + claims(comparison)
     write_report(
         out / "comsem.html",
         "ComSem: features named and scored (Table 1, Table 4)",
         list(figures.values()),
-        [verdict, *(f"Warning: {warning}." for warning in comparison.check.warnings), *NOTES, *lines],
+        [
+            *([] if useless else [verdict]),
+            *(f"Warning: {warning}." for warning in comparison.check.warnings),
+            *NOTES,
+            *lines,
+        ],
         comparison.table,
         config_json,
         links=[str(page.relative_to(out)) for page in pages],
+        warning=verdict if useless else "",
     )
     _print(comparison.table)
     for line in lines:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 
+from bae_ray.comsem.cards import Strongest
 from bae_ray.comsem.found import Found, read_found
 from bae_ray.comsem.layout import FEATURES_FILE, SUMMARY_FILE
 from bae_ray.files import write_text
@@ -126,8 +127,14 @@ def page(title: str, summary: dict[str, Any], judge: dict[str, Any], cards: list
 
 def card(row: dict[Any, Any], found: Found) -> dict[str, Any]:
     """What the page needs of one feature; a number that is not known is null."""
+    spread = found.spread(int(row["feature"]))
     return {
         "index": int(row["feature"]),
+        "sample": [_known(value) for value in spread.sample],
+        "quantiles": [_shown(one) for one in spread.quantiles],
+        "similar": [{"index": other.feature, "cosine": _known(other.cosine)} for other in spread.similar],
+        "promoted": [one.word for one in spread.words.promoted],
+        "suppressed": [one.word for one in spread.words.suppressed],
         "status": row["status"],
         "explanation": row["explanation"],
         "score": _known(row["score"]),
@@ -139,11 +146,12 @@ def card(row: dict[Any, Any], found: Found) -> dict[str, Any]:
         "entropy": _known(row["entropy_bits"]),
         "count": int(row["count"]),
         "error": row["error"],
-        "tokens": [
-            {"pieces": one.pieces, "values": [_known(value) for value in one.values], "at": one.at}
-            for one in found.strongest(int(row["feature"]))[:MAX_SHOWN]
-        ],
+        "tokens": [_shown(one) for one in found.strongest(int(row["feature"]))[:MAX_SHOWN]],
     }
+
+
+def _shown(one: Strongest) -> dict[str, Any]:
+    return {"pieces": one.pieces, "values": [_known(value) for value in one.values], "at": one.at}
 
 
 def _known(value: float) -> float | None:

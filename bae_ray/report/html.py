@@ -23,11 +23,13 @@ def write_report(
     config_json: str,
     sweep: dict[str, Any] | None = None,
     links: Sequence[str] = (),
+    warning: str = "",
 ) -> None:
     """Write the page: figures, notes, table of every run, resolved config, with nothing loaded from elsewhere.
 
     `sweep` is what `sweep_data` gives: with it the page has a heat map, and shows the runs of one cell at a time.
     `links` are paths of other pages, relative to this one.
+    `warning` stands above all else.
     """
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
         _source("report.html.j2")
@@ -41,6 +43,7 @@ def write_report(
         config=config_json,
         sweep=sweep,
         links=links,
+        warning=warning,
         plotly=_plotly() if sweep else "",
         script=_source("sweep.js") if sweep else "",
     )

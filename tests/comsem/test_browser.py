@@ -43,7 +43,7 @@ def run(
         config = ComSemConfig(
             judge_url=server.url, autoencoders=(str(word_autoencoder),), store=str(sentences_store), layer=0,
             tokenizer=str(tiny_model), examples=ExamplesConfig(k=1, n_interpret=3, n_test=2, top=3, top_context=4),
-            scoring=ScoringConfig(random_features=0, shuffled=4),
+            scoring=ScoringConfig(random_features=0, shuffled=4, max_features=50),
         )  # fmt: skip
         comsem(config, out)
     # A token as no tokenizer here would give it, into what was found.
@@ -113,7 +113,7 @@ def test_a_card_shows_its_tokens_by_magnitude(run: Path, page: Any):
         card.locator(".score").inner_text() == f"score {row['score']:#.3g} of {row['n_test']} held-out examples{level}"
     )
     assert f"fires on {100 * row['firing_rate']:#.3g} % of the tokens" in card.locator(".rate").inner_text()
-    assert card.locator(".example").count() == 3
+    assert card.locator(".example:not(.weaker)").count() == 3
     first = card.locator(".example").first.locator("mark")
     assert first.all_text_contents() == list(strongest[0]["pieces"])
     assert card.locator(".example").first.locator("mark.strongest").all_text_contents()[0].strip() == "w11"
@@ -123,6 +123,51 @@ def test_a_card_shows_its_tokens_by_magnitude(run: Path, page: Any):
     assert strengths == pytest.approx(expected, abs=2e-3)
     assert page.locator("#histogram .here").count() == 1
     assert "feature 12 scores" in page.locator("#histogram-text").inner_text()
+
+
+def test_a_feature_that_was_not_scored_shows_its_tokens_and_is_no_alarm(run: Path, page: Any):
+    table = pd.read_parquet(run / FEATURES_FILE)
+    feature = int(table[table["status"] == "unscored"]["feature"].iloc[0])
+    page.fill("#search", f"#{feature}")
+    assert shown(page) == [feature]
+    card = page.locator(f"#feature-{feature}")
+    assert card.locator(".name").inner_text() == f"w{feature - 1}"
+    assert "not scored" in card.locator(".number").last.inner_text()
+    page.click(f"#feature-{feature} button")
+    assert card.locator(".warning").count() == 0
+    assert card.locator(".example mark.strongest").count() >= 3
+
+
+def test_a_card_shows_spread_quantiles_and_similar_features(run: Path, page: Any):
+    found = pq.read_table(run / "examples.parquet")
+    page.fill("#search", "#12")
+    page.click("#feature-12 button")
+    card = page.locator("#feature-12")
+    counts = [int(bar.get_attribute("data-count")) for bar in card.locator(".spread div").all()]
+    sample = found["sample"][12].as_py()
+    assert sum(counts) == len(sample) == min(64, found["count"][12].as_py())
+    assert (counts[0] > 0, counts[-1] > 0) == (True, sample[-1] > sample[0])
+    assert card.locator(".example.weaker").count() == len(found["quantiles"][12].as_py()) > 0
+    near = found["similar"][12].as_py()
+    assert [text.split()[0] for text in card.locator(".similar").all_inner_texts()] == [
+        f"#{n['feature']}" for n in near
+    ]
+    card.locator("button.similar").first.click()
+    opened_one = next(n["feature"] for n in near if pd.read_parquet(run / FEATURES_FILE)["active"][n["feature"]])
+    assert shown(page) == [opened_one]
+    assert page.locator(".body").count() == 1
+
+
+def test_results_of_earlier_versions_are_shown(run: Path, tmp_path: Path):
+    shutil.copytree(run.parent, tmp_path / "out")
+    file = tmp_path / "out" / "words" / "examples.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["sample", "quantiles", "similar", "promoted", "suppressed"]), file)
+    (written,) = report_features(tmp_path / "out")
+    with opened(written) as old:
+        old.locator(".card > button").first.click()
+        assert old.locator(".example").count() == 3
+        assert old.locator(".spread").count() == 0
+        assert old.said == []
 
 
 def test_histogram_is_of_all_scores(run: Path, page: Any):
@@ -145,7 +190,8 @@ def test_json_is_in_neuronpedias_form(run: Path):
     assert sorted(files) == table[table["active"]]["feature"].tolist()
     for index, record in files.items():
         assert (record["index"], record["layer"]) == (str(index), "0-words")
-        assert record["explanations"][0]["description"].startswith("the words w")
+        scored = table["status"][index] == "scored"
+        assert [one["description"][:11] for one in record["explanations"]] == ["the words w"] * scored
         for activation in record["activations"]:
             assert len(activation["tokens"]) == len(activation["values"])
             assert activation["maxValue"] == max(activation["values"])

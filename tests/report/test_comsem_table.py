@@ -134,6 +134,7 @@ def test_a_useless_judge_is_called_so(comparison: Comparison, tmp_path: Path, ca
     html = (tmp_path / "comsem.html").read_text()
     assert sentence in html
     assert "the judge answers Yes to 97%" in html
+    assert html.index(sentence) < html.index("<svg"), "before any picture"
     assert '<a href="comsem/bae-layer-4/features.html">' in html
     assert {path.name for path in written} == {
         "comsem.csv", "best.csv", "scores-layer-4.png", "comsem.html", "features.html",

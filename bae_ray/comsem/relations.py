@@ -1,0 +1,105 @@
+"""What a feature's row of the dictionary says by itself: its likes among the others, and the words it speaks for.
+
+Shapes: G features, D width of the activations, V words of the language model's vocabulary.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from bae_ray.activations.model import ModelSource, load_tokenizer
+
+NEAREST = 5
+"""Features shown as similar."""
+WORDS = 10
+"""Words shown as promoted, and as suppressed."""
+AT_ONCE = 256
+FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
+
+
+class Similar(NamedTuple):
+    """Another feature."""
+
+    feature: int
+    cosine: float
+    """Of the two rows of the dictionary."""
+
+
+class Word(NamedTuple):
+    """A word of the vocabulary, and how a feature moves it."""
+
+    word: str
+    logit: float
+    """For a row of the dictionary that has the root mean square 1."""
+
+
+class Words(NamedTuple):
+    """The words that a feature speaks for, most of all first, and against."""
+
+    promoted: list[Word]
+    suppressed: list[Word]
+
+
+@torch.no_grad()
+def similar(dictionary: Tensor, features: Sequence[int]) -> dict[int, list[Similar]]:
+    """The nearest of all other features by the cosine of their rows in the dictionary [G, D], for some of them."""
+    unit = nn.functional.normalize(dictionary.float(), dim=1)
+    found: dict[int, list[Similar]] = {}
+    for start in range(0, len(features), AT_ONCE):
+        chosen = torch.tensor(features[start : start + AT_ONCE], device=unit.device)
+        cosines = unit[chosen] @ unit.T
+        cosines[torch.arange(len(chosen)), chosen] = -torch.inf
+        values, others = cosines.topk(min(NEAREST, len(unit) - 1), dim=1)
+        for feature, row, near in zip(chosen.tolist(), values.tolist(), others.tolist(), strict=True):
+            found[feature] = [Similar(other, value) for other, value in zip(near, row, strict=True)]
+    return found
+
+
+@torch.no_grad()
+def words(dictionary: Tensor, features: Sequence[int], source: ModelSource) -> dict[int, Words]:
+    """The words that rows of a dictionary [G, D] of the residual stream promote and suppress, for some features.
+
+    Each row, at a root mean square of 1, goes through the language model's final norm and unembedding, as in the logit
+    lens; what the two make of nothing (biases) is taken off. Empty where the model's weights are not on this machine,
+    or are none with a head.
+    """
+    if not features or not Path(source.path).is_dir():
+        return {}
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source.path, output_loading_info=True)
+    causal, notes = loaded
+    causal = causal.float().eval().to(dictionary.device)
+    model, head = causal.base_model, causal.get_output_embeddings()
+    if head is None or any(name.startswith(("lm_head", "embed_out")) for name in notes["missing_keys"]):
+        return {}
+    norm = next((part for name in FINAL_NORMS if (part := _part(model, name)) is not None), None)
+    if norm is None:
+        return {}
+    tokenizer = load_tokenizer(source)
+    nothing = head(norm(torch.zeros_like(dictionary[:1])))
+    found: dict[int, Words] = {}
+    for start in range(0, len(features), AT_ONCE):
+        chosen = list(features[start : start + AT_ONCE])
+        rows = dictionary[chosen].float()
+        logits = head(norm(rows / rows.pow(2).mean(1, keepdim=True).sqrt().clamp_min(1e-30))) - nothing
+        ends = [(logits * sign).topk(min(WORDS, logits.shape[1]), dim=1) for sign in (1, -1)]
+        for i, feature in enumerate(chosen):
+            promoted, suppressed = (
+                [
+                    Word(str(tokenizer.decode([int(word)])), sign * value)
+                    for value, word in zip(end.values[i].tolist(), end.indices[i].tolist(), strict=True)
+                ]
+                for end, sign in zip(ends, (1, -1), strict=True)
+            )
+            found[feature] = Words(promoted, suppressed)
+    return found
+
+
+def _part(model: nn.Module, name: str) -> Any:
+    """The norm of this name, of the stack or of the decoder in it."""
+    return next(
+        (part for owner in (model, getattr(model, "decoder", None)) if (part := getattr(owner, name, None))), None
+    )
