@@ -43,7 +43,7 @@ def run(
         config = ComSemConfig(
             judge_url=server.url, autoencoders=(str(word_autoencoder),), store=str(sentences_store), layer=0,
             tokenizer=str(tiny_model), examples=ExamplesConfig(k=1, n_interpret=3, n_test=2, top=3, top_context=4),
-            scoring=ScoringConfig(random_features=0, shuffled=4, max_features=50),
+            scoring=ScoringConfig(random_features=0, shuffled=4, max_features=57),
         )  # fmt: skip
         comsem(config, out)
     # A token as no tokenizer here would give it, into what was found.
