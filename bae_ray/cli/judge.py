@@ -39,7 +39,10 @@ def judge_serve(command: JudgeServeCommand) -> int:
     from bae_ray.serving.judge import build
 
     config = JudgeServiceConfig(**{name: getattr(command, name) for name in JudgeServiceConfig.model_fields})
-    greeting = f"The judge answers: --judge-url {{url}}/v1 --judge-model {config.called}."
+
+    def greeting(url: str) -> str:
+        return f"The judge answers: --judge-url {url}/v1 --judge-model {config.called}."
+
     serve_until_stopped(build(config), "judge", command.host, command.port, None, DRAIN_S, greeting)
     return 0
 

@@ -13,6 +13,8 @@ from bae_ray.serving.ports import LOOPBACK, url_of
 
 APPLICATION = "bae_ray"
 MARGIN_S = 10
+GREETING_S = 60.0
+"""Seconds for a gateway that is up to say how many encoders there are."""
 
 
 class ServeCommand(ServiceConfig, AddressConfig):
@@ -27,7 +29,7 @@ def serve(command: ServeCommand) -> int:
     """Run `bae-ray serve`."""
     _check_keys(command)
     check_address(command)
-    prepare(command.haproxy)
+    prepare(command.haproxy, quiet=True)
     with private_haproxy(command.host, command.port) if command.haproxy else nullcontext({}) as variables:
         os.environ.update(variables)
         _serve(command)
@@ -35,6 +37,8 @@ def serve(command: ServeCommand) -> int:
 
 
 def _serve(command: ServeCommand) -> None:
+    from ray.serve import get_app_handle
+
     from bae_ray.cluster import connect, has_joined, only_machine
     from bae_ray.serving.app import build_apart, check
     from bae_ray.serving.hosting import serve_until_stopped
@@ -43,7 +47,6 @@ def _serve(command: ServeCommand) -> None:
     config = ServiceConfig(**{name: getattr(command, name) for name in ServiceConfig.model_fields})
     config = config.model_copy(update={"registry": command.registry.absolute()})  # replicas run in other folders
     timeout_s = config.limits.body_timeout_s + config.limits.deadline_s + MARGIN_S
-    greeting = f"{url_of(command.host, command.port)}/docs describes what is served here."
     host = LOOPBACK if command.haproxy else command.host
     check(config)
     connect()
@@ -54,6 +57,13 @@ def _serve(command: ServeCommand) -> None:
         )
     config, notes = placed(config, only_machine())
     print(*notes, sep="\n", end="\n" if notes else "")
+
+    def greeting(_at: str) -> str:
+        url = url_of(command.host, command.port)  # HAProxy's, where it stands before Serve
+        counts = get_app_handle(APPLICATION).encoders.remote().result(timeout_s=GREETING_S)
+        broken = f" ({counts['broken']} of them broken: the list says why)" if counts["broken"] else ""
+        return f"{sum(counts.values())} encoders{broken} are served at {url}, described at {url}/docs."
+
     gateway, behind = build_apart(config)
     serve_until_stopped(gateway, APPLICATION, host, command.port, timeout_s, config.drain_s, greeting, behind)
 

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from bae_ray.compression import Scheme, TableChoice
-from bae_ray.serving import answers, cards, media, metrics, sizes
+from bae_ray.serving import answers, cards, media, sizes
 from bae_ray.serving import schemas as s
 from bae_ray.serving.arrays import Style
 from bae_ray.serving.asked import Asked, aside
@@ -25,6 +25,7 @@ from bae_ray.serving.operations import Operation
 from bae_ray.serving.pages import docs
 from bae_ray.serving.parameters import check_parameters
 from bae_ray.serving.problems import MEDIA_TYPE, Problem
+from bae_ray.serving.scrape import CONTENT_TYPE
 from bae_ray.serving.service import Service
 
 EncoderId = Annotated[str, Path(description="The encoder's id, as /v1/encoders lists it.", examples=["layer10"])]
@@ -260,10 +261,8 @@ def _health(service: Service) -> APIRouter:
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def get_metrics() -> Response:
-        """Counts of the gateway's replica that answers, in Prometheus' format. Needs no key."""
-        entries = (await service.entries()).values()
-        ready = sum(entry.config is not None for entry in entries)
-        return Response(service.metrics.page(ready, len(entries) - ready), media_type=metrics.CONTENT_TYPE)
+        """Counts of all replicas, in Prometheus' format, whichever of the gateway's is asked. Needs no key."""
+        return Response(await service.scrape.page(await service.entries()), media_type=CONTENT_TYPE)
 
     return router
 

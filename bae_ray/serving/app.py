@@ -18,6 +18,7 @@ from bae_ray.serving.encoders import deployed, encoders
 from bae_ray.serving.keyring import Keyring
 from bae_ray.serving.keys import Keys, read_keys
 from bae_ray.serving.loopback import listen_like_ray
+from bae_ray.serving.metrics import Counted
 from bae_ray.serving.places import placed
 from bae_ray.serving.problems import RETRY_AFTER_S
 from bae_ray.serving.registry import Registry
@@ -53,11 +54,21 @@ class Gateway:
         config, encoders, texts = self._config, _handle(self._encoders), _handle(self._texts)
         own = serve.get_deployment_handle(context.deployment, context.app_name)
         room = Room(texts, config.texts, [(own, config.gateway), (encoders, config.encoders)])
-        service = Service(config, encoders, texts, metrics, room)
+        service = Service(config, encoders, texts, metrics, room, own)
+        self._service = service
         service.registry.look()
         keys = Keyring(self._keys, self._config.keys_file)
         keys.watch(metrics.keys)
         return Manners(create_app(service, bool(keys)), keys, self._config.limits, metrics)
+
+    async def counted(self) -> Counted:
+        """What this replica has counted."""
+        return await self._service.counted()
+
+    async def encoders(self) -> dict[str, int]:
+        """How many encoders of the registry are ready, and how many broken."""
+        ready = [entry.config is not None for entry in (await self._service.entries()).values()]
+        return {"ready": sum(ready), "broken": len(ready) - sum(ready)}
 
 
 def check(config: ServiceConfig) -> Keys:

@@ -7,8 +7,9 @@ batches; here a batch takes all that waits at the moment it starts, and an idle 
 import asyncio
 import contextvars
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -59,6 +60,11 @@ class Batcher(Generic[Key]):
         except asyncio.CancelledError:
             self._forget(key, waiting)
             raise
+
+    def waiting(self) -> Iterator[Key]:
+        """The key of each request that waits for its batch to start."""
+        for key, queue in self._queues.items():
+            yield from repeat(key, len(queue))
 
     def _start(self) -> None:
         while self._queues and len(self._tasks) < self._concurrent:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -20,10 +21,12 @@ from bae_ray.errors import BaeRayError, ContainerTooLargeError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.features import describe_feature
 from bae_ray.serving.loopback import listen_like_ray
+from bae_ray.serving.metrics import Counted, Loads
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.patience import Patience
 from bae_ray.serving.registry import Registry
 from bae_ray.serving.threads import Threads
+from bae_ray.serving.watch import own_id
 
 LOGGING = {"encoding": "JSON", "enable_access_log": False}
 """The gateway has a line for every request that says more than Serve's."""
@@ -73,6 +76,7 @@ class Encoders:
         self._device = "cuda" if settings.num_gpus and torch.cuda.is_available() else "cpu"
         # Ray gives an actor of one CPU one thread. Replicas share the machine's cores evenly instead.
         threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.max_replicas)
+        self._loads = Loads(own_id(), "encoders", "encoder", self._device)
         self._threads = Threads(threads if self._device == "cpu" else 1, "compute")
         self._coder = Threads(1, "codec")
         self._loader = Threads(1, "load")  # where the disk is slow, what is loaded already is computed with meanwhile
@@ -104,6 +108,10 @@ class Encoders:
         """What it is at: `COMPUTING` or `LOADING`."""
         return LOADING if self._loading else COMPUTING
 
+    async def counted(self) -> Counted:
+        """What this replica has loaded and evicted."""
+        return self._loads.collected()
+
     async def feature(self, index: int) -> dict[str, Any]:
         """What is known of a feature: see `features.describe_feature`."""
         autoencoder, _ = await self._loaded(serve.get_multiplexed_model_id())
@@ -131,10 +139,14 @@ class Encoders:
         entry = self._registry.find(encoder_id)
         if entry is None or entry.version != version:
             raise ChangedError(f"encoder {encoder_id} is not what it was: its files have changed, or are gone.")
-        # What cannot be read in time is an OSError, as of a disk that fails.
-        autoencoder = self._patience.call(key, partial(load_autoencoder, entry.folder)).to(self._device)
+        with self._loads.loading(encoder_id):
+            # What cannot be read in time is an OSError, as of a disk that fails.
+            autoencoder = self._patience.call(key, partial(load_autoencoder, entry.folder)).to(self._device)
+            loaded = _Loaded(autoencoder, model_hash(autoencoder))
+        # Serve drops the least recently used when another one is to be loaded; it is gone with its last batch.
+        finalize(autoencoder, self._loads.evicted, encoder_id).atexit = False
         log.info(f"encoder {encoder_id} is loaded on {self._device}.")
-        return _Loaded(autoencoder, model_hash(autoencoder))
+        return loaded
 
 
 def _decompress(loaded: _Loaded, data: bytes, packed: bool, most: int) -> dict[str, np.ndarray]:

@@ -21,9 +21,12 @@ HAPROXY = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # HAProxy is told at once which replica stops
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",  # of a client that sends nothing: an hour, else
 }
+QUIET = {"RAY_SERVE_LOG_TO_STDERR": "0"}
+"""The log is in its files alone; else Ray prints it here as well, a line for each encoder."""
 
 
-def prepare(haproxy: bool = False) -> None:
+def prepare(haproxy: bool = False, quiet: bool = False) -> None:
     """Set what is not set already."""
-    for name, value in {PROXY_VARIABLE: PROXY_CALLBACK, **ALWAYS, **(HAPROXY if haproxy else {})}.items():
+    chosen = {**ALWAYS, **(HAPROXY if haproxy else {}), **(QUIET if quiet else {})}
+    for name, value in {PROXY_VARIABLE: PROXY_CALLBACK, **chosen}.items():
         os.environ.setdefault(name, value)

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ray import serve
@@ -81,10 +81,10 @@ def serve_until_stopped(
     port: int,
     timeout_s: float | None,
     drain_s: float,
-    greeting: str,
+    greeting: Callable[[str], str],
     behind: Mapping[str, Application] | None = None,
 ) -> None:
-    """Host an application until Ctrl-C or SIGTERM; `greeting`, printed once it is up, has its {url}.
+    """Host an application until Ctrl-C or SIGTERM; `greeting`, of its URL, is printed once it is up.
 
     The first signal lets it finish what is under way, its own start included, for `drain_s`; `MARGIN_S` later the
     process has ended, whatever hangs. A second signal ends it at once.
@@ -104,5 +104,5 @@ def serve_until_stopped(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     with hosted(application, name, host, port, timeout_s, drain_s, behind) as url:
-        print(greeting.replace("{url}", url), "Ctrl-C ends it.", flush=True)
+        print(greeting(url), "Ctrl-C ends it.", flush=True)
         stopped.wait()

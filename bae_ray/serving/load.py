@@ -81,15 +81,15 @@ class Turns:
     """At most so many at a time."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._taken = most, 0
+        self._most, self.taken = most, 0
 
     @contextmanager
     def one(self) -> Iterator[None]:
         """Be one of them. Raises `overloaded` where there are as many already."""
-        if self._taken >= self._most:
+        if self.taken >= self._most:
             raise Problem("overloaded", "There are too many requests of this kind under way.")
-        self._taken += 1
+        self.taken += 1
         try:
             yield
         finally:
-            self._taken -= 1
+            self.taken -= 1

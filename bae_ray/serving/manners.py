@@ -142,7 +142,9 @@ class Manners:
     def _note(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
         """Count the request, and write a line of the log, which holds nothing of its body."""
         route = getattr(scope.get("route"), "path", "none")
-        self._metrics.answered(route, exchange.status, seconds, exchange.rows)
+        self._metrics.answered(
+            route, exchange.status, seconds, exchange.rows, encoder=exchange.encoder, code=exchange.code
+        )
         if _is_open(route) and exchange.status == 200:
             return
         fields: dict[str, Any] = {

@@ -1,59 +1,110 @@
-"""What /metrics says, in Prometheus' format: of the gateway's replica that answers, which every series names."""
+"""What replicas count, in Prometheus' terms: every series names the replica that it is of.
+
+Ids of encoders and names of models are those of the registry, never what a request asks for: an unknown id has no
+series.
+"""
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+disable_created_metrics()  # a second series for each, which nobody reads
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ROWS = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 
 
-class Metrics:
-    """Counts of a replica."""
+class Counted(NamedTuple):
+    """What a replica has counted."""
+
+    replica: str
+    metrics: list[Metric]
+
+
+class Counts:
+    """What a replica counts."""
 
     def __init__(self, replica: str) -> None:
+        self.replica = replica
         self._registry = CollectorRegistry()
-        own = self._registry
-        self._requests = Counter("bae_ray_requests", "Requests answered.", ["replica", "route", "status"], registry=own)
+
+    def collected(self) -> Counted:
+        """All of it, to be sent to the gateway's replica that answers."""
+        return Counted(self.replica, list(self._registry.collect()))
+
+    def _labelled(self, *labels: str) -> dict[str, Any]:
+        return {"labelnames": ["replica", *labels], "registry": self._registry}
+
+
+class Metrics(Counts):
+    """Counts of a gateway's replica."""
+
+    def __init__(self, replica: str) -> None:
+        super().__init__(replica)
+        labelled = self._labelled
+        self._requests = Counter("bae_ray_requests", "Requests answered.", **labelled("encoder", "route", "status"))
+        self._errors = Counter("bae_ray_errors", "Requests answered with a problem.", **labelled("encoder", "code"))
         self._seconds = Histogram(
-            "bae_ray_request_seconds", "From a request's head to its answer's end.", ["replica", "route"],
-            buckets=SECONDS, registry=own,
+            "bae_ray_request_seconds", "From a request's head to its answer's end.", buckets=SECONDS,
+            **labelled("route"),
         )  # fmt: skip
-        one: dict[str, Any] = {"labelnames": ["replica"], "registry": own}
-        self._rows = Counter("bae_ray_rows", "Rows taken in.", **one).labels(replica)
-        self._inflight = Gauge("bae_ray_inflight_requests", "Requests under way.", **one).labels(replica)
-        self._bytes = Gauge("bae_ray_inflight_bytes", "Bytes that they hold.", **one).labels(replica)
-        self._batch_rows = Histogram("bae_ray_batch_rows", "Rows of a batch.", buckets=ROWS, **one).labels(replica)
+        self._rows = Counter("bae_ray_rows", "Rows taken in.", **labelled()).labels(replica)
+        self._inflight = Gauge("bae_ray_inflight_requests", "Requests under way.", **labelled()).labels(replica)
+        self._bytes = Gauge("bae_ray_inflight_bytes", "Bytes that they hold.", **labelled()).labels(replica)
+        self._waiting = Gauge("bae_ray_waiting_requests", "Requests that wait for a batch.", **labelled("encoder"))
+        self._calls = Gauge(
+            "bae_ray_inflight_calls", "Calls that are not batched, under way.", **labelled("deployment")
+        )
+        self._batch_rows = Histogram("bae_ray_batch_rows", "Rows of a batch.", buckets=ROWS, **labelled()).labels(
+            replica
+        )
         self._batch_seconds = Histogram(
-            "bae_ray_batch_seconds", "From a batch's start to its result.", buckets=SECONDS, **one
+            "bae_ray_batch_seconds", "From a batch's start to its result.", buckets=SECONDS, **labelled()
         ).labels(replica)
-        self._encoders = Gauge("bae_ray_encoders", "Encoders of the registry.", ["replica", "status"], registry=own)
+
         self._keys = Gauge(
             "bae_ray_keys_current",
             "1: the keys are those of their file as it is now; 0: it cannot be read.",
-            **one,
+            **labelled(),
         )
-        self._replica = replica
+        self._starts = Counter("bae_ray_replica_starts", "Replicas that came since it looks.", **labelled("deployment"))
 
-    def answered(self, route: str, status: int, seconds: float, rows: int) -> None:
-        """Count a request."""
-        self._requests.labels(self._replica, route, str(status)).inc()
-        self._seconds.labels(self._replica, route).observe(seconds)
+    def answered(
+        self, route: str, status: int, seconds: float, rows: int, encoder: str | None = None, code: str | None = None
+    ) -> None:
+        """Count a request; `encoder`: the registry's id, where it is for one; `code`: of the problem it ended with."""
+        self._requests.labels(self.replica, encoder or "", route, str(status)).inc()
+        if code is not None:
+            self._errors.labels(self.replica, encoder or "", code).inc()
+        self._seconds.labels(self.replica, route).observe(seconds)
         self._rows.inc(rows)
 
     def keys(self, are_current: bool) -> None:
         """Set whether the keys in force are those of their file."""
-        self._keys.labels(self._replica).set(are_current)
+        self._keys.labels(self.replica).set(are_current)
 
     def inflight(self, requests: int, size: int) -> None:
         """Set what is under way."""
         self._inflight.set(requests)
         self._bytes.set(size)
+
+    def queued(self, waiting: Mapping[str, int], calls: Mapping[str, int]) -> None:
+        """Set the requests that wait, by encoder, and the calls under way, by deployment."""
+        self._waiting.clear()
+        for encoder, n in waiting.items():
+            self._waiting.labels(self.replica, encoder).set(n)
+        for deployment, n in calls.items():
+            self._calls.labels(self.replica, deployment).set(n)
+
+    def came(self, replicas: Mapping[str, int]) -> None:
+        """Count replicas that have come, by deployment."""
+        for deployment, n in replicas.items():
+            self._starts.labels(self.replica, deployment).inc(n)
 
     @contextmanager
     def batch(self, rows: int) -> Iterator[None]:
@@ -63,8 +114,69 @@ class Metrics:
         self._batch_rows.observe(rows)
         self._batch_seconds.observe(time.perf_counter() - started)
 
-    def page(self, ready: int, broken: int) -> bytes:
-        """The page."""
-        self._encoders.labels(self._replica, "ready").set(ready)
-        self._encoders.labels(self._replica, "broken").set(broken)
-        return generate_latest(self._registry)
+
+class Loads(Counts):
+    """Counts of a replica that keeps what it loads until other things need the place."""
+
+    def __init__(self, replica: str, deployment: str, label: str, device: str) -> None:
+        """`label`: what is loaded, "encoder" or "language_model"."""
+        super().__init__(replica)
+        called = f"{label.replace('_', ' ')}s"
+        self._device, self._deployment = device, deployment
+        self._gone: deque[str] = deque()
+        self._loads = Counter(
+            f"bae_ray_{label}_loads", f"Loads of {called}, and whether they succeeded.",
+            **self._labelled(label, "result"),
+        )  # fmt: skip
+        self._evictions = Counter(
+            f"bae_ray_{label}_evictions", f"Times that {called} left the memory.", **self._labelled(label)
+        )
+        self._loaded = Gauge(f"bae_ray_loaded_{label}s", f"{called.capitalize()} in memory.", **self._labelled())
+        self._loaded.labels(replica).set(0)
+        self._gpu = Gauge(
+            "bae_ray_gpu_memory_bytes", "Memory of the replica's GPU: free, total, and what its process keeps.",
+            **self._labelled("deployment", "kind"),
+        )  # fmt: skip
+
+    @contextmanager
+    def loading(self, name: str) -> Iterator[None]:
+        """Around a load."""
+        try:
+            yield
+        except Exception:
+            self._loads.labels(self.replica, name, "failed").inc()
+            raise
+        self._loads.labels(self.replica, name, "loaded").inc()
+        self._loaded.labels(self.replica).inc()
+
+    def evicted(self, name: str) -> None:
+        """Note what is in memory no more. Takes no lock: the garbage collector may call it anywhere."""
+        self._gone.append(name)
+
+    def collected(self) -> Counted:
+        """All of it, with the GPU's memory as it is now."""
+        while self._gone:
+            self._evictions.labels(self.replica, self._gone.popleft()).inc()
+            self._loaded.labels(self.replica).dec()
+        for kind, size in gpu_memory(self._device).items():
+            self._gpu.labels(self.replica, self._deployment, kind).set(size)
+        return super().collected()
+
+
+def gpu_memory(device: str) -> dict[str, int]:
+    """Bytes of a GPU's memory by kind; none of a CPU."""
+    if device != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {"free": free, "total": total, "kept": torch.cuda.memory_reserved()}
+
+
+def merged(counted: Iterable[Counted], encoders: Mapping[str, Any]) -> list[Metric]:
+    """The series of all replicas under one head each; without those of encoders that are in the registry no more."""
+    families: dict[str, Metric] = {}
+    for metric in (metric for each in counted for metric in each.metrics):
+        family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+        family.samples += [
+            sample for sample in metric.samples if not (named := sample.labels.get("encoder")) or named in encoders
+        ]
+    return list(families.values())

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -33,12 +34,14 @@ from bae_ray.serving.encoders import COMPUTING, ChangedError
 from bae_ray.serving.entries import Entry
 from bae_ray.serving.keys import Caller
 from bae_ray.serving.load import Turns
-from bae_ray.serving.metrics import Metrics
+from bae_ray.serving.metrics import Counted, Metrics
 from bae_ray.serving.operations import Operation
 from bae_ray.serving.problems import Problem
 from bae_ray.serving.registry import Registry
 from bae_ray.serving.room import Room
+from bae_ray.serving.scrape import Scrape
 from bae_ray.serving.texts import TextActivations, TooLongError, TooManyTokensError
+from bae_ray.serving.watch import Watch
 
 GONE = (RayActorError, RaySystemError, ReplicaUnavailableError, DeploymentUnavailableError)
 """What calls of a replica that died raise."""
@@ -66,8 +69,12 @@ class Service:
         texts: DeploymentHandle,
         metrics: Metrics,
         room: Room | None = None,
+        gateway: DeploymentHandle | None = None,
     ) -> None:
-        """`room`: for a replica of the texts, beside the others; left out, they are asked in any case."""
+        """`room`: for a replica of the texts, beside the others; left out, they are asked in any case.
+
+        `gateway`: this replica's own deployment, whose others are asked for what they have counted.
+        """
         self._room = room
         self.config = config
         self.registry = Registry.of(config)
@@ -80,6 +87,9 @@ class Service:
         self._turns_texts = Turns(ALONE["texts"] * config.texts.max_replicas)
         self._ready_until = 0.0
         self._looking: asyncio.Future[dict[str, Entry]] | None = None
+        deployments = {"encoders": encoders, "texts": texts} | ({"gateway": gateway} if gateway else {})
+        self._watch = Watch(deployments)
+        self.scrape = Scrape(self.counted, self._watch, deployments)
         self.parsing = asyncio.Lock()
         """Held while a large JSON body is read, which takes several times its size: one at a time."""
 
@@ -93,6 +103,16 @@ class Service:
             if looking.done():
                 looking.result()
         return self.registry.known
+
+    async def counted(self) -> Counted:
+        """What this replica has counted, and what waits in it now."""
+        calls = {"encoders": self._turns_encoders.taken, "texts": self._turns_texts.taken}
+        self.metrics.queued(Counter(key.partition("@")[0] for key, _ in self._batcher.waiting()), calls)
+        try:
+            self.metrics.came(await asyncio.to_thread(self._watch.new))
+        except RayError as error:
+            log.warning(f"the replicas cannot be listed: {error}")
+        return self.metrics.collected()
 
     async def entry(self, encoder_id: str, caller: Caller) -> Entry:
         """The encoder of an id. Raises `encoder_not_found` and `not_allowed`."""

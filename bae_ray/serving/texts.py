@@ -23,7 +23,9 @@ from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.encoders import COMPUTING, LOADING, deployed
 from bae_ray.serving.entries import Origin
 from bae_ray.serving.loopback import listen_like_ray
+from bae_ray.serving.metrics import Counted, Loads
 from bae_ray.serving.threads import in_thread
+from bae_ray.serving.watch import own_id
 
 TOKEN_CHARACTERS = 64
 """No text has tokens that are longer than this on average."""
@@ -72,6 +74,7 @@ class Texts:
         self._settings = config.texts
         self._max_tokens = config.limits.max_tokens
         self._device = "cuda" if self._settings.num_gpus and torch.cuda.is_available() else "cpu"
+        self._loads = Loads(own_id(), "texts", "language_model", self._device)
         self._thread = ThreadPoolExecutor(1, "language model")
         self._models: OrderedDict[str, _Model] = OrderedDict()
         self._loading = False
@@ -93,6 +96,10 @@ class Texts:
     async def doing(self) -> str:
         """What it is at: `COMPUTING` or `LOADING`."""
         return LOADING if self._loading else COMPUTING
+
+    async def counted(self) -> Counted:
+        """What this replica has loaded and evicted."""
+        return self._loads.collected()
 
     def _compute(self, origin: Origin, texts: list[str], most: int, is_gone: IsGone = lambda: False) -> TextActivations:
         model = self._model(origin.model)
@@ -142,7 +149,7 @@ class Texts:
         if name not in self._models:
             source = find_model(self._settings.models.get(name, name))
             while len(self._models) >= MODELS_KEPT:  # first, so that there is never one more in memory
-                self._models.popitem(last=False)
+                self._loads.evicted(self._models.popitem(last=False)[0])
             tokenizer = load_tokenizer(source)
             if not tokenizer.is_fast:
                 raise InvalidInputError(
@@ -151,8 +158,9 @@ class Texts:
                 )
             self._loading = True
             try:
-                model = load_model(source, self._settings.precision, self._device)
-                self._models[name] = _Model(source, tokenizer, model, {})
+                with self._loads.loading(name):
+                    model = load_model(source, self._settings.precision, self._device)
+                    self._models[name] = _Model(source, tokenizer, model, {})
             finally:
                 self._loading = False
         self._models.move_to_end(name)

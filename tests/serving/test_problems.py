@@ -260,4 +260,4 @@ def test_metrics_count_requests(http: httpx.Client):
     page = http.get("/metrics").text
     assert 'route="/v1/encoders/{encoder_id}/encode",status="200"' in page
     assert "bae_ray_batch_rows_bucket" in page
-    assert 'bae_ray_encoders{replica="' in page
+    assert 'bae_ray_encoders{status="ready"}' in page

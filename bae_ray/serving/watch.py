@@ -1,0 +1,78 @@
+"""The replicas of the service as Ray and Serve see them. What is here blocks."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple, cast
+
+import ray
+from ray import serve
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+LATE_S = 30.0
+"""A replica that is not up after so long waits for a place."""
+ACTOR = "SERVE_REPLICA::"
+"""Begins the names of Serve's replicas among Ray's actors: those that live, or wait for a place."""
+
+
+def own_id() -> str:
+    """The id of the replica that this process is; outside of Serve, nothing."""
+    try:
+        return serve.get_replica_context().replica_id.unique_id
+    except RayServeException:
+        return ""
+
+
+class States(NamedTuple):
+    """How many replicas are in which state."""
+
+    running: int
+    silent: int
+    """Serve takes them for running, and they do not answer."""
+    starting: int
+    unplaced: int
+    """They wait for a place on a machine."""
+    stopping: int
+
+
+class Watch:
+    """Which replicas there are, and since when."""
+
+    def __init__(self, deployments: Mapping[str, DeploymentHandle]) -> None:
+        """`deployments`: by the name that series have for them."""
+        self._deployments = deployments
+        self._seen: dict[str, dict[str, float]] = {}
+        """When each replica that lives was first seen."""
+
+    def new(self) -> dict[str, int]:
+        """How many replicas of each deployment have come since the last look; none at the first."""
+        actors = cast(list[dict[str, str]], ray.util.list_named_actors(all_namespaces=True))
+        now, came = time.monotonic(), {}
+        for name, handle in self._deployments.items():
+            prefix = f"{ACTOR}{handle.app_name}#{handle.deployment_name}#"
+            living = [actor["name"].removeprefix(prefix) for actor in actors if actor["name"].startswith(prefix)]
+            before = self._seen.get(name)
+            came[name] = 0 if before is None else len({*living} - before.keys())
+            self._seen[name] = {replica: (before or {}).get(replica, now) for replica in living}
+        return came
+
+    def states(self, up: Mapping[str, set[str]]) -> dict[str, States]:
+        """The states of each deployment's replicas; `up`: those that answered."""
+        applications, now, found = serve.status().applications, time.monotonic(), {}
+        for name, handle in self._deployments.items():
+            application = applications.get(handle.app_name)
+            known = application.deployments[handle.deployment_name].replica_states if application else {}
+            counts = Counter({str(state): n for state, n in known.items()})
+            ages = {replica: now - since for replica, since in self._seen.get(name, {}).items()}
+            found[name] = _states(counts, up.get(name, set()), ages)
+        return found
+
+
+def _states(counts: Counter[str], up: set[str], ages: Mapping[str, float]) -> States:
+    """`counts`: replicas by Serve's state; `up`: those that answered; `ages`: seconds since each was first seen."""
+    late = sum(age > LATE_S for replica, age in ages.items() if replica not in up)
+    starting = counts["STARTING"]
+    silent = max(0, counts["RUNNING"] - len(up))
+    unplaced = min(max(0, late - silent), starting)
+    return States(len(up), silent, starting - unplaced, unplaced, counts["STOPPING"])
