@@ -54,6 +54,11 @@ class Room:
         self._starting_since: float | None = None
         self._lock = asyncio.Lock()
 
+    @property
+    def is_lacking(self) -> bool:
+        """Whether the last request found no replica, and no room for one."""
+        return self._refused is not None
+
     async def check(self) -> None:
         """Raise `unavailable` where no replica runs, and none can be placed now."""
         async with self._lock:

@@ -88,7 +88,7 @@ class Service:
         self._ready_until = 0.0
         self._looking: asyncio.Future[dict[str, Entry]] | None = None
         deployments = {"encoders": encoders, "texts": texts} | ({"gateway": gateway} if gateway else {})
-        self._watch = Watch(deployments)
+        self._watch = Watch(deployments, lambda name: name == "texts" and room is not None and room.is_lacking)
         self.scrape = Scrape(self.counted, self._watch, deployments)
         self.parsing = asyncio.Lock()
         """Held while a large JSON body is read, which takes several times its size: one at a time."""

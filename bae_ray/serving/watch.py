@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, cast
 
 import ray
@@ -39,9 +39,11 @@ class States(NamedTuple):
 class Watch:
     """Which replicas there are, and since when."""
 
-    def __init__(self, deployments: Mapping[str, DeploymentHandle]) -> None:
-        """`deployments`: by the name that series have for them."""
-        self._deployments = deployments
+    def __init__(
+        self, deployments: Mapping[str, DeploymentHandle], is_lacking: Callable[[str], bool] = lambda _name: False
+    ) -> None:
+        """`deployments`: by the name that series have for them. `is_lacking`: whether one is not even asked for."""
+        self._deployments, self._is_lacking = deployments, is_lacking
         self._seen: dict[str, dict[str, float]] = {}
         """When each replica that lives was first seen."""
 
@@ -65,14 +67,14 @@ class Watch:
             known = application.deployments[handle.deployment_name].replica_states if application else {}
             counts = Counter({str(state): n for state, n in known.items()})
             ages = {replica: now - since for replica, since in self._seen.get(name, {}).items()}
-            found[name] = _states(counts, up.get(name, set()), ages)
+            found[name] = _states(counts, up.get(name, set()), ages, self._is_lacking(name))
         return found
 
 
-def _states(counts: Counter[str], up: set[str], ages: Mapping[str, float]) -> States:
+def _states(counts: Counter[str], up: set[str], ages: Mapping[str, float], lacking: bool = False) -> States:
     """`counts`: replicas by Serve's state; `up`: those that answered; `ages`: seconds since each was first seen."""
     late = sum(age > LATE_S for replica, age in ages.items() if replica not in up)
     starting = counts["STARTING"]
     silent = max(0, counts["RUNNING"] - len(up))
     unplaced = min(max(0, late - silent), starting)
-    return States(len(up), silent, starting - unplaced, unplaced, counts["STOPPING"])
+    return States(len(up), silent, starting - unplaced, unplaced + lacking, counts["STOPPING"])

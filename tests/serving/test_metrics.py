@@ -188,6 +188,10 @@ def test_states_of_replicas():
     ages = {"a": 100.0, "b": 100.0, "c": 31.0, "d": 5.0}
     assert _states(counts, {"a", "b"}, ages) == States(running=2, silent=0, starting=1, unplaced=1, stopping=1)
     assert _states(counts, {"a"}, ages) == States(running=1, silent=1, starting=1, unplaced=1, stopping=1)
+    none = Counter[str]()
+    assert _states(none, set(), {}, lacking=True) == States(0, 0, 0, unplaced=1, stopping=0), (
+        "nobody asks for it in vain"
+    )
 
 
 @pytest.mark.gpu
