@@ -1,12 +1,13 @@
 """The verb `bae-ray serve`."""
 
+import logging
 import os
 from contextlib import nullcontext
 
 from bae_ray.cli.address import AddressConfig, check_address, is_loopback
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import ServiceConfig
-from bae_ray.serving.environment import prepare
+from bae_ray.serving.environment import QUIET_VARIABLE, prepare
 from bae_ray.serving.haproxy import private_haproxy
 from bae_ray.serving.keys import VARIABLE, read_keys
 from bae_ray.serving.ports import LOOPBACK, url_of
@@ -48,6 +49,8 @@ def _serve(command: ServeCommand) -> None:
     config = config.model_copy(update={"registry": command.registry.absolute()})  # replicas run in other folders
     timeout_s = config.limits.body_timeout_s + config.limits.deadline_s + MARGIN_S
     host = LOOPBACK if command.haproxy else command.host
+    if os.environ[QUIET_VARIABLE] == "0":
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this process
     check(config)
     connect()
     if command.haproxy and has_joined():

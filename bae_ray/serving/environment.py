@@ -21,7 +21,8 @@ HAPROXY = {
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # HAProxy is told at once which replica stops
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",  # of a client that sends nothing: an hour, else
 }
-QUIET = {"RAY_SERVE_LOG_TO_STDERR": "0"}
+QUIET_VARIABLE = "RAY_SERVE_LOG_TO_STDERR"
+QUIET = {QUIET_VARIABLE: "0"}
 """The log is in its files alone; else Ray prints it here as well, a line for each encoder."""
 
 
