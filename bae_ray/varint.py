@@ -19,14 +19,14 @@ def write_varints(numbers: Iterable[int]) -> bytes:
     return bytes(out)
 
 
-def read_varints(content: bytes, count: int, place: int = 0) -> tuple[list[int], int]:
-    """`count` numbers from byte `place` on, and where they end. Raises `CorruptContainerError`."""
+def read_varints(content: bytes, count: int, place: int = 0, what: str = "numbers") -> tuple[list[int], int]:
+    """`count` numbers from byte `place` on, and where they end. Raises `CorruptContainerError`, by the name `what`."""
     numbers: list[int] = []
     for _ in range(count):
         number = shift = 0
         while True:
             if place >= len(content) or shift >= MOST_BITS:
-                raise CorruptContainerError("a container's numbers cannot be read. Compress anew.")
+                raise CorruptContainerError(f"a container's {what} cannot be read. Compress anew.")
             byte = content[place]
             place += 1
             number |= (byte & 0x7F) << shift

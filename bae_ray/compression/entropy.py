@@ -76,7 +76,7 @@ class EntropyCoder:
 
     def decode(self, content: bytes, rows: int) -> Iterator[Positions]:
         """The flipped bits of a block, some at a time. Raises `CorruptContainerError`."""
-        counts, start = read_varints(content, len(self._bounds) - 1)
+        counts, start = read_varints(content, len(self._bounds) - 1, what="numbers of flips")
         decoder = _decoder(content, start)
         for level, count in enumerate(counts):
             if not count:
