@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bae_ray.activations.stack import find_blocks, logits_at, stack_of
+from bae_ray.activations.stack import decoder_of, find_blocks, logits_at
 from bae_ray.errors import InvalidInputError
 
 SITES = ("residual", "mlp_in", "mlp_out")
@@ -139,7 +139,7 @@ class Capture:
             self._reach(tap, output.last_hidden_state)
 
         if tap == self._final:
-            (stack_of(self._model) if self._answers else self._model).register_forward_hook(returned)
+            (decoder_of(self._model) if self._answers else self._model).register_forward_hook(returned)
             return
         block = self.blocks[tap.layer]
         if tap.site == "residual":

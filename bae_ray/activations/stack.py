@@ -49,6 +49,8 @@ def logits_at(causal: PreTrainedModel, token_ids: Tensor, index: Tensor) -> Tens
 
     Whatever it does after its last vectors is done: a transform before the head, a scale, a soft cap. Only the vectors
     of the index go through that, so that there are no logits of B T tokens.
+
+    Raises `InvalidInputError` for a model whose head does not take the last vectors of its decoder.
     """
 
     def choose(_module: nn.Module, _args: object, output: dict) -> dict:
@@ -56,8 +58,15 @@ def logits_at(causal: PreTrainedModel, token_ids: Tensor, index: Tensor) -> Tens
         output["last_hidden_state"] = hidden.flatten(0, 1).index_select(0, index)[:, None]
         return output
 
-    handle = stack_of(causal).register_forward_hook(choose)  # pyright: ignore[reportArgumentType]
+    # The innermost one: the causal model of an OPT calls it without what stands between.
+    handle = decoder_of(causal).register_forward_hook(choose)  # pyright: ignore[reportArgumentType]
     try:
-        return causal(input_ids=token_ids, use_cache=False).logits[:, 0]
+        logits: Tensor = causal(input_ids=token_ids, use_cache=False).logits
     finally:
         handle.remove()
+    if logits.dim() != 3 or logits.shape[:2] != (len(index), 1):
+        raise InvalidInputError(
+            f"the head of a {type(causal).__name__} does not take the last vectors of its decoder: {len(index)} chosen "
+            f"ones gave logits of shape {tuple(logits.shape)}. It cannot answer prompts here; give another model."
+        )
+    return logits[:, 0]

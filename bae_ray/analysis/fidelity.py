@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bae_ray.activations.loading import load_model_with_head
 from bae_ray.activations.model import ModelSource
-from bae_ray.activations.stack import find_blocks, logits_at, stack_of
+from bae_ray.activations.stack import decoder_of, find_blocks, logits_at
 from bae_ray.errors import InvalidInputError
 
 Replace = Callable[[Tensor], Tensor]
@@ -104,7 +104,7 @@ class Splicer:
         if layer < len(self._blocks):
             handle = self._blocks[layer].register_forward_pre_hook(before, with_kwargs=True)
         else:
-            handle = stack_of(self._model).register_forward_hook(after)
+            handle = decoder_of(self._model).register_forward_hook(after)
         try:
             yield
         finally:

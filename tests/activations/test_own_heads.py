@@ -26,6 +26,7 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "a divisor": ("granite", {**GROUPED, "logits_scaling": 8.0}),
     "a soft cap": ("gemma2", {**GEMMA, "final_logit_softcapping": 3.0}),
     "nothing": ("llama", GROUPED),
+    "a decoder called directly": ("opt", {**SIZES, "ffn_dim": 24, "word_embed_proj_dim": 16}),
     "no attention": ("mamba", {**STATES, "state_size": 8}),
 }
 
@@ -41,7 +42,7 @@ def test_logits_are_the_causal_models_own(head: str, tiny_model: Path, tmp_path:
     with torch.no_grad():
         own = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()(ids).logits
     model = load_model_with_head(find_model(str(folder)), "float32", "cpu")
-    _, logits = Capture(model, [1], ["residual"], answers=True)(ids, torch.tensor([0]), torch.tensor([4, 17, 26]))
+    _, logits = Capture(model, [1, 3], ["residual"], answers=True)(ids, torch.tensor([0]), torch.tensor([4, 17, 26]))
     torch.testing.assert_close(logits, torch.stack([own[0, 4], own[1, 8], own[2, 8]]), rtol=0, atol=1e-4)
     loss = Splicer(find_model(str(folder))).loss(ids.tolist(), 1, lambda x: x)
     expected = torch.nn.functional.cross_entropy(own[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
