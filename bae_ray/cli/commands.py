@@ -12,7 +12,7 @@ from pydantic import Field
 from bae_ray.activations.config import ExtractConfig, Position
 from bae_ray.autoencoders.config import AutoencoderConfig, BAEConfig
 from bae_ray.autoencoders.interop import Format, Kind
-from bae_ray.cli.parsing import EXIT_SOME_FAILED
+from bae_ray.cli.parsing import report_failures
 from bae_ray.config import Config
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import write_text
@@ -299,13 +299,6 @@ def _take_prior(autoencoder: "Autoencoder", command: ImportCommand) -> None:
     cell = cells[0]
     rows = Rows(store.shards(cell.layer, cell.position, cell.site))
     feature_statistics(autoencoder, rows).set_reference(autoencoder)
-
-
-def report_failures(failures: list[str]) -> int:
-    """Print what failed; the exit code that says so."""
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    return EXIT_SOME_FAILED if failures else 0
 
 
 def _require_free(folder: Path, file: str) -> None:

@@ -122,6 +122,13 @@ def run_safely(main: Callable[[], int]) -> int:
         return EXIT_BROKEN_PIPE
 
 
+def report_failures(failures: list[str]) -> int:
+    """Print what failed; the exit code that says so."""
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return EXIT_SOME_FAILED if failures else 0
+
+
 def _run(main: Callable[[], int]) -> int:
     try:
         code = main()

@@ -28,8 +28,9 @@ def test_options_of_the_release_alone(tmp_path: Path, value: dict):
 def test_help_of_the_commands(bae_ray, verb: str):
     code, out, _ = bae_ray(verb, "--help")
     assert code == 0
-    assert (cli.COMMANDS[verb].__doc__ or "?") in " ".join(out.split())
-    assert all(field.description for field in cli.COMMANDS[verb].model_fields.values())
+    command, _ = cli.VERBS[verb].load()
+    assert (command.__doc__ or "?") in " ".join(out.split())
+    assert all(field.description for field in command.model_fields.values())
 
 
 def test_export_and_import_commands(bae_ray, autoencoders: dict, activations: Tensor, tmp_path: Path):
