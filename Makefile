@@ -12,7 +12,7 @@ judge: $(VENV)/.installed-judge  ## a language model that judges, at http://127.
 	$(BIN)/bae-ray judge serve $(if $(MODEL),--model $(MODEL))
 
 test: $(VENV)/.installed-dev  ## the test suite, in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-slow: $(VENV)/.installed-dev  ## the rest of it: long trainings, killed drivers, the job on a cluster's head
 	$(BIN)/python -m pytest -m "slow and not gpu"

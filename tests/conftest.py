@@ -1,6 +1,8 @@
 import json
+import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,13 @@ from bae_ray.autoencoders import Autoencoder
 WORDS = [f"w{i}" for i in range(60)]
 N_LAYERS = 3
 D = 16
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In several processes: files of few tests first. Theirs are the long ones; short ones fill up the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (tests[item.path], item.path))
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,8 @@ class Conversion(ABC):
 
     name: str
     """Path of the output, relative to the folder of outputs."""
+    excluded: tuple[str, ...] = ()
+    """What the output would be called with other options: it is not to stand beside it."""
     rows: int
     block_rows: int
     """Parts begin at multiples of it."""
@@ -87,6 +89,7 @@ class Compression(Conversion):
         self.prior = chosen_prior(loaded, Rows(matrix), config.prior, config.scheme, **self.options)
         self.options["table"] = table_for(loaded, self.prior, config.table)
         self.name = name + CODES_SUFFIXES[self.options["table"]]
+        self.excluded = tuple(name + suffix for suffix in CODES_SUFFIXES.values() if name + suffix != self.name)
         how = config.model_dump(mode="json", include={"scheme", "threshold", "block_rows"})
         hashes = {"autoencoder": model_hash(loaded), "encoder": encoder_hash(loaded)}
         hashes["prior"] = PriorTable.of(self.prior).hash

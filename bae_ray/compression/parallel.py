@@ -25,6 +25,7 @@ from bae_ray.files import atomic_path, write_text
 from bae_ray.progress import track
 
 MAX_PROBLEMS_SHOWN = 10
+OTHERS = ", of other input or options. Give another folder, or remove it."
 RESULT = ("item", "part", "problem")
 """What a worker says of a part; no problem: it is written."""
 
@@ -85,6 +86,7 @@ class _Output:
 
     def __init__(self, conversion: Conversion, out: Path, config: ParallelConfig) -> None:
         self.conversion, self.file = conversion, out / conversion.name
+        self._others = [out / name for name in conversion.excluded]
         self._receipt_file = out / "receipts" / f"{conversion.name}.json"
         self._begun = content_hash([conversion.name, conversion.request])
         self._parts = out / ".parts" / f"{self._begun}-{config.part_rows}"
@@ -97,6 +99,9 @@ class _Output:
 
         An output without a receipt but with parts of this request was cut off between the two, and is not finished.
         """
+        for other in self._others:
+            if other.exists():
+                raise InvalidInputError(f"{other} is already there{OTHERS}")
         if not self.file.exists():
             return None
         try:
@@ -106,9 +111,7 @@ class _Output:
         if receipt is None and self._folders():
             return None
         if receipt is None or receipt.request != self.conversion.request:
-            raise InvalidInputError(
-                f"{self.file} is already there, of other input or options. Give another folder, or remove it."
-            )
+            raise InvalidInputError(f"{self.file} is already there{OTHERS}")
         return receipt if receipt.bytes_after == self.file.stat().st_size else None
 
     def begin(self) -> None:

@@ -238,10 +238,8 @@ def test_answers_do_not_depend_on_the_positions(
 
 
 def test_model_without_a_head_cannot_answer(run, labelled: Path):
-    from bae_ray.errors import ExtractionError
-
     chosen = ICLInput(k=1, label_words=("w3", "w14", "w15"))
-    with pytest.raises(ExtractionError, match="has no language-model head, so it cannot answer prompts"):
+    with pytest.raises(InvalidInputError, match="has no language-model head, so it cannot answer prompts"):
         run(input=chosen.model_dump(), corpus=str(labelled), positions=("last",), layers=(1,), max_texts=20)
 
 

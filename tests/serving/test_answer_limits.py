@@ -51,7 +51,7 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway
 
     async def call(entry: Entry, method: str, *arguments: Any) -> Any:
         computed.append(method)
-        return bytes(4000) if method == "compress" else {"x": np.zeros((ROWS, D), np.float32)}
+        return STORED if method == "compress" else {"x": np.zeros((ROWS, D), np.float32)}
 
     monkeypatch.setattr(service, "compute", compute)
     monkeypatch.setattr(service, "call", call)
@@ -79,6 +79,8 @@ def ask(
 X = save({"x": np.zeros((ROWS, D), np.float32)})
 CODE = save({"code": np.zeros((ROWS, 6), np.uint8)})
 CONTAINER = compress(torch.zeros(ROWS, F), torch.zeros(F))
+STORED = compress(torch.rand(520, F, generator=torch.manual_seed(0)) < 0.5, torch.full((F,), 0.5))
+assert 0.75 * LIMITS.max_response_bytes < len(STORED) < LIMITS.max_response_bytes, "too large as base64 only"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -154,9 +154,9 @@ def test_files_are_read_once_and_only_those_of_the_encoder_that_is_wanted(
 ):
     read: list[str] = []
 
-    def counted(encoder_id: str, folder: Path, version: str) -> Entry:
+    def counted(encoder_id: str, *about: Any) -> Entry:
         read.append(encoder_id)
-        return original(encoder_id, folder, version)
+        return original(encoder_id, *about)
 
     original = registry_module.read_entry
     monkeypatch.setattr(registry_module, "read_entry", counted)

@@ -23,6 +23,7 @@ from tests.memory import MB, at_most
 from tests.serving.support import LIMITS, D, F
 
 bae = build_autoencoder(BAEConfig(d_in=D, d_latent=F))
+bae.prior.fill_(0.5)
 entry = Entry("bae", Path(), "1", bae.config, "", 1.0, None, {})
 
 
