@@ -74,6 +74,8 @@ class Autoencoder(nn.Module, ABC):
         self.standardize = bool(getattr(config, "standardize", False))
         self.source: str | None = None
         """Where it was loaded from: a run's id, a folder's name, or an id on the hub."""
+        self.stored_hashes: dict[str, str] = {}
+        """By the `model_hash` that it had when loaded, that of its file where its numbers are not float32 there."""
         self.register_buffer("mean", torch.zeros(self.d_in))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("prior", torch.zeros(self.d_latent))

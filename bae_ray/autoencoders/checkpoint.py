@@ -13,6 +13,7 @@ from bae_ray.autoencoders.bae import BinaryAutoencoder
 from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE, Autoencoder
 from bae_ray.autoencoders.baselines import BatchTopKAutoencoder, GatedSAE, JumpReLUAutoencoder
 from bae_ray.autoencoders.config import ArchitectureConfig, AutoencoderConfig
+from bae_ray.autoencoders.identity import DECODER, model_hash
 from bae_ray.autoencoders.sae import GatedAutoencoder, ReLUAutoencoder, TopKAutoencoder, Transcoder
 from bae_ray.config import describe
 from bae_ray.errors import CheckpointError, InvalidInputError
@@ -113,6 +114,8 @@ def load_weights(autoencoder: Autoencoder, tensors: dict[str, Any], source: str)
     # A copy of its own: what was given may be mapped from a file, or belong to another autoencoder.
     own = {name: tensor.clone() if tensor is tensors[name] else tensor for name, tensor in cast.items()}
     autoencoder.load_state_dict(own, assign=True)
+    if any(cast[name].dtype != tensors[name].dtype for name in cast.keys() & set(DECODER)):
+        autoencoder.stored_hashes = {model_hash(autoencoder): model_hash(autoencoder, tensors)}
     autoencoder.requires_grad_(False).eval()
 
 

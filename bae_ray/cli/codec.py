@@ -71,11 +71,12 @@ def compress(command: CompressCommand) -> int:
 def decompress(command: DecompressCommand) -> int:
     """Run `bae-ray decompress`."""
     from bae_ray.autoencoders import load_autoencoder
-    from bae_ray.compression import model_hash, read_header
+    from bae_ray.autoencoders.identity import model_hashes
+    from bae_ray.compression import read_header
     from bae_ray.compression.conversions import Decompression
     from bae_ray.compression.parallel import convert
 
-    owners = {model_hash(load_autoencoder(autoencoder)): autoencoder for autoencoder in command.autoencoder}
+    owners = {known: folder for folder in command.autoencoder for known in model_hashes(load_autoencoder(folder))}
     conversions = []
     for file, name in _containers(command.source):
         wanted = read_header(file).model_hash

@@ -1,8 +1,8 @@
 """The codec: codes of 0 and 1 at the size of their entropy. All but `bae_ray.compression.parallel` runs without Ray."""
 
+from bae_ray.autoencoders.identity import model_hash as model_hash
 from bae_ray.compression.activations import compress_activations as compress_activations
 from bae_ray.compression.activations import decompress_activations as decompress_activations
-from bae_ray.compression.activations import model_hash as model_hash
 from bae_ray.compression.codec import MAX_BYTES as MAX_BYTES
 from bae_ray.compression.codec import CodeWriter as CodeWriter
 from bae_ray.compression.codec import compress as compress

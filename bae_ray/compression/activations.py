@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from typing import BinaryIO, Unpack
 
 import torch
-import xxhash
 from torch import Tensor
 
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder
+from bae_ray.autoencoders.identity import model_hash, model_hashes
 from bae_ray.compression.codec import (
     BLOCK_ROWS,
     MAX_BYTES,
@@ -29,35 +29,6 @@ from bae_ray.compression.prior import PriorTable
 from bae_ray.compression.rates import PriorChoice, check_threshold, chosen_prior
 from bae_ray.errors import ForeignModelError, InvalidInputError
 from bae_ray.values import check_finite, check_type
-
-DECODER = ("W_dec", "b_dec", "mean", "scale")
-"""The tensors that a reconstruction depends on."""
-
-
-def model_hash(autoencoder: Autoencoder) -> str:
-    """32 hex digits that identify an autoencoder to its codes: all that their reconstruction depends on.
-
-    Architecture, widths (and so the bits per feature), and every number of the dictionary and the normalisation. Not
-    how it was trained, so that codes stay readable where a config gains an option.
-    """
-    architecture = autoencoder.config.model_dump()["architecture"]
-    digest = xxhash.xxh3_128(
-        f"{architecture} {autoencoder.d_in} {autoencoder.d_latent} {autoencoder.n_features}".encode()
-    )
-    return _hexdigest(digest, {name: tensor for name, tensor in autoencoder.state_dict().items() if name in DECODER})
-
-
-def encoder_hash(autoencoder: Autoencoder) -> str:
-    """The same of the other half, weights of the encoder and reference set: all else that codes are made by."""
-    others = {name: tensor for name, tensor in autoencoder.state_dict().items() if name not in DECODER}
-    return _hexdigest(xxhash.xxh3_128(), others)
-
-
-def _hexdigest(digest: xxhash.xxh3_128, tensors: dict[str, Tensor]) -> str:
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def check_compressible(autoencoder: Autoencoder) -> None:
@@ -175,7 +146,7 @@ def check_model(autoencoder: Autoencoder, reader: ContainerReader, known_hash: s
     """
     check_compressible(autoencoder)
     header, own = reader.header, known_hash or model_hash(autoencoder)
-    if header.model_hash != own:
+    if header.model_hash not in model_hashes(autoencoder, own):
         maker = f"the autoencoder {header.model_hash}" if header.model_hash else "an autoencoder that it does not name"
         raise ForeignModelError(
             f"the container's codes were made by {maker}; this one is {own}. Load the autoencoder that compressed them."

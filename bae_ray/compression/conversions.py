@@ -15,11 +15,10 @@ from typing_extensions import override
 
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
+from bae_ray.autoencoders.identity import encoder_hash, model_hash
 from bae_ray.compression.activations import (
     check_compressible,
     check_model,
-    encoder_hash,
-    model_hash,
     reconstructions,
     table_for,
     write_activations,

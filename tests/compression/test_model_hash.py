@@ -1,12 +1,15 @@
 """What identifies an autoencoder to the codes that it made."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import xxhash
 
-from bae_ray.autoencoders import BAEConfig, build_autoencoder
+from bae_ray.autoencoders import BAEConfig, build_autoencoder, load_autoencoder
 from bae_ray.autoencoders.bae import BinaryAutoencoder
-from bae_ray.compression import compress_activations, decompress_activations, model_hash
-from bae_ray.compression.activations import encoder_hash
+from bae_ray.autoencoders.identity import encoder_hash
+from bae_ray.compression import compress, compress_activations, decompress_activations, model_hash
 from bae_ray.errors import ForeignModelError
 
 CONFIG = BAEConfig(d_in=6, d_latent=16)
@@ -58,3 +61,27 @@ def test_the_widths_are_part_of_it() -> None:
         for d, bits in ((16, 1), (16, 2), (32, 2))
     }
     assert len(hashes) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float32])
+def test_codes_stay_readable_where_the_weights_are_stored_in_another_type(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Earlier versions kept the type of the file, and hashed the numbers as they are in it."""
+    stored = made().to(dtype)
+    stored.save_pretrained(tmp_path)
+    digest = xxhash.xxh3_128(b"bae 6 16 16")
+    for name in ("W_dec", "b_dec", "mean", "scale"):
+        tensor = stored.state_dict()[name]
+        digest.update(f"{name} {dtype} {tuple(tensor.shape)}".encode())
+        digest.update(bytes(tensor.reshape(-1).view(torch.uint8).tolist()))
+    code = (torch.rand(20, 16, generator=torch.Generator().manual_seed(2)) < 0.3).to(torch.uint8)
+    data = compress(code, stored.prior.float(), model_hash=digest.hexdigest())
+    expected = code.double() @ stored.W_dec.double() + stored.b_dec.double()
+    loaded = load_autoencoder(tmp_path)
+    for known in (None, model_hash(loaded)):
+        found = decompress_activations(loaded, data, known_hash=known)
+        assert torch.allclose(found.double(), expected, rtol=0, atol=1e-5)
+    again = load_autoencoder(tmp_path)
+    assert torch.equal(decompress_activations(again, compress_activations(loaded, x)), loaded(x).x_hat)
+    loaded.b_dec.data[0] += 0.5
+    with pytest.raises(ForeignModelError):
+        decompress_activations(loaded, data)
