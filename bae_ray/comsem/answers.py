@@ -9,6 +9,7 @@ import re
 from typing import Any, Literal, NamedTuple
 
 from bae_ray.comsem.decisions import find_decision
+from bae_ray.comsem.hedges import refuses
 from bae_ray.comsem.probabilities import p_yes
 from bae_ray.comsem.reply import Answer
 from bae_ray.comsem.thoughts import separate
@@ -29,12 +30,8 @@ _REFUSAL = re.compile(
     rf"i ?{_CANNOT}\b|as an ai\b|unfortunately,? i\b)",
     re.IGNORECASE,
 )
-_REFUSAL_AFTER_WORD = re.compile(
-    rf"^\W*(?:yes|no)\b\W.*\bi ?{_CANNOT}( to)? "
-    r"(help|assist|comply|answer|judge|fulfil|provide|continue|tell|decide|do|say)\b|"
-    r"^\W*(?:yes|no)\b\W+(?:i['\u2019]?m (?:so )?sorry|sorry)\b",
-    re.IGNORECASE | re.DOTALL,
-)
+_SORRY_AFTER_WORD = re.compile(r"^\W*sorry\b", re.IGNORECASE)
+_BEGINS_WITH_WORD = re.compile(r"^\W*(?:yes|no)\b(?=\W)", re.IGNORECASE)
 _INTRODUCTION = re.compile(
     r"^[*_\"'\s]*(the (commonality|common (property|feature|theme|element)) (is|between \S+ \S+ is)|in common|"
     r"commonality|answer|description|phrase)[*_]*\s*:[*_]*\s*",
@@ -64,7 +61,7 @@ class Explanation(NamedTuple):
 def read_decision(answer: Answer, threshold: float | None = None) -> Decision:
     """Yes or No; `threshold`: by whether P(Yes) is above it, whatever the word is."""
     said = separate(answer.text)
-    if _refuses(answer, said.answer) or _REFUSAL_AFTER_WORD.search(said.answer):
+    if _refuses(answer, said.answer) or _refuses_after_word(said.answer):
         return Decision(False, math.nan, "refusal")
     found = find_decision(said.answer, answer.cut)
     if found is None:
@@ -121,3 +118,8 @@ def _value(text: str) -> str:
 
 def _refuses(answer: Answer, text: str) -> bool:
     return bool(answer.refusal) or answer.finish_reason == "content_filter" or bool(_REFUSAL.match(text))
+
+
+def _refuses_after_word(text: str) -> bool:
+    word = _BEGINS_WITH_WORD.match(text)
+    return bool(word) and (refuses(text[word.end() :]) or bool(_SORRY_AFTER_WORD.match(text[word.end() :])))

@@ -2,12 +2,15 @@
 
 Strict, since what is misread is never noticed, and what is not read is counted and shown. A decision is the word itself
 in whatever marks; the word after a label ("Answer: Yes"); the word and then, set off from it, what can only be its
-reason ("No, that is a verb"); or the value of an object of JSON. A sentence that merely begins with the word is none.
+reason ("No, that is a verb"); or the value of an object of JSON. A sentence that merely begins with the word is none,
+nor is one that takes it back (hedges.py).
 """
 
 import json
 import re
 from typing import Any, NamedTuple
+
+from bae_ray.comsem.hedges import takes_back
 
 MAX_MARKS = 24
 """Quotation marks, asterisks, blanks and the like before the word."""
@@ -74,7 +77,7 @@ def find_decision(text: str, cut: bool) -> Word | None:
     word = found["word"].lower()
     rest = text[found.end() :]
     other = _SPELLED["no" if word == "yes" else "yes"]
-    if other.search(rest) or not _ends(rest, cut):
+    if other.search(rest) or takes_back(rest) or not _ends(rest, cut):
         return None
     return Word(word == "yes", found.start("word"))
 

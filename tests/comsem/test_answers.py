@@ -135,9 +135,51 @@ def test_refusals_are_told_apart(given_answer: Answer):
     assert read_explanation(given_answer) == ("", "refusal")
 
 
-@pytest.mark.parametrize("text", ["No, I can't help with that.", "No. I cannot assist with this request.", "No, sorry"])
-def test_a_refusal_that_begins_with_no_is_a_refusal(text: str):
-    assert told(text) == (False, "refusal")
+REFUSALS = [
+    "I can't help with that.", "I cannot assist with this request.", "sorry",
+    "as a language model I'm not able to determine this.", "as an AI I don't have opinions.",
+    "it is impossible to tell from the context.", "this is not something I can help with.",
+    "the user wants something harmful; I must decline.", "this is inappropriate content.",
+    "that is against my guidelines.", "as a large language model, it is not possible for me to say.",
+    "the token names a thing, but I am unable to judge this.", "it cannot be determined.",
+    "it can\u2019t be determined.",
+    "this is a sensitive topic, and I won't comply.", "the text is about violence. I'm sorry, I have to stop.",
+    "there is no way to know. As an AI, I only see text.",
+]  # fmt: skip
+OPEN = [
+    "it depends.", "it is a pleasure to help you!", "there is no problem! Here is my take.", "it is hard to say.",
+    "it could be read either way.", "the context is unclear.", "there is not enough context.",
+    "the text does not give enough information.", "it really depends on the context.", "it's difficult to tell.",
+    "that depends on what is meant.", "it is my pleasure.",
+]  # fmt: skip
+REASONS = [
+    "the token cannot be a number.", "it can't be anything else.", "the token 'cannot' is a modal verb.",
+    'the token "depends" is a verb.', "GPT is described as a language model.", "the token names a decline in prices.",
+    "it is not something related to food.", "this refers to guidelines for building.", "it cannot describe a verb.",
+    "the word pleasure names a feeling.", "the token 'unclear' is an adjective.", "the token is a problem of algebra.",
+    "it is a noun, not a verb. The wider context is unclear.", "the text is hard, but it names a city.",
+    "the token `unable to tell` is a phrase.", "the token isn't a verb; it's 'decline', a noun.",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", ["Yes", "No"])
+@pytest.mark.parametrize("between", [", ", ". ", ": ", " - ", ".\n\n"])
+def test_what_follows_the_word_may_take_it_back(word: str, between: str):
+    """The word is none where the sentence refuses or leaves it open, and stays one where it gives a reason."""
+    told_of = {text: told(f"{word}{between}{text}") for text in REFUSALS + OPEN + REASONS}
+    assert told_of == (
+        dict.fromkeys(REFUSALS, (False, "refusal"))
+        | dict.fromkeys(OPEN, (False, "unreadable"))
+        | dict.fromkeys(REASONS, (word == "Yes", ""))
+    )
+
+
+@pytest.mark.parametrize("text", REFUSALS + OPEN)
+@pytest.mark.parametrize("form", ['{{"answer": "No, {}"}}', "Answer: No, {}", "**Yes** because {}"])
+def test_what_takes_a_word_back_does_so_in_every_form(form: str, text: str):
+    said = told(form.format(text))
+    assert not said[0]
+    assert said[1] in ("refusal", "unreadable")
 
 
 WORDS = st.sampled_from(
