@@ -103,6 +103,7 @@ def _registry(service: Service) -> APIRouter:
         asked = Asked(service, request, takes_body=False)
         _json_only(request)
         entry = await service.entry(encoder_id, asked.exchange.caller)
+        asked.exchange.encoder, asked.exchange.version = entry.id, entry.version
         return Response(answers.info(entry, asked.limits).model_dump_json(), media_type=JSON)
 
     @router.get("/v1/encoders/{encoder_id}/features/{index}",

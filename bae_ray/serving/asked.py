@@ -13,6 +13,7 @@ from bae_ray.serving.bodies import vectors_of
 from bae_ray.serving.entries import Entry
 from bae_ray.serving.manners import Body, Exchange
 from bae_ray.serving.media import BYTES, JSON, MEDIA, SAFETENSORS, Media
+from bae_ray.serving.problems import Problem
 from bae_ray.serving.service import Service
 
 INLINE_BYTES: dict[Media, int] = {JSON: 1 << 15, SAFETENSORS: 1 << 20, BYTES: 1 << 20}
@@ -45,9 +46,10 @@ class Asked:
     ) -> "Asked":
         """Raises `not_acceptable`, `encoder_not_found`, `not_allowed` and `encoder_broken`."""
         asked = cls(service, request, takes_body, takes_html)
-        asked.entry = await service.usable(encoder_id, asked.exchange.caller)
+        asked.entry = await service.entry(encoder_id, asked.exchange.caller)
         asked.exchange.encoder, asked.exchange.version = asked.entry.id, asked.entry.version
-        assert asked.entry.config is not None
+        if asked.entry.config is None:
+            raise Problem("encoder_broken", asked.entry.reason)
         asked.d_in, asked.d_latent = asked.entry.config.widths()
         return asked
 

@@ -18,6 +18,8 @@ from bae_ray.serving.ports import LOOPBACK, free_port
 SHORT = "/tmp"  # noqa: S108 - the path of a socket has 108 bytes at most, and Ray adds 70 to this folder's
 STATS, METRICS = "stats.sock", "metrics-page.sock"
 """Sockets of the pages /stats and /metrics, in the folder of the admin socket."""
+HEAD_S = 10
+"""Seconds for the head of a request to be here."""
 PORTS = {"stats": 8404, "metrics": 9101}
 """What Ray's template is given; nothing listens there."""
 SCRIPT = """#!/bin/sh
@@ -25,6 +27,7 @@ SCRIPT = """#!/bin/sh
 [ "$2" = -f ] || exit 64
 here=$(dirname "$3")
 sed -i -E \\
+    -e 's/^( *)timeout client .*/&\\n\\1timeout http-request {head_s}s/' \\
     -e 's/^( *stats socket .*) mode 666 /\\1 mode 600 /' \\
     -e "s|^( *bind) [*]?:{stats}$|\\1 unix@$here/{stats_socket} mode 600|" \\
     -e 's|^( *bind) {loopback}:{port}$|\\1 {host}:{port}|' \\
@@ -52,7 +55,14 @@ def private_haproxy(host: str, port: int) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="bae-ray-", dir=SHORT, ignore_cleanup_errors=True) as made:
         folder = Path(made)
         script = folder / "haproxy"
-        where = {"stats_socket": STATS, "metrics_socket": METRICS, "loopback": LOOPBACK, "host": host, "port": port}
+        where = {
+            "head_s": HEAD_S,
+            "stats_socket": STATS,
+            "metrics_socket": METRICS,
+            "loopback": LOOPBACK,
+            "host": host,
+            "port": port,
+        }
         script.write_text(SCRIPT.format(program=shlex.quote(program), **PORTS, **where))
         script.chmod(0o700)
         yield {

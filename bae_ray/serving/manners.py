@@ -25,6 +25,8 @@ from bae_ray.serving.quotas import Quotas
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/")
 """What needs no key, with all that is below /docs/."""
+PAUSE_S = 10.0
+"""No part of a body comes later than this after the one before: a client that stops is not waited for."""
 GRACE_S = 5.0
 """Seconds for a body to begin with, before its rate counts."""
 HEADER = b"x-request-id"
@@ -112,7 +114,9 @@ class Manners:
                 exchange.caller = self._caller(headers)
                 self._quotas.enter(exchange.caller)
                 is_taken = True
-                if _has_body(headers):  # then it counts when that is there: slow bodies are nobody's work
+                if exchange.method == "POST" and _has_body(
+                    headers
+                ):  # then it counts when that is there: slow bodies are nobody's work
                     self._load.check()
                 else:
                     exchange.enter()
@@ -203,9 +207,9 @@ class Body:
         self._check(announced)
         self._exchange.held.load.check(announced)  # it is counted as it comes: who only announces holds nothing
         parts: list[bytes] = []
-        size, started = 0, asyncio.get_running_loop().time()
+        size, started = 0, (now := asyncio.get_running_loop().time)()
         try:
-            async with asyncio.timeout_at(self._latest(started, size)) as timeout:
+            async with asyncio.timeout_at(self._latest(started, started, size)) as timeout:
                 more = True
                 while more:
                     try:
@@ -221,7 +225,7 @@ class Body:
                         self._take(size - self._taken)
                     parts.append(part)
                     more = message.get("more_body", False)
-                    timeout.reschedule(self._latest(started, size))
+                    timeout.reschedule(self._latest(started, now(), size))
         except TimeoutError as error:
             close = {"connection": "close"}
             if self._exchange.held.load.is_high:  # then it may have waited for the service
@@ -232,12 +236,12 @@ class Body:
         self._exchange.bytes_in = size
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _latest(self, started: float, size: int) -> float:
-        """When the next part has to be here, of a body of which so much is."""
-        seconds = self._limits.body_timeout_s
+    def _latest(self, started: float, last: float, size: int) -> float:
+        """When the next part has to be here, of a body of which so much is, and the last of it came at `last`."""
+        latest = started + self._limits.body_timeout_s
         if rate := self._limits.min_body_rate:
-            seconds = min(seconds, GRACE_S + size / rate)
-        return started + seconds
+            latest = min(latest, started + GRACE_S + size / rate, last + PAUSE_S)
+        return latest
 
     def drop(self) -> None:
         """Count it no more: nobody has it any longer."""

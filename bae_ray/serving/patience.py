@@ -26,9 +26,12 @@ class Patience:
     """Makes one call after the other, and waits for each no longer than it may. For one thread at a time."""
 
     def __init__(self, limit_s: float, together_s: float | None = None) -> None:
-        """`limit_s`: for one call. `together_s`: for all that are slow since `begin`; then each has `LEAST_S`."""
+        """`limit_s`: for one call.
+
+        `together_s`: for all that are slow since `begin`, where they share one time; then each has `LEAST_S`.
+        """
         self._limit_s = limit_s
-        self._together_s = self._left_s = together_s or limit_s
+        self._together_s = self._left_s = together_s
         self._worker: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] | None = None
         self._stuck: dict[Hashable, Future[Any]] = {}
 
@@ -54,13 +57,14 @@ class Patience:
             self._worker = SimpleQueue()
             threading.Thread(target=_work, args=(self._worker,), name="patience", daemon=True).start()
         self._worker.put((future, function))
-        limit_s = max(LEAST_S, min(self._limit_s, self._left_s))
+        limit_s = self._limit_s if self._left_s is None else max(LEAST_S, min(self._limit_s, self._left_s))
         try:
             return future.result(limit_s)
         except TimeoutError:
             if future.done():  # the function's own
                 raise
-        self._left_s -= limit_s
+        if self._left_s is not None:
+            self._left_s -= limit_s
         self._stuck[key] = future
         self._worker.put(None)  # which it takes where it ever comes back
         self._worker = None

@@ -76,6 +76,8 @@ class Room:
     def _look(self) -> str | None:
         """Why there can be no replica."""
         own = replicas(self._handle)
+        if own is None:
+            return None
         now = time.monotonic()
         self._starting_since = None if own.running or not own.starting else self._starting_since or now
         if own.running or (self._starting_since is not None and now < self._starting_since + START_S):
@@ -102,14 +104,19 @@ class Room:
         for handle, config in self._first:
             prefix = f"{ALIVE}{handle.app_name}#{handle.deployment_name}#"
             alive = sum(name.startswith(prefix) for name in names)  # Serve notes a death later than Ray
-            missing = max(0, max(1, config.min_replicas) - min(alive, replicas(handle).running))
+            known = replicas(handle)
+            running = alive if known is None else min(alive, known.running)
+            missing = max(0, max(1, config.min_replicas) - running)
             kept = {resource: amount + missing * config.needs[resource] for resource, amount in kept.items()}
         return kept
 
 
-def replicas(handle: DeploymentHandle) -> Replicas:
-    """How many of a deployment run, and start."""
+def replicas(handle: DeploymentHandle) -> Replicas | None:
+    """How many of a deployment run, and start; None while its application is built anew and Serve does not say."""
     application = serve.status().applications.get(handle.app_name)
-    states = application.deployments[handle.deployment_name].replica_states if application else {}
-    counts = cast(dict[str, int], states)
+    if application is None:
+        return Replicas(0, 0)
+    if (deployment := application.deployments.get(handle.deployment_name)) is None:
+        return None
+    counts = cast(dict[str, int], deployment.replica_states)
     return Replicas(counts.get("RUNNING", 0), counts.get("STARTING", 0))

@@ -123,13 +123,6 @@ class Service:
             raise Problem("encoder_not_found", "The registry has no encoder of this id; GET /v1/encoders lists them.")
         return entry
 
-    async def usable(self, encoder_id: str, caller: Caller) -> Entry:
-        """The same, one that works. Raises `encoder_broken` besides."""
-        entry = await self.entry(encoder_id, caller)
-        if entry.config is None:
-            raise Problem("encoder_broken", entry.reason)
-        return entry
-
     async def compute(self, entry: Entry, operation: Operation, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Arrays with a row for each of `rows`: see `operations.compute`."""
         return await self._answered(entry, self._batcher.submit((entry.key, operation), rows))

@@ -64,8 +64,9 @@ class Watch:
         applications, now, found = serve.status().applications, time.monotonic(), {}
         for name, handle in self._deployments.items():
             application = applications.get(handle.app_name)
-            known = application.deployments[handle.deployment_name].replica_states if application else {}
-            counts = Counter({str(state): n for state, n in known.items()})
+            # While an application is built anew, Serve lists no deployments of it.
+            deployment = application.deployments.get(handle.deployment_name) if application else None
+            counts = Counter({str(state): n for state, n in deployment.replica_states.items()} if deployment else {})
             ages = {replica: now - since for replica, since in self._seen.get(name, {}).items()}
             found[name] = _states(counts, up.get(name, set()), ages, self._is_lacking(name))
         return found
