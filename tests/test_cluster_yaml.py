@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,22 @@ def test_a_judge_gets_a_judge_worker_and_an_extraction_a_small_one():
     for bundles, expected in asked:
         nodes, _ = get_nodes_for(types, {}, "head", 8, bundles, scorer)
         assert nodes == {expected: 1}
+
+
+def test_a_judge_asks_for_the_nodes_with_vllm_where_the_cluster_has_them():
+    assert TYPES["head"]["resources"]["judge"] == TYPES["judge_worker"]["resources"]["judge"] == 1
+    script = """
+import sys, ray
+from bae_ray.serving.config import JudgeServiceConfig
+from bae_ray.serving.judge import located
+ray.init(num_cpus=1, resources={name: 1 for name in sys.argv[1:]}, include_dashboard=False, log_to_driver=False)
+print("found", located(JudgeServiceConfig(num_gpus=1)).node_resource)
+"""
+    for resources, expected in (["judge"], "found judge"), ([], "found None"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *resources], capture_output=True, text=True, check=True, timeout=120
+        )
+        assert expected in done.stdout
 
 
 def test_an_unfilled_mount_is_refused_before_anything_is_done(tmp_path: Path):

@@ -153,8 +153,8 @@ class JudgeServiceConfig(Config):
     num_cpus: float = Field(default=1, ge=0)
     """CPUs that Ray sets aside for a replica."""
     node_resource: str | None = Field(default=None, min_length=1)
-    """A custom resource of the nodes that replicas may be on, such as judge of cluster.yaml's judge_worker. Left out:
-    any node that has the GPUs and CPUs."""
+    """A custom resource of the nodes that replicas may be on. Left out: judge, where the cluster has it, as
+    cluster.yaml's nodes with vLLM; else any node that has the GPUs and CPUs."""
     replicas: int = Field(default=1, ge=1)
     """Replicas, each with a copy of the model."""
     precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"

@@ -24,6 +24,8 @@ QUIET = {"logging_config": {"log_level": LOG_LEVEL, "enable_access_log": False}}
 SOME_OF_A_RESOURCE = 0.001
 """Of a resource that only says where to be."""
 REPLICAS = "bae_ray.serving.judge_replicas"
+JUDGES = "judge"
+"""The custom resource of nodes that have vLLM, in a cluster where not all have it."""
 HEALTH_TIMEOUT_S = 120
 """On a busy CPU a replica that computes answers late, and is not to be taken for a dead one."""
 
@@ -38,6 +40,7 @@ def build(config: JudgeServiceConfig) -> Application:
     connect()
     gpus = min(1.0, total("GPU")) if config.num_gpus is None else config.num_gpus
     check_fits("the judge", config.num_cpus, gpus)
+    config = located(config)
     wanted = settings(config, gpus)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", LOG_LEVEL)  # read when it is imported
     logging.getLogger("ray.serve").setLevel(LOG_LEVEL)
@@ -46,7 +49,8 @@ def build(config: JudgeServiceConfig) -> Application:
     logging.getLogger("httpx").setLevel(LOG_LEVEL)  # the import has given the root logger a handler
 
     # Passes requests on: one replica, without a CPU of its own, which a small machine has not got.
-    ingress = {"num_replicas": 1, "autoscaling_config": None, "ray_actor_options": {"num_cpus": 0}}
+    where = {config.node_resource: SOME_OF_A_RESOURCE} if config.node_resource else {}
+    ingress = {"num_replicas": 1, "autoscaling_config": None, "ray_actor_options": {"num_cpus": 0, "resources": where}}
     return build_openai_app(
         {
             "llm_configs": [{**wanted, "server_cls": f"{REPLICAS}:JudgeServer"}],
@@ -54,6 +58,13 @@ def build(config: JudgeServiceConfig) -> Application:
             "ingress_deployment_config": {**ingress, **QUIET},
         }
     )
+
+
+def located(config: JudgeServiceConfig) -> JudgeServiceConfig:
+    """The config with the resource of the nodes that its replicas go to, where the cluster has such nodes."""
+    if config.node_resource is not None or not total(JUDGES):
+        return config
+    return config.model_copy(update={"node_resource": JUDGES})
 
 
 def settings(config: JudgeServiceConfig, gpus: float) -> dict[str, Any]:
