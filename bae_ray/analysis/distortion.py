@@ -57,9 +57,11 @@ def matched_entropy(table: pd.DataFrame, fvu: float, fixed_weight: float | None 
     The rows differ in cell, seed and entropy weight only: curves of different architectures must not be mixed.
 
     Each seed has a curve of its own. `bits` is the mean over the seeds whose curve has that FVU, `low` and `high` the
-    ends of its 95 % interval (Student's t; NaN for one seed), `seeds` how many those are, of `of`; `reason` says why
-    the others have not. Beside them `fixed_bits`, `fixed_fvu_train` and `fixed_fvu_val` at one weight, by default the
-    smallest above 0. Raises `InvalidInputError` for a `fixed_weight` that no run has.
+    ends of its 95 % interval (Student's t; NaN for one seed; no further than entropies go, from 0 to `d_latent`),
+    `seeds` how many those are, of `of`; `reason` says why the others have not. Beside them `fixed_bits`,
+    `fixed_fvu_train` and `fixed_fvu_val` at one weight, by default the smallest above 0.
+
+    Raises `InvalidInputError` for a `fixed_weight` that no run has.
     """
     weight = _fixed_weight(table, fixed_weight)
     rows: list[dict[str, object]] = []
@@ -73,8 +75,8 @@ def matched_entropy(table: pd.DataFrame, fvu: float, fixed_weight: float | None 
                 **dict(zip(CELL, cell, strict=True)),
                 "fvu": fvu,
                 "bits": mean,
-                "low": mean - half,
-                "high": mean + half,
+                "low": min(max(mean - half, 0.0), mean),
+                "high": max(min(mean + half, float(runs["d_latent"].iloc[0])), mean),
                 "seeds": len(found),
                 "of": len(crossings),
                 "n": int((runs["n_train"] + runs["n_val"]).iloc[0]),

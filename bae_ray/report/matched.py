@@ -26,9 +26,9 @@ ASIDE = 0.06
 NOTE = (
     "Bits at matched distortion: each cell is trained with several entropy weights, and its bits are read where its "
     "curve has the stated held-out FVU, by interpolation. Bars: 95 % intervals over seeds (Student's t), which of two "
-    "seeds are 13 times as wide as their spread: an arrow is at the end of one that goes on beyond the axis. Beside "
-    "them stands the number at one fixed weight, as in the paper, where cells differ in FVU. A cell whose curve never "
-    "has that FVU is left out and says so."
+    "seeds are 13 times as wide as their spread, but go from 0 to d_latent at most: an arrow is at the end of one that "
+    "goes on beyond the axis. Beside them stands the number at one fixed weight, as in the paper, where cells differ "
+    "in FVU. A cell whose curve never has that FVU is left out and says so."
 )
 
 
@@ -118,20 +118,21 @@ def _against_position(
         color, bits = colors[int(str(layer))], cells[column].to_numpy(dtype=float)  # a gap where bits are missing
         axes.plot(x, bits, ".-", color=color, label=str(layer))
         if column == "bits":
-            _intervals(axes, np.array(x), bits, cells["high"].to_numpy(dtype=float) - bits, top, color)
+            _intervals(axes, np.array(x), cells, top, color)
     axes.set(xlabel="Token position", ylabel="Entropy / bits", title=title)
     axes.set_ylim(0, top)
 
 
-def _intervals(axes: Axes, x: Floats, bits: Floats, half: Floats, top: float, color: Any) -> None:
-    """Bars of bits +- half as far as the axis goes; one that goes on ends in an arrow."""
-    known = np.isfinite(half)
-    x, bits, half = x[known], bits[known], half[known]
-    reach = np.array([np.minimum(half, bits), np.minimum(half, top - bits)])
+def _intervals(axes: Axes, x: Floats, cells: pd.DataFrame, top: float, color: Any) -> None:
+    """Bars from low to high as far as the axis goes; one that goes on ends in an arrow."""
+    bits, low, high = (cells[name].to_numpy(dtype=float) for name in ("bits", "low", "high"))
+    known = np.isfinite(high)
+    x, bits, low, high = x[known], bits[known], low[known], high[known]
+    reach = np.array([bits - low, np.minimum(high, top) - bits])
     axes.errorbar(x, bits, reach, fmt="none", ecolor=color, elinewidth=1, alpha=0.7)
-    for beyond, end, marker in ((half > bits, 0.0, "v"), (half > top - bits, top, "^")):
-        if beyond.any():
-            axes.plot(x[beyond], np.full(int(beyond.sum()), end), marker, color=color, markersize=5, clip_on=False)
+    beyond = high > top
+    if beyond.any():
+        axes.plot(x[beyond], np.full(int(beyond.sum()), top), "^", color=color, markersize=5, clip_on=False)
 
 
 def _print(part: Matched) -> None:

@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from bae_ray.analysis.distortion import bits_at, common_fvu, matched_entropy
 from bae_ray.errors import InvalidInputError
@@ -22,7 +23,7 @@ def table(curves: dict[tuple[int, int], np.ndarray], d: int = 10) -> pd.DataFram
             {
                 "layer": layer, "site": "residual", "position": 4, "seed": seed, "training.entropy_weight": 10.0**i,
                 "fvu_val": fvu, "fvu_train": fvu / 2, "entropy_bits": float(gaussian_bits(np.array(fvu), d + layer)),
-                "n_train": 80, "n_val": 20,
+                "n_train": 80, "n_val": 20, "d_latent": 100,
             }
             for (layer, seed), values in curves.items() for i, fvu in enumerate(values)
         ]
@@ -66,6 +67,30 @@ def test_a_row_per_cell_with_its_interval_over_seeds():
     assert found["reason"][2].startswith("FVU stays above 0.6")
     assert found["fixed_fvu_val"][0] == pytest.approx(0.11)
     assert found["fixed_fvu_train"][0] == pytest.approx(0.055)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=5))
+def test_intervals_hold_their_estimate_and_are_entropies(entropies: list[float]):
+    """Student's t alone leaves [0, d_latent] where seeds are few, and entropies near an end."""
+    data = table({(0, seed): np.array([0.2, 0.4]) for seed in range(len(entropies))})
+    data["entropy_bits"] = np.repeat(entropies, 2)
+    found = matched_entropy(data, 0.3).iloc[0]
+    assert found["bits"] == pytest.approx(np.mean(entropies))
+    if len(entropies) == 1:
+        assert math.isnan(found["low"])
+        assert math.isnan(found["high"])
+        return
+    low, high = stats.ttest_1samp(entropies, 0).confidence_interval() if len(set(entropies)) > 1 else entropies[:2]
+    assert 0 <= found["low"] <= found["bits"] <= found["high"] <= max(100, found["bits"])
+    assert found["low"] == pytest.approx(max(low, 0), abs=1e-6)
+    assert found["high"] == pytest.approx(min(high, 100), abs=1e-6)
+
+
+def test_the_interval_of_two_seeds_far_apart_ends_with_the_scale():
+    data = table({(0, seed): np.array([0.2, 0.4]) for seed in (0, 1)})
+    data["entropy_bits"] = [68.5, 68.5, 98.5, 98.5]  # by Student's t from -107 to 274
+    assert matched_entropy(data, 0.3)[["bits", "low", "high"]].to_numpy().tolist() == [[83.5, 0, 100]]
 
 
 def test_the_fixed_weight_is_the_smallest_that_is_one_or_the_one_asked_for():

@@ -62,7 +62,8 @@ def test_intervals_of_two_seeds_end_at_the_axis_in_an_arrow():
     runs = pd.DataFrame([{**row, "layer": layer, "position": 1, "entropy_bits": 100.0} for layer in (0, 5)])
     cells = pd.DataFrame(
         [{"layer": layer, "site": "residual", "position": 1, "fvu": 0.2, "fixed_weight": 1e-3, "n": 9, "bits": 100.0,
-          "low": 100.0 - half, "high": 100.0 + half, "fixed_bits": 90.0} for layer, half in ((0, 900.0), (5, 3.0))]
+          "low": max(100.0 - half, 0.0), "high": 100.0 + half, "fixed_bits": 90.0}
+         for layer, half in ((0, 900.0), (5, 3.0))]
     )  # fmt: skip
     figure = matched_figure([Matched("", runs, cells)])
     axes = figure.subfigs[0].axes[1]
@@ -73,8 +74,10 @@ def test_intervals_of_two_seeds_end_at_the_axis_in_an_arrow():
     ends = [np.asarray(segment)[:, 1] for segment in bars]
     assert len(ends) == 2
     assert all(bottom <= end.min() and end.max() <= top for end in ends)
-    for arrow in "v^":
-        assert sum(len(np.asarray(line.get_xdata())) for line in axes.lines if line.get_marker() == arrow) == 1
+    assert sorted(float(end.min()) for end in ends) == pytest.approx([0, 97])
+    assert sorted(float(end.max()) for end in ends) == pytest.approx([103, top])
+    for arrow, expected in (("v", 0), ("^", 1)):  # no entropy is below 0: such an interval ends there
+        assert sum(len(np.asarray(line.get_xdata())) for line in axes.lines if line.get_marker() == arrow) == expected
     assert len({float(np.asarray(segment)[0, 0]) for segment in bars}) == 2
 
 
