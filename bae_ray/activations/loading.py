@@ -21,10 +21,18 @@ TORCH_DTYPES: dict[Precision, torch.dtype] = {
     "float16": torch.float16,
 }
 MAX_NAMES_SHOWN = 3
-NOT_FOR_TEXTS = re.compile(r"(^|\.)(pooler|vision\w*|visual\w*|audio\w*|image\w*|multi_modal\w*|mm_projector)\.")
+NOT_FOR_TEXTS = re.compile(
+    r"(^|\.)(pooler|vision\w*|visual\w*|audio\w*|image\w*|multi_modal\w*|\w*projector|connector|embed_(vision|audio))\."
+)
 """Modules that no text of a causal model goes through."""
-BUFFERS = re.compile(r"(attn|attention)\.(masked_)?bias$|inv_freq$|position_ids$")
+BUFFERS = re.compile(
+    r"(attn|attention)\.(masked_)?bias$|inv_freq$|(position|token_type)_ids$|embed_positions\.(weights|_float_tensor)$"
+)
 """Constants that older versions of transformers saved beside the weights."""
+HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.")
+"""What causal models call their head, which `load_model` leaves away."""
+STACK_PARTS = r"\w*([Nn]orm|[Ee]mbed|position)|(ln|wte|wpe)\b|ln_"
+"""How names of the parts outside the blocks begin, in files that hold a stack alone: no prefix says what is of it."""
 WRAPPERS = {
     "_orig_mod.": "a model that torch.compile had wrapped: save its `_orig_mod`",
     "base_model.model.": "a model that PEFT had wrapped: save what its `merge_and_unload()` returns",
@@ -122,19 +130,28 @@ def _check(source: ModelSource, model: PreTrainedModel, notes: dict[str, Any], m
             f"model '{source.name}': {len(other)} weights are of another shape than its config.json says: {name} is "
             f"{list(found)}, expected {list(expected)}. Give the config.json of these weights."
         )
-    path = re.escape(_path_of_blocks(model))
-    if left := [name for name in unexpected if re.search(rf"(^|\.){path}\.\d+\.", name)]:
+    of_stack = _of_stack(model)
+    if left := [name for name in unexpected if of_stack.search(name) and not HEAD.search(name)]:
         raise InvalidInputError(
-            f"model '{source.name}' has {len(left)} weights in its blocks that a {type(model).__name__} of its "
-            f"config.json has no place for: {_some(left)}. Give the config.json of these weights; an adapter's are "
-            "merged first (merge_and_unload)."
+            f"model '{source.name}' has {len(left)} weights that a {type(model).__name__} of its config.json has no "
+            f"place for: {_some(left)}. Give the config.json of these weights; an adapter's are merged first "
+            "(merge_and_unload)."
         )
 
 
-def _path_of_blocks(model: PreTrainedModel) -> str:
-    blocks: nn.Module = find_blocks(decoder_of(model))
-    path = next(name for name, module in model.named_modules() if module is blocks)
-    return path.removeprefix(f"{model.base_model_prefix}.")
+def _of_stack(model: PreTrainedModel) -> re.Pattern[str]:
+    """What names of weights in the model's decoder, and in its blocks, match, with the model's own prefix or without.
+
+    Not those of heads, and of whatever else lies beside the decoder.
+    """
+    prefix, decoder = model.base_model_prefix, decoder_of(model)
+    paths = {id(module): name for name, module in model.named_modules()}
+    inner, blocks = (
+        re.escape(re.sub(rf"^{prefix}(\.|$)", "", paths[id(module)])) for module in (decoder, find_blocks(decoder))
+    )
+    children = "|".join(re.escape(name) for name, _ in decoder.named_children())
+    own = rf"^({prefix}\.)?{inner}\." if inner else rf"^({prefix}\.|({children})\.|{STACK_PARTS})"
+    return re.compile(rf"{own}|(^|\.){blocks}\.\d+\.")
 
 
 def _some(names: list[str]) -> str:

@@ -95,14 +95,34 @@ LACKING: dict[str, tuple[Callable[[dict], dict], dict[str, Any], str]] = {
         r"lacks 1 of its weights: .*layers\.1\.mlp\.down_proj\.weight\.",
     ),
     "more layers": (dict, {"num_hidden_layers": 5, "layer_types": None}, r"lacks 18 of its weights: .*layers\.3\."),
-    "fewer layers": (dict, {"num_hidden_layers": 2, "layer_types": None}, r"has 9 weights in its blocks .*layers\.2\."),
+    "fewer layers": (dict, {"num_hidden_layers": 2, "layer_types": None}, r"has 9 weights that a .*layers\.2\."),
     "another width": (
         dict, {"intermediate_size": 32}, r"9 weights are of another shape .* \[16, 24\], expected \[16, 32\]",
     ),
     "a bias": (
         lambda weights: {**weights, "model.layers.0.self_attn.q_proj.bias": torch.zeros(16)},
         {},
-        r"has 1 weights in its blocks that a Llama\w+ of its config.json has no place for: .*q_proj\.bias",
+        r"has 1 weights that a Llama\w+ of its config.json has no place for: .*q_proj\.bias",
+    ),
+    "final norm's bias": (
+        lambda weights: {**weights, "model.norm.bias": torch.ones(16)},
+        {},
+        r"has 1 weights that a Llama\w+ of its config.json has no place for: .*norm\.bias",
+    ),
+    "parts after the embeddings": (
+        lambda weights: {
+            **weights, "model.embed_norm.weight": torch.ones(16), "model.embed_positions.weight": torch.ones(61, 16),
+        },
+        {},
+        r"has 2 weights that .* no place for: .*embed_norm\.weight, .*embed_positions\.weight",
+    ),
+    "parts of a stack saved alone": (
+        lambda weights: {
+            **{name.removeprefix("model."): value for name, value in weights.items() if "lm_head" not in name},
+            "norm.bias": torch.ones(16), "wpe.weight": torch.ones(61, 16),
+        },
+        {},
+        r"has 2 weights that .* no place for: .*norm\.bias, .*wpe\.weight",
     ),
 }  # fmt: skip
 
@@ -123,14 +143,17 @@ def test_weights_that_are_not_all_there_are_refused(name: str, tiny_config: Extr
 
 
 def test_what_a_checkpoint_may_lack_or_have(tiny_model: Path, llama: Path, tmp_path: Path):
-    """No head, a tied head, constants of older versions, a pooler that was never trained."""
+    """No head, a tied head, other heads, no prefix, constants of older versions, a pooler that was never trained."""
     headless = change(llama, tmp_path / "headless", lambda old: {n: w for n, w in old.items() if "lm_head" not in n})
     buffers = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(2)}
     aged = change(llama, tmp_path / "aged", lambda old: {**old, **buffers})
+    heads = {"v_head.summary.weight": torch.zeros(1, 16), "score.weight": torch.zeros(2, 16)}
+    judged = change(llama, tmp_path / "judged", lambda old: {**old, **heads, "model.position_ids": torch.zeros(1, 8)})
+    bare = change(llama, tmp_path / "bare", lambda old: {n.removeprefix("model."): w for n, w in old.items()})
     tied = save_random(tiny_model, tmp_path / "tied", "llama", **GROUPED, tie_word_embeddings=True)
     pooled = save_random(tiny_model, tmp_path / "pooled", "roberta", **SIZES, is_decoder=True)
     ids = torch.tensor([[5, 6, 7]])
-    for folder in (headless, aged, tied, pooled):
+    for folder in (headless, aged, judged, bare, tied, pooled):
         theirs = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()(ids).last_hidden_state
         ours = load_model(find_model(str(folder)), "float32", "cpu")(ids).last_hidden_state
         assert torch.equal(theirs, ours)
