@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from pydantic import ValidationError
 
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.model import find_model, load_tokenizer
@@ -89,8 +90,8 @@ def check(config: JudgeConfig, cache: Path) -> tuple[JudgeCheck, Usage]:
 
 
 def _before_long_work(config: ComSemConfig, cache: AnswerCache, out: Path) -> None:
-    _write_config(config, out)
     asyncio.run(_first_question(config, cache))
+    _write_config(config, out)  # after that: what an earlier run has left stays where this one cannot begin
 
 
 async def _first_question(config: ComSemConfig, cache: AnswerCache) -> None:
@@ -142,12 +143,19 @@ def _prepare(config: ComSemConfig, out: Path, before_long_work: Callable[[], Non
 
 def _write_config(config: ComSemConfig, out: Path) -> None:
     """Write the config. A summary that is of another one goes: it would stand beside a config that it is not of."""
-    text = config.model_dump_json(indent=2) + "\n"
     file = out / CONFIG_FILE
-    if file.exists() and file.read_text(encoding="utf-8") != text:
+    if file.exists() and not _is_of(config, file.read_text(encoding="utf-8")):
         for name in (SUMMARY_FILE, TABLE_FILE):
             (out / name).unlink(missing_ok=True)
-    write_text(file, text)
+    write_text(file, config.model_dump_json(indent=2) + "\n")
+
+
+def _is_of(config: ComSemConfig, text: str) -> bool:
+    """Whether a file's text is this config; an earlier version's lacks fields, whose defaults are what it did."""
+    try:
+        return type(config).model_validate_json(text).model_dump_json() == config.model_dump_json()
+    except ValidationError:
+        return False
 
 
 def _store(

@@ -20,7 +20,7 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import load_autoencoder
 from bae_ray.comsem.cache import AnswerCache
 from bae_ray.comsem.config import ComSemConfig, EvaluationConfig, ExamplesConfig, ScoringConfig
-from bae_ray.comsem.layout import CACHE_FILE, FEATURES_FILE, SUMMARY_FILE, Outcome
+from bae_ray.comsem.layout import CACHE_FILE, CONFIG_FILE, FEATURES_FILE, SUMMARY_FILE, TABLE_FILE, Outcome
 from bae_ray.comsem.pipeline import comsem, dry_run
 from bae_ray.errors import InvalidInputError, JudgeError
 from tests.comsem.server import JudgeServer, Reply, always_yes, is_judgement, perfect
@@ -211,7 +211,38 @@ def test_no_summary_stands_beside_a_config_that_it_is_not_of(
     assert files_of(tmp_path / "out") == files_of(out), "nothing of the other process was touched"
     with pytest.raises(JudgeError):
         comsem(config.model_copy(update={"judge_model": "another", "attempts": 1}), tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(out), "the judge was not there: no answer of another config either"
+    run_out_after_one_answer(config.model_copy(update={"judge_model": "another"}), tmp_path / "out")
     assert not (tmp_path / "out" / SUMMARY_FILE).exists()
+    assert not (tmp_path / "out" / TABLE_FILE).exists()
+
+
+def run_out_after_one_answer(config: ComSemConfig, out: Path) -> None:
+    """A run whose judge answers the first question, and after that no more; what it answered before is not known."""
+    (out / CACHE_FILE).unlink()
+    arrived = count()
+
+    def script(body: dict[str, Any], times: int) -> Reply | str:
+        return perfect(body, times) if next(arrived) == 0 else Reply(status=401, body='{"error": "the key ran out"}')
+
+    port = int(config.judge_url.split(":")[-1].split("/")[0])
+    with JudgeServer(script, port), pytest.raises(JudgeError, match="401"):
+        comsem(config, out)
+
+
+def test_a_config_that_an_earlier_version_wrote_is_the_same(
+    settings: dict[str, Any], asked_perfect: tuple[Outcome, Path, JudgeServer], tmp_path: Path
+):
+    """It lacks the fields that were added since: the summary is of it, and stays where the run ends early."""
+    _, out, server = asked_perfect
+    shutil.copytree(out, tmp_path / "out")
+    file = tmp_path / "out" / CONFIG_FILE
+    fields = json.loads(file.read_text())
+    for field in ("reasoning", "other_model", "judge_id"):
+        del fields[field]
+    file.write_text(json.dumps(fields))
+    run_out_after_one_answer(ComSemConfig(judge_url=server.url, **settings), tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(out)
 
 
 @pytest.mark.parametrize(
