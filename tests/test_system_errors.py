@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bae_ray.cli.parsing import EXIT_BROKEN_PIPE, EXIT_INVALID, run_safely
-from bae_ray.files import checksum, write_text
+from bae_ray.files import atomic_path, checksum, write_text
 from bae_ray.storage import folder_at
 from bae_ray.system_errors import explain, naming
 
@@ -70,6 +70,17 @@ def test_whatever_fails_names_its_path(use: Callable[[Path], object], tmp_path: 
     told = said(raised(lambda: use(tmp_path)), capsys, monkeypatch)
     assert str(tmp_path) in told
     assert "Traceback" not in told
+
+
+def test_a_write_that_names_no_path_is_told_with_the_file_that_it_was_for(tmp_path: Path, capsys, monkeypatch):
+    def write() -> None:
+        with atomic_path(tmp_path / "x"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    told = said(raised(write), capsys, monkeypatch)
+    assert str(tmp_path / "x") in told
+    assert "Make room" in told
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_errors_that_are_no_matter_of_disks_say_so():

@@ -60,6 +60,11 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
         )
     elif store is not None:
         console.print(f"{writer.folder} is complete: {store.manifest.n} vectors x {len(store.cells)} cells.")
+        if store.manifest.probe is None:
+            console.print(
+                f"{writer.folder} was made before models were tried: its vectors may be of a model that looks ahead or "
+                "lacks weights. extract --check tries the model now; delete the store to extract anew if it fails."
+            )
         return store
     work = _work(config, model, layers, source)
     try:

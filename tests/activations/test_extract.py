@@ -42,6 +42,22 @@ def receipts(store: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in (store / "receipts").iterdir()}
 
 
+def test_store_from_before_models_were_tried_says_so(
+    tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = Path(shutil.copytree(tiny_store, tmp_path / "store"))
+    extract(tiny_config, out)
+    assert "models were tried" not in capsys.readouterr().err
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps({name: manifest[name] for name in manifest if name != "probe"}))
+    store = extract(tiny_config, out)
+    said = re.sub(r"\s+", " ", capsys.readouterr().err)
+    assert "was made before models were tried" in said
+    assert "extract --check tries the model now" in said
+    assert "delete the store to extract anew" in said
+    assert store.manifest.probe is None, "it is used as it is"
+
+
 def test_every_vector_is_that_of_transformers(tiny_store: Path, tiny_model: Path):
     """One unbatched forward pass per text as the oracle, for each cell and row of a store of several shards."""
     store = ActivationStore.open(tiny_store)
