@@ -182,7 +182,7 @@ def _look(
     )
     dictionary = prepared.autoencoder.W_dec.detach()
     residual = method.cell.site == "residual" and not isinstance(prepared.autoencoder.config, TranscoderConfig)
-    speaks_for = words(dictionary, active, source) if residual else {}
+    speaks_for = words(dictionary, active, source, method.cell.layer) if residual else {}
     near = similar(dictionary, active)
     spreads = {
         feature: Spread(

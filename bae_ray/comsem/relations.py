@@ -60,23 +60,32 @@ def similar(dictionary: Tensor, features: Sequence[int]) -> dict[int, list[Simil
 
 
 @torch.no_grad()
-def words(dictionary: Tensor, features: Sequence[int], source: ModelSource) -> dict[int, Words]:
-    """The words that rows of a dictionary [G, D] of the residual stream promote and suppress, for some features.
+def words(dictionary: Tensor, features: Sequence[int], source: ModelSource, layer: int) -> dict[int, Words]:
+    """The words that rows of a dictionary [G, D] of a layer's residual stream promote and suppress, for some features.
 
     Each row, at a root mean square of 1, goes through the language model's final norm and unembedding, as in the logit
-    lens; what the two make of nothing (biases) is taken off. Empty where the model's weights are not on this machine,
-    or are none with a head.
+    lens; what the two make of nothing (biases) is taken off. The last layer is after that norm, and goes through the
+    unembedding alone. Empty where the model's weights are not on this machine, are none with a head, or are of another
+    width than the dictionary.
     """
-    if not features or not Path(source.path).is_dir():
+    width = dictionary.shape[1]
+    if not features or width != source.hidden_size or not Path(source.path).is_dir():
         return {}
-    loaded: Any = AutoModelForCausalLM.from_pretrained(source.path, output_loading_info=True)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source.path, output_loading_info=True)
+    except (OSError, ValueError):  # no weights, or no class that has a head: all else needs neither
+        return {}
     causal, notes = loaded
     causal = causal.float().eval().to(dictionary.device)
     model, head = causal.base_model, causal.get_output_embeddings()
     if head is None or any(name.startswith(("lm_head", "embed_out")) for name in notes["missing_keys"]):
         return {}
-    norm = next((part for name in FINAL_NORMS if (part := _part(model, name)) is not None), None)
-    if norm is None:
+    norm = (
+        nn.Identity()
+        if layer == source.n_layers
+        else next((part for name in FINAL_NORMS if (part := _part(model, name)) is not None), None)
+    )
+    if norm is None or getattr(head, "in_features", width) != width:
         return {}
     tokenizer = load_tokenizer(source)
     nothing = head(norm(torch.zeros_like(dictionary[:1])))

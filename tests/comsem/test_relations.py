@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -26,22 +27,30 @@ def test_similar_features_have_the_largest_cosine_and_are_others():
         np.testing.assert_allclose([other.cosine for other in found[feature]], np.sort(cosines)[::-1][:5], rtol=1e-5)
 
 
-def test_words_are_those_that_the_models_own_norm_and_head_promote(tiny_model: Path, tmp_path: Path):
+@pytest.fixture
+def normed_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A language model of width 16, with one block, whose final norm weighs its channels unequally."""
     config = LlamaConfig(vocab_size=61, hidden_size=16, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
     torch.nn.init.uniform_(model.model.norm.weight, 0.1, 3.0)
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path / "normed")
     for file in tiny_model.glob("tokenizer*"):
-        shutil.copy(file, tmp_path)
-    dictionary = torch.randn(4, 16)
-    found = words(dictionary, [1, 3], find_model(str(tmp_path)))
+        shutil.copy(file, tmp_path / "normed")
+    return tmp_path / "normed"
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_words_are_those_that_the_models_own_norm_and_head_promote(normed_model: Path, layer: int):
+    """The last layer's residual stream is after the norm: what its rows promote is what the head makes of them."""
+    dictionary = torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
+    found = words(dictionary, [1, 3], find_model(str(normed_model)), layer)
     assert sorted(found) == [1, 3]
-    weights = load_file(tmp_path / "model.safetensors")
+    weights = load_file(normed_model / "model.safetensors")
     head, norm = weights["lm_head.weight"].double().numpy(), weights["model.norm.weight"].double().numpy()
     for feature in (1, 3):
         row = dictionary[feature].double().numpy()
-        logits = head @ (row / np.sqrt((row**2).mean()) * norm)
+        logits = head @ (row / np.sqrt((row**2).mean()) * (norm if layer == 0 else 1))
         order = np.argsort(-logits)
         names = ["<unk>", *(f"w{i}" for i in range(60))]
         assert [one.word for one in found[feature].promoted] == [names[i] for i in order[:10]]
@@ -53,7 +62,14 @@ def test_a_model_without_a_head_speaks_for_nothing(tiny_model: Path, tmp_path: P
     shutil.copytree(tiny_model, tmp_path / "model")
     file = tmp_path / "model" / "model.safetensors"
     save_file({name: value for name, value in load_file(file).items() if "lm_head" not in name}, file, {"format": "pt"})
-    assert words(torch.ones(2, 16), [0], find_model(str(tmp_path / "model"))) == {}
+    assert words(torch.ones(2, 16), [0], find_model(str(tmp_path / "model")), 0) == {}
+
+
+def test_a_model_without_weights_or_of_another_width_speaks_for_nothing(normed_model: Path):
+    assert words(torch.ones(2, 24), [0], find_model(str(normed_model)), 0) == {}
+    assert words(torch.ones(2, 16), [0], find_model(str(normed_model)), 0)
+    (normed_model / "model.safetensors").unlink()
+    assert words(torch.ones(2, 16), [0], find_model(str(normed_model)), 0) == {}
 
 
 def test_a_sample_is_of_all_activations_and_the_same_however_they_come():
