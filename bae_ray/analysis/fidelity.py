@@ -44,6 +44,7 @@ class Splicer:
     def __init__(self, source: ModelSource, device: str = "cpu") -> None:
         """Raises `InvalidInputError` where the model has no language-model head."""
         self._model = load_model_with_head(source, "float32", device)
+        self._source = source
         self._blocks = find_blocks(self._model)
         self._device = device
         self._clean: dict[tuple[tuple[int, ...], ...], float] = {}
@@ -55,13 +56,20 @@ class Splicer:
     ) -> SplicedLoss:
         """The cross-entropies over token ids, with `replace` at a layer, at every token or all but each text's first.
 
-        Texts of one token predict nothing. Raises `InvalidInputError` where all are, or for a layer that is not there.
+        Texts of one token predict nothing. Raises `InvalidInputError` where all are, for a layer that is not there, or
+        for a text that is longer than the model takes.
         """
         if not 0 <= layer <= len(self._blocks):
             raise InvalidInputError(f"layer {layer} is out of range: expected 0 to {len(self._blocks)}.")
         texts = sorted((text for text in texts if len(text) > 1), key=len)
         if not texts:
             raise InvalidInputError("no text has two tokens, so there is none to predict. Give longer texts.")
+        longest, limit = len(texts[-1]), self._source.max_positions
+        if limit is not None and longest > limit:
+            raise InvalidInputError(
+                f"a text of {longest} tokens is too long: model '{self._source.name}' takes {limit}, "
+                f"{self._source.limited_by}. Cut it."
+            )
         tokens = sum(len(text) - 1 for text in texts)
         key = tuple(map(tuple, texts))
         if key not in self._clean:

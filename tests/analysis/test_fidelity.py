@@ -89,3 +89,6 @@ def test_what_cannot_be_measured_is_named(splicer: Splicer) -> None:
         splicer.loss(TEXTS, 4, replace)
     with pytest.raises(InvalidInputError, match="no text has two tokens"):
         splicer.loss([[1], [2]], 0, replace)
+    splicer.loss([[1] * 64], 0, replace)
+    with pytest.raises(InvalidInputError, match=r"a text of 65 tokens is too long: .* takes 64, its context"):
+        splicer.loss([[1, 2], [1] * 65], 0, replace)
