@@ -69,7 +69,8 @@ def judge_check(command: JudgeCheckCommand) -> int:
         try:
             checked, usage = check(command, command.cache or Path(folder) / CACHE_FILE)
         except JudgeError as error:
-            write(unmeasured(str(error)))
+            if command.out is not None and not command.out.exists():  # an earlier check stays
+                write(unmeasured(str(error)))
             raise
     print_check(checked, command.judge_model, usage)
     write(checked)

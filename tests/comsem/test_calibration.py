@@ -194,6 +194,9 @@ def test_command_says_why_a_server_takes_no_question(
     assert "--chat-template FILE" in err
     found = json.loads((tmp_path / "check.json").read_text())
     assert (found["failed"], found["unreadable"], found["balanced_accuracy"]) == (2 * len(PAIRS), 0, None)
+    (tmp_path / "check.json").write_text("an earlier check")
+    assert bae_ray("judge", "check", "--judge-url", server.url, "--out", tmp_path / "check.json")[0] == 2
+    assert (tmp_path / "check.json").read_text() == "an earlier check"
 
 
 def test_command_finds_out_at_once_that_nothing_listens(bae_ray: Callable[..., tuple[int, str, str]], tmp_path: Path):
