@@ -28,6 +28,12 @@ class LocalFiles(NamedTuple):
         kind = kind_of(self.paths[0])
         return kind is not None and kind.format == "txt" and not self.columns.document
 
+    @property
+    def are_tables_of_text(self) -> bool:
+        """Whether they cannot tell a number from text, as .csv and .tsv cannot."""
+        kind = kind_of(self.paths[0])
+        return kind is not None and kind.format in ("csv", "tsv")
+
 
 class HubDataset(NamedTuple):
     """A data set on the Hugging Face hub; `resolve` has checked that it can be reached."""

@@ -1,7 +1,7 @@
 """In-context-learning prompts of a labelled corpus, and the tokens that answer them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -51,7 +51,7 @@ def read_labelled(
         console.print(f"Plan: {len(table)} examples; {left_out} without a text or a label are left out.")
     own = BUNDLED_CORPORA.get(config.corpus)
     words = chosen.label_words or (own.label_words if own else None)
-    words, labels = numbered([json.loads(label) for label in table[LABEL].to_pylist()], words, table[PLACE], config)
+    words, labels = numbered(table, found, words, config)
     form = PromptFormat(
         chosen.text_prefix if chosen.text_prefix is not None else own.text_prefix if own else "sentence: ",
         chosen.label_prefix if chosen.label_prefix is not None else own.label_prefix if own else "label: ",
@@ -60,14 +60,32 @@ def read_labelled(
     return Labelled(table[TEXT].to_pylist(), labels, form, label_tokens(form, tokenizer_of(model)))
 
 
+def _check_one_reading(labels: Sequence[str], words: tuple[str, ...], config: CorpusConfig) -> None:
+    """Raise `InvalidInputError` where labels of a table of text may be label words as well as other words' numbers."""
+    if not all(label.isdecimal() and label in words and int(label) < len(words) for label in labels):
+        return
+    for label in sorted(set(labels)):
+        if words[int(label)] != label:
+            raise InvalidInputError(
+                f"label {label} of corpus '{config.corpus}' may be the label word '{label}', or the number of "
+                f"'{words[int(label)]}' among {', '.join(words)}: files of this format do not say which. If it is the "
+                "word, leave --input.label-words out; if it is the number, give the corpus as .jsonl, with labels that "
+                "are numbers."
+            )
+
+
 def numbered(
-    labels: list[int | str], words: tuple[str, ...] | None, places: pa.ChunkedArray, config: CorpusConfig
+    table: pa.Table, found: LocalFiles | HubDataset, words: tuple[str, ...] | None, config: CorpusConfig
 ) -> tuple[tuple[str, ...], np.ndarray[tuple[int], np.dtype[np.int32]]]:
-    """The label words, by default the labels themselves, and the number of each label among them.
+    """The label words, by default the labels themselves, and the number of each label of the table among them.
 
     A label that is text is one of the words; where none is, text that is a whole number counts as one, since tables of
-    text have no others. Raises `InvalidInputError` for labels that are none of the words, with their place.
+    text have no others. Raises `InvalidInputError` for labels that are none of the words, with their place,
+    and for those of a table of text that could be read both ways.
     """
+    labels, places = [json.loads(label) for label in table[LABEL].to_pylist()], table[PLACE]
+    if words is not None and isinstance(found, LocalFiles) and found.are_tables_of_text:
+        _check_one_reading(labels, words, config)
     kinds = [isinstance(label, str) for label in labels]
     if any(kinds) and not all(kinds):
         odd = kinds.index(not kinds[0])

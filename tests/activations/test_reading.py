@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from bae_ray.activations.config import CorpusConfig
 from bae_ray.activations.corpus import LocalFiles, resolve
+from bae_ray.activations.labelled import numbered
 from bae_ray.activations.reading.blocks import LABEL, PLACE, PROBLEM, ROWS, TEXT, file_blocks
 from bae_ray.activations.reading.formats import FORMATS
 from bae_ray.errors import InvalidInputError, UnknownCorpusError, UnreadableFileError
@@ -56,6 +57,7 @@ def table_of_docs(header: str) -> list[list[str]]:
 
 
 FILES = table_of_docs("| file | holds | texts |")
+LABELS = table_of_docs("| file | holds | `--input.label-words` | words of the labels |")
 TYPES = table_of_docs("| type of the column | read as |")
 
 
@@ -70,6 +72,26 @@ def test_files_are_read_as_the_docs_say(tmp_path: Path, name: str, holds: str, e
     with pytest.raises(UnreadableFileError, match=re.escape(expected.split("`")[1])) as error:
         read(file)
     assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "holds", "given", "expected"), LABELS, ids=[row[0].strip("`") for row in LABELS])
+def test_labels_are_read_as_the_docs_say(tmp_path: Path, name: str, holds: str, given: str, expected: str):
+    file, words = tmp_path / name.strip("`"), tuple(given.strip("`").split()) or None
+    file.write_bytes(holds.strip("`").encode().decode("unicode_escape").encode("latin-1"))
+    said = expected.split("`")[1]
+    if expected.startswith("error"):
+        with pytest.raises(InvalidInputError, match=re.escape(said)):
+            label_words(file, words)
+    else:
+        assert label_words(file, words) == json.loads(said)
+
+
+def label_words(file: Path, given: tuple[str, ...] | None) -> list[str]:
+    """The word of each label of a corpus."""
+    config = CorpusConfig(corpus=str(file))
+    table = read(file, "label").drop_columns([PROBLEM]).drop_null()
+    words, labels = numbered(table, resolve(config, "label"), given, config)
+    return [words[label] for label in labels]
 
 
 ARROW = {
