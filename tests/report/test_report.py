@@ -60,7 +60,7 @@ def test_curves_of_unlike_runs_are_read_apart(tmp_path: Path, capsys: pytest.Cap
     row = {"model": "m", "layer": 0, "site": "residual", "position": 1, "n_train": 80, "n_val": 20, "fvu_train": 0.1}
     rows = [
         {**row, "seed": seed, "fvu_val": fvu, "entropy_bits": expansion * bits, "training.entropy_weight": weight,
-         "training.seed": seed, "autoencoder.expansion": expansion}
+         "training.seed": seed, "d_latent": 1152 * expansion, "autoencoder.expansion": expansion}
         for expansion in (1, 2) for seed in (0, 1) for weight, fvu, bits in ((1e-3, 0.1, 200.0), (1e-2, 0.4, 100.0))
     ]  # fmt: skip
     found = curves(pd.DataFrame(rows))
