@@ -16,10 +16,10 @@ from pathlib import Path
 from pydantic import Field
 
 from bae_ray.activations.config import CorpusConfig, ExtractConfig
-from bae_ray.activations.presets import news, pile
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.cli import parse_preset, report_failures, run_safely
 from bae_ray.config import Config
+from bae_ray.experiments.extractions import news, pile
 from bae_ray.files import write_text
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig
@@ -84,10 +84,10 @@ def run(job: Compression) -> int:
     """Run the job, or what is left of it."""
     from bae_ray.activations.extract import extract
     from bae_ray.activations.model import find_model
-    from bae_ray.analysis.quantization import require_faiss
     from bae_ray.errors import InvalidInputError
-    from bae_ray.report.compression import report_compression
-    from bae_ray.report.table3 import Table3
+    from bae_ray.experiments.compression.quantization import require_faiss
+    from bae_ray.experiments.compression.rate_distortion import Table3
+    from bae_ray.experiments.compression.report import report_compression
     from bae_ray.training.results import results
     from bae_ray.training.sweep import sweep
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Literal
 
 from bae_ray.activations.config import CorpusConfig, ExtractConfig
-from bae_ray.activations.presets import news, pile
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import TopKConfig, TranscoderConfig
 from bae_ray.cli import parse_preset, report_failures, run_safely
@@ -26,6 +25,7 @@ from bae_ray.comsem.config import RANDOM, ComSemConfig, ExamplesConfig, JudgeCon
 from bae_ray.comsem.methods import TableMethod
 from bae_ray.config import Config, content_hash
 from bae_ray.errors import InvalidInputError
+from bae_ray.experiments.extractions import news, pile
 from bae_ray.files import write_text
 from bae_ray.serving.config import JudgeServiceConfig
 from bae_ray.serving.judging import JobJudgeConfig, judge_of
@@ -176,9 +176,9 @@ def run(job: ComSemTable) -> int:
     from bae_ray.activations.extract import extract
     from bae_ray.comsem.comparison import compare
     from bae_ray.comsem.methods import random_method, table_methods
-    from bae_ray.report.cards import publish_cards
-    from bae_ray.report.comsem_table import report_comsem_table
-    from bae_ray.report.features import report_features
+    from bae_ray.experiments.comsem_table.report import report_comsem_table
+    from bae_ray.report.card_file import publish_cards
+    from bae_ray.report.feature_browser import report_features
     from bae_ray.training.results import results
     from bae_ray.training.sweep import sweep
 

@@ -95,8 +95,8 @@ PRESETS = {
 def run(job: ICLEntropy) -> int:
     """Run the job, or what is left of it."""
     from bae_ray.activations.extract import extract
+    from bae_ray.experiments.icl.report import report_accuracy
     from bae_ray.progress import console
-    from bae_ray.report.icl import report_accuracy
 
     if not isinstance(job.extract.input, ICLInput):
         raise InvalidInputError(f"extract.input.kind is {job.extract.input.kind}: this job takes icl.")
@@ -116,8 +116,8 @@ def run(job: ICLEntropy) -> int:
 
 def _entropy(job: ICLEntropy, stores: dict[tuple[str, int], ActivationStore], resolved: str) -> int:
     """Train the autoencoders and report their entropies."""
+    from bae_ray.experiments.icl.icl_entropy import report_icl_entropy
     from bae_ray.progress import console
-    from bae_ray.report.icl_entropy import report_icl_entropy
     from bae_ray.training.sweep import sweep
 
     sweeps: dict[tuple[str, int], tuple[Path, list[str]]] = {}

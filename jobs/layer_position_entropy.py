@@ -82,7 +82,7 @@ PRESETS = {
 def run(job: LayerPositionEntropy) -> int:
     """Run the job, or what is left of it."""
     from bae_ray.activations.extract import extract
-    from bae_ray.report.entropy import report_entropies
+    from bae_ray.experiments.layer_position.report import report_entropies
     from bae_ray.training.sweep import sweep
 
     store = extract(job.extract, job.out / "store")

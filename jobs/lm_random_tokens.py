@@ -78,8 +78,8 @@ PRESETS = {
 def run(job: LMRandomTokens) -> int:
     """Run the job, or what is left of it."""
     from bae_ray.activations.extract import extract
+    from bae_ray.experiments.random_tokens.report import report_random_tokens
     from bae_ray.progress import console
-    from bae_ray.report.random_tokens import report_random_tokens
     from bae_ray.training.sweep import sweep
 
     if not isinstance(job.extract.input, RandomTokensInput):

@@ -22,13 +22,13 @@ import pandas as pd
 from pydantic import Field
 
 from bae_ray.activations.config import CorpusConfig, ExtractConfig
-from bae_ray.activations.presets import news, pile
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import BAEConfig, ReLUConfig
 from bae_ray.cli import parse_preset, report_failures, run_safely
 from bae_ray.comsem.config import ComSemConfig, ExamplesConfig, JudgeConfig, ScoringConfig
 from bae_ray.comsem.found import Found, read_found
 from bae_ray.errors import InvalidInputError
+from bae_ray.experiments.extractions import news, pile
 from bae_ray.files import write_text
 from bae_ray.serving.config import JudgeServiceConfig
 from bae_ray.serving.judging import JobJudgeConfig, judge_of
@@ -169,7 +169,7 @@ def comsem_config(job: MoreBit, judge: JudgeConfig, runs: list[str]) -> ComSemCo
 def find_features(job: MoreBit, runs: list[str], of_table: list[str]) -> dict[str, Found]:
     """What each autoencoder's features are on the evaluation set; prints what a judge would be asked, if none is."""
     from bae_ray.comsem.pipeline import dry_run
-    from bae_ray.report.comsem import print_plan
+    from bae_ray.report.comsem_terminal import print_plan
 
     nobody = job.judge.asking("")
     dry_run(comsem_config(job, nobody, runs), job.out / COMSEM)
@@ -181,8 +181,8 @@ def find_features(job: MoreBit, runs: list[str], of_table: list[str]) -> dict[st
 def score(job: MoreBit, runs: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """ComSem's summary of these autoencoders, printed, with their features' pages; and what stays without an answer."""
     from bae_ray.comsem.pipeline import comsem
-    from bae_ray.report.comsem import print_summary
-    from bae_ray.report.features import report_features
+    from bae_ray.report.comsem_terminal import print_summary
+    from bae_ray.report.feature_browser import report_features
 
     with judge_of(job.judge) as judge:
         outcome = comsem(comsem_config(job, judge, runs), job.out / COMSEM)
@@ -195,7 +195,7 @@ def score(job: MoreBit, runs: list[str]) -> tuple[pd.DataFrame, list[str]]:
 def run(job: MoreBit) -> int:
     """Run the job, or what is left of it."""
     from bae_ray.activations.extract import extract
-    from bae_ray.report.more_bit import MoreBitReport
+    from bae_ray.experiments.more_bit.report import MoreBitReport
     from bae_ray.training.results import results
     from bae_ray.training.sweep import train_runs
 

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 from bae_ray.activations.store import ActivationStore
-from bae_ray.activations.synthetic import SyntheticConfig, make_synthetic_store, rank_of
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.cli import parse_preset, report_failures, run_safely
+from bae_ray.experiments.synthetic.subset_sums import SyntheticConfig, make_synthetic_store, rank_of
 from bae_ray.files import write_text
 from bae_ray.training.config import RunConfig, TrainingConfig
 from bae_ray.training.execution import ExecutionConfig
@@ -104,7 +104,7 @@ def _with_log(job: SyntheticEntropy, run: RunConfig) -> RunConfig:
 
 def run(job: SyntheticEntropy) -> int:
     """Run the job, or what is left of it."""
-    from bae_ray.report.synthetic import report_synthetic
+    from bae_ray.experiments.synthetic.report import report_synthetic
     from bae_ray.training.results import results
     from bae_ray.training.sweep import train_runs
 

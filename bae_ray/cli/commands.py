@@ -194,7 +194,7 @@ def sweep(command: SweepCommand) -> int:
     from bae_ray.training.sweep import sweep as run
 
     if command.dry_run:
-        from bae_ray.report.plan import print_plan
+        from bae_ray.report.sweep_plan import print_plan
 
         print_plan(dry_run(command, ActivationStore.open(command.store), command.out))
         return 0
@@ -208,7 +208,7 @@ def sweep(command: SweepCommand) -> int:
 
 def watch(command: WatchCommand) -> int:
     """Run `bae-ray watch`; needs no Ray."""
-    from bae_ray.report.watch import watch as run
+    from bae_ray.report.sweep_watch import watch as run
 
     run(command.runs, command.every, command.once, command.best)
     return 0
@@ -216,7 +216,7 @@ def watch(command: WatchCommand) -> int:
 
 def entropy(command: EntropyCommand) -> int:
     """Run `bae-ray entropy`."""
-    from bae_ray.report.tables import print_entropies
+    from bae_ray.report.entropy_tables import print_entropies
     from bae_ray.training.results import entropy_table, results, write_csv
 
     table = results(command.runs)
@@ -228,7 +228,7 @@ def entropy(command: EntropyCommand) -> int:
 
 def report(command: ReportCommand) -> int:
     """Run `bae-ray report`."""
-    from bae_ray.report.entropy import report_entropies
+    from bae_ray.experiments.layer_position.report import report_entropies
 
     report_entropies(command.runs, command.out, matched_fvu=command.matched_fvu, fixed_weight=command.fixed_weight)
     return 0

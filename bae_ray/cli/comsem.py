@@ -26,9 +26,9 @@ def comsem(command: ComSemCommand) -> int:
     from bae_ray.comsem.layout import TABLE_FILE
     from bae_ray.comsem.pipeline import comsem as run
     from bae_ray.comsem.pipeline import dry_run
-    from bae_ray.report.cards import publish_cards
-    from bae_ray.report.comsem import print_plan, print_summary
-    from bae_ray.report.features import report_features
+    from bae_ray.report.card_file import publish_cards
+    from bae_ray.report.comsem_terminal import print_plan, print_summary
+    from bae_ray.report.feature_browser import report_features
 
     elsewhere = [source for source in command.autoencoders if source != RANDOM and not Path(source).is_dir()]
     if command.publish and elsewhere:

@@ -57,7 +57,7 @@ def judge_check(command: JudgeCheckCommand) -> int:
     from bae_ray.comsem.calibration import JudgeCheck, unmeasured
     from bae_ray.comsem.layout import CACHE_FILE, without_nan
     from bae_ray.comsem.pipeline import check
-    from bae_ray.report.comsem import print_check
+    from bae_ray.report.comsem_terminal import print_check
 
     def write(checked: JudgeCheck) -> None:
         if command.out is not None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from starlette.responses import HTMLResponse, Response
 
-from bae_ray.report.cards import CARDS_FILE, Card, read_card
+from bae_ray.report.card_file import CARDS_FILE, Card, read_card
 from bae_ray.serving.entries import Entry
 from bae_ray.serving.problems import Problem
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import LineCollection
 
-from bae_ray.report.entropy import report_entropies
+from bae_ray.experiments.layer_position.matched import Matched, matched_figure
+from bae_ray.experiments.layer_position.report import report_entropies
 from bae_ray.report.figures import entropy_figure, position_axis
-from bae_ray.report.matched import Matched, matched_figure
 from bae_ray.report.numbers import number, robust_limits
 from bae_ray.training.results import results
 from tests.browser import opened

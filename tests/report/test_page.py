@@ -10,7 +10,7 @@ import pytest
 
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.distortion import matched_entropy
-from bae_ray.report.entropy import report_entropies
+from bae_ray.experiments.layer_position.report import report_entropies
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig
 from bae_ray.training.results import results

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from bae_ray.experiments.layer_position.matched import curves, report_matched
+from bae_ray.report.entropy_tables import cell_grid, print_entropies
 from bae_ray.report.figures import entropy_figure, save_png
 from bae_ray.report.html import write_report
-from bae_ray.report.matched import curves, report_matched
-from bae_ray.report.tables import cell_grid, print_entropies
 from bae_ray.training.results import ENTROPY_COLUMNS
 
 

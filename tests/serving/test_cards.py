@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bae_ray import files
-from bae_ray.report import cards as report_cards
+from bae_ray.report import card_file as report_cards
 from bae_ray.serving import cards
 from bae_ray.serving.entries import Entry
 from bae_ray.serving.problems import Problem

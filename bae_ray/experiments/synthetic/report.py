@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from rich.console import Console
 from rich.table import Table
 
-from bae_ray.activations.synthetic import rank_of
 from bae_ray.analysis.claims import sample
+from bae_ray.experiments.synthetic.subset_sums import rank_of
 from bae_ray.report.figures import save_png
 from bae_ray.report.html import write_report
 from bae_ray.training.results import write_csv

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bae_ray.analysis.claims import claim, trend
-from bae_ray.report.more_bit_table import BASELINE, by_layer
+from bae_ray.experiments.more_bit.more_bit_table import BASELINE, by_layer
 
 SPLITS = {"fvu_train": "training", "fvu_val": "held out", "fvu_evaluation": "other texts"}
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from bae_ray.activations.rows import Rows
 from bae_ray.analysis.features import FeatureStatistics, column_mean, evaluating, rows_at_once
-from bae_ray.analysis.quantization import Matrix
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.losses import bernoulli_entropy
+from bae_ray.experiments.compression.quantization import Matrix
 from bae_ray.values import check_type
 
 

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from bae_ray.autoencoders.base import WEIGHTS_FILE
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path, check_regular, checksum
-from bae_ray.report.features import card, feature_records, page, scored_methods
+from bae_ray.report.feature_browser import card, feature_records, page, scored_methods
 
 CARDS_FILE = "cards.parquet"
 MAX_CARDS_BYTES = 1 << 30

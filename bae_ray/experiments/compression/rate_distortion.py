@@ -13,14 +13,14 @@ import torch
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
-from bae_ray.analysis.compressibility import code_bits, distortion
 from bae_ray.analysis.distortion import WEIGHT
 from bae_ray.analysis.fidelity import SplicedLoss, Splicer
-from bae_ray.analysis.quantization import mean_only, product, residual, scalar
 from bae_ray.autoencoders import load_autoencoder
 from bae_ray.autoencoders.base import WEIGHTS_FILE
 from bae_ray.compression import Scheme, compress_activations, decompress_activations
 from bae_ray.config import content_hash
+from bae_ray.experiments.compression.compressibility import code_bits, distortion
+from bae_ray.experiments.compression.quantization import mean_only, product, residual, scalar
 from bae_ray.files import write_text
 from bae_ray.progress import track
 from bae_ray.seeds import stream

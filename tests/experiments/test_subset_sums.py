@@ -4,8 +4,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from bae_ray.activations.synthetic import SyntheticConfig, make_synthetic_store, random_subset_sums
 from bae_ray.errors import ForeignStoreError
+from bae_ray.experiments.synthetic.subset_sums import SyntheticConfig, make_synthetic_store, random_subset_sums
 
 CONFIG = SyntheticConfig(d=16, ranks=(1, 3, 8), n=2000)
 

@@ -11,7 +11,7 @@ from bae_ray.analysis.features import DENSE_RATE
 from bae_ray.comsem.config import ExamplesConfig
 from bae_ray.comsem.found import Found
 from bae_ray.comsem.tasks import active_features
-from bae_ray.report.firing import Rates
+from bae_ray.experiments.more_bit.firing import Rates
 
 BASELINE = "ReLU SAE"
 TRAINED = ["model", "layer", "n_train", "n_val", "d_in", "d_latent", "entropy_bits", "entropy_low", "entropy_high",

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bae_ray.analysis.magnitudes import MagnitudeMap
+from bae_ray.experiments.more_bit.magnitudes import MagnitudeMap
 
 COLORS = matplotlib.colormaps["magma"].resampled(10)  # few colours make small files
 LOWEST_BURSTINESS = -2.5

@@ -12,9 +12,9 @@ from bae_ray.comsem.calibration import JudgeCheck
 from bae_ray.comsem.comparison import Comparison, compare
 from bae_ray.comsem.judge import Usage
 from bae_ray.comsem.methods import TableMethod, random_method
-from bae_ray.report.comsem_claims import claims
-from bae_ray.report.comsem_scores import scores_figure
-from bae_ray.report.comsem_table import best_line, judge_verdict, report_comsem_table
+from bae_ray.experiments.comsem_table.comsem_claims import claims
+from bae_ray.experiments.comsem_table.comsem_scores import scores_figure
+from bae_ray.experiments.comsem_table.report import best_line, judge_verdict, report_comsem_table
 
 SCORES = {"relu-layer-4": [1.0, 0.5, 0.0], "bae-layer-4": [0.75, 1.0, 0.25, 0.5], "random": [0.25, 0.0]}
 CHANCES = {"relu-layer-4": [0.0, 0.5, 0.25], "bae-layer-4": [0.25, math.nan, 0.0, math.nan], "random": [0.0, 0.25]}

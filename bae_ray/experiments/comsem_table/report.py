@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bae_ray.comsem.comparison import Comparison
-from bae_ray.report.comsem import print_check
-from bae_ray.report.comsem_claims import claims
-from bae_ray.report.comsem_scores import scores_figure
+from bae_ray.experiments.comsem_table.comsem_claims import claims
+from bae_ray.experiments.comsem_table.comsem_scores import scores_figure
+from bae_ray.report.comsem_terminal import print_check
 from bae_ray.report.figures import save_png
 from bae_ray.report.html import write_report
 from bae_ray.training.results import write_csv

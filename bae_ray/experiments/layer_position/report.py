@@ -7,12 +7,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from bae_ray.analysis.claims import claim, last_share, trend
+from bae_ray.experiments.layer_position.interactive import sweep_data
+from bae_ray.experiments.layer_position.matched import NOTE as MATCHED_NOTE
+from bae_ray.experiments.layer_position.matched import curves, report_matched
+from bae_ray.report.entropy_tables import print_entropies
 from bae_ray.report.figures import entropy_figure, save_png
 from bae_ray.report.html import write_report
-from bae_ray.report.interactive import sweep_data
-from bae_ray.report.matched import NOTE as MATCHED_NOTE
-from bae_ray.report.matched import curves, report_matched
-from bae_ray.report.tables import print_entropies
 from bae_ray.report.variants import variants
 from bae_ray.training.results import entropy_table, outcomes, results, write_csv
 from bae_ray.training.run import RUN_FILE

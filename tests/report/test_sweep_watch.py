@@ -9,7 +9,7 @@ import pytest
 
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError
-from bae_ray.report.watch import status
+from bae_ray.report.sweep_watch import status
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig, expand
 from bae_ray.training.results import GridRecord, results

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bae_ray.report.trade_off import SPLITS, compare, print_table, trade_off_figure
+from bae_ray.experiments.more_bit.trade_off import SPLITS, compare, print_table, trade_off_figure
 
 
 def table(losses: list[float], active: list[int], sae_active: int = 100) -> pd.DataFrame:

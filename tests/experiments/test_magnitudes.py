@@ -3,9 +3,9 @@ import torch
 from torch import Tensor
 
 from bae_ray.activations.rows import Rows
-from bae_ray.analysis import magnitudes as module
-from bae_ray.analysis.magnitudes import evenly_spaced, joined, magnitude_map
 from bae_ray.autoencoders import Autoencoder, BAEConfig, ReLUConfig, build_autoencoder
+from bae_ray.experiments.more_bit import magnitudes as module
+from bae_ray.experiments.more_bit.magnitudes import evenly_spaced, joined, magnitude_map
 
 D = 5
 

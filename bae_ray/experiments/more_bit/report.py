@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import DENSE_RATE
-from bae_ray.analysis.magnitudes import magnitude_map
 from bae_ray.autoencoders import load_autoencoder
 from bae_ray.comsem.config import ExamplesConfig
 from bae_ray.comsem.found import Found
+from bae_ray.experiments.more_bit.firing import firing_figure
+from bae_ray.experiments.more_bit.magnitude_figure import magnitudes_figure
+from bae_ray.experiments.more_bit.magnitudes import magnitude_map
+from bae_ray.experiments.more_bit.more_bit_table import by_layer, more_bit_table, rates_of
+from bae_ray.experiments.more_bit.trade_off import compare, print_table, trade_off_figure
 from bae_ray.report.figures import save_png
-from bae_ray.report.firing import firing_figure
 from bae_ray.report.html import write_report
-from bae_ray.report.magnitudes import magnitudes_figure
-from bae_ray.report.more_bit_table import by_layer, more_bit_table, rates_of
-from bae_ray.report.trade_off import compare, print_table, trade_off_figure
 from bae_ray.training.results import write_csv
 
 NOTES = [
