@@ -13,7 +13,7 @@ from bae_ray.comsem.answers import CHOICES
 from bae_ray.comsem.judge import DECISION_TOKENS, EXPLANATION_TOKENS, TOP_LOGPROBS
 from bae_ray.files import write_text
 from bae_ray.serving.config import JudgeServiceConfig
-from bae_ray.serving.judge import settings
+from bae_ray.serving.judge.application import settings
 
 
 def main(given: Path, found: Path) -> None:

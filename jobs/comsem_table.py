@@ -28,7 +28,7 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.experiments.extractions import news, pile
 from bae_ray.files import write_text
 from bae_ray.serving.config import JudgeServiceConfig
-from bae_ray.serving.judging import JobJudgeConfig, judge_of
+from bae_ray.serving.judge.session import JobJudgeConfig, judge_of
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig
 
@@ -121,7 +121,7 @@ def check(job: ComSemTable) -> None:
     """Raise `InvalidInputError` for what the job does not take, and `JudgeError` where the judge does not answer."""
     from bae_ray.comsem.layout import CACHE_FILE
     from bae_ray.comsem.pipeline import check as check_judge
-    from bae_ray.serving.judge import require_vllm
+    from bae_ray.serving.judge.application import require_vllm
 
     if job.extract.all_positions != ("all",):
         raise InvalidInputError(f"extract.positions is {job.extract.all_positions}: this job takes all.")

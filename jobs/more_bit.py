@@ -31,7 +31,7 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.experiments.extractions import news, pile
 from bae_ray.files import write_text
 from bae_ray.serving.config import JudgeServiceConfig
-from bae_ray.serving.judging import JobJudgeConfig, judge_of
+from bae_ray.serving.judge.session import JobJudgeConfig, judge_of
 from bae_ray.training.config import RunConfig, TrainingConfig
 from bae_ray.training.execution import ExecutionConfig
 from bae_ray.training.grid import SweepConfig, expand
@@ -130,7 +130,7 @@ def check(job: MoreBit) -> None:
     """Raise `InvalidInputError` for what the job does not take, and `JudgeError` where the judge does not answer."""
     from bae_ray.comsem.layout import CACHE_FILE
     from bae_ray.comsem.pipeline import check as check_judge
-    from bae_ray.serving.judge import require_vllm
+    from bae_ray.serving.judge.application import require_vllm
 
     extract = job.extract
     if extract.all_positions != ("all",):

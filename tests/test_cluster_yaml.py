@@ -80,7 +80,7 @@ def test_vllm_is_installed_where_judges_are_and_not_for_extraction():
 
 
 def test_a_judge_gets_a_judge_worker_and_an_extraction_a_small_one():
-    from bae_ray.serving.judge import settings
+    from bae_ray.serving.judge.application import settings
 
     wanted = settings(JudgeServiceConfig(num_gpus=1, node_resource="judge"), 1.0)
     types = prepare_config(CLUSTER)["available_node_types"]
@@ -99,7 +99,7 @@ def test_a_judge_asks_for_the_nodes_with_vllm_where_the_cluster_has_them():
     script = """
 import sys, ray
 from bae_ray.serving.config import JudgeServiceConfig
-from bae_ray.serving.judge import located
+from bae_ray.serving.judge.application import located
 ray.init(num_cpus=1, resources={name: 1 for name in sys.argv[1:]}, include_dashboard=False, log_to_driver=False)
 print("found", located(JudgeServiceConfig(num_gpus=1)).node_resource)
 """

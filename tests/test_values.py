@@ -17,13 +17,13 @@ from bae_ray.activations.rows import Rows
 from bae_ray.analysis.features import feature_statistics
 from bae_ray.analysis.sampling import estimate_entropy
 from bae_ray.autoencoders import Autoencoder, BAEConfig, build_autoencoder
-from bae_ray.client.results import rows_of
+from bae_ray.client.array_types import rows_of
 from bae_ray.compression import compress, compress_activations
 from bae_ray.compression.sources import FileSource
 from bae_ray.errors import BaeRayError, CheckpointError, NotFiniteError
 from bae_ray.experiments.compression.compressibility import distortion
-from bae_ray.serving.arrays import vectors
-from bae_ray.serving.problems import Problem
+from bae_ray.serving.http.arrays import vectors
+from bae_ray.serving.http.problems import Problem
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.trainer import train
 

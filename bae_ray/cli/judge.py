@@ -9,7 +9,7 @@ from bae_ray.comsem.reach import unreachable
 from bae_ray.errors import InvalidInputError, JudgeError
 from bae_ray.files import write_text
 from bae_ray.serving.config import DRAIN_S, JudgeServiceConfig
-from bae_ray.serving.environment import prepare
+from bae_ray.serving.ray_serve.environment import prepare
 
 
 class JudgeServeCommand(JudgeServiceConfig, AddressConfig):
@@ -35,8 +35,8 @@ def judge_serve(command: JudgeServeCommand) -> int:
         )
     check_address(command)
     prepare()
-    from bae_ray.serving.hosting import serve_until_stopped
-    from bae_ray.serving.judge import build
+    from bae_ray.serving.judge.application import build
+    from bae_ray.serving.ray_serve.lifecycle import serve_until_stopped
 
     config = JudgeServiceConfig(**{name: getattr(command, name) for name in JudgeServiceConfig.model_fields})
 

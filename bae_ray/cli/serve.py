@@ -7,10 +7,10 @@ from contextlib import nullcontext
 from bae_ray.cli.address import AddressConfig, check_address, is_loopback
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import ServiceConfig
-from bae_ray.serving.environment import QUIET_VARIABLE, prepare
-from bae_ray.serving.haproxy import private_haproxy
-from bae_ray.serving.keys import VARIABLE, read_keys
-from bae_ray.serving.ports import LOOPBACK, url_of
+from bae_ray.serving.http.keys import VARIABLE, read_keys
+from bae_ray.serving.ray_serve.environment import QUIET_VARIABLE, prepare
+from bae_ray.serving.ray_serve.haproxy import private_haproxy
+from bae_ray.serving.ray_serve.ports import LOOPBACK, url_of
 
 APPLICATION = "bae_ray"
 MARGIN_S = 10
@@ -42,8 +42,8 @@ def _serve(command: ServeCommand) -> None:
 
     from bae_ray.cluster import connect, has_joined, only_machine
     from bae_ray.serving.app import build_apart, check
-    from bae_ray.serving.hosting import serve_until_stopped
-    from bae_ray.serving.places import placed
+    from bae_ray.serving.ray_serve.capacity import placed
+    from bae_ray.serving.ray_serve.lifecycle import serve_until_stopped
 
     config = ServiceConfig(**{name: getattr(command, name) for name in ServiceConfig.model_fields})
     config = config.model_copy(update={"registry": command.registry.absolute()})  # replicas run in other folders

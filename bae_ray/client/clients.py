@@ -10,10 +10,10 @@ from typing import Any, Literal, Self, TypeVar
 import httpx
 from typing_extensions import override
 
-from bae_ray.client import flows
-from bae_ray.client.errors import ServiceError, UnreachableError, error_of
-from bae_ray.client.parts import Call, Encoders, Flow, get_encoder
-from bae_ray.client.results import Returns
+from bae_ray.client import endpoints
+from bae_ray.client.array_types import Returns
+from bae_ray.client.requests import Call, Encoders, Flow, get_encoder
+from bae_ray.client.service_errors import ServiceError, UnreachableError, error_of
 
 T = TypeVar("T")
 RETRIED = (429, 503)
@@ -31,7 +31,7 @@ class _Calls(ABC):
 
     `x` and `code` may be numpy arrays, torch tensors, data frames or lists; results are of the same kind, or of the
     one that `returns` names. What is more than the service takes at once is sent in parts. Every call raises a
-    `ServiceError`: see `bae_ray.client.errors`.
+    `ServiceError`: see `bae_ray.client.service_errors`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class _Calls(ABC):
 
     def encoders(self) -> Any:
         """A data frame with a row per encoder of the registry."""
-        return self._run(flows.list_encoders())
+        return self._run(endpoints.list_encoders())
 
     def encoder(self, encoder_id: str) -> Any:
         """What the service says of an encoder, its limits included: a dict."""
@@ -61,19 +61,19 @@ class _Calls(ABC):
 
     def encode(self, encoder_id: str, x: Any, *, packed: bool = False, returns: Returns = "same") -> Any:
         """Codes [n, d_latent] of activations [n, d_in], uint8 of 0 and 1; `packed`: [n, ceil(d_latent / 8)]."""
-        return self._run(flows.encode(self._known, encoder_id, x, packed, returns))
+        return self._run(endpoints.encode(self._known, encoder_id, x, packed, returns))
 
     def indices(self, encoder_id: str, x: Any, *, top_k: int | None = None, returns: Returns = "same") -> Any:
         """The latents that fire, an array for each row, in a list or series; with `top_k` [n, top_k], largest first."""
-        return self._run(flows.indices(self._known, encoder_id, x, top_k, returns))
+        return self._run(endpoints.indices(self._known, encoder_id, x, top_k, returns))
 
     def magnitudes(self, encoder_id: str, x: Any, *, top_k: int | None = None, returns: Returns = "same") -> Any:
         """Magnitudes (burstiness) [n, n_features]; with `top_k` the pair indices, magnitudes, each [n, top_k]."""
-        return self._run(flows.magnitudes(self._known, encoder_id, x, top_k, returns))
+        return self._run(endpoints.magnitudes(self._known, encoder_id, x, top_k, returns))
 
     def decode(self, encoder_id: str, code: Any, *, returns: Returns = "same") -> Any:
         """Activations [n, d] of codes [n, d_latent], packed codes, or latents of an encoder that is not binary."""
-        return self._run(flows.decode(self._known, encoder_id, code, returns))
+        return self._run(endpoints.decode(self._known, encoder_id, code, returns))
 
     def compress(
         self,
@@ -90,21 +90,21 @@ class _Calls(ABC):
         read without the encoder.
         """
         params = {"scheme": scheme, "threshold": threshold, "table": table}
-        return self._run(flows.compress(self._known, encoder_id, x, params))
+        return self._run(endpoints.compress(self._known, encoder_id, x, params))
 
     def decompress(
-        self, encoder_id: str, data: flows.Bytes | Sequence[flows.Bytes], *, returns: Returns = "numpy"
+        self, encoder_id: str, data: endpoints.Bytes | Sequence[endpoints.Bytes], *, returns: Returns = "numpy"
     ) -> Any:
         """The activations [n, d] in containers."""
-        return self._run(flows.decompress(self._known, encoder_id, data, returns))
+        return self._run(endpoints.decompress(self._known, encoder_id, data, returns))
 
     def feature(self, encoder_id: str, index: int) -> Any:
         """What the encoder says of a feature: a `Feature`."""
-        return self._run(flows.feature(encoder_id, index))
+        return self._run(endpoints.feature(encoder_id, index))
 
     def encode_texts(self, encoder_id: str, texts: str | Sequence[str], *, top_k: int = 8) -> Any:
         """A data frame with a row per token: text, token_id, token, start, end, features, magnitudes."""
-        return self._run(flows.encode_texts(self._known, encoder_id, texts, top_k))
+        return self._run(endpoints.encode_texts(self._known, encoder_id, texts, top_k))
 
 
 class Client(_Calls):

@@ -13,16 +13,16 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from bae_ray.cluster import only_machine
+from bae_ray.serving.compute.encoders import deployed, encoders
+from bae_ray.serving.compute.texts import texts
 from bae_ray.serving.config import ServiceConfig
-from bae_ray.serving.encoders import deployed, encoders
-from bae_ray.serving.keyring import Keyring
-from bae_ray.serving.keys import Keys, read_keys
-from bae_ray.serving.loopback import listen_like_ray
-from bae_ray.serving.metrics import Counted
-from bae_ray.serving.places import placed
-from bae_ray.serving.problems import RETRY_AFTER_S
-from bae_ray.serving.registry import Registry
-from bae_ray.serving.texts import texts
+from bae_ray.serving.http.key_file import Keyring
+from bae_ray.serving.http.keys import Keys, read_keys
+from bae_ray.serving.http.problems import RETRY_AFTER_S
+from bae_ray.serving.monitoring.metrics import Counted
+from bae_ray.serving.ray_serve.capacity import placed
+from bae_ray.serving.ray_serve.loopback import listen_like_ray
+from bae_ray.serving.registry.registry import Registry
 
 SPARE = 256
 """Requests that a replica takes beyond its limits, so that it can turn them away itself and say that it lives."""
@@ -43,11 +43,11 @@ class Gateway:
         self._config, self._keys, self._encoders, self._texts = config, keys, encoders, texts
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        from bae_ray.serving.api import create_app
-        from bae_ray.serving.manners import Manners
-        from bae_ray.serving.metrics import Metrics
-        from bae_ray.serving.room import Room
-        from bae_ray.serving.service import Service
+        from bae_ray.serving.http.api import create_app
+        from bae_ray.serving.http.middleware import Manners
+        from bae_ray.serving.http.service import Service
+        from bae_ray.serving.monitoring.metrics import Metrics
+        from bae_ray.serving.ray_serve.placement import Room
 
         context = serve.get_replica_context()
         metrics = Metrics(context.replica_id.unique_id)

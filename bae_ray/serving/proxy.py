@@ -13,8 +13,8 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bae_ray.serving.connections import limit_connections
-from bae_ray.serving.problems import MEDIA_TYPE, Problem
+from bae_ray.serving.http.problems import MEDIA_TYPE, Problem
+from bae_ray.serving.ray_serve.connections import limit_connections
 
 LOST = "The replica that had this request went away. Send the request again."
 MEANT = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder, BAEConfig, build_autoencoder
-from bae_ray.client.containers import split_container
+from bae_ray.client.split_containers import split_container
 from bae_ray.compression import (
     Scheme,
     compress,

@@ -17,7 +17,7 @@ from bae_ray.autoencoders import (
     load_autoencoder,
 )
 from bae_ray.comsem.methods import table_methods
-from bae_ray.serving.registry import Registry
+from bae_ray.serving.registry.registry import Registry
 from bae_ray.training.config import CellConfig, RunConfig
 
 

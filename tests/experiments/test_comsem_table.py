@@ -18,7 +18,7 @@ from bae_ray.activations.config import TokensConfig
 from bae_ray.activations.inputs import WindowsInput
 from bae_ray.activations.layout import Cell
 from bae_ray.errors import InvalidInputError, JudgeError
-from bae_ray.serving.judging import JobJudgeConfig
+from bae_ray.serving.judge.session import JobJudgeConfig
 from bae_ray.training.config import CellConfig
 from bae_ray.training.grid import expand
 from tests.comsem.server import JudgeServer, Reply, perfect

@@ -16,7 +16,7 @@ from bae_ray.activations.inputs import WindowsInput
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import BAEConfig, BinaryAutoencoder, load_autoencoder
 from bae_ray.errors import InvalidInputError, JudgeError
-from bae_ray.serving.judging import JobJudgeConfig
+from bae_ray.serving.judge.session import JobJudgeConfig
 from tests.comsem.server import JudgeServer, always_yes
 
 ROOT = Path(__file__).parents[2]

@@ -32,7 +32,7 @@ def test_example(served: Served, folder: Path, language: str, code: str):
 
 
 def test_every_code_is_listed():
-    from bae_ray.serving.problems import KINDS
+    from bae_ray.serving.http.problems import KINDS
 
     for code in KINDS:
         assert f"`{code}`" in TEXT, code

@@ -1,0 +1,155 @@
+"""How calls are sent: within the service's limits, in parts where they are more, by what it is known to take.
+
+Generators that yield requests and are given answers, or an error that they may answer to.
+"""
+
+import json
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+from safetensors.numpy import load, save
+
+from bae_ray.client.service_errors import InvalidRequestError, RequestTooLargeError
+from bae_ray.errors import InvalidInputError
+
+JSON = "application/json"
+SAFETENSORS = "application/x-safetensors"
+HEADER_BYTES = 1024
+"""What a body has beside its array, at most."""
+
+VERSION_HEADER = "x-encoder-version"
+TRIES = 3
+
+T = TypeVar("T")
+
+
+class Call(NamedTuple):
+    """A request to send."""
+
+    method: str
+    path: str
+    params: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    json: Any = None
+    content: bytes | None = None
+    accept: str = JSON
+    content_type: str = SAFETENSORS
+    """Of the content."""
+
+    def options(self) -> dict[str, Any]:
+        """What httpx is called with."""
+        headers = {"accept": self.accept, **({"content-type": self.content_type} if self.content is not None else {})}
+        params = {name: value for name, value in self.params.items() if value is not None}
+        body = {"json": self.json} if self.json is not None else {"content": self.content}
+        return {"headers": headers, "params": params, **body}
+
+
+Flow = Generator[Call, httpx.Response, T]
+Info = dict[str, Any]
+"""What the service says of an encoder."""
+Part = TypeVar("Part", np.ndarray, list[str], list[bytes])
+Encoders = dict[str, Info]
+"""What is known of encoders by id: asked for again where an answer shows that another one has taken the id."""
+
+
+def path_of(encoder_id: str) -> str:
+    """Where the service has an encoder."""
+    return f"/v1/encoders/{quote(encoder_id, safe='')}"
+
+
+def get_encoder(encoder_id: str) -> Flow[dict[str, Any]]:
+    """All that the service says of it."""
+    return (yield Call("GET", path_of(encoder_id))).json()
+
+
+class _ReplacedError(Exception):
+    """Answers are of another encoder than the one that is known by the id."""
+
+
+def up_to_date(known: Encoders, encoder_id: str, attempt: Callable[[Info], Flow[T]]) -> Flow[T]:
+    """What `attempt` makes of an encoder's widths and limits, which are asked for once.
+
+    It is made again by what they are now where another encoder has taken the id; and once where it was refused and they
+    have changed. Raises `InvalidInputError` for an encoder that is broken, or never stays the same.
+    """
+    if encoder_id not in known:
+        known[encoder_id] = yield from _ready(encoder_id)
+    refused = False
+    for _ in range(TRIES):
+        try:
+            return (yield from attempt(known[encoder_id]))
+        except _ReplacedError:
+            known[encoder_id] = yield from _ready(encoder_id)
+        except (RequestTooLargeError, InvalidRequestError, InvalidInputError):
+            before, known[encoder_id] = known[encoder_id], (yield from _ready(encoder_id))
+            if refused or known[encoder_id] == before:
+                raise
+            refused = True
+    raise InvalidInputError(f"encoder {encoder_id} is being replaced: its files change from answer to answer. Wait.")
+
+
+def _ready(encoder_id: str) -> Flow[Info]:
+    info = yield from get_encoder(encoder_id)
+    if info["status"] != "ready":
+        raise InvalidInputError(f"encoder {encoder_id} is broken: {info['reason']}. Restore its files in the registry.")
+    return info
+
+
+def split(info: Info, values: np.ndarray, answer_width: int) -> list[np.ndarray]:
+    """Parts within the service's limits; `answer_width`: bytes of the answer for each row."""
+    limits = info["limits"]
+    body = (limits["max_body_bytes"] - HEADER_BYTES) // max(1, values[:1].nbytes)
+    step = max(1, min(limits["max_rows"], body, limits["max_response_bytes"] // max(1, answer_width)))
+    return [values[start : start + step] for start in range(0, len(values), step)]
+
+
+def groups(limits: dict[str, Any], texts: list[str]) -> Iterator[list[str]]:
+    """Texts, as many as the service takes at once in number and in bytes."""
+    group, size = [], HEADER_BYTES
+    for text in texts:
+        more = len(json.dumps(text)) + 1
+        if group and (len(group) == limits["max_texts"] or size + more > limits["max_body_bytes"]):
+            yield group
+            group, size = [], HEADER_BYTES
+        group.append(text)
+        size += more
+    if group:
+        yield group
+
+
+def answers(info: Info, parts: Sequence[Part], call: Callable[[Part], Call]) -> Flow[list[httpx.Response]]:
+    """The answers to parts, in their order; a part whose answer would be too large is sent in halves.
+
+    Raises `_ReplacedError` where one of them is of another encoder.
+    """
+    made: list[httpx.Response] = []
+    waiting = [*reversed(parts)]
+    while waiting:
+        part = waiting.pop()
+        try:
+            response = yield call(part)
+        except RequestTooLargeError as error:
+            if error.code != "answer_too_large" or len(part) < 2:
+                raise
+            half = len(part) // 2
+            waiting += [part[half:], part[:half]]
+        else:
+            if response.headers.get(VERSION_HEADER) != info["version"]:
+                raise _ReplacedError
+            made.append(response)
+    return made
+
+
+def in_parts(
+    info: Info, verb: str, params: dict[str, Any], name: str, values: np.ndarray, answer_width: int
+) -> Flow[list[dict[str, np.ndarray]]]:
+    """The arrays of the answers."""
+    path = f"{path_of(info['id'])}/{verb}"
+    responses = yield from answers(
+        info,
+        split(info, values, answer_width),
+        lambda part: Call("POST", path, params, content=save({name: part}), accept=SAFETENSORS),
+    )
+    return [load(response.content) for response in responses]

@@ -1,0 +1,1 @@
+"""The replicas that compute: encoders, and the language models of texts."""

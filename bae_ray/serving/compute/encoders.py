@@ -1,0 +1,191 @@
+"""The deployment that holds encoders and computes with them."""
+
+import io
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, cast
+from weakref import finalize
+
+import numpy as np
+import torch
+from ray import serve
+from typing_extensions import override
+
+from bae_ray.autoencoders import Autoencoder, load_autoencoder
+from bae_ray.compression import Scheme, TableChoice, decompress_activations, model_hash, open_container
+from bae_ray.compression.activations import check_model, write_activations
+from bae_ray.compression.codec import BLOCK_ROWS, CodeOptions, check_size
+from bae_ray.errors import BaeRayError, ContainerTooLargeError
+from bae_ray.serving.compute.feature_description import describe_feature
+from bae_ray.serving.compute.operations import Operation
+from bae_ray.serving.compute.threads import Threads
+from bae_ray.serving.config import ServiceConfig
+from bae_ray.serving.monitoring.metrics import Counted, Loads
+from bae_ray.serving.monitoring.replica_states import own_id
+from bae_ray.serving.ray_serve.loopback import listen_like_ray
+from bae_ray.serving.registry.registry import Registry
+from bae_ray.serving.time_limits import Patience
+
+LOGGING = {"encoding": "JSON", "enable_access_log": False}
+"""The gateway has a line for every request that says more than Serve's."""
+COMPUTING, LOADING = "computing", "loading what was asked for"
+"""What a replica is at."""
+DRAIN_LOOK_S = 1.0
+"""How often a replica that stops looks whether its requests are finished."""
+
+LOAD_TIMEOUT_S = 60.0
+
+log = logging.getLogger("ray.serve")
+T = TypeVar("T")
+
+
+class ChangedError(BaeRayError):
+    """An encoder's files are not those that the gateway saw."""
+
+
+class _Loaded(NamedTuple):
+    autoencoder: Autoencoder
+    model_hash: str
+    """What containers of its codes name it by: taken once, since it goes through all of the dictionary."""
+
+
+class _Bounded(io.BytesIO):
+    """A file in memory that grows no further than it may."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    @override
+    def write(self, data: Any, /) -> int:
+        if self.tell() + len(data) > self._most:
+            raise ContainerTooLargeError(f"the container would take more than {self._most} bytes.")
+        return super().write(data)
+
+
+class Encoders:
+    """A replica: some encoders of the registry in memory, and threads that compute with them."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        listen_like_ray()
+        settings = config.encoders
+        self._registry = Registry.of(config)
+        self._most = config.limits.max_response_bytes
+        self._device = "cuda" if settings.num_gpus and torch.cuda.is_available() else "cpu"
+        # Ray gives an actor of one CPU one thread. Replicas share the machine's cores evenly instead.
+        threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.max_replicas)
+        self._loads = Loads(own_id(), "encoders", "encoder", self._device)
+        self._threads = Threads(threads if self._device == "cpu" else 1, "compute")
+        self._coder = Threads(1, "codec")
+        self._loader = Threads(1, "load")  # where the disk is slow, what is loaded already is computed with meanwhile
+        self._patience = Patience(LOAD_TIMEOUT_S)
+        self._loading = 0
+
+        @serve.multiplexed(max_num_models_per_replica=settings.encoders_per_replica)
+        async def load(key: str) -> _Loaded:
+            self._loading += 1
+            try:
+                return await self._loader.run(self._load, key)
+            finally:
+                self._loading -= 1
+
+        self._loaded = cast(Callable[[str], Awaitable[_Loaded]], load)
+
+    async def compute(self, operation: Operation, parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """A batch, of the encoder that the call is for: see `operations.compute`.
+
+        Raises `CheckpointError` where the encoder cannot be loaded.
+        """
+        autoencoder, _ = await self._loaded(serve.get_multiplexed_model_id())
+        return await self._threads.compute(autoencoder, operation, parts)
+
+    async def ping(self) -> None:
+        """Answer."""
+
+    async def doing(self) -> str:
+        """What it is at: `COMPUTING` or `LOADING`."""
+        return LOADING if self._loading else COMPUTING
+
+    async def counted(self) -> Counted:
+        """What this replica has loaded and evicted."""
+        return self._loads.collected()
+
+    async def feature(self, index: int) -> dict[str, Any]:
+        """What is known of a feature: see `features.describe_feature`."""
+        autoencoder, _ = await self._loaded(serve.get_multiplexed_model_id())
+        return await self._threads.run(describe_feature, autoencoder, index)
+
+    async def compress(self, x: np.ndarray, scheme: Scheme, threshold: float | None, table: TableChoice) -> bytes:
+        """Activations [N, D] as the codec's container, of `max_response_bytes` at most.
+
+        Raises `InvalidInputError` for another kind of encoder, and `ContainerTooLargeError`.
+        """
+        autoencoder, known = await self._loaded(serve.get_multiplexed_model_id())
+        file = _Bounded(self._most)
+        batches = torch.from_dlpack(x).split(BLOCK_ROWS)
+        options: CodeOptions = {"threshold": threshold, "table": table, "model_hash": known}
+        await self._coder.run(partial(write_activations, file, autoencoder, batches, scheme, **options))
+        return file.getvalue()
+
+    async def decompress(self, data: bytes, packed: bool) -> dict[str, np.ndarray]:
+        """`x` [N, D] of a container, or its packed `code`. Raises `CompressionError` for one of another encoder."""
+        loaded = await self._loaded(serve.get_multiplexed_model_id())
+        return await self._coder.run(_decompress, loaded, data, packed, self._most)
+
+    def _load(self, key: str) -> "_Loaded":
+        encoder_id, _, version = key.partition("@")
+        entry = self._registry.find(encoder_id)
+        if entry is None or entry.version != version:
+            raise ChangedError(f"encoder {encoder_id} is not what it was: its files have changed, or are gone.")
+        with self._loads.loading(encoder_id):
+            # What cannot be read in time is an OSError, as of a disk that fails.
+            autoencoder = self._patience.call(key, partial(load_autoencoder, entry.folder)).to(self._device)
+            loaded = _Loaded(autoencoder, model_hash(autoencoder))
+        # Serve drops the least recently used when another one is to be loaded; it is gone with its last batch.
+        finalize(autoencoder, self._loads.evicted, encoder_id).atexit = False
+        log.info(f"encoder {encoder_id} is loaded on {self._device}.")
+        return loaded
+
+
+def _decompress(loaded: _Loaded, data: bytes, packed: bool, most: int) -> dict[str, np.ndarray]:
+    autoencoder, known = loaded
+    if not packed:
+        return {"x": decompress_activations(autoencoder, data, max_bytes=most, known_hash=known).numpy()}
+    with open_container(data) as reader:
+        check_model(autoencoder, reader, known)
+        width = -(-autoencoder.d_latent // 8)
+        check_size(reader, len(reader), width, most)
+        packed_code, done = np.empty((len(reader), width), np.uint8), 0
+        for code in reader.codes(0, len(reader)):
+            packed_code[done : done + len(code)] = np.packbits(code, axis=1)
+            done += len(code)
+        return {"code": packed_code}
+
+
+def encoders(config: ServiceConfig) -> serve.Application:
+    """The deployment as the config says."""
+    return deployed(Encoders, config.encoders, max_ongoing=64, drain_s=config.drain_s).bind(config)
+
+
+def deployed(replica: type, settings: Any, max_ongoing: int, drain_s: float) -> serve.Deployment:
+    """A class as a deployment with the replicas of its config, which are given `drain_s` to finish when they stop."""
+    return serve.deployment(replica).options(  # pyright: ignore[reportFunctionMemberAccess]
+        autoscaling_config={
+            "min_replicas": settings.min_replicas,
+            "initial_replicas": settings.min_replicas,
+            "max_replicas": settings.max_replicas,
+            "target_ongoing_requests": settings.target_ongoing,
+            "policy": {"policy_function": "bae_ray.serving.ray_serve.scaling:Expiring"},
+            "downscale_delay_s": 0,  # the policy has delays of its own
+            "downscale_to_zero_delay_s": 0,
+        },
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+        max_ongoing_requests=max_ongoing,
+        logging_config=LOGGING,
+        graceful_shutdown_timeout_s=drain_s,
+        graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
+        health_check_period_s=2,
+        health_check_timeout_s=30,
+    )

@@ -1,0 +1,1 @@
+"""The API: what requests and answers look like, who may call, and within which limits."""

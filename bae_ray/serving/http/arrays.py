@@ -1,0 +1,234 @@
+"""Arrays in bodies and answers: nested JSON numbers, base64 with dtype and shape, or safetensors."""
+
+import base64
+import binascii
+import json
+import math
+import re
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import pydantic_core
+import safetensors
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import save
+from torch import Tensor
+
+from bae_ray.errors import InvalidInputError, NotFiniteError
+from bae_ray.serving.http.media_types import JSON, SAFETENSORS, Media
+from bae_ray.serving.http.problems import Problem
+from bae_ray.values import check_finite, check_type
+
+Style = Literal["nested", "base64"]
+"""How arrays look in JSON."""
+Arrays = dict[str, np.ndarray]
+
+DTYPES = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "uint8": torch.uint8,
+    "int32": torch.int32,
+    "int64": torch.int64,
+}
+SAFETENSORS_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8", "I32": "int32",
+    "I64": "int64",
+}  # fmt: skip
+NUMBER = re.compile("[0-9]{1,18}")
+LARGEST_HEADER = 1 << 16
+ABOUT = ("encoder", "d_latent", "format", "top_k")
+"""What an answer says beside its arrays; a body may be an answer as it came."""
+FORMATS = ("packed", "indices", "magnitudes")
+CHUNK_NUMBERS = 1 << 16
+"""Numbers that are Python's at a time while an answer is written."""
+NOT_TAKEN = f"expected numbers, as nested lists or as {{data, dtype, shape}} with a dtype of {', '.join(DTYPES)}"
+
+
+def read_json(body: bytes) -> dict[str, Any]:
+    """The object that a JSON body is. NaN and infinity are read, so that what they stand in can say where they are."""
+    try:
+        value = pydantic_core.from_json(body, allow_inf_nan=True, cache_strings="keys")
+    except (ValueError, RecursionError):
+        raise Problem("malformed", "The body is not JSON.") from None
+    if not isinstance(value, dict):
+        raise Problem("invalid", "The body has to be a JSON object.")
+    return value
+
+
+def read_arrays(
+    body: bytes, media: Media, names: Sequence[str], max_rows: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arrays of a body by name, as tensors, and what stands beside them where the body is an answer of ours.
+
+    Ragged lists of JSON stay lists. Raises the problems `malformed`, `invalid` and `too_many_rows`, the last before an
+    array is made.
+    """
+    if media == JSON:
+        found = {name: value for name, value in read_json(body).items() if value is not None}
+        about = {name: found.pop(name) for name in ABOUT if name in found}
+    else:
+        found, about = _read_safetensors(body)
+    if not found.keys() <= set(names) or not found:
+        raise Problem("invalid", f"The body has to hold {' or '.join(names)}, and nothing else.")
+    for value in found.values():
+        if isinstance(value, list) and len(value) > max_rows:
+            raise Problem("too_many_rows", f"There may be {max_rows} rows in a request.")
+    return {name: array(value, name) if name != "indices" else value for name, value in found.items()}, about
+
+
+def array(value: Any, name: str) -> Tensor:
+    """A tensor from what a body holds under a name."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, dict):
+        return _from_base64(value, name)
+    if isinstance(value, list):
+        _check_numbers(value, name)
+        try:
+            made = np.asarray(value)
+        except (ValueError, OverflowError):
+            raise Problem("invalid", f"{name} has rows of different lengths.") from None
+        if made.dtype.kind in "fiu" and made.dtype != np.uint64:
+            return torch.from_numpy(made)
+    raise Problem("invalid", f"{name}: {NOT_TAKEN}.")
+
+
+def _check_numbers(value: list[Any], name: str) -> None:
+    """Raise `invalid` for what is no list of numbers, or of such: of a text NumPy would make an array of its length."""
+    rows = value if value and all(isinstance(row, list) for row in value) else [value]
+    if not all({*map(type, row)} <= {int, float} for row in rows):
+        raise Problem("invalid", f"{name}: {NOT_TAKEN}.")
+
+
+def _from_base64(value: dict[str, Any], name: str) -> Tensor:
+    shape = value.get("shape")
+    dtype = DTYPES.get(value["dtype"]) if isinstance(value.get("dtype"), str) else None
+    if (
+        value.keys() != {"data", "dtype", "shape"}
+        or dtype is None
+        or not isinstance(value["data"], str)
+        or not isinstance(shape, list)
+        or not all(type(size) is int and 0 <= size < 1 << 40 for size in shape)
+        or len(shape) > 2
+    ):
+        raise Problem("invalid", f"{name}: {NOT_TAKEN}.")
+    data = from_base64(value["data"], name)
+    return _tensor(data, dtype, shape, name)
+
+
+def from_base64(text: Any, name: str) -> bytes:
+    """The bytes that a JSON string stands for. Raises the problem `invalid`."""
+    try:
+        if not isinstance(text, str):
+            raise TypeError
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError, TypeError):
+        raise Problem("invalid", f"{name} is not base64.") from None
+
+
+def _read_safetensors(body: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    # A header may be nearly the whole of the file: nothing that is asked for here needs more than some hundred bytes.
+    length = struct.unpack("<Q", body[:8])[0] if len(body) >= 8 else 0
+    if length > LARGEST_HEADER:
+        raise Problem("malformed", "The body's safetensors header is damaged or too large.")
+    try:
+        found = safetensors.deserialize(body)
+    except (SafetensorError, ValueError, UnicodeDecodeError):
+        raise Problem("malformed", "The body is not safetensors.") from None
+    tensors = {}
+    for name, tensor in found:
+        if tensor["dtype"] not in SAFETENSORS_DTYPES:
+            raise Problem("invalid", f"A tensor has a dtype that is none of {', '.join(SAFETENSORS_DTYPES)}.")
+        tensors[name] = _tensor(
+            tensor["data"], DTYPES[SAFETENSORS_DTYPES[tensor["dtype"]]], tensor["shape"], "A tensor"
+        )
+    return tensors, _told(json.loads(body[8 : 8 + length]).get("__metadata__") or {})
+
+
+def _told(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What `write` has put into the metadata of an answer; other people's files have words of their own there."""
+    if metadata.get("format") not in FORMATS:
+        return {}
+    numbers = {name: int(found) for name in ("d_latent", "top_k") if NUMBER.fullmatch(found := metadata.get(name, ""))}
+    return {name: metadata[name] for name in ("encoder", "format") if name in metadata} | numbers
+
+
+def _tensor(data: bytes | bytearray, dtype: torch.dtype, shape: Sequence[int], name: str) -> Tensor:
+    if len(data) != math.prod(shape) * dtype.itemsize:
+        raise Problem("invalid", f"{name}: the data does not have the bytes that dtype and shape say.")
+    if not data:
+        return torch.empty(tuple(shape), dtype=dtype)
+    return torch.frombuffer(data if isinstance(data, bytearray) else bytearray(data), dtype=dtype).reshape(tuple(shape))
+
+
+def vectors(x: Tensor, name: str, width: int, width_name: str, max_rows: int) -> np.ndarray:
+    """Finite float32 rows [N, width]. Raises `invalid`, `too_many_rows`, `wrong_width`, `not_finite`."""
+    check_rows(x, name, width, width_name, max_rows)
+    try:
+        check_type(x, name)
+        found = x.float().numpy()
+        check_finite(found, name)
+    except NotFiniteError:
+        raise Problem("not_finite", f"{name} holds NaN, infinity, or numbers above float32's range.") from None
+    except InvalidInputError:
+        raise Problem("invalid", f"{name}: {NOT_TAKEN}.") from None
+    return found
+
+
+def check_rows(x: Tensor, name: str, width: int, width_name: str, max_rows: int) -> None:
+    """Raise `invalid`, `too_many_rows` or `wrong_width` for what is no matrix of this width."""
+    if x.ndim != 2 or not len(x):
+        raise Problem("invalid", f"{name} has to be a matrix of at least one row.")
+    if len(x) > max_rows:
+        raise Problem("too_many_rows", f"There may be {max_rows} rows in a request.")
+    if x.shape[1] != width:
+        raise Problem("wrong_width", f"{name} has to be [n, {width}]: {width_name} of this encoder is {width}.")
+
+
+def write(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Any], media: Media, style: Style) -> bytes:
+    """The body of an answer: arrays, and other fields, which in safetensors are metadata.
+
+    Raises `not_finite` where numbers overflowed.
+    """
+    for a in arrays.values():
+        if a.dtype.kind == "f" and not np.isfinite(a).all():
+            raise Problem("not_finite", "The numbers sent are so large that the answer overflows float32.")
+    if media == SAFETENSORS:
+        # Values that are text stay as they are, so that what reads the metadata need not know JSON.
+        metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items() if v is not None}
+        return save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata)
+    if style == "nested":
+        return write_json(fields, {name: nested(a) for name, a in arrays.items()})
+    return pydantic_core.to_json({**fields, **{name: _as_base64(a) for name, a in arrays.items()}})
+
+
+def write_json(fields: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes:
+    """A JSON object of fields, and of others that are JSON already."""
+    texts = [pydantic_core.to_json({**fields})[1:-1], *(b'"%s":%s' % (k.encode(), v) for k, v in parts.items())]
+    return b"{" + b",".join(text for text in texts if text) + b"}"
+
+
+def nested(a: np.ndarray) -> bytes:
+    """An array as nested lists in JSON, made some rows at a time: as Python's numbers it takes several times more."""
+    step = max(1, CHUNK_NUMBERS * len(a) // max(1, a.size))
+    return in_chunks(a[start : start + step].tolist() for start in range(0, len(a), step))
+
+
+def ragged(flat: np.ndarray, splits: np.ndarray) -> bytes:
+    """Lists of different lengths in JSON; those of row i are flat[splits[i] : splits[i + 1]]."""
+    return in_chunks([flat[a:b].tolist()] for a, b in pairwise(splits.tolist()))
+
+
+def in_chunks(chunks: Iterable[list[Any]]) -> bytes:
+    """A list in JSON from pieces of it."""
+    return b"[" + b",".join(text for chunk in chunks if (text := pydantic_core.to_json(chunk)[1:-1])) + b"]"
+
+
+def _as_base64(a: np.ndarray) -> dict[str, Any]:
+    return {"data": base64.b64encode(a.tobytes()).decode(), "dtype": a.dtype.name, "shape": list(a.shape)}

@@ -1,0 +1,104 @@
+"""A request for an encoder as the routes have it: who asks, for which, what the answer may be and what it may take."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import Request
+
+from bae_ray.serving.http import media_types, sizes
+from bae_ray.serving.http.arrays import Style
+from bae_ray.serving.http.bodies import vectors_of
+from bae_ray.serving.http.media_types import BYTES, JSON, MEDIA, SAFETENSORS, Media
+from bae_ray.serving.http.middleware import Body, Exchange
+from bae_ray.serving.http.problems import Problem
+from bae_ray.serving.http.service import Service
+from bae_ray.serving.registry.encoder_files import Entry
+
+INLINE_BYTES: dict[Media, int] = {JSON: 1 << 15, SAFETENSORS: 1 << 20, BYTES: 1 << 20}
+"""What is read or written at once, in less than a millisecond; more is left to a thread."""
+
+T = TypeVar("T")
+
+
+class Asked:
+    """A request, and the encoder that it is for, which works."""
+
+    entry: Entry
+    d_in: int
+    d_latent: int
+
+    def __init__(self, service: Service, request: Request, takes_body: bool = True, takes_html: bool = False) -> None:
+        """Raises `not_acceptable`."""
+        self.exchange: Exchange = request.state.exchange
+        self.limits = service.config.limits
+        self._body: Body = request.state.body
+        self._request, self._parsing = request, service.parsing
+        accept, given = request.headers.get("accept"), request.headers.get("content-type")
+        preferred: Media = SAFETENSORS if takes_body and given and given.startswith((SAFETENSORS, BYTES)) else JSON
+        self.html = takes_html and media_types.prefers_html(accept)
+        self.answer: Media = JSON if self.html else media_types.answer_media(accept, preferred)
+
+    @classmethod
+    async def of(
+        cls, service: Service, request: Request, encoder_id: str, takes_body: bool = True, takes_html: bool = False
+    ) -> "Asked":
+        """Raises `not_acceptable`, `encoder_not_found`, `not_allowed` and `encoder_broken`."""
+        asked = cls(service, request, takes_body, takes_html)
+        asked.entry = await service.entry(encoder_id, asked.exchange.caller)
+        asked.exchange.encoder, asked.exchange.version = asked.entry.id, asked.entry.version
+        if asked.entry.config is None:
+            raise Problem("encoder_broken", asked.entry.reason)
+        asked.d_in, asked.d_latent = asked.entry.config.widths()
+        return asked
+
+    async def vectors(self) -> np.ndarray:
+        """The activations [N, D] of the body, which from here on are counted instead of it."""
+        x = await self.parsed(vectors_of, self.d_in, self.limits, quick=True)
+        self.keep(x.nbytes, len(x))
+        return x
+
+    async def parsed(
+        self, parse: Callable[..., T], *arguments: Any, taken: tuple[Media, ...] = MEDIA, quick: bool = False
+    ) -> T:
+        """What `parse` makes of the body, its type and `arguments`; `quick`: of safetensors as fast as it is copied."""
+        given = media_types.body_media(self._request.headers.get("content-type"), taken)
+        body = await self._body.read()
+        call = (given if quick else JSON, len(body), parse, body, given, *arguments)
+        if given != JSON or len(body) < INLINE_BYTES[JSON]:
+            return await aside(*call)
+        async with self._parsing:
+            return await aside(*call)
+
+    def keep(self, size: int, rows: int) -> None:
+        """Count what was read of the body, `size` bytes and so many rows, instead of the body, which is gone."""
+        self.exchange.rows = rows
+        self._body.drop()
+        self.exchange.held.take(size)
+
+    def expect(self, arrays: sizes.Arrays, style: Style) -> None:
+        """Count an answer of such arrays before they are made. Raises `answer_too_large` and `overloaded`."""
+        size = sizes.written(arrays, self.answer, style)
+        sizes.check(size, self.limits)
+        self.exchange.held.take(sizes.held(arrays) + size)
+
+    def expect_bytes(self, size: int) -> None:
+        """The same of an answer that is no arrays, in bytes before it is written and as many after."""
+        sizes.check(size, self.limits)
+        self.exchange.held.take(2 * size)
+
+
+async def aside(media: Media, size: int, function: Callable[..., T], *arguments: Any) -> T:
+    """A call that takes as long as its data is large, in a thread, so that other requests are answered meanwhile.
+
+    Where the client goes away the thread is waited for: it holds the memory that is counted for this request.
+    """
+    if size < INLINE_BYTES[media]:
+        return function(*arguments)
+    thread = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.gather(thread, return_exceptions=True)
+        raise

@@ -1,0 +1,138 @@
+"""Answers: from what was computed to what is sent.
+
+Shapes: N rows, F d_latent, T tokens, K the largest kept, B = ceil(F / 8) bytes of a packed code.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from starlette.responses import Response
+
+from bae_ray.compression import read_header
+from bae_ray.serving.compute.operations import Operation, unpack
+from bae_ray.serving.compute.texts import TextActivations
+from bae_ray.serving.config import LimitsConfig
+from bae_ray.serving.http import schemas as s
+from bae_ray.serving.http.arrays import CHUNK_NUMBERS, Style, in_chunks, ragged, write, write_json
+from bae_ray.serving.http.media_types import BYTES, JSON, Media
+from bae_ray.serving.http.problems import Problem
+from bae_ray.serving.registry.encoder_files import Entry
+
+Format = Literal["packed", "indices", "magnitudes"]
+UNPACKED_BYTES = 1 << 22
+"""Bits of codes that are a byte each at a time."""
+
+
+def info(entry: Entry, limits: LimitsConfig) -> s.EncoderInfo:
+    """What is said of an encoder."""
+    published = s.Limits(**{name: getattr(limits, name) for name in s.Limits.model_fields})
+    if entry.config is None:
+        return s.EncoderInfo(id=entry.id, status="broken", reason=entry.reason, version=entry.version, limits=published)
+    d_in, d_latent = entry.config.widths()
+    config = entry.config.model_dump(mode="json")
+    return s.EncoderInfo(
+        id=entry.id,
+        status="ready",
+        version=entry.version,
+        architecture=config["architecture"],
+        binary=entry.binary,
+        d_in=d_in,
+        d_latent=d_latent,
+        n_features=entry.n_features,
+        prior_bits=entry.prior_bits,
+        origin=s.EncoderOrigin(**entry.origin._asdict()) if entry.origin else None,
+        measures=entry.measures,
+        config=config,
+        limits=published,
+    )
+
+
+def listing(entries: Sequence[Entry], limits: LimitsConfig, more: bool) -> str:
+    """A page of what is said of encoders, as JSON; with `more` the next one begins after its last id."""
+    listed = [info(entry, limits) for entry in entries]
+    return s.EncoderList(encoders=listed, next=listed[-1].id if more else None).model_dump_json()
+
+
+def operation(entry: Entry, format_: Format, top_k: int | None) -> Operation:
+    """What to compute for a format. Raises `not_binary`, `invalid` and `no_prior`."""
+    if (format_ == "magnitudes" or top_k is not None) and entry.lacks_prior:
+        raise Problem(
+            "no_prior",
+            "This encoder came without firing rates, and without them all bits that fire are alike: ask for packed "
+            "codes, or for indices without top_k.",
+        )
+    if top_k is not None:
+        if format_ == "packed":
+            raise Problem("invalid", "top_k goes with the formats indices and magnitudes.")
+        if top_k > (n := entry.n_features):
+            raise Problem("invalid", f"top_k may be {n} at most: so many features this encoder has.")
+        return Operation("top_k", top_k)
+    if format_ == "magnitudes":
+        return Operation("magnitudes")
+    if format_ == "packed" and not entry.binary:
+        raise Problem("not_binary", "This encoder's latents are real numbers: ask for magnitudes, or for indices.")
+    return Operation("pack")
+
+
+def arrays(made: Mapping[str, np.ndarray], fields: Mapping[str, Any], media: Media, style: Style) -> Response:
+    """An answer of arrays and other fields."""
+    return Response(write(made, fields, media, style), media_type=media)
+
+
+def indices(code: np.ndarray, d_latent: int, fields: Mapping[str, Any], media: Media, style: Style) -> Response:
+    """The answer of the latents that fire, from packed codes [N, B]."""
+    step = max(1, UNPACKED_BYTES // d_latent)
+    flat = np.concatenate(
+        [unpack(code[i : i + step], d_latent).nonzero()[1].astype(np.int32) for i in range(0, len(code), step)]
+    )
+    splits = np.cumsum([0, *np.bitwise_count(code).sum(axis=1, dtype=np.int64)])
+    if media == JSON and style == "nested":
+        return Response(write_json(fields, {"indices": ragged(flat, splits)}), media_type=media)
+    return arrays({"indices": flat, "splits": splits}, fields, media, style)
+
+
+def container(data: bytes, rows: int, entry: Entry, media: Media) -> Response:
+    """The answer of compress: the container itself, which may be safetensors, or in JSON as base64."""
+    if media != JSON:
+        return Response(data, media_type=BYTES if read_header(data).table == "reference" else media)
+    body = s.CompressAnswer(encoder=entry.id, rows=rows, bytes=len(data), data=base64.b64encode(data).decode())
+    return Response(body.model_dump_json(), media_type=media)
+
+
+def texts(found: TextActivations, made: Mapping[str, np.ndarray], entry: Entry, media: Media) -> Response:
+    """The answer of texts/encode; in safetensors token_ids [T], spans [T, 2], splits, indices and magnitudes [T, K]."""
+    assert entry.origin is not None
+    about = {"encoder": entry.id, "model": entry.origin.model, "layer": entry.origin.layer, "site": entry.origin.site}
+    if media != JSON:
+        tensors = {"token_ids": found.token_ids, "spans": found.spans, "splits": found.splits, **made}
+        return arrays(tensors, {**about, "tokens": found.tokens}, media, "nested")
+    listed = [
+        write_json({}, {"tokens": in_chunks(_tokens(found, made, start, end))})
+        for start, end in pairwise(found.splits.tolist())
+    ]
+    return Response(write_json(about, {"texts": b"[" + b",".join(listed) + b"]"}), media_type=media)
+
+
+def _tokens(
+    found: TextActivations, made: Mapping[str, np.ndarray], start: int, end: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Tokens `start` to `end` - 1 as JSON has them, some at a time."""
+    step = max(1, CHUNK_NUMBERS // made["indices"].shape[1])
+    for first in range(start, end, step):
+        here = slice(first, min(first + step, end))
+        yield [
+            {
+                "id": token,
+                "text": text,
+                "start": begin,
+                "end": stop,
+                "features": [{"index": i, "magnitude": m} for i, m in zip(indices, magnitudes, strict=True)],
+            }
+            for token, text, (begin, stop), indices, magnitudes in zip(
+                found.token_ids[here].tolist(), found.tokens[here], found.spans[here].tolist(),
+                made["indices"][here].tolist(), made["magnitudes"][here].tolist(), strict=True,
+            )
+        ]  # fmt: skip

@@ -1,0 +1,43 @@
+"""The judge of a job: the one at a given address, or one that runs on the job's own Ray for as long as it is asked."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bae_ray.comsem.config import AskingConfig, JudgeConfig
+from bae_ray.serving.config import DRAIN_S, JudgeServiceConfig
+
+
+class JobJudgeConfig(AskingConfig):
+    """The judge of a job."""
+
+    judge_url: str | None = None
+    """Address of its API, that of any server that speaks OpenAI's chat completions. Left out: the job starts a judge on
+    its own Ray, and ends it when all is asked."""
+    service: JudgeServiceConfig = JudgeServiceConfig()
+    """That judge."""
+
+    def asking(self, url: str) -> JudgeConfig:
+        """How the judge is asked at this address."""
+        asking = self.model_dump(exclude={"judge_url", "service"})
+        if self.judge_url is None:
+            asking["judge_model"] = self.service.called
+            # Its port changes with every start, its answers do not.
+            asking["judge_id"] = self.judge_id or f"{self.service.model} in {self.service.precision}, started by jobs"
+        return JudgeConfig(**asking, judge_url=url)
+
+
+@contextmanager
+def judge_of(config: JobJudgeConfig) -> Iterator[JudgeConfig]:
+    """How the judge of a job is asked, while it is there to be asked.
+
+    Raises `InvalidInputError` where it is to be started and cannot be.
+    """
+    if config.judge_url is not None:
+        yield config.asking(config.judge_url)
+        return
+    from bae_ray.serving.judge.application import build
+    from bae_ray.serving.ray_serve.lifecycle import hosted
+    from bae_ray.serving.ray_serve.ports import LOOPBACK, free_port
+
+    with hosted(build(config.service), "judge", LOOPBACK, free_port(), None, DRAIN_S) as url:
+        yield config.asking(f"{url}/v1")

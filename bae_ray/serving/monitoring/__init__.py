@@ -1,0 +1,1 @@
+"""What replicas count, and the page that Prometheus reads."""

@@ -1,0 +1,1 @@
+"""The registry: a folder of encoders."""

@@ -1,0 +1,144 @@
+"""The registry: a folder of encoders, looked at again when it changes.
+
+An id is only ever looked up among the names of the folder's entries, never joined to a path. An encoder's files are
+read once for each version of them. All of it may block, so that it belongs in a thread; what does not come back is left
+to itself after a while, and holds up no other encoder.
+"""
+
+import logging
+import os
+import re
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+from bae_ray.config import content_hash
+from bae_ray.errors import InvalidInputError
+from bae_ray.serving.config import MAX_WEIGHTS_BYTES, ServiceConfig
+from bae_ray.serving.registry.encoder_files import Entry, broken_entry, links_out, read_entry, version_of
+from bae_ray.serving.time_limits import Patience, SlowError
+
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+LOOK_AGAIN_S = 1.0
+ENTRY_TIMEOUT_S = 5.0
+"""For the files of one encoder, and for the list of all."""
+LOOK_TIMEOUT_S = 10.0
+"""For all that are slow, each time the folder is looked at."""
+SLOW = "slow"
+"""The version of an encoder that has never been read."""
+
+log = logging.getLogger("ray.serve")
+
+
+class Registry:
+    """The encoders of a folder. Threads may share one."""
+
+    def __init__(self, folder: Path, follow_links: bool = False, most: int = MAX_WEIGHTS_BYTES) -> None:
+        """`follow_links`: those too that lead out of the folder. `most`: bytes of an encoder's weights.
+
+        Raises `InvalidInputError` where the folder does not exist, or cannot be reached.
+        """
+        self._patience = Patience(ENTRY_TIMEOUT_S, LOOK_TIMEOUT_S)
+        try:
+            is_folder = self._patience.call(None, folder.is_dir)
+            self._root = None if follow_links else self._patience.call(None, folder.resolve)
+        except SlowError as error:
+            raise InvalidInputError(f"the registry {folder} cannot be reached: {error}. Check its disk.") from error
+        if not is_folder:
+            raise InvalidInputError(f"the registry {folder} is not a folder. Make it, or give another.")
+        self._folder, self._most = folder, most
+        self._entries: dict[str, Entry] = {}
+        self._passed_over: set[str] = set()
+        self._looked = float("-inf")
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, config: ServiceConfig) -> "Registry":
+        """The service's. Raises what making one does."""
+        return cls(config.registry, config.follow_links, config.encoders.max_weights_bytes)
+
+    @property
+    def known(self) -> dict[str, Entry]:
+        """The encoders by id as they were when the folder was last looked at, broken ones included."""
+        return self._entries
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it is time to look again."""
+        return time.monotonic() - self._looked >= LOOK_AGAIN_S
+
+    def look(self) -> dict[str, Entry]:
+        """The encoders by id as they are now."""
+        with self._lock:
+            self._patience.begin()
+            if (folders := self._folders()) is not None:
+                self._entries = {entry.id: entry for folder in folders if (entry := self._entry(folder))}
+            self._looked = time.monotonic()
+            return self._entries
+
+    def find(self, encoder_id: str) -> Entry | None:
+        """The encoder of an id as it is now; nothing of others is read."""
+        with self._lock:
+            self._patience.begin()
+            folder = next((folder for folder in self._folders() or () if folder.name == encoder_id), None)
+            entry = self._entry(folder) if folder else None
+            if entry is not None:
+                self._entries = {**self._entries, entry.id: entry}
+            return entry
+
+    def refuse(self, entry: Entry, reason: str) -> str:
+        """Mark an encoder as broken until its files change; the reason as others may hear it.
+
+        Waits for nobody: where the folder is looked at meanwhile the mark is lost, and made again with the next load.
+        """
+        broken = broken_entry(entry.id, entry.folder, entry.version, reason)
+        if (known := self._entries.get(entry.id)) and known.version == entry.version and known.config is not None:
+            self._entries = {**self._entries, entry.id: broken}
+        return broken.reason
+
+    def _folders(self) -> list[Path] | None:
+        try:
+            return sorted(map(self._folder.joinpath, self._patience.call(None, partial(os.listdir, self._folder))))
+        except OSError as error:
+            log.error(f"registry {self._folder} cannot be listed: {error}; the encoders known before are served on.")
+            return None
+
+    def _entry(self, folder: Path) -> Entry | None:
+        """The encoder in a folder: the one that is known, where the files are the same."""
+        known = self._entries.get(folder.name)
+        try:
+            return self._patience.call(folder.name, partial(self._read, folder, known))
+        except SlowError as error:
+            if not ID.fullmatch(folder.name):
+                return None
+            if known is None or known.version == SLOW:
+                return known or broken_entry(folder.name, folder, SLOW, str(error))
+            if error.is_new:
+                log.error(f"encoder {known.id} is served as it was: {error}. Check the disk of {folder}.")
+            return known
+
+    def _read(self, folder: Path, known: Entry | None) -> Entry | None:
+        if (version := version_of(folder)) is None:
+            return None
+        if not ID.fullmatch(folder.name):
+            self._pass_over(folder)
+            return None
+        if outside := [] if self._root is None else links_out(folder, self._root):
+            version = content_hash([version, outside])
+        if known and known.version == version:
+            return known
+        if outside:
+            reason = f"{', '.join(outside)} is a link that leads out of the registry, and --follow-links is not given"
+            return broken_entry(folder.name, folder, version, reason)
+        return read_entry(folder.name, folder, version, self._most)
+
+    def _pass_over(self, folder: Path) -> None:
+        """Say once that a folder's name is no id; hidden ones are not meant to be served."""
+        if folder.name.startswith(".") or folder.name in self._passed_over:
+            return
+        self._passed_over.add(folder.name)
+        log.error(
+            f"{folder.name!r} in the registry is not served: an id is 1 to 128 letters, digits, dots, dashes and "
+            "underscores, the first a letter or a digit. Rename the folder."
+        )

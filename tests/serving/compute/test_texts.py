@@ -1,0 +1,83 @@
+"""The language models behind texts/encode, without a service: one of each for all layers, and bounded work."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from bae_ray.errors import InvalidInputError, OutOfMemoryError
+from bae_ray.serving.compute import texts as texts_module
+from bae_ray.serving.compute.texts import Texts, TooLongError, TooManyTokensError
+from bae_ray.serving.config import ServiceConfig, TextsConfig
+from bae_ray.serving.registry.encoder_files import Origin
+from tests.serving.support import LIMITS
+
+TEXTS = ["w1 w2 w3", "w59", "w7 w8 w9 w10"]
+
+
+@pytest.fixture
+def models(tiny_model: Path, tmp_path: Path) -> Texts:
+    names = {name: str(tiny_model) for name in ("one", "two", "three")}
+    return Texts(ServiceConfig(registry=tmp_path, limits=LIMITS, texts=TextsConfig(models=names)))
+
+
+def test_one_model_serves_encoders_of_all_layers_and_sites(
+    models: Texts, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    loaded = []
+
+    def load(*arguments: object):
+        loaded.append(arguments)
+        return load_model(*arguments)  # pyright: ignore[reportArgumentType]
+
+    load_model = texts_module.load_model
+    monkeypatch.setattr(texts_module, "load_model", load)
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModel.from_pretrained(tiny_model)
+    kept: dict[str, torch.Tensor] = {}
+    model.layers[1].mlp.register_forward_hook(lambda _m, _i, output: kept.update(mlp_out=output))
+    for layer, site in [(1, "residual"), (3, "residual"), (1, "mlp_out"), (0, "residual"), (2, "residual")] * 2:
+        found = models._compute(Origin("one", layer, site, "all"), TEXTS, 100)
+        wanted = []
+        for text in TEXTS:
+            with torch.no_grad():
+                states = model(tokenizer(text, return_tensors="pt")["input_ids"], output_hidden_states=True)
+            wanted.append(states.hidden_states[layer][0] if site == "residual" else kept["mlp_out"][0])
+        assert np.allclose(found.x, torch.cat(wanted).numpy(), atol=1e-5), (layer, site)
+    assert len(loaded) == 1
+    for name in ("two", "three"):
+        models._compute(Origin(name, 1, "residual", "all"), TEXTS, 100)
+    assert len(models._models) == texts_module.MODELS_KEPT
+    assert "one" not in models._models, "the one asked for least recently went"
+
+
+def test_texts_that_are_too_long_alone_or_together_are_refused_before_the_model_runs(
+    models: Texts, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(models, "_vectors", lambda *_: pytest.fail("the model ran"))
+    origin = Origin("one", 1, "residual", "all")
+    with pytest.raises(TooManyTokensError, match=r"8 tokens; the answer may be of 7"):
+        models._compute(origin, TEXTS, 7)
+    with pytest.raises(TooLongError):
+        models._compute(origin, ["w1 " * (LIMITS.max_tokens + 1)], 1000)
+    for layer, site in ((4, "residual"), (-1, "residual"), (1, "nowhere")):
+        with pytest.raises(InvalidInputError, match="has no"):
+            models._compute(Origin("one", layer, site, "all"), TEXTS, 100)
+
+
+def test_what_nobody_waits_for_ends_with_the_batch_that_is_computed(models: Texts, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(texts_module, "BATCH_TOKENS", 1)
+    asked = []
+    found = models._compute(Origin("one", 1, "residual", "all"), TEXTS, 100, lambda: len(asked) == 1 or asked.append(0))  # pyright: ignore[reportArgumentType]
+    assert len(found.x) == 4, "of the longest text alone"
+
+
+def test_too_little_memory_is_said_as_such(models: Texts, monkeypatch: pytest.MonkeyPatch):
+    def compute(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(models, "_compute", compute)
+    with pytest.raises(OutOfMemoryError):
+        asyncio.run(models.activations(Origin("one", 1, "residual", "all"), TEXTS, 100))

@@ -1,0 +1,86 @@
+"""Cards that cannot be used are none, and the log is told once; nothing else of the encoder is lost."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bae_ray import files
+from bae_ray.report import card_file as report_cards
+from bae_ray.serving.http import feature_cards
+from bae_ray.serving.http.problems import Problem
+from bae_ray.serving.registry.encoder_files import Entry
+from bae_ray.serving.registry.registry import Registry
+from tests.serving.support import make_encoder, write_cards
+
+RECORD = {"index": "3", "explanations": []}
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Entry:
+    make_encoder(tmp_path / "one")
+    write_cards(tmp_path / "one", RECORD)
+    return Registry(tmp_path).look()["one"]
+
+
+def is_none(entry: Entry) -> bool:
+    with pytest.raises(Problem, match="no card"):
+        feature_cards.find_page(entry, 3)
+    return feature_cards.find_record(entry, 3) is None
+
+
+def test_weights_that_were_replaced_take_the_cards_with_them(entry: Entry, caplog: pytest.LogCaptureFixture):
+    assert feature_cards.find_record(entry, 3) == RECORD
+    make_encoder(entry.folder, seed=1)
+    with caplog.at_level("ERROR", "ray.serve"):
+        for _ in range(3):
+            assert is_none(entry)
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert "not of the weights" in said
+    assert "one@" in said
+    write_cards(entry.folder, RECORD)
+    assert feature_cards.find_record(entry, 3) == RECORD, "published anew"
+
+
+def test_weights_are_hashed_once(entry: Entry, monkeypatch: pytest.MonkeyPatch):
+    hashed: list[Path] = []
+    monkeypatch.setattr(report_cards, "checksum", lambda file: hashed.append(file) or files.checksum(file))
+    for _ in range(3):
+        assert feature_cards.find_record(entry, 3) == RECORD
+    assert hashed == [entry.folder / "model.safetensors"]
+
+
+@pytest.mark.parametrize("about", [{"weights": None}, {"weights": []}])
+def test_cards_that_name_no_weights_are_none(entry: Entry, about: dict[str, Any]):
+    write_cards(entry.folder, RECORD, **about)
+    assert is_none(entry)
+
+
+@pytest.mark.parametrize("about", [{"summary": {"method": "bae"}}, {"summary": None}, {"judge": {}}])
+def test_a_page_that_cannot_be_made_takes_nothing_else(entry: Entry, about: dict[str, Any]):
+    write_cards(entry.folder, RECORD, **about)
+    with pytest.raises(Problem, match="no card"):
+        feature_cards.find_page(entry, 3)
+    assert feature_cards.find_record(entry, 3) == RECORD
+
+
+@pytest.mark.parametrize("columns", [{"record": [3]}, {"record": ["{"]}, {"record": ['"\\ud800"']}, {"feature": ["x"]}])
+def test_tables_of_another_form_are_none(entry: Entry, columns: dict[str, list[Any]]):
+    file = entry.folder / "cards.parquet"
+    about = pq.read_schema(file).metadata
+    known = {"feature": [3], "card": [json.dumps({"index": 3})], "record": [json.dumps(RECORD)]}
+    pq.write_table(pa.table({**known, **columns}).replace_schema_metadata(about), file)
+    assert is_none(entry)
+
+
+def test_a_file_that_is_none(entry: Entry):
+    (entry.folder / "cards.parquet").unlink()
+    assert is_none(entry)
+    (entry.folder / "cards.parquet").mkdir()
+    assert is_none(entry)
+    shutil.rmtree(entry.folder)
+    assert is_none(entry)
