@@ -30,12 +30,12 @@ from services import started
 
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import BAEConfig, build_autoencoder
-from bae_ray.comsem.cache import AnswerCache
-from bae_ray.comsem.calibration import check_prompts, labelled_pairs
+from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.config import ExamplesConfig, JudgeConfig
 from bae_ray.comsem.examples import Collected, collect
 from bae_ray.comsem.judge import Judge
-from bae_ray.comsem.prompts import Message, interpret_prompt, judge_prompt
+from bae_ray.comsem.judge_check import check_prompts, labelled_pairs
+from bae_ray.comsem.judge_prompts import Message, interpret_prompt, judge_prompt
 from bae_ray.comsem.scoring import FeatureScore, Task, score_features
 from bae_ray.files import write_text
 

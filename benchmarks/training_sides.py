@@ -28,8 +28,8 @@ from bae_ray.autoencoders import (
     load_autoencoder,
 )
 from bae_ray.errors import BaeRayError
+from bae_ray.training.batches import Batch
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.data import Batch
 from bae_ray.training.stack import Stack
 from bae_ray.training.trainer import Trained, train, train_many
 

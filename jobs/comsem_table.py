@@ -119,8 +119,8 @@ PRESETS = {
 
 def check(job: ComSemTable) -> None:
     """Raise `InvalidInputError` for what the job does not take, and `JudgeError` where the judge does not answer."""
-    from bae_ray.comsem.layout import CACHE_FILE
-    from bae_ray.comsem.pipeline import check as check_judge
+    from bae_ray.comsem.name_and_score import check as check_judge
+    from bae_ray.comsem.results_folder import CACHE_FILE
     from bae_ray.serving.judge.application import require_vllm
 
     if job.extract.all_positions != ("all",):
@@ -138,8 +138,8 @@ def score(job: ComSemTable, methods: list[TableMethod], store: ActivationStore) 
 
     Where that is finished already, no judge is started.
     """
-    from bae_ray.comsem.pipeline import comsem, dry_run
-    from bae_ray.comsem.prompts import PROMPT_VERSION
+    from bae_ray.comsem.judge_prompts import PROMPT_VERSION
+    from bae_ray.comsem.name_and_score import comsem, dry_run
 
     def config(judge: JudgeConfig) -> ComSemConfig:
         return ComSemConfig(

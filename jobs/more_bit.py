@@ -26,7 +26,7 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import BAEConfig, ReLUConfig
 from bae_ray.cli import parse_preset, report_failures, run_safely
 from bae_ray.comsem.config import ComSemConfig, ExamplesConfig, JudgeConfig, ScoringConfig
-from bae_ray.comsem.found import Found, read_found
+from bae_ray.comsem.feature_records import Found, read_found
 from bae_ray.errors import InvalidInputError
 from bae_ray.experiments.extractions import news, pile
 from bae_ray.files import write_text
@@ -128,8 +128,8 @@ def grid(job: MoreBit, store: ActivationStore) -> list[RunConfig]:
 
 def check(job: MoreBit) -> None:
     """Raise `InvalidInputError` for what the job does not take, and `JudgeError` where the judge does not answer."""
-    from bae_ray.comsem.layout import CACHE_FILE
-    from bae_ray.comsem.pipeline import check as check_judge
+    from bae_ray.comsem.name_and_score import check as check_judge
+    from bae_ray.comsem.results_folder import CACHE_FILE
     from bae_ray.serving.judge.application import require_vllm
 
     extract = job.extract
@@ -168,7 +168,7 @@ def comsem_config(job: MoreBit, judge: JudgeConfig, runs: list[str]) -> ComSemCo
 
 def find_features(job: MoreBit, runs: list[str], of_table: list[str]) -> dict[str, Found]:
     """What each autoencoder's features are on the evaluation set; prints what a judge would be asked, if none is."""
-    from bae_ray.comsem.pipeline import dry_run
+    from bae_ray.comsem.name_and_score import dry_run
     from bae_ray.report.comsem_terminal import print_plan
 
     nobody = job.judge.asking("")
@@ -180,7 +180,7 @@ def find_features(job: MoreBit, runs: list[str], of_table: list[str]) -> dict[st
 
 def score(job: MoreBit, runs: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """ComSem's summary of these autoencoders, printed, with their features' pages; and what stays without an answer."""
-    from bae_ray.comsem.pipeline import comsem
+    from bae_ray.comsem.name_and_score import comsem
     from bae_ray.report.comsem_terminal import print_summary
     from bae_ray.report.feature_browser import report_features
 

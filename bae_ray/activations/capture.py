@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bae_ray.activations.stack import decoder_of, find_blocks, logits_at
+from bae_ray.activations.model_parts import decoder_of, find_blocks, logits_at
 from bae_ray.errors import InvalidInputError
 
 SITES = ("residual", "mlp_in", "mlp_out")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bae_ray.activations.loading import load_model_with_head
 from bae_ray.activations.model import ModelSource
-from bae_ray.activations.stack import decoder_of, find_blocks, logits_at
+from bae_ray.activations.model_parts import decoder_of, find_blocks, logits_at
 from bae_ray.errors import InvalidInputError
 
 Replace = Callable[[Tensor], Tensor]

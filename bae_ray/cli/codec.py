@@ -15,8 +15,8 @@ from bae_ray.errors import ForeignModelError, InvalidInputError
 from bae_ray.files import write_text
 
 if TYPE_CHECKING:
+    from bae_ray.compression.activation_sources import ActivationSource
     from bae_ray.compression.parallel import Receipt
-    from bae_ray.compression.sources import ActivationSource
 
 RUN_FILE = "run.json"
 CODES = (".codes", ".codes.safetensors")
@@ -93,7 +93,7 @@ def decompress(command: DecompressCommand) -> int:
 
 def _sources(command: CompressCommand, autoencoder: str) -> list["ActivationSource"]:
     """What to compress with an autoencoder."""
-    from bae_ray.compression.sources import FileSource, StoreSource, on_any_process
+    from bae_ray.compression.activation_sources import FileSource, StoreSource, on_any_process
 
     if all(Path(source).suffix in (".npy", ".safetensors") for source in command.source):
         if len(command.autoencoder) > 1:

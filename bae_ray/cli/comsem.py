@@ -23,9 +23,9 @@ class ComSemCommand(ComSemConfig):
 
 def comsem(command: ComSemCommand) -> int:
     """Run `bae-ray comsem`."""
-    from bae_ray.comsem.layout import TABLE_FILE
-    from bae_ray.comsem.pipeline import comsem as run
-    from bae_ray.comsem.pipeline import dry_run
+    from bae_ray.comsem.name_and_score import comsem as run
+    from bae_ray.comsem.name_and_score import dry_run
+    from bae_ray.comsem.results_folder import TABLE_FILE
     from bae_ray.report.card_file import publish_cards
     from bae_ray.report.comsem_terminal import print_plan, print_summary
     from bae_ray.report.feature_browser import report_features

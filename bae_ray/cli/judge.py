@@ -5,7 +5,7 @@ from pathlib import Path
 from bae_ray.cli.address import AddressConfig, check_address, is_loopback
 from bae_ray.cli.parsing import EXIT_SOME_FAILED
 from bae_ray.comsem.config import JudgeConfig
-from bae_ray.comsem.reach import unreachable
+from bae_ray.comsem.reachability import unreachable
 from bae_ray.errors import InvalidInputError, JudgeError
 from bae_ray.files import write_text
 from bae_ray.serving.config import DRAIN_S, JudgeServiceConfig
@@ -54,9 +54,9 @@ def judge_check(command: JudgeCheckCommand) -> int:
 
     if not (command.cache and command.cache.exists()):  # whose answers may be all that it takes
         _check_reachable(command.judge_url)
-    from bae_ray.comsem.calibration import JudgeCheck, unmeasured
-    from bae_ray.comsem.layout import CACHE_FILE, without_nan
-    from bae_ray.comsem.pipeline import check
+    from bae_ray.comsem.judge_check import JudgeCheck, unmeasured
+    from bae_ray.comsem.name_and_score import check
+    from bae_ray.comsem.results_folder import CACHE_FILE, without_nan
     from bae_ray.report.comsem_terminal import print_check
 
     def write(checked: JudgeCheck) -> None:

@@ -16,6 +16,7 @@ from typing_extensions import override
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
 from bae_ray.autoencoders.identity import encoder_hash, model_hash
+from bae_ray.compression.activation_sources import ActivationSource, on_any_process, rows_of
 from bae_ray.compression.activations import (
     check_compressible,
     check_model,
@@ -29,7 +30,6 @@ from bae_ray.compression.container import ContainerWriter
 from bae_ray.compression.header import TableChoice
 from bae_ray.compression.prior import PriorTable
 from bae_ray.compression.rates import chosen_prior
-from bae_ray.compression.sources import ActivationSource, on_any_process, rows_of
 from bae_ray.errors import InvalidInputError
 
 TENSOR = "activations"

@@ -8,11 +8,11 @@ import math
 import re
 from typing import Any, Literal, NamedTuple
 
+from bae_ray.comsem.completions import Answer
 from bae_ray.comsem.decisions import find_decision
-from bae_ray.comsem.hedges import refuses
 from bae_ray.comsem.probabilities import p_yes
-from bae_ray.comsem.reply import Answer
-from bae_ray.comsem.thoughts import separate
+from bae_ray.comsem.reasoning import separate
+from bae_ray.comsem.refusal_phrases import refuses
 
 __all__ = ["CHOICES", "Answer", "Decision", "Explanation", "Problem", "read_decision", "read_explanation", "shown"]
 

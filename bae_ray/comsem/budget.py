@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from bae_ray.comsem.prompts import Message
+from bae_ray.comsem.judge_prompts import Message
 from bae_ray.errors import CostLimitError
 
 CHARACTERS_PER_TOKEN = 4

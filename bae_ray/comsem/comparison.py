@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bae_ray.comsem.calibration import JudgeCheck
+from bae_ray.comsem.best_features import best
 from bae_ray.comsem.judge import Usage
-from bae_ray.comsem.layout import FEATURES_FILE, SUMMARY_FILE, USAGE_FILE
+from bae_ray.comsem.judge_check import JudgeCheck
 from bae_ray.comsem.methods import TableMethod
-from bae_ray.comsem.selection import best
+from bae_ray.comsem.results_folder import FEATURES_FILE, SUMMARY_FILE, USAGE_FILE
 from bae_ray.comsem.summary import COUNTED
 
 FROM_RUN = ("mse_val", "fvu_train", "fvu_val", "spectral_norm")

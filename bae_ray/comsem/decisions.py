@@ -3,14 +3,14 @@
 Strict, since what is misread is never noticed, and what is not read is counted and shown. A decision is the word itself
 in whatever marks; the word after a label ("Answer: Yes"); the word and then, set off from it, what can only be its
 reason ("No, that is a verb"); or the value of an object of JSON. A sentence that merely begins with the word is none,
-nor is one that takes it back (hedges.py).
+nor is one that takes it back (refusal_phrases.py).
 """
 
 import json
 import re
 from typing import Any, NamedTuple
 
-from bae_ray.comsem.hedges import takes_back
+from bae_ray.comsem.refusal_phrases import takes_back
 
 MAX_MARKS = 24
 """Quotation marks, asterisks, blanks and the like before the word."""

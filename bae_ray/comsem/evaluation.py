@@ -25,7 +25,7 @@ from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder, TranscoderConfi
 from bae_ray.autoencoders.base import WEIGHTS_FILE
 from bae_ray.comsem.config import RANDOM, ComSemConfig
 from bae_ray.errors import InvalidInputError
-from bae_ray.training.run import RESULT_FILE, RUN_FILE
+from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 
 Work = Callable[[Autoencoder, ActivationStore, int, int], Any]
 """Looks at the tokens from one number to before another."""

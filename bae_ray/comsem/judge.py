@@ -15,14 +15,14 @@ from typing import Any, NamedTuple, Self
 
 import openai
 
+from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.answers import CHOICES
 from bae_ray.comsem.budget import Budget, estimated_tokens
-from bae_ray.comsem.cache import AnswerCache
+from bae_ray.comsem.completions import Answer
 from bae_ray.comsem.config import JudgeConfig
-from bae_ray.comsem.prompts import Message, in_one_turn
-from bae_ray.comsem.reach import unreachable
-from bae_ray.comsem.refusals import REMEDIES, cause_of
-from bae_ray.comsem.reply import Answer
+from bae_ray.comsem.judge_prompts import Message, in_one_turn
+from bae_ray.comsem.reachability import unreachable
+from bae_ray.comsem.rejected_requests import REMEDIES, cause_of
 from bae_ray.errors import JudgeError, RefusedRequestError, UnansweredError
 
 TOP_LOGPROBS = 20

@@ -14,7 +14,7 @@ from bae_ray.autoencoders import build_autoencoder, load_autoencoder
 from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.comsem.config import RANDOM
 from bae_ray.files import atomic_path, write_text
-from bae_ray.training.run import RESULT_FILE, RUN_FILE
+from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 
 LABELS = {
     "relu": "ReLU SAE",

@@ -2,8 +2,8 @@
 
 import math
 
-from bae_ray.comsem.reply import Answer, ScoredToken, letters
-from bae_ray.comsem.thoughts import separate
+from bae_ray.comsem.completions import Answer, ScoredToken, letters
+from bae_ray.comsem.reasoning import separate
 
 MIN_MASS = 0.01
 """P(Yes) + P(No) below which the two say nothing."""

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from bae_ray.comsem.config import ExamplesConfig, ScoringConfig
-from bae_ray.comsem.contexts import Sentences
 from bae_ray.comsem.examples import NO_TOKEN, Ints, Kept
 from bae_ray.comsem.scoring import Task
+from bae_ray.comsem.sentences import Sentences
 
 
 def active_features(kept: Kept, examples: ExamplesConfig) -> list[int]:

@@ -6,12 +6,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bae_ray.comsem.calibration import JudgeCheck
 from bae_ray.comsem.config import JudgeConfig
+from bae_ray.comsem.cost_estimate import Plan
 from bae_ray.comsem.judge import Usage
-from bae_ray.comsem.layout import Outcome
-from bae_ray.comsem.plan import Plan
-from bae_ray.comsem.prompts import PROMPT_VERSION
+from bae_ray.comsem.judge_check import JudgeCheck
+from bae_ray.comsem.judge_prompts import PROMPT_VERSION
+from bae_ray.comsem.results_folder import Outcome
 
 WIDTH = 150
 

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from bae_ray.training.probe import DryRun
+from bae_ray.training.resource_estimate import DryRun
 
 
 def print_plan(plan: DryRun) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import check_regular, read_text
 from bae_ray.training.results import GRID_FILE, ILLEGAL_PREFIX, GridRecord, results
-from bae_ray.training.run import FAILURE_FILE, METRICS_FILE, RESULT_FILE, RUN_FILE, SEARCH_FILE, STOPPED, Failure
+from bae_ray.training.run_folder import FAILURE_FILE, METRICS_FILE, RESULT_FILE, RUN_FILE, SEARCH_FILE, STOPPED, Failure
 
 RUNNING_WITHIN_S = 120.0
 """A run that wrote metrics so recently counts as running."""

@@ -14,7 +14,7 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.training.axes import CELL_FIELDS, Setting, Settings, as_conditions, as_texts, parse_axis, parse_condition
 from bae_ray.training.config import RunConfig, TrainingConfig
 from bae_ray.training.execution import ExecutionConfig, SearchConfig
-from bae_ray.training.run import plan_run
+from bae_ray.training.run_folder import plan_run
 
 MAX_SHOWN = 5
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from bae_ray.errors import DivergedError
 from bae_ray.seeds import stream
+from bae_ray.training.batches import Batches
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.data import Batches
 from bae_ray.training.early_stop import EarlyStop
 from bae_ray.training.revival import revive
 from bae_ray.training.stack import Stack

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from bae_ray.config import content_hash
 from bae_ray.files import write_text
 from bae_ray.training.config import RunConfig
-from bae_ray.training.run import RUN_FILE, STATE_FILE, is_finished
+from bae_ray.training.run_folder import RUN_FILE, STATE_FILE, is_finished
 from bae_ray.training.trainer import SHARED
 
 PACKS_FILE = "packs.json"

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bae_ray.activations.config import Position
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path, read_text, write_text
-from bae_ray.training.run import FAILURE_FILE, RESULT_FILE, RUN_FILE, STOPPED, Failure, RunResult
+from bae_ray.training.run_folder import FAILURE_FILE, RESULT_FILE, RUN_FILE, STOPPED, Failure, RunResult
 
 GRID_FILE = "grid.json"
 """The record of the sweep that was last begun in a folder."""

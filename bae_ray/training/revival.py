@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.baselines import JumpReLUAutoencoder
-from bae_ray.training.data import Batches
+from bae_ray.training.batches import Batches
 from bae_ray.training.stack import Member
 
 ENCODER_SHARE = 0.2

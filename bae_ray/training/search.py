@@ -22,7 +22,7 @@ from bae_ray.training.config import RunConfig
 from bae_ray.training.grid import IllegalRun, SweepConfig, plan_settings, selected_cells
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.packing import Pack
-from bae_ray.training.run import (
+from bae_ray.training.run_folder import (
     METRICS_FILE,
     RUN_FILE,
     SEARCH_FILE,

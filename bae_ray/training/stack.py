@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from bae_ray.autoencoders import Autoencoder, build_autoencoder
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.seeds import stream
+from bae_ray.training.batches import Batch
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.data import Batch
 from bae_ray.training.objective import Forms, learning_rate, term_names, terms, weights
 
 

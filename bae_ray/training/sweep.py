@@ -25,9 +25,9 @@ from bae_ray.training.config import RunConfig
 from bae_ray.training.execution import ExecutionConfig
 from bae_ray.training.grid import IllegalRun, SweepConfig, plan_grid
 from bae_ray.training.packing import STATES, Pack, jobs, unfinished_packs
-from bae_ray.training.probe import DryRun, Measured, estimate, gpu_share, largest, measure_one
+from bae_ray.training.resource_estimate import DryRun, Measured, estimate, gpu_share, largest, measure_one
 from bae_ray.training.results import ILLEGAL_PREFIX, GridRecord, outcomes, write_parquet
-from bae_ray.training.run import (
+from bae_ray.training.run_folder import (
     FAILURE_FILE,
     RESULT_FILE,
     RUN_FILE,

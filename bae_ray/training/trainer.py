@@ -23,8 +23,8 @@ from bae_ray.config import content_hash
 from bae_ray.errors import DivergedError, InvalidInputError, OutOfMemoryError, TrainingError
 from bae_ray.progress import is_watched, track
 from bae_ray.seeds import stream
+from bae_ray.training.batches import Batches, Placement, free_memory
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.data import Batches, Placement, free_memory
 from bae_ray.training.loop import Loop, Resume, TrainingMetrics
 from bae_ray.training.objective import Forms
 from bae_ray.training.stack import Stack

@@ -16,7 +16,7 @@ from bae_ray.training.config import RunConfig
 from bae_ray.training.execution import ExecutionConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.packing import Pack
-from bae_ray.training.run import RunResult, execute_runs
+from bae_ray.training.run_folder import RunResult, execute_runs
 from bae_ray.training.trackers import Tracker, open_trackers
 
 

@@ -19,7 +19,7 @@ from bae_ray.analysis.accuracy import accuracy
 from bae_ray.autoencoders import BAEConfig, TranscoderConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.run import execute_run, plan_run
+from bae_ray.training.run_folder import execute_run, plan_run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -10,7 +10,7 @@ from transformers import BertConfig, OPTConfig
 
 from bae_ray.activations.loading import load_model
 from bae_ray.activations.model import check_request, find_model, model_identity
-from bae_ray.activations.stack import find_blocks
+from bae_ray.activations.model_parts import find_blocks
 from bae_ray.errors import InvalidInputError, UnknownModelError
 
 

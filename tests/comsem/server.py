@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from bae_ray.comsem.calibration import labelled_pairs
+from bae_ray.comsem.judge_check import labelled_pairs
 
 
 class Reply(NamedTuple):

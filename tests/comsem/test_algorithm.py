@@ -14,13 +14,13 @@ import torch
 
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import BAEConfig, build_autoencoder
-from bae_ray.comsem.cache import AnswerCache
+from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.config import ExamplesConfig, JudgeConfig, ScoringConfig
-from bae_ray.comsem.contexts import Sentences
 from bae_ray.comsem.examples import collect
 from bae_ray.comsem.judge import Judge
-from bae_ray.comsem.prompts import Example, interpret_prompt, judge_prompt
+from bae_ray.comsem.judge_prompts import Example, interpret_prompt, judge_prompt
 from bae_ray.comsem.scoring import FeatureScore, Task, score_features
+from bae_ray.comsem.sentences import Sentences
 from bae_ray.comsem.summary import summarize, table
 from bae_ray.comsem.tasks import active_features, feature_tasks
 from tests.comsem.server import JudgeServer, asked_of, coin, is_judgement, tokens_of

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.answers import Answer, read_decision
-from bae_ray.comsem.cache import AnswerCache
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.judge import Judge, Usage
-from bae_ray.comsem.prompts import Example, Message, judge_prompt
+from bae_ray.comsem.judge_prompts import Example, Message, judge_prompt
 from bae_ray.comsem.scoring import gather_all
 from bae_ray.errors import CostLimitError, InvalidInputError, JudgeError, UnansweredError, UnreadableFileError
 from tests.comsem.server import JudgeServer, Reply, asked_of

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bae_ray.comsem.calibration import JudgeCheck
 from bae_ray.comsem.comparison import Comparison, compare
 from bae_ray.comsem.judge import Usage
+from bae_ray.comsem.judge_check import JudgeCheck
 from bae_ray.comsem.methods import TableMethod, random_method
 from bae_ray.experiments.comsem_table.comsem_claims import claims
 from bae_ray.experiments.comsem_table.comsem_scores import scores_figure

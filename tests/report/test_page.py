@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bae_ray.activations.store import ActivationStore
-from bae_ray.analysis.distortion import matched_entropy
+from bae_ray.analysis.matched_entropy import matched_entropy
 from bae_ray.experiments.layer_position.report import report_entropies
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import SweepConfig

@@ -13,7 +13,7 @@ from bae_ray.training.config import TrainingConfig
 from bae_ray.training.execution import SearchConfig
 from bae_ray.training.grid import SweepConfig, plan_settings
 from bae_ray.training.results import results
-from bae_ray.training.run import RESULT_FILE
+from bae_ray.training.run_folder import RESULT_FILE
 from bae_ray.training.sweep import sweep
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from bae_ray.autoencoders import BAEConfig
+from bae_ray.training.batches import Batch
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.data import Batch
 from bae_ray.training.objective import learning_rate
 from bae_ray.training.stack import Stack
 

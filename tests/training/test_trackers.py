@@ -11,7 +11,7 @@ from bae_ray.training.config import TrainingConfig
 from bae_ray.training.execution import ExecutionConfig
 from bae_ray.training.grid import SweepConfig, expand
 from bae_ray.training.packing import pack
-from bae_ray.training.run import read_result
+from bae_ray.training.run_folder import read_result
 from bae_ray.training.trackers import check_trackers
 from bae_ray.training.worker import PackTrainer
 

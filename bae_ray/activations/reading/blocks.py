@@ -7,8 +7,8 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from bae_ray.activations.reading.formats import FAILURES, reason
+from bae_ray.activations.reading.record_values import Doubled, as_chat, as_label, as_text
 from bae_ray.activations.reading.records import Record, records
-from bae_ray.activations.reading.values import Doubled, as_chat, as_label, as_text
 from bae_ray.errors import UnreadableFileError
 
 ROWS, CHARACTERS = 2048, 1 << 22

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 from bae_ray.activations.reading.blocks import Columns, row_of
 from bae_ray.activations.reading.formats import FAILURES, kind_of, reason
 from bae_ray.activations.reading.lines import unreadable
+from bae_ray.activations.reading.record_values import is_chat
 from bae_ray.activations.reading.records import records
-from bae_ray.activations.reading.values import is_chat
 from bae_ray.errors import UnreadableFileError
 
 RECORDS, CHARACTERS = 1000, 1 << 20

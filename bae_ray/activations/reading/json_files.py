@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bae_ray.activations.reading.lines import numbered_lines, unreadable
-from bae_ray.activations.reading.values import Doubled, Number, described
+from bae_ray.activations.reading.record_values import Doubled, Number, described
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SHOWN = 20

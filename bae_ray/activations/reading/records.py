@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bae_ray.activations.reading import json_files
+from bae_ray.activations.reading.delimited import table_rows
 from bae_ray.activations.reading.formats import kind_of
 from bae_ray.activations.reading.lines import numbered_lines
-from bae_ray.activations.reading.tables import table_rows
 from bae_ray.errors import UnreadableFileError
 
 PARQUET_ROWS = 1024

@@ -13,8 +13,8 @@ import torch
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
-from bae_ray.analysis.distortion import WEIGHT
 from bae_ray.analysis.fidelity import SplicedLoss, Splicer
+from bae_ray.analysis.matched_entropy import WEIGHT
 from bae_ray.autoencoders import load_autoencoder
 from bae_ray.autoencoders.base import WEIGHTS_FILE
 from bae_ray.compression import Scheme, compress_activations, decompress_activations

@@ -5,8 +5,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bae_ray.comsem.best_features import ranked, running_mean
 from bae_ray.comsem.comparison import Comparison
-from bae_ray.comsem.selection import ranked, running_mean
 
 
 def scores_figure(comparison: Comparison, layer: int) -> Figure:

@@ -10,7 +10,7 @@ import pandas as pd
 from bae_ray.report.numbers import number, robust_limits
 from bae_ray.report.variants import variants
 from bae_ray.training.results import position_order
-from bae_ray.training.run import METRICS_FILE
+from bae_ray.training.run_folder import METRICS_FILE
 
 
 class Measure(NamedTuple):

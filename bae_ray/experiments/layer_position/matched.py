@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator
 from rich.console import Console
 from rich.table import Table
 
-from bae_ray.analysis.distortion import WEIGHT, common_fvu, matched_entropy
+from bae_ray.analysis.matched_entropy import WEIGHT, common_fvu, matched_entropy
 from bae_ray.report.figures import LAYER_COLORS, position_axis, save_png
 from bae_ray.report.numbers import number
 from bae_ray.report.variants import Variant, variants

@@ -15,7 +15,7 @@ from bae_ray.report.figures import entropy_figure, save_png
 from bae_ray.report.html import write_report
 from bae_ray.report.variants import variants
 from bae_ray.training.results import entropy_table, outcomes, results, write_csv
-from bae_ray.training.run import RUN_FILE
+from bae_ray.training.run_folder import RUN_FILE
 
 NOTES = [
     (

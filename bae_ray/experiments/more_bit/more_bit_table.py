@@ -9,7 +9,7 @@ import pandas as pd
 
 from bae_ray.analysis.features import DENSE_RATE
 from bae_ray.comsem.config import ExamplesConfig
-from bae_ray.comsem.found import Found
+from bae_ray.comsem.feature_records import Found
 from bae_ray.comsem.tasks import active_features
 from bae_ray.experiments.more_bit.firing import Rates
 

@@ -12,7 +12,7 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import DENSE_RATE
 from bae_ray.autoencoders import load_autoencoder
 from bae_ray.comsem.config import ExamplesConfig
-from bae_ray.comsem.found import Found
+from bae_ray.comsem.feature_records import Found
 from bae_ray.experiments.more_bit.firing import firing_figure
 from bae_ray.experiments.more_bit.magnitude_figure import magnitudes_figure
 from bae_ray.experiments.more_bit.magnitudes import magnitude_map

@@ -15,7 +15,7 @@ from bae_ray.experiments.synthetic.subset_sums import rank_of
 from bae_ray.report.figures import save_png
 from bae_ray.report.html import write_report
 from bae_ray.training.results import write_csv
-from bae_ray.training.run import METRICS_FILE
+from bae_ray.training.run_folder import METRICS_FILE
 
 GRADIENT_COLORS = {"sigmoid": "tab:green", "straight_through": "tab:orange", "release": "tab:purple"}
 GRADIENT_NAMES = {"sigmoid": "sigmoid (Eq. 6)", "straight_through": "straight-through", "release": "released code"}

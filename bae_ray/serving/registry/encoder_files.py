@@ -23,7 +23,7 @@ from bae_ray.errors import BaeRayError, InvalidInputError
 from bae_ray.files import check_regular, read_text
 from bae_ray.report.card_file import CARDS_FILE
 from bae_ray.serving.config import MAX_WEIGHTS_BYTES
-from bae_ray.training.run import RESULT_FILE, RUN_FILE
+from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 
 MEASURES = ("entropy_bits", "fvu_train", "fvu_val", "cosine_val", "l0", "dead", "dense", "n_train")
 

@@ -18,11 +18,11 @@ import torch
 import yaml
 
 from bae_ray.activations.model import find_model, load_tokenizer
+from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.answers import Answer, read_decision
-from bae_ray.comsem.cache import AnswerCache
-from bae_ray.comsem.calibration import check_prompts
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.judge import Judge
+from bae_ray.comsem.judge_check import check_prompts
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import JudgeServiceConfig
 from bae_ray.serving.judge.application import build, settings

@@ -13,15 +13,16 @@ from pydantic import ValidationError
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.model import find_model, load_tokenizer
 from bae_ray.activations.store import ActivationStore
-from bae_ray.comsem.cache import AnswerCache
-from bae_ray.comsem.calibration import JudgeCheck, check_judge, check_prompts
+from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.config import RANDOM, ComSemConfig, JudgeConfig
-from bae_ray.comsem.contexts import Sentences
+from bae_ray.comsem.cost_estimate import Plan, plan
 from bae_ray.comsem.evaluation import Method, check_k, check_model, find_methods
 from bae_ray.comsem.examples import random_sets
-from bae_ray.comsem.found import Found, find
+from bae_ray.comsem.feature_records import Found, find
 from bae_ray.comsem.judge import REFUSED_AT_FIRST, Judge, Usage
-from bae_ray.comsem.layout import (
+from bae_ray.comsem.judge_check import JudgeCheck, check_judge, check_prompts
+from bae_ray.comsem.judge_prompts import PROMPT_VERSION
+from bae_ray.comsem.results_folder import (
     CACHE_FILE,
     CONFIG_FILE,
     FEATURES_FILE,
@@ -33,9 +34,8 @@ from bae_ray.comsem.layout import (
     Outcome,
     without_nan,
 )
-from bae_ray.comsem.plan import Plan, plan
-from bae_ray.comsem.prompts import PROMPT_VERSION
 from bae_ray.comsem.scoring import FeatureScore, Task, score_features, unasked
+from bae_ray.comsem.sentences import Sentences
 from bae_ray.comsem.sharding import runner
 from bae_ray.comsem.summary import flat, summarize, table
 from bae_ray.comsem.tasks import active_features, feature_tasks, random_tasks

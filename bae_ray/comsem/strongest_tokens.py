@@ -8,8 +8,8 @@ import torch
 from bae_ray.activations.rows import Rows
 from bae_ray.analysis.features import evaluating, rows_at_once
 from bae_ray.autoencoders import Autoencoder
-from bae_ray.comsem.contexts import Sentences
 from bae_ray.comsem.examples import NO_TOKEN, Kept
+from bae_ray.comsem.sentences import Sentences
 
 
 class Strongest(NamedTuple):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bae_ray.analysis.distortion import bits_at, common_fvu, matched_entropy
+from bae_ray.analysis.matched_entropy import bits_at, common_fvu, matched_entropy
 from bae_ray.errors import InvalidInputError
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from bae_ray.activations.ragged import Ragged
 from bae_ray.activations.store import ActivationStore
 from bae_ray.comsem.examples import MAX_TOKENS
-from bae_ray.comsem.prompts import Example
+from bae_ray.comsem.judge_prompts import Example
 from bae_ray.errors import InvalidInputError
 
 TOKENIZED_AT_ONCE = 4096

@@ -3,7 +3,7 @@
 OUT/comsem.json               the config
 OUT/judge.sqlite              every answer of the judge: what makes a rerun free
 OUT/activations               the evaluation set, where no store was given
-OUT/METHOD/...                of each autoencoder: what was found (found.py), and
+OUT/METHOD/...                of each autoencoder: what was found (feature_records.py), and
 OUT/METHOD/features.parquet   a row per feature
 OUT/METHOD/random.parquet     a row per set of random tokens, the control
 OUT/usage.json                what the last run asked and cost
@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bae_ray.comsem.calibration import JudgeCheck
 from bae_ray.comsem.judge import Usage
+from bae_ray.comsem.judge_check import JudgeCheck
 
 CONFIG_FILE = "comsem.json"
 CACHE_FILE = "judge.sqlite"

@@ -16,7 +16,7 @@ import numpy as np
 from bae_ray.analysis.accuracy import wilson
 from bae_ray.comsem.answers import Decision, read_decision, shown
 from bae_ray.comsem.judge import Judge
-from bae_ray.comsem.prompts import Example, Message, content_free_prompts, judge_prompt
+from bae_ray.comsem.judge_prompts import Example, Message, content_free_prompts, judge_prompt
 from bae_ray.comsem.scoring import gather_all
 from bae_ray.errors import JudgeError, RefusedRequestError, UnansweredError
 

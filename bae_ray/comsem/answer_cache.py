@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any, Self
 
-from bae_ray.comsem.reply import Answer
+from bae_ray.comsem.completions import Answer
 from bae_ray.config import content_hash
 from bae_ray.errors import InvalidInputError, UnreadableFileError
 

@@ -18,10 +18,10 @@ import torch
 
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import load_autoencoder
-from bae_ray.comsem.cache import AnswerCache
+from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.config import ComSemConfig, EvaluationConfig, ExamplesConfig, ScoringConfig
-from bae_ray.comsem.layout import CACHE_FILE, CONFIG_FILE, FEATURES_FILE, SUMMARY_FILE, TABLE_FILE, Outcome
-from bae_ray.comsem.pipeline import comsem, dry_run
+from bae_ray.comsem.name_and_score import comsem, dry_run
+from bae_ray.comsem.results_folder import CACHE_FILE, CONFIG_FILE, FEATURES_FILE, SUMMARY_FILE, TABLE_FILE, Outcome
 from bae_ray.errors import InvalidInputError, JudgeError
 from tests.comsem.server import JudgeServer, Reply, always_yes, is_judgement, perfect
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bae_ray.activations.reading.lines import numbered_lines, unreadable
-from bae_ray.activations.reading.values import Doubled
+from bae_ray.activations.reading.record_values import Doubled
 
 _NAMES = {",": "comma", "\t": "tab"}
 

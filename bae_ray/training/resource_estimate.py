@@ -12,7 +12,7 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError, StoreError, TrainingError
 from bae_ray.training.config import RunConfig
 from bae_ray.training.packing import Pack
-from bae_ray.training.run import as_out_of_memory
+from bae_ray.training.run_folder import as_out_of_memory
 from bae_ray.training.trainer import train_many
 
 STEPS = 20

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from bae_ray.comsem.contexts import REPLACEMENT, Sentences
+from bae_ray.comsem.sentences import REPLACEMENT, Sentences
 from bae_ray.errors import InvalidInputError
 
 TEXTS = ["The  cat sat — it's a café, 日本 😀 end.", "Hello\n\nworld, don't panic! "]

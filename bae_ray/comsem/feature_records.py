@@ -21,12 +21,12 @@ from bae_ray.activations.model import ModelSource
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import Autoencoder, TranscoderConfig
 from bae_ray.autoencoders.losses import bernoulli_entropy
-from bae_ray.comsem.cards import Strongest, strongest
 from bae_ray.comsem.config import RANDOM, ExamplesConfig
-from bae_ray.comsem.contexts import Sentences
 from bae_ray.comsem.evaluation import Method, Run, prepare, rows_of
 from bae_ray.comsem.examples import NO_TOKEN, Collected, Kept, at_quantiles, collect, random_sets
-from bae_ray.comsem.relations import Similar, Word, Words, similar, words
+from bae_ray.comsem.logit_attribution import Similar, Word, Words, similar, words
+from bae_ray.comsem.sentences import Sentences
+from bae_ray.comsem.strongest_tokens import Strongest, strongest
 from bae_ray.comsem.tasks import active_features
 from bae_ray.config import content_hash
 from bae_ray.files import atomic_path, checksum, write_text

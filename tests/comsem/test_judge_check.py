@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.answers import Decision
-from bae_ray.comsem.cache import AnswerCache
-from bae_ray.comsem.calibration import JudgeCheck, assess, check_judge, check_prompts, labelled_pairs
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.judge import Judge
-from bae_ray.comsem.prompts import interpret_prompt, judge_prompt
+from bae_ray.comsem.judge_check import JudgeCheck, assess, check_judge, check_prompts, labelled_pairs
+from bae_ray.comsem.judge_prompts import interpret_prompt, judge_prompt
 from bae_ray.errors import JudgeError
 from tests.comsem.server import KNOWN, JudgeServer, Reply, judgement
 
