@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh requirements/judge.txt requirements/browser.sh
 
-.PHONY: demo judge test test-slow lint bench clean
+.PHONY: demo judge test test-slow lint hooks bench clean
 
 demo: $(VENV)/.installed  ## the main job at laptop size: a layer x position entropy sweep of a real language model
 	$(BIN)/python jobs/layer_position_entropy.py demo
@@ -22,6 +22,9 @@ lint: $(VENV)/.installed-dev  ## format, lint, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+hooks: $(VENV)/.installed-dev  ## format, lint and import rules before each of your commits
+	$(BIN)/pre-commit install
 
 bench: $(VENV)/.installed-dev  ## side-by-side measurements
 	$(BIN)/python benchmarks/codec.py
