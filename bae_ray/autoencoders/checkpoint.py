@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 
 from bae_ray.autoencoders.bae import BinaryAutoencoder
 from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE, Autoencoder
-from bae_ray.autoencoders.baselines import BatchTopKAutoencoder, GatedSAE, JumpReLUAutoencoder
+from bae_ray.autoencoders.baselines import GatedAutoencoder, ReLUAutoencoder, TopKAutoencoder, Transcoder
+from bae_ray.autoencoders.batchtopk import BatchTopKAutoencoder
 from bae_ray.autoencoders.config import ArchitectureConfig, AutoencoderConfig
+from bae_ray.autoencoders.gated_sae import GatedSAE
 from bae_ray.autoencoders.identity import DECODER, model_hash
-from bae_ray.autoencoders.sae import GatedAutoencoder, ReLUAutoencoder, TopKAutoencoder, Transcoder
+from bae_ray.autoencoders.jumprelu import JumpReLUAutoencoder
 from bae_ray.config import describe
 from bae_ray.errors import CheckpointError, InvalidInputError
 from bae_ray.files import check_regular, read_text

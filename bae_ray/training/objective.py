@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder
-from bae_ray.autoencoders.baselines import GatedSAE
+from bae_ray.autoencoders.gated_sae import GatedSAE
 from bae_ray.autoencoders.losses import (
     EntropyForm,
     Reduction,

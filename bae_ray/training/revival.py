@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder
-from bae_ray.autoencoders.baselines import JumpReLUAutoencoder
+from bae_ray.autoencoders.jumprelu import JumpReLUAutoencoder
 from bae_ray.training.batches import Batches
 from bae_ray.training.stack import Member
 

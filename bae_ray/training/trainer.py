@@ -18,7 +18,7 @@ from bae_ray.activations.rows import Rows
 from bae_ray.analysis.features import FeatureMetrics, column_mean, feature_statistics
 from bae_ray.analysis.sampling import EntropyEstimate, estimate_entropy
 from bae_ray.autoencoders import ArchitectureConfig, Autoencoder, TranscoderConfig
-from bae_ray.autoencoders.sae import Transcoder
+from bae_ray.autoencoders.baselines import Transcoder
 from bae_ray.config import content_hash
 from bae_ray.errors import DivergedError, InvalidInputError, OutOfMemoryError, TrainingError
 from bae_ray.progress import is_watched, track

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from bae_ray.autoencoders.bae import BinaryAutoencoder
 from bae_ray.autoencoders.base import Autoencoder
-from bae_ray.autoencoders.baselines import BatchTopKAutoencoder, GatedSAE, JumpReLUAutoencoder
+from bae_ray.autoencoders.baselines import GatedAutoencoder, ReLUAutoencoder, TopKAutoencoder, Transcoder
+from bae_ray.autoencoders.batchtopk import BatchTopKAutoencoder
+from bae_ray.autoencoders.gated_sae import GatedSAE
 from bae_ray.autoencoders.interop.saelens import (
     CONFIG_FILE,
     GRADIENT_FIELD,
@@ -20,7 +22,7 @@ from bae_ray.autoencoders.interop.saelens import (
     WEIGHTS_FILE,
     prior_text,
 )
-from bae_ray.autoencoders.sae import GatedAutoencoder, ReLUAutoencoder, TopKAutoencoder, Transcoder
+from bae_ray.autoencoders.jumprelu import JumpReLUAutoencoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path, write_text
 

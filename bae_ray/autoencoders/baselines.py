@@ -1,4 +1,4 @@
-"""The sparse autoencoders of the paper (Eq. 8-16): ReLU, top-k, Gated ReLU, and the transcoder.
+"""The paper's baselines, sparse autoencoders (Eq. 8-16): ReLU, top-k, Gated ReLU, and the transcoder.
 
 They share the base's encoder and decoder and differ in the non-linearity.
 """
