@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bae_ray.autoencoders import TopKConfig
-from bae_ray.cli.commands import SweepCommand
 from bae_ray.cli.parsing import parse
+from bae_ray.cli.verb_training import SweepCommand
 from bae_ray.errors import InvalidInputError
 
 GRID = """

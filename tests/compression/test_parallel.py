@@ -52,7 +52,7 @@ def save(path: Path, x: torch.Tensor, seed: int) -> Autoencoder:
 @pytest.fixture(scope="module")
 def compressed(ray_cluster: None, folder: Path) -> Path:
     """The files' containers, several parts of the first one."""
-    from bae_ray.cli.codec import CompressCommand, compress
+    from bae_ray.cli.verb_codec import CompressCommand, compress
 
     sources = (str(folder / "a.npy"), str(folder / "b.safetensors"))
     command = CompressCommand(

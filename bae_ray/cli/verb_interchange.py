@@ -1,0 +1,143 @@
+"""The verbs `bae-ray export | import`: autoencoders of other packages."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from bae_ray.activations.config import Position
+from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.autoencoders.interop import Format, Kind
+from bae_ray.config import Config
+from bae_ray.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from bae_ray.autoencoders import Autoencoder
+
+
+class ExportCommand(Config):
+    """Write a saved autoencoder as a folder of SAELens, its normalisation folded into the weights."""
+
+    source: str
+    """Folder of the autoencoder, for example of a run, or its id on the Hugging Face hub."""
+    out: Path
+    """Folder to write, as sae_lens.SAE.load_from_disk reads it."""
+    layer: int | None = Field(default=None, ge=0)
+    """Layer l of the activations, hidden_states[l]: written into the metadata as the hook blocks.l.hook_resid_pre."""
+    hook_name: str | None = None
+    """TransformerLens' name of the activations, in place of a layer."""
+    model_name: str | None = None
+    """TransformerLens' name of the language model, for the metadata."""
+
+
+class ImportCommand(Config):
+    """Save an autoencoder of SAELens, sparsify or the paper's released code as one of bae_ray's."""
+
+    source: Path
+    """Folder of SAELens or sparsify, or file of the released code (.pt, .pth, .bin or .safetensors)."""
+    format: Format
+    """What wrote it."""
+    out: Path
+    """Folder of the autoencoder."""
+    kind: Kind | None = None
+    """Format release: which autoencoder it is. Left out: what experiment_params.txt beside it says, else bae."""
+    k: int | None = None
+    """Format release, kind topk: latents kept per sample, by default 10."""
+    threshold: float | None = None
+    """Format release, kind jumprelu: the fixed threshold, by default 0.5."""
+    prior_from: str | None = None
+    """Activation store to take the firing rates (the prior) from: without them a binary autoencoder has no magnitudes.
+    Left out: those of the file, which what 'bae-ray export' wrote has."""
+    layer: int | None = None
+    """Layer of the cell to take them from. Left out: the only one of the store."""
+    site: str | None = None
+    """Site of that cell. Left out: the only one."""
+    position: Position | None = None
+    """Position of that cell. Left out: the only one."""
+
+
+def export(command: ExportCommand) -> int:
+    """Run `bae-ray export`."""
+    from bae_ray.autoencoders import load_autoencoder
+    from bae_ray.autoencoders.interop import export_saelens
+    from bae_ray.autoencoders.interop.saelens import CONFIG_FILE
+
+    hook_name = command.hook_name
+    if command.layer is not None:
+        if hook_name is not None:
+            raise InvalidInputError(f"--layer {command.layer} and --hook-name {hook_name} are both given: give one.")
+        hook_name = f"blocks.{command.layer}.hook_resid_pre"
+    _require_free(command.out, CONFIG_FILE)
+    with _printed_warnings():
+        export_saelens(load_autoencoder(command.source), command.out, command.model_name, hook_name)
+    print(command.out)
+    return 0
+
+
+def import_(command: ImportCommand) -> int:
+    """Run `bae-ray import`."""
+    from bae_ray.autoencoders.base import CONFIG_FILE
+    from bae_ray.autoencoders.interop import import_autoencoder
+
+    _require_free(command.out, CONFIG_FILE)
+    with _printed_warnings():
+        autoencoder = import_autoencoder(command.source, command.format, command.kind, command.k, command.threshold)
+        _take_prior(autoencoder, command)
+    autoencoder.save_pretrained(command.out)
+    print(f"{autoencoder.config.model_dump_json()} in {command.out}")
+    return 0
+
+
+def _take_prior(autoencoder: "Autoencoder", command: ImportCommand) -> None:
+    """Make a store's cell the autoencoder's reference set; warn where a binary autoencoder is left without one."""
+    from bae_ray.activations.rows import Rows
+    from bae_ray.activations.store import ActivationStore
+    from bae_ray.analysis.features import feature_statistics
+
+    wanted = command.model_dump(include={"layer", "site", "position"}, exclude_none=True)
+    if command.prior_from is None:
+        if wanted:
+            raise InvalidInputError(f"--{min(wanted)} says which cell of --prior-from is meant: give that, or neither.")
+        if isinstance(autoencoder.config, BAEConfig) and not autoencoder.has_prior:
+            warnings.warn(
+                "the file holds no firing rates: magnitudes of this binary autoencoder will be refused, and its "
+                "containers be larger. Give --prior-from STORE, a store of the activations that it is of.",
+                stacklevel=2,
+            )
+        return
+    store = ActivationStore.open(command.prior_from)
+    cells = [cell for cell in store.cells if all(getattr(cell, name) == value for name, value in wanted.items())]
+    if len(cells) != 1:
+        found = "; ".join(str(cell) for cell in (cells or store.cells)[:8])
+        raise InvalidInputError(
+            f"{command.prior_from} has {len(cells)} cells that fit ({found}): say which with --layer, --site, "
+            "--position."
+        )
+    if store.manifest.d != autoencoder.d_in:
+        raise InvalidInputError(
+            f"{command.prior_from} has activations of {store.manifest.d} numbers; the autoencoder takes "
+            f"{autoencoder.d_in}. Give a store of the activations that it is of."
+        )
+    cell = cells[0]
+    rows = Rows(store.shards(cell.layer, cell.position, cell.site))
+    feature_statistics(autoencoder, rows).set_reference(autoencoder)
+
+
+def _require_free(folder: Path, file: str) -> None:
+    """Raise `InvalidInputError` where `folder` already holds an autoencoder, whose config is `file`."""
+    if (folder / file).exists():
+        raise InvalidInputError(f"--out {folder} already holds a {file}: give a folder that is empty or new.")
+
+
+@contextmanager
+def _printed_warnings() -> Iterator[None]:
+    """Print the warnings inside as messages of the command, without Python's line numbers."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)

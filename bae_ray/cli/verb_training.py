@@ -1,0 +1,120 @@
+"""The verbs `bae-ray train | sweep | watch`."""
+
+import sys
+from pathlib import Path
+
+from pydantic import Field
+
+from bae_ray.activations.config import Position
+from bae_ray.autoencoders.config import AutoencoderConfig, BAEConfig
+from bae_ray.cli.parsing import report_failures
+from bae_ray.config import Config
+from bae_ray.files import write_text
+from bae_ray.progress import track
+from bae_ray.storage import without_credentials
+from bae_ray.training.config import TrainingConfig
+from bae_ray.training.grid import SweepConfig
+
+INCOMPRESSIBLE_SHARE = 0.8
+"""Of the possible bits: a code above it has hardly been pressed on by the entropy loss."""
+
+
+class TrainCommand(Config):
+    """Train one autoencoder on one cell of an activation store."""
+
+    store: str
+    """Activation store: a path, or a URI such as s3://bucket/folder."""
+    out: Path
+    """Folder of runs; this one gets a directory named by the hash of its config."""
+    layer: int
+    """Layer of the cell."""
+    position: Position
+    """Position of the cell."""
+    site: str = "residual"
+    """Site of the cell."""
+    autoencoder: AutoencoderConfig = BAEConfig()
+    """Architecture."""
+    training: TrainingConfig = TrainingConfig()
+    """Training."""
+
+
+class SweepCommand(SweepConfig):
+    """Train a grid of autoencoders over the cells of an activation store. Finished runs are never trained again."""
+
+    store: str
+    """Activation store: a path, or a URI such as s3://bucket/folder."""
+    out: Path
+    """Folder of runs, a directory for each, and of results.parquet."""
+    dry_run: bool = False
+    """Only print what the sweep would do: how many runs, for how long, and how large."""
+
+
+class WatchCommand(Config):
+    """Show how a sweep comes along, from its folder alone, until it ends; Ctrl-C leaves the sweep as it is."""
+
+    runs: Path
+    """Folder of the sweep's runs."""
+    every: float = Field(default=2.0, gt=0)
+    """Seconds between two looks."""
+    once: bool = False
+    """Look once."""
+    best: str = "fvu_val"
+    """Column of the results by which the best run is told, the smallest first."""
+
+
+def train(command: TrainCommand) -> int:
+    """Run `bae-ray train`; needs no Ray."""
+    from bae_ray.activations.layout import Cell
+    from bae_ray.activations.store import ActivationStore
+    from bae_ray.training.run_folder import execute_run, plan_run
+
+    store = ActivationStore.open(command.store)
+    cell = Cell(command.layer, command.site, command.position)
+    run = plan_run(store, cell, command.autoencoder, command.training)
+    with track("Training", command.training.epochs) as tracker:
+        result = execute_run(run, store, command.out, on_epoch=tracker.reach)
+    bits, most = result.entropy_bits, result.d_latent
+    if command.autoencoder.architecture == "bae" and bits > INCOMPRESSIBLE_SHARE * most:
+        weight, epochs = command.training.entropy_weight, command.training.epochs
+        print(
+            f"warning: {bits:.0f} of {most} possible bits: most latents are fair coins, so the number says little of "
+            f"the activations. The entropy weight ({weight:g}) did too little in {epochs} epochs: raise "
+            f"--training.entropy-weight, to {max(2e-3, 10 * weight):g} say, or train for longer.",
+            file=sys.stderr,
+        )
+    print(
+        f"{bits:.1f} bits of at most {most}, FVU {result.fvu_train:.3f} on training and {result.fvu_val:.3f} on "
+        f"held-out texts: {command.out / run.id}"
+    )
+    return 0
+
+
+def sweep(command: SweepCommand) -> int:
+    """Run `bae-ray sweep`."""
+    from bae_ray.activations.store import ActivationStore
+    from bae_ray.training.sweep import RESULTS_FILE, dry_run
+    from bae_ray.training.sweep import sweep as run
+
+    if command.dry_run:
+        from bae_ray.report.sweep_plan import print_plan
+
+        print_plan(dry_run(command, ActivationStore.open(command.store), command.out))
+        return 0
+    outcome = run(command, ActivationStore.open(command.store), command.out)
+    shown = command.model_copy(update={"store": without_credentials(command.store)})
+    _save_config(shown, command.out / "sweep.json")
+    print(f"{outcome.trained} runs trained, {len(outcome.failures)} failed.")
+    print(command.out / RESULTS_FILE)
+    return report_failures(outcome.failures)
+
+
+def watch(command: WatchCommand) -> int:
+    """Run `bae-ray watch`; needs no Ray."""
+    from bae_ray.report.sweep_watch import watch as run
+
+    run(command.runs, command.every, command.once, command.best)
+    return 0
+
+
+def _save_config(command: Config, file: Path) -> None:
+    write_text(file, command.model_dump_json(indent=2) + "\n")
