@@ -3,8 +3,9 @@
 Public names are loaded on first use, so that importing the package costs nothing and needs no Ray.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bae_ray.lazy import lazily
 
 if TYPE_CHECKING:
     from bae_ray.activations.store import ActivationStore as ActivationStore
@@ -13,20 +14,13 @@ if TYPE_CHECKING:
     from bae_ray.training.trainer import train as train
     from bae_ray.training.trainer import train_many as train_many
 
-_PUBLIC = {
-    "ActivationStore": "bae_ray.activations.store",
-    "load_autoencoder": "bae_ray.autoencoders",
-    "results": "bae_ray.training.results",
-    "train": "bae_ray.training.trainer",
-    "train_many": "bae_ray.training.trainer",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'bae_ray' has no attribute '{name}'")
-    return getattr(import_module(_PUBLIC[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(_PUBLIC)
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "ActivationStore": "bae_ray.activations.store",
+        "load_autoencoder": "bae_ray.autoencoders",
+        "results": "bae_ray.training.results",
+        "train": "bae_ray.training.trainer",
+        "train_many": "bae_ray.training.trainer",
+    },
+)

@@ -32,7 +32,8 @@ from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.files import write_text
 from bae_ray.storage import folder_at
 from bae_ray.training.config import RunConfig, TrainingConfig
-from bae_ray.training.grid import SweepConfig, expand
+from bae_ray.training.grid import expand
+from bae_ray.training.sweep_config import SweepConfig
 
 CORES = os.cpu_count() or 1
 LAYERS, POSITIONS, WIDTH, N = 6, 8, 128, 2048

@@ -22,7 +22,7 @@ from bae_ray.config import Config
 from bae_ray.experiments.extractions import news, pile
 from bae_ray.files import write_text
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.grid import SweepConfig
+from bae_ray.training.sweep_config import SweepConfig
 
 
 class Compression(Config):

@@ -30,7 +30,7 @@ from bae_ray.files import write_text
 from bae_ray.serving.config import JudgeServiceConfig
 from bae_ray.serving.judge.session import JobJudgeConfig, judge_of
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.grid import SweepConfig
+from bae_ray.training.sweep_config import SweepConfig
 
 COMSEM = "comsem"
 """Folder of what is found of the features, and of the judge's answers."""

@@ -25,7 +25,7 @@ from bae_ray.config import Config
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import write_text
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.grid import SweepConfig
+from bae_ray.training.sweep_config import SweepConfig
 
 
 class ICLEntropy(Config):

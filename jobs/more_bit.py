@@ -33,8 +33,8 @@ from bae_ray.files import write_text
 from bae_ray.serving.config import JudgeServiceConfig
 from bae_ray.serving.judge.session import JobJudgeConfig, judge_of
 from bae_ray.training.config import RunConfig, TrainingConfig
-from bae_ray.training.execution import ExecutionConfig
-from bae_ray.training.grid import SweepConfig, expand
+from bae_ray.training.grid import expand
+from bae_ray.training.sweep_config import ExecutionConfig, SweepConfig
 
 SWEEP = "sweep"
 """Folder of the autoencoders."""

@@ -20,8 +20,8 @@ from bae_ray.cli import parse_preset, report_failures, run_safely
 from bae_ray.experiments.synthetic.subset_sums import SyntheticConfig, make_synthetic_store, rank_of
 from bae_ray.files import write_text
 from bae_ray.training.config import RunConfig, TrainingConfig
-from bae_ray.training.execution import ExecutionConfig
-from bae_ray.training.grid import SweepConfig, expand
+from bae_ray.training.grid import expand
+from bae_ray.training.sweep_config import ExecutionConfig, SweepConfig
 
 
 class SyntheticEntropy(ExecutionConfig):

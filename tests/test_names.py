@@ -10,7 +10,7 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.names import nearest
 from bae_ray.training.axes import parse_axis, parse_condition, parse_range
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.grid import SweepConfig
+from bae_ray.training.sweep_config import SweepConfig
 
 FIELDS = [f"training.{name}" for name in TrainingConfig.model_fields]
 

@@ -12,6 +12,7 @@ DEFAULT_CORPUS = "agnews"
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Site = Literal["residual", "mlp_in", "mlp_out"]
+ExportFormat = Literal["npy", "parquet", "release"]
 Position = int | Literal["last", "all"]
 """A token's index in the text; the text's last token; or all of its tokens, each with a vector of its own."""
 

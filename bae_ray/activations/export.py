@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,14 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bae_ray.activations.config import Position
+from bae_ray.activations.config import ExportFormat, Position
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path
 from bae_ray.progress import track
-
-ExportFormat = Literal["npy", "parquet", "release"]
 
 
 def export_cells(

@@ -7,6 +7,11 @@ from pydantic import Field, field_validator
 from bae_ray.config import Config
 from bae_ray.errors import InvalidInputError
 
+Reduction = Literal["mean", "sum"]
+"""How an error of several dimensions becomes one number."""
+EntropyForm = Literal["bernoulli", "printed"]
+"""-p log2 p - (1-p) log2(1-p), or -p log2 p alone, as Eq. 4 prints it."""
+
 
 class ArchitectureConfig(Config):
     """What all architectures have in common."""

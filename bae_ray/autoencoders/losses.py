@@ -5,11 +5,11 @@ give a value for each, [M]. Sums over samples are taken in float32 whatever the 
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from bae_ray.autoencoders.config import EntropyForm, Reduction
 from bae_ray.autoencoders.covariance import covariance_penalty
 
 __all__ = [
@@ -23,9 +23,6 @@ __all__ = [
     "printed_entropy",
     "reconstruction_loss",
 ]
-
-Reduction = Literal["mean", "sum"]
-EntropyForm = Literal["bernoulli", "printed"]
 
 
 def reconstruction_loss(x_hat: Tensor, x: Tensor, reduction: Reduction = "mean") -> Tensor:

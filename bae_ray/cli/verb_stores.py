@@ -6,8 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bae_ray.activations.config import Position
-from bae_ray.activations.export import ExportFormat
+from bae_ray.activations.config import ExportFormat, Position
 from bae_ray.config import Config
 
 

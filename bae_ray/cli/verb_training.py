@@ -13,7 +13,7 @@ from bae_ray.files import write_text
 from bae_ray.progress import track
 from bae_ray.storage import without_credentials
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.grid import SweepConfig
+from bae_ray.training.sweep_config import SweepConfig
 
 INCOMPRESSIBLE_SHARE = 0.8
 """Of the possible bits: a code above it has hardly been pressed on by the entropy loss."""

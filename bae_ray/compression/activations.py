@@ -14,7 +14,6 @@ from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder
 from bae_ray.autoencoders.identity import model_hash, model_hashes
 from bae_ray.compression.codec import (
-    BLOCK_ROWS,
     MAX_BYTES,
     CodeOptions,
     CodeWriter,
@@ -23,10 +22,11 @@ from bae_ray.compression.codec import (
     check_size,
     open_container,
 )
+from bae_ray.compression.config import PriorChoice
 from bae_ray.compression.container import ContainerReader
-from bae_ray.compression.header import Scheme, TableChoice
+from bae_ray.compression.header import BLOCK_ROWS, Scheme, TableChoice
 from bae_ray.compression.prior import PriorTable
-from bae_ray.compression.rates import PriorChoice, check_threshold, chosen_prior
+from bae_ray.compression.rates import check_threshold, chosen_prior
 from bae_ray.errors import ForeignModelError, InvalidInputError
 from bae_ray.values import check_finite, check_type
 

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from bae_ray.compression.container import ContainerReader, ContainerWriter
-from bae_ray.compression.header import Header, Scheme, TableChoice
+from bae_ray.compression.header import BLOCK_ROWS, Header, Scheme, TableChoice
 from bae_ray.compression.indices import LOWEST, kept_latents
 from bae_ray.compression.prior import PriorTable
 from bae_ray.errors import ContainerTooLargeError, InvalidInputError
 from bae_ray.values import check_type
 
-BLOCK_ROWS = 1024
 MAX_BYTES = 4 << 30
 """What decoding may take by default, in bytes."""
 

@@ -4,11 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from bae_ray.compression.codec import BLOCK_ROWS
-from bae_ray.compression.header import Scheme, TableChoice
-from bae_ray.compression.rates import PriorChoice
+from bae_ray.compression.header import BLOCK_ROWS, Scheme, TableChoice
 from bae_ray.config import Config
 
+PriorChoice = Literal["encoder", "data", "auto"]
 ArrayFormat = Literal["npy", "safetensors"]
 
 

@@ -17,6 +17,8 @@ TableChoice = Literal["reference", "embedded"]
 
 FORMAT = "bae_ray.codes"
 VERSION = 1
+BLOCK_ROWS = 1024
+"""Rows per block, unless others are asked for."""
 HEADER_SIZE = 896
 """Bytes before the payload: 8 with the length of the rest, and JSON filled up with spaces."""
 MAX_ROWS = 1 << 48

@@ -7,7 +7,7 @@ Shapes: N samples, F d_latent.
 """
 
 import io
-from typing import Literal, Unpack
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ from torch import Tensor
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.bae import NO_PRIOR
-from bae_ray.compression.codec import BLOCK_ROWS, CodeOptions, CodeWriter, as_bits
-from bae_ray.compression.header import Scheme
+from bae_ray.compression.codec import CodeOptions, CodeWriter, as_bits
+from bae_ray.compression.config import PriorChoice
+from bae_ray.compression.header import BLOCK_ROWS, Scheme
 from bae_ray.errors import InvalidInputError, NoPriorError
 
-PriorChoice = Literal["encoder", "data", "auto"]
 SAMPLE_ROWS = 16_384
 """Activations that rates are taken of: all where there are no more, else so many, evenly spaced."""
 

@@ -1,52 +1,21 @@
 """The grid of a sweep: cells x axes over any field of the configs, expanded and validated before anything runs."""
 
 import itertools
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BeforeValidator, ValidationError
+from pydantic import ValidationError
 
-from bae_ray.activations.config import Position
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
-from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig, AutoencoderConfig, BAEConfig
+from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig
 from bae_ray.config import describe
 from bae_ray.errors import InvalidInputError
-from bae_ray.training.axes import CELL_FIELDS, Setting, Settings, as_conditions, as_texts, parse_axis, parse_condition
+from bae_ray.training.axes import CELL_FIELDS, Setting, Settings, parse_axis, parse_condition
 from bae_ray.training.config import RunConfig, TrainingConfig
-from bae_ray.training.execution import ExecutionConfig, SearchConfig
 from bae_ray.training.run_folder import plan_run
+from bae_ray.training.sweep_config import SweepConfig
 
 MAX_SHOWN = 5
-
-
-class SweepConfig(ExecutionConfig):
-    """A grid of autoencoders: the product of cells, axes and seeds."""
-
-    layers: tuple[int, ...] | None = None
-    """Layers of the store. Left out: all of them."""
-    positions: tuple[Position, ...] | None = None
-    """Positions of the store. Left out: all of them."""
-    sites: tuple[str, ...] | None = None
-    """Sites of the store. Left out: all of them."""
-    autoencoder: AutoencoderConfig = BAEConfig()
-    """Architecture of every run, but for the axes."""
-    training: TrainingConfig = TrainingConfig()
-    """Training of every run, but for the axes and seeds."""
-    axes: Annotated[tuple[str, ...], BeforeValidator(as_texts)] = ()
-    """Further axes of the grid, each FIELD=VALUE,VALUE,... over a field of the two above, such as training.lr=1e-3,3e-3
-    or autoencoder.architecture=bae,relu,topk. Different axes multiply; several fields in one, with a space between,
-    go together, first value with first: "training.lr=1e-3,3e-3 training.batch_size=256,512"."""
-    exclude: Annotated[tuple[str, ...], BeforeValidator(as_conditions)] = ()
-    """Runs to leave out, each FIELD=VALUE,... FIELD=VALUE,... over layer, position, site and the fields of the configs:
-    those that fulfil all of it. "layer=0 training.lr=3e-3" leaves out layer 0 at that learning rate."""
-    seeds: tuple[int, ...] = ()
-    """Seeds, each of which trains the whole grid. Left out: training.seed alone."""
-    skip_illegal: bool = False
-    """Leave out, and report as failed, runs whose settings cannot go together; otherwise they stop the sweep before it
-    begins."""
-
-    search: SearchConfig = SearchConfig()
-    """Left as it is, every run of the grid is trained to its end."""
 
 
 class IllegalRun(NamedTuple):

@@ -19,7 +19,7 @@ from bae_ray.files import write_text
 from bae_ray.progress import track
 from bae_ray.training.axes import Setting, Settings, parse_range
 from bae_ray.training.config import RunConfig
-from bae_ray.training.grid import IllegalRun, SweepConfig, plan_settings, selected_cells
+from bae_ray.training.grid import IllegalRun, plan_settings, selected_cells
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.packing import Pack
 from bae_ray.training.run_folder import (
@@ -36,6 +36,7 @@ from bae_ray.training.run_folder import (
     read_result,
     write_failure,
 )
+from bae_ray.training.sweep_config import SweepConfig
 from bae_ray.training.tuning import run_trials
 from bae_ray.training.worker import PackTrainer
 

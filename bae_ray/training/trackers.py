@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import RunConfig
-from bae_ray.training.execution import ExecutionConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.run_folder import RunResult, metrics_row
+from bae_ray.training.sweep_config import ExecutionConfig
 
 
 class Tracker(Protocol):

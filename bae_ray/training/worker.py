@@ -13,10 +13,10 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError
 from bae_ray.storage import Folder
 from bae_ray.training.config import RunConfig
-from bae_ray.training.execution import ExecutionConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.packing import Pack
 from bae_ray.training.run_folder import RunResult, execute_runs
+from bae_ray.training.sweep_config import ExecutionConfig
 from bae_ray.training.trackers import Tracker, open_trackers
 
 

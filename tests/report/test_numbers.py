@@ -86,8 +86,8 @@ def many(tiny_store: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathF
     """A folder of 96 runs: one that was trained, under 96 configs, with one cell ten times the others' bits."""
     from bae_ray.activations.store import ActivationStore
     from bae_ray.training.config import TrainingConfig
-    from bae_ray.training.grid import SweepConfig
     from bae_ray.training.sweep import sweep
+    from bae_ray.training.sweep_config import SweepConfig
 
     out = tmp_path_factory.mktemp("many")
     config = SweepConfig(layers=(1,), positions=(2,), training=TrainingConfig(epochs=2), gpus_per_trial=0)

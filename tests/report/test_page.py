@@ -12,9 +12,9 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.matched_entropy import matched_entropy
 from bae_ray.experiments.layer_position.report import report_entropies
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.grid import SweepConfig
 from bae_ray.training.results import results
 from bae_ray.training.sweep import sweep
+from bae_ray.training.sweep_config import SweepConfig
 from tests.browser import opened
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

@@ -11,9 +11,10 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError
 from bae_ray.report.sweep_watch import status
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.grid import SweepConfig, expand
+from bae_ray.training.grid import expand
 from bae_ray.training.results import GridRecord, results
 from bae_ray.training.sweep import sweep
+from bae_ray.training.sweep_config import SweepConfig
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

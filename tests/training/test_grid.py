@@ -7,7 +7,8 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import BAEConfig, ReLUConfig, TopKConfig, TranscoderConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import CellConfig, RunConfig
-from bae_ray.training.grid import SweepConfig, expand, plan_grid
+from bae_ray.training.grid import expand, plan_grid
+from bae_ray.training.sweep_config import SweepConfig
 
 
 @pytest.fixture

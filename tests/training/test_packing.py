@@ -5,9 +5,10 @@ import pytest
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import BAEConfig
 from bae_ray.training.config import RunConfig, TrainingConfig
-from bae_ray.training.grid import SweepConfig, expand
+from bae_ray.training.grid import expand
 from bae_ray.training.packing import Pack, jobs, pack, unfinished_packs
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
+from bae_ray.training.sweep_config import SweepConfig
 
 
 @pytest.fixture

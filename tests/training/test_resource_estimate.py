@@ -5,9 +5,10 @@ import pytest
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import DivergedError
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.grid import SweepConfig, expand
+from bae_ray.training.grid import expand
 from bae_ray.training.packing import pack
 from bae_ray.training.resource_estimate import Measured, estimate, gpu_share, largest, measure_one
+from bae_ray.training.sweep_config import SweepConfig
 
 GB = 10**9
 

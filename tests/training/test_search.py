@@ -10,11 +10,11 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.report.sweep_watch import status
 from bae_ray.training.axes import Setting, parse_range
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.execution import SearchConfig
-from bae_ray.training.grid import SweepConfig, plan_settings
+from bae_ray.training.grid import plan_settings
 from bae_ray.training.results import results
 from bae_ray.training.run_folder import RESULT_FILE
 from bae_ray.training.sweep import sweep
+from bae_ray.training.sweep_config import SearchConfig, SweepConfig
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -21,11 +21,12 @@ from bae_ray.files import checksum
 from bae_ray.storage import folder_at
 from bae_ray.training import run_folder as run_module
 from bae_ray.training.config import RunConfig, TrainingConfig
-from bae_ray.training.grid import SweepConfig, expand
+from bae_ray.training.grid import expand
 from bae_ray.training.packing import jobs, unfinished_packs
 from bae_ray.training.results import ENTROPY_COLUMNS, entropy_table
 from bae_ray.training.run_folder import RESULT_FILE, RunResult, execute_runs
 from bae_ray.training.sweep import sweep
+from bae_ray.training.sweep_config import SweepConfig
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

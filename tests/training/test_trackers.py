@@ -8,10 +8,10 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.execution import ExecutionConfig
-from bae_ray.training.grid import SweepConfig, expand
+from bae_ray.training.grid import expand
 from bae_ray.training.packing import pack
 from bae_ray.training.run_folder import read_result
+from bae_ray.training.sweep_config import ExecutionConfig, SweepConfig
 from bae_ray.training.trackers import check_trackers
 from bae_ray.training.worker import PackTrainer
 

@@ -16,7 +16,8 @@ from typing_extensions import override
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
 from bae_ray.compression import Scheme, TableChoice, decompress_activations, model_hash, open_container
 from bae_ray.compression.activations import check_model, write_activations
-from bae_ray.compression.codec import BLOCK_ROWS, CodeOptions, check_size
+from bae_ray.compression.codec import CodeOptions, check_size
+from bae_ray.compression.header import BLOCK_ROWS
 from bae_ray.errors import BaeRayError, ContainerTooLargeError
 from bae_ray.serving.compute.feature_description import describe_feature
 from bae_ray.serving.compute.operations import Operation

@@ -1,11 +1,14 @@
-"""How a grid is executed: what a training may take of the cluster, and what is trained together."""
+"""What a sweep trains: its grid, or a search in place of it, and what each training may take of the cluster."""
 
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from bae_ray.activations.config import Position
+from bae_ray.autoencoders.config import AutoencoderConfig, BAEConfig
 from bae_ray.config import Config
-from bae_ray.training.axes import as_texts
+from bae_ray.training.axes import as_conditions, as_texts
+from bae_ray.training.config import TrainingConfig
 
 
 class SearchConfig(Config):
@@ -54,3 +57,33 @@ class ExecutionConfig(Config):
     folder wandb/ beside the runs. Needs the package wandb."""
     mlflow: str | None = None
     """MLflow tracking URI to log each run to, such as sqlite:////shared/mlflow.db. Needs the package mlflow."""
+
+
+class SweepConfig(ExecutionConfig):
+    """A grid of autoencoders: the product of cells, axes and seeds."""
+
+    layers: tuple[int, ...] | None = None
+    """Layers of the store. Left out: all of them."""
+    positions: tuple[Position, ...] | None = None
+    """Positions of the store. Left out: all of them."""
+    sites: tuple[str, ...] | None = None
+    """Sites of the store. Left out: all of them."""
+    autoencoder: AutoencoderConfig = BAEConfig()
+    """Architecture of every run, but for the axes."""
+    training: TrainingConfig = TrainingConfig()
+    """Training of every run, but for the axes and seeds."""
+    axes: Annotated[tuple[str, ...], BeforeValidator(as_texts)] = ()
+    """Further axes of the grid, each FIELD=VALUE,VALUE,... over a field of the two above, such as training.lr=1e-3,3e-3
+    or autoencoder.architecture=bae,relu,topk. Different axes multiply; several fields in one, with a space between,
+    go together, first value with first: "training.lr=1e-3,3e-3 training.batch_size=256,512"."""
+    exclude: Annotated[tuple[str, ...], BeforeValidator(as_conditions)] = ()
+    """Runs to leave out, each FIELD=VALUE,... FIELD=VALUE,... over layer, position, site and the fields of the configs:
+    those that fulfil all of it. "layer=0 training.lr=3e-3" leaves out layer 0 at that learning rate."""
+    seeds: tuple[int, ...] = ()
+    """Seeds, each of which trains the whole grid. Left out: training.seed alone."""
+    skip_illegal: bool = False
+    """Leave out, and report as failed, runs whose settings cannot go together; otherwise they stop the sweep before it
+    begins."""
+
+    search: SearchConfig = SearchConfig()
+    """Left as it is, every run of the grid is trained to its end."""
