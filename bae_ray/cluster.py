@@ -1,16 +1,25 @@
 """Connecting to Ray: to the cluster that RAY_ADDRESS names or that this machine belongs to, else to a new one."""
 
+import json
 import logging
 import os
+import time
+from functools import cache
 
 import ray
 from ray._private import ray_constants, worker
+from ray.autoscaler._private.util import format_readonly_node_type
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from ray.experimental.internal_kv import _internal_kv_get
 
 from bae_ray.chatter import quiet_core, quieten
 from bae_ray.errors import InvalidInputError
 
 LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 """Whether a Ray that is started here can be reached from other machines: Ray's own variable, whatever the system."""
+REPORT_S = 15.0
+"""How long the first report of Ray's monitor may take; it reports every 5 s."""
 BLOCK_BYTES = 2 << 20
 """Of data that one task hands to others: small enough that a single file's texts keep all CPUs busy."""
 
@@ -67,11 +76,34 @@ def total(resource: str) -> float:
 def only_machine() -> dict[str, float] | None:
     """The CPUs and GPUs ("CPU", "GPU") of the one machine that there is.
 
-    None where others may still come, or where this process is not connected to Ray.
+    None where others may still come: there are several, the head takes no work, or an autoscaler adds machines. None
+    too where this process is not connected to Ray.
     """
     if not ray.is_initialized():
         return None
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if len(nodes) != 1 or not nodes[0].get("CPU"):
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) != 1 or not (have := nodes[0]["Resources"]).get("CPU"):
         return None
-    return {resource: float(nodes[0].get(resource, 0)) for resource in ("CPU", "GPU")}
+    if has_joined() and _grows(nodes[0]["NodeID"]):
+        return None
+    return {resource: float(have.get(resource, 0)) for resource in ("CPU", "GPU")}
+
+
+@cache
+def _grows(node_id: str) -> bool:
+    """Whether an autoscaler may add machines to the one of a cluster.
+
+    Ray's monitor runs without an autoscaler too. It then gives each machine a type of its own, named by its id. A new
+    cluster has no report yet: this waits for it, and where none comes, machines may.
+    """
+    if is_autoscaler_v2(fetch_from_server=True):
+        status = GetClusterStatusReply.FromString(worker.global_worker.gcs_client.get_cluster_status())
+        return any(node.ray_node_type_name for node in status.cluster_resource_state.node_states)
+    until = time.monotonic() + REPORT_S
+    while time.monotonic() < until:
+        reported = json.loads(_internal_kv_get(ray_constants.DEBUG_AUTOSCALING_STATUS) or "{}")
+        types = (reported.get("autoscaler_report") or {}).get("active_nodes")
+        if types:
+            return [*types] != [format_readonly_node_type(node_id)]
+        time.sleep(0.2)
+    return True

@@ -48,10 +48,12 @@ class Cluster:
         self._head: Node | None = None
         self.nodes: list[Node] = []
 
-    def start_head(self) -> None:
-        """The head, which takes no work."""
-        self._head = self._start("--head", "--num-cpus=0", f"--port={self._port}", f"--temp-dir={self._temporary}",
-                                 "--include-dashboard=false", f"--ray-client-server-port={free_port()}")  # fmt: skip
+    def start_head(self, *options: str, cpus: int = 0) -> None:
+        """The head, which takes no work but for `cpus`."""
+        options = (*options, f"--temp-dir={self._temporary}", f"--ray-client-server-port={free_port()}")
+        self._head = self._start(
+            "--head", f"--num-cpus={cpus}", f"--port={self._port}", "--include-dashboard=false", *options
+        )
 
     def add_node(self) -> None:
         """One more node, of one CPU."""
