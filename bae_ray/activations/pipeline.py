@@ -12,9 +12,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.extractor import MEASURE, RESULT, ShardExtractor
 from bae_ray.activations.layout import Failure, Probe, RowsIndex
 from bae_ray.activations.probe import probe
-from bae_ray.activations.worker import MEASURE, RESULT, ShardExtractor
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.cluster import configure_data, only_machine, total
 from bae_ray.errors import BaeRayError, CorruptShardError, ExtractionError, InvalidInputError, first_line

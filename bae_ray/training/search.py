@@ -21,6 +21,7 @@ from bae_ray.training.axes import Setting, Settings, parse_range
 from bae_ray.training.config import RunConfig
 from bae_ray.training.grid import IllegalRun, plan_settings, selected_cells
 from bae_ray.training.loop import TrainingMetrics
+from bae_ray.training.pack_trainer import PackTrainer
 from bae_ray.training.packing import Pack
 from bae_ray.training.run_folder import (
     METRICS_FILE,
@@ -38,7 +39,6 @@ from bae_ray.training.run_folder import (
 )
 from bae_ray.training.sweep_config import SweepConfig
 from bae_ray.training.tuning import run_trials
-from bae_ray.training.worker import PackTrainer
 
 METRICS = ("reconstruction", "loss", "entropy", "covariance", "l1", "l0")
 """Columns of metrics.jsonl that a search may go by."""

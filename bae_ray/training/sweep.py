@@ -23,6 +23,7 @@ from bae_ray.files import write_text
 from bae_ray.progress import Tracker, console, track
 from bae_ray.training.config import RunConfig
 from bae_ray.training.grid import IllegalRun, plan_grid
+from bae_ray.training.pack_trainer import PackTrainer
 from bae_ray.training.packing import STATES, Pack, jobs, unfinished_packs
 from bae_ray.training.resource_estimate import DryRun, Measured, estimate, gpu_share, largest, measure_one
 from bae_ray.training.results import ILLEGAL_PREFIX, GridRecord, outcomes, write_parquet
@@ -40,7 +41,6 @@ from bae_ray.training.search import cell_of, check_search, draw_runs, drawn_befo
 from bae_ray.training.sweep_config import ExecutionConfig, SweepConfig
 from bae_ray.training.trackers import check_trackers
 from bae_ray.training.tuning import run_trials
-from bae_ray.training.worker import PackTrainer
 
 RESULTS_FILE = "results.parquet"
 WORKER_DIED = "WorkerDied"

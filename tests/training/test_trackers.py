@@ -9,11 +9,11 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import expand
+from bae_ray.training.pack_trainer import PackTrainer
 from bae_ray.training.packing import pack
 from bae_ray.training.run_folder import read_result
 from bae_ray.training.sweep_config import ExecutionConfig, SweepConfig
 from bae_ray.training.trackers import check_trackers
-from bae_ray.training.worker import PackTrainer
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

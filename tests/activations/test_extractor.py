@@ -14,9 +14,9 @@ import transformers
 
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.extractor import MEASURE, ShardExtractor, is_lost
 from bae_ray.activations.model import find_model
 from bae_ray.activations.store import ActivationStore
-from bae_ray.activations.worker import MEASURE, ShardExtractor, is_lost
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import ExtractionError
 from bae_ray.storage import folder_at
@@ -125,7 +125,7 @@ class Flaky(StoreWriter):
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long would have been waited."""
     waited: list[float] = []
-    monkeypatch.setattr("bae_ray.activations.worker.time.sleep", waited.append)
+    monkeypatch.setattr("bae_ray.activations.extractor.time.sleep", waited.append)
     return waited
 
 
