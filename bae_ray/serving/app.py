@@ -9,19 +9,16 @@ import logging
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import BackpressureConfig
-from ray.serve.handle import DeploymentHandle
-from starlette.types import ASGIApp
 
 from bae_ray.cluster import only_machine
-from bae_ray.serving.compute.encoders import deployed, encoders
+from bae_ray.serving.compute.encoders import encoders
 from bae_ray.serving.compute.texts import texts
 from bae_ray.serving.config import ServiceConfig
-from bae_ray.serving.http.key_file import Keyring
+from bae_ray.serving.gateway import Gateway
 from bae_ray.serving.http.keys import Keys, read_keys
 from bae_ray.serving.http.problems import RETRY_AFTER_S
-from bae_ray.serving.monitoring.metrics import Counted
 from bae_ray.serving.ray_serve.capacity import placed
-from bae_ray.serving.ray_serve.loopback import listen_like_ray
+from bae_ray.serving.ray_serve.deployment import deployed
 from bae_ray.serving.registry.registry import Registry
 
 SPARE = 256
@@ -30,45 +27,6 @@ BEHIND_DRAIN_S = 1.0
 """Seconds that replicas behind a gateway which has stopped are given: nobody waits for what they compute."""
 
 log = logging.getLogger("ray.serve")
-
-
-class Gateway:
-    """A replica that speaks HTTP."""
-
-    def __init__(
-        self, config: ServiceConfig, keys: Keys, encoders: DeploymentHandle | str, texts: DeploymentHandle | str
-    ) -> None:
-        """`encoders`, `texts`: the deployments, or the names of their applications."""
-        listen_like_ray()
-        self._config, self._keys, self._encoders, self._texts = config, keys, encoders, texts
-
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        from bae_ray.serving.http.api import create_app
-        from bae_ray.serving.http.middleware import Manners
-        from bae_ray.serving.http.service import Service
-        from bae_ray.serving.monitoring.metrics import Metrics
-        from bae_ray.serving.ray_serve.placement import Room
-
-        context = serve.get_replica_context()
-        metrics = Metrics(context.replica_id.unique_id)
-        config, encoders, texts = self._config, _handle(self._encoders), _handle(self._texts)
-        own = serve.get_deployment_handle(context.deployment, context.app_name)
-        room = Room(texts, config.texts, [(own, config.gateway), (encoders, config.encoders)])
-        service = Service(config, encoders, texts, metrics, room, own)
-        self._service = service
-        service.registry.look()
-        keys = Keyring(self._keys, self._config.keys_file)
-        keys.watch(metrics.keys)
-        return Manners(create_app(service, bool(keys)), keys, self._config.limits, metrics)
-
-    async def counted(self) -> Counted:
-        """What this replica has counted."""
-        return await self._service.counted()
-
-    async def encoders(self) -> dict[str, int]:
-        """How many encoders of the registry are ready, and how many broken."""
-        ready = [entry.config is not None for entry in (await self._service.entries()).values()]
-        return {"ready": sum(ready), "broken": len(ready) - sum(ready)}
 
 
 def check(config: ServiceConfig) -> Keys:
@@ -99,10 +57,6 @@ def build_apart(config: ServiceConfig) -> tuple[Application, dict[str, Applicati
     at_once = config.model_copy(update={"drain_s": BEHIND_DRAIN_S})
     behind = {"bae_ray-encoders": encoders(at_once), "bae_ray-texts": texts(at_once)}
     return _gateway(config, keys, *behind), behind
-
-
-def _handle(deployment: DeploymentHandle | str) -> DeploymentHandle:
-    return serve.get_app_handle(deployment) if isinstance(deployment, str) else deployment
 
 
 def _gateway(config: ServiceConfig, keys: Keys, encoders: Application | str, texts: Application | str) -> Application:

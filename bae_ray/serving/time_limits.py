@@ -22,7 +22,7 @@ class SlowError(OSError):
         """Whether it is the first time that one has waited for this call."""
 
 
-class Patience:
+class TimeLimit:
     """Makes one call after the other, and waits for each no longer than it may. For one thread at a time."""
 
     def __init__(self, limit_s: float, together_s: float | None = None) -> None:

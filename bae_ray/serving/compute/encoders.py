@@ -18,32 +18,22 @@ from bae_ray.compression import Scheme, TableChoice, decompress_activations, mod
 from bae_ray.compression.activations import check_model, write_activations
 from bae_ray.compression.codec import CodeOptions, check_size
 from bae_ray.compression.header import BLOCK_ROWS
-from bae_ray.errors import BaeRayError, ContainerTooLargeError
+from bae_ray.errors import ContainerTooLargeError
 from bae_ray.serving.compute.feature_description import describe_feature
-from bae_ray.serving.compute.operations import Operation
+from bae_ray.serving.compute.interface import COMPUTING, LOADING, ChangedError, Operation
 from bae_ray.serving.compute.threads import Threads
 from bae_ray.serving.config import ServiceConfig
-from bae_ray.serving.monitoring.metrics import Counted, Loads
-from bae_ray.serving.monitoring.replica_states import own_id
+from bae_ray.serving.monitoring.counts import Counted
+from bae_ray.serving.monitoring.load_counts import Loads
+from bae_ray.serving.ray_serve.deployment import deployed, own_id
 from bae_ray.serving.ray_serve.loopback import listen_like_ray
 from bae_ray.serving.registry.registry import Registry
-from bae_ray.serving.time_limits import Patience
-
-LOGGING = {"encoding": "JSON", "enable_access_log": False}
-"""The gateway has a line for every request that says more than Serve's."""
-COMPUTING, LOADING = "computing", "loading what was asked for"
-"""What a replica is at."""
-DRAIN_LOOK_S = 1.0
-"""How often a replica that stops looks whether its requests are finished."""
+from bae_ray.serving.time_limits import TimeLimit
 
 LOAD_TIMEOUT_S = 60.0
 
 log = logging.getLogger("ray.serve")
 T = TypeVar("T")
-
-
-class ChangedError(BaeRayError):
-    """An encoder's files are not those that the gateway saw."""
 
 
 class _Loaded(NamedTuple):
@@ -81,7 +71,7 @@ class Encoders:
         self._threads = Threads(threads if self._device == "cpu" else 1, "compute")
         self._coder = Threads(1, "codec")
         self._loader = Threads(1, "load")  # where the disk is slow, what is loaded already is computed with meanwhile
-        self._patience = Patience(LOAD_TIMEOUT_S)
+        self._time_limit = TimeLimit(LOAD_TIMEOUT_S)
         self._loading = 0
 
         @serve.multiplexed(max_num_models_per_replica=settings.encoders_per_replica)
@@ -142,7 +132,7 @@ class Encoders:
             raise ChangedError(f"encoder {encoder_id} is not what it was: its files have changed, or are gone.")
         with self._loads.loading(encoder_id):
             # What cannot be read in time is an OSError, as of a disk that fails.
-            autoencoder = self._patience.call(key, partial(load_autoencoder, entry.folder)).to(self._device)
+            autoencoder = self._time_limit.call(key, partial(load_autoencoder, entry.folder)).to(self._device)
             loaded = _Loaded(autoencoder, model_hash(autoencoder))
         # Serve drops the least recently used when another one is to be loaded; it is gone with its last batch.
         finalize(autoencoder, self._loads.evicted, encoder_id).atexit = False
@@ -168,25 +158,3 @@ def _decompress(loaded: _Loaded, data: bytes, packed: bool, most: int) -> dict[s
 def encoders(config: ServiceConfig) -> serve.Application:
     """The deployment as the config says."""
     return deployed(Encoders, config.encoders, max_ongoing=64, drain_s=config.drain_s).bind(config)
-
-
-def deployed(replica: type, settings: Any, max_ongoing: int, drain_s: float) -> serve.Deployment:
-    """A class as a deployment with the replicas of its config, which are given `drain_s` to finish when they stop."""
-    return serve.deployment(replica).options(  # pyright: ignore[reportFunctionMemberAccess]
-        autoscaling_config={
-            "min_replicas": settings.min_replicas,
-            "initial_replicas": settings.min_replicas,
-            "max_replicas": settings.max_replicas,
-            "target_ongoing_requests": settings.target_ongoing,
-            "policy": {"policy_function": "bae_ray.serving.ray_serve.scaling:Expiring"},
-            "downscale_delay_s": 0,  # the policy has delays of its own
-            "downscale_to_zero_delay_s": 0,
-        },
-        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
-        max_ongoing_requests=max_ongoing,
-        logging_config=LOGGING,
-        graceful_shutdown_timeout_s=drain_s,
-        graceful_shutdown_wait_loop_s=DRAIN_LOOK_S,
-        health_check_period_s=2,
-        health_check_timeout_s=30,
-    )

@@ -4,24 +4,17 @@ Shapes: N rows, D d_in, F d_latent, G features, K the largest kept, B = ceil(F /
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder
+from bae_ray.serving.compute.interface import Operation
 
 WORKING_SET = {"cpu": 16 << 20, "cuda": 256 << 20}
 """Bytes that pre-activations and latents of a chunk of rows may take; on a CPU they stay in its cache."""
 PLACE_VALUES = (128, 64, 32, 16, 8, 4, 2, 1)
-
-
-class Operation(NamedTuple):
-    """What to compute."""
-
-    name: Literal["pack", "magnitudes", "top_k", "decode_packed", "decode"]
-    top_k: int = 0
 
 
 def compute(autoencoder: Autoencoder, operation: Operation, parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -47,11 +40,6 @@ def rows_at_once(autoencoder: Autoencoder) -> int:
 def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """All rows of one or more arrays; of one without a copy."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def unpack(code: np.ndarray, d_latent: int) -> np.ndarray:
-    """Bits [N, F] of packed codes [N, B], as uint8."""
-    return np.unpackbits(code, axis=1, count=d_latent)
 
 
 def _pack(autoencoder: Autoencoder, _operation: Operation, x: Tensor) -> dict[str, Tensor]:

@@ -19,13 +19,20 @@ from bae_ray.activations.capture import SITES, Capture
 from bae_ray.activations.loading import load_model
 from bae_ray.activations.model import ModelSource, find_model, load_tokenizer
 from bae_ray.errors import InvalidInputError
-from bae_ray.serving.compute.encoders import COMPUTING, LOADING, deployed
+from bae_ray.serving.compute.interface import (
+    COMPUTING,
+    LOADING,
+    TextActivations,
+    TooLongError,
+    TooManyTokensError,
+)
 from bae_ray.serving.compute.threads import in_thread
 from bae_ray.serving.config import ServiceConfig
-from bae_ray.serving.monitoring.metrics import Counted, Loads
-from bae_ray.serving.monitoring.replica_states import own_id
+from bae_ray.serving.monitoring.counts import Counted
+from bae_ray.serving.monitoring.load_counts import Loads
+from bae_ray.serving.ray_serve.deployment import deployed, own_id
 from bae_ray.serving.ray_serve.loopback import listen_like_ray
-from bae_ray.serving.registry.encoder_files import Origin
+from bae_ray.serving.registry.entry import Origin
 
 TOKEN_CHARACTERS = 64
 """No text has tokens that are longer than this on average."""
@@ -35,35 +42,12 @@ IsGone = Callable[[], bool]
 """Whether nobody waits for the result any more."""
 
 
-class TextActivations(NamedTuple):
-    """What a language model makes of texts."""
-
-    x: np.ndarray
-    """Activations [T, D], text by text."""
-    token_ids: np.ndarray
-    """[T] int32."""
-    spans: np.ndarray
-    """[T, 2] int32: where each token begins and ends in its text, in characters; equal for special tokens."""
-    tokens: list[str]
-    """[T]: the tokens as text."""
-    splits: np.ndarray
-    """[texts + 1] int64: tokens splits[i] to splits[i + 1] are text i's."""
-
-
 class _Model(NamedTuple):
     source: ModelSource
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel
     captures: dict[tuple[int, str], Capture]
     """By layer and site, all of the one model."""
-
-
-class TooLongError(InvalidInputError):
-    """A text has more tokens than are taken."""
-
-
-class TooManyTokensError(InvalidInputError):
-    """The texts together have more tokens than are taken."""
 
 
 class Texts:

@@ -15,7 +15,8 @@ import torch
 
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.errors import OutOfMemoryError
-from bae_ray.serving.compute.operations import Operation, compute, joined, rows_at_once
+from bae_ray.serving.compute.interface import Operation
+from bae_ray.serving.compute.operations import compute, joined, rows_at_once
 
 ROWS_PER_THREAD = 64
 """Rows that are worth a thread of their own: with fewer it would mostly read weights."""

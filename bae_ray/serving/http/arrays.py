@@ -1,4 +1,4 @@
-"""Arrays in bodies and answers: nested JSON numbers, base64 with dtype and shape, or safetensors."""
+"""Arrays of bodies: nested JSON numbers, base64 with dtype and shape, or safetensors."""
 
 import base64
 import binascii
@@ -6,8 +6,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +14,10 @@ import pydantic_core
 import safetensors
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import save
 from torch import Tensor
 
 from bae_ray.errors import InvalidInputError, NotFiniteError
-from bae_ray.serving.http.media_types import JSON, SAFETENSORS, Media
+from bae_ray.serving.http.media_types import JSON, Media
 from bae_ray.serving.http.problems import Problem
 from bae_ray.values import check_finite, check_type
 
@@ -45,8 +43,6 @@ LARGEST_HEADER = 1 << 16
 ABOUT = ("encoder", "d_latent", "format", "top_k")
 """What an answer says beside its arrays; a body may be an answer as it came."""
 FORMATS = ("packed", "indices", "magnitudes")
-CHUNK_NUMBERS = 1 << 16
-"""Numbers that are Python's at a time while an answer is written."""
 NOT_TAKEN = f"expected numbers, as nested lists or as {{data, dtype, shape}} with a dtype of {', '.join(DTYPES)}"
 
 
@@ -189,46 +185,3 @@ def check_rows(x: Tensor, name: str, width: int, width_name: str, max_rows: int)
         raise Problem("too_many_rows", f"There may be {max_rows} rows in a request.")
     if x.shape[1] != width:
         raise Problem("wrong_width", f"{name} has to be [n, {width}]: {width_name} of this encoder is {width}.")
-
-
-def write(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Any], media: Media, style: Style) -> bytes:
-    """The body of an answer: arrays, and other fields, which in safetensors are metadata.
-
-    Raises `not_finite` where numbers overflowed.
-    """
-    for a in arrays.values():
-        if a.dtype.kind == "f" and not np.isfinite(a).all():
-            raise Problem("not_finite", "The numbers sent are so large that the answer overflows float32.")
-    if media == SAFETENSORS:
-        # Values that are text stay as they are, so that what reads the metadata need not know JSON.
-        metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items() if v is not None}
-        return save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, metadata)
-    if style == "nested":
-        return write_json(fields, {name: nested(a) for name, a in arrays.items()})
-    return pydantic_core.to_json({**fields, **{name: _as_base64(a) for name, a in arrays.items()}})
-
-
-def write_json(fields: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes:
-    """A JSON object of fields, and of others that are JSON already."""
-    texts = [pydantic_core.to_json({**fields})[1:-1], *(b'"%s":%s' % (k.encode(), v) for k, v in parts.items())]
-    return b"{" + b",".join(text for text in texts if text) + b"}"
-
-
-def nested(a: np.ndarray) -> bytes:
-    """An array as nested lists in JSON, made some rows at a time: as Python's numbers it takes several times more."""
-    step = max(1, CHUNK_NUMBERS * len(a) // max(1, a.size))
-    return in_chunks(a[start : start + step].tolist() for start in range(0, len(a), step))
-
-
-def ragged(flat: np.ndarray, splits: np.ndarray) -> bytes:
-    """Lists of different lengths in JSON; those of row i are flat[splits[i] : splits[i + 1]]."""
-    return in_chunks([flat[a:b].tolist()] for a, b in pairwise(splits.tolist()))
-
-
-def in_chunks(chunks: Iterable[list[Any]]) -> bytes:
-    """A list in JSON from pieces of it."""
-    return b"[" + b",".join(text for chunk in chunks if (text := pydantic_core.to_json(chunk)[1:-1])) + b"]"
-
-
-def _as_base64(a: np.ndarray) -> dict[str, Any]:
-    return {"data": base64.b64encode(a.tobytes()).decode(), "dtype": a.dtype.name, "shape": list(a.shape)}

@@ -9,7 +9,7 @@ from starlette.responses import HTMLResponse, Response
 
 from bae_ray.report.card_file import CARDS_FILE, Card, read_card
 from bae_ray.serving.http.problems import Problem
-from bae_ray.serving.registry.encoder_files import Entry
+from bae_ray.serving.registry.entry import Entry
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """A card asks for nothing but itself."""

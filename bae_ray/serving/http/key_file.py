@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.http.keys import Caller, Keys, read_keys
-from bae_ray.serving.time_limits import Patience, SlowError
+from bae_ray.serving.time_limits import SlowError, TimeLimit
 
 LOOK_AGAIN_S = 1.0
 TIMEOUT_S = 5.0
@@ -16,7 +16,7 @@ TIMEOUT_S = 5.0
 log = logging.getLogger("ray.serve")
 
 
-class Keyring:
+class KeyFile:
     """The keys of a file, if there is one; where it becomes unreadable, those that it had before."""
 
     def __init__(self, keys: Keys, file: Path | None) -> None:
@@ -24,7 +24,7 @@ class Keyring:
         self._keys, self._file = keys, file
         self._version: tuple[int, ...] | None = None
         self._is_current = True
-        self._patience = Patience(TIMEOUT_S)
+        self._time_limit = TimeLimit(TIMEOUT_S)
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -44,7 +44,7 @@ class Keyring:
         """Read the file where it has changed; whether the keys are those in it."""
         assert self._file is not None
         try:
-            self._patience.call(None, self._read)
+            self._time_limit.call(None, self._read)
         except SlowError as error:
             if error.is_new:
                 log.error(f"{self._file}: {error}. The keys that were there before stay in force.")

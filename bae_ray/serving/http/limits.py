@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.http.problems import Problem
-from bae_ray.serving.monitoring.metrics import Metrics
+from bae_ray.serving.monitoring.gateway_metrics import Metrics
 
 
 class Load:
@@ -59,7 +59,7 @@ class Load:
             raise Problem("overloaded", "The requests under way take all the memory there is for them.")
 
 
-class Held:
+class HeldMemory:
     """The memory that one request holds, counted before it is taken: its body, the rows in it, its answer."""
 
     def __init__(self, load: Load) -> None:

@@ -3,32 +3,28 @@
 Plain ASGI, because it has to see bodies before anything reads them.
 """
 
-import asyncio
 import logging
 import re
 import time
 import uuid
 from typing import Any
 
-from ray.exceptions import RayActorError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bae_ray.serving.config import LimitsConfig
-from bae_ray.serving.http.key_file import Keyring
+from bae_ray.serving.http.exchange import Exchange
+from bae_ray.serving.http.key_file import KeyFile
 from bae_ray.serving.http.keys import ANYONE, Caller, Keys
-from bae_ray.serving.http.limits import Held, Load
+from bae_ray.serving.http.limits import HeldMemory, Load
 from bae_ray.serving.http.problems import MEDIA_TYPE, Problem
 from bae_ray.serving.http.quotas import Quotas
-from bae_ray.serving.monitoring.metrics import Metrics
+from bae_ray.serving.http.request_body import RequestBody
+from bae_ray.serving.monitoring.gateway_metrics import Metrics
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/")
 """What needs no key, with all that is below /docs/."""
-PAUSE_S = 10.0
-"""No part of a body comes later than this after the one before: a client that stops is not waited for."""
-GRACE_S = 5.0
-"""Seconds for a body to begin with, before its rate counts."""
 HEADER = b"x-request-id"
 VERSION_HEADER = b"x-encoder-version"
 """Of answers about an encoder: which one went by the id."""
@@ -36,37 +32,10 @@ VERSION_HEADER = b"x-encoder-version"
 log = logging.getLogger("ray.serve")
 
 
-class Exchange:
-    """A request under way, and what is noted of it."""
-
-    def __init__(self, request_id: str, method: str, caller: Caller, held: Held) -> None:
-        self.id, self.method, self.caller, self.held = request_id, method, caller, held
-        self.encoder: str | None = None
-        self.version: str | None = None
-        self.rows = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self.status = 499  # nginx's word for: the client went away
-        self.code: str | None = None
-        self._is_counted = False
-
-    def enter(self) -> None:
-        """Count the request among those that are worked on, once. Raises `overloaded`."""
-        if not self._is_counted:
-            self.held.load.enter()
-            self._is_counted = True
-
-    def leave(self) -> None:
-        """It is answered."""
-        self.held.give_back()
-        if self._is_counted:
-            self.held.load.leave()
-
-
-class Manners:
+class RequestMiddleware:
     """An ASGI application around the routes."""
 
-    def __init__(self, app: ASGIApp, keys: Keys | Keyring, limits: LimitsConfig, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys | KeyFile, limits: LimitsConfig, metrics: Metrics) -> None:
         self._app, self._keys, self._metrics = app, keys, metrics
         self._load, self._quotas = Load(limits, metrics), Quotas()
         self._limits = limits
@@ -80,10 +49,10 @@ class Manners:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        exchange = Exchange(request_id, scope["method"], ANYONE, Held(self._load))
+        exchange = Exchange(request_id, scope["method"], ANYONE, HeldMemory(self._load))
         if exchange.method == "HEAD":  # all that GET answers with, but for the body
             scope = {**scope, "method": "GET"}
-        body = Body(receive, headers, self._limits, exchange)
+        body = RequestBody(receive, headers, self._limits, exchange)
         scope.setdefault("state", {}).update(exchange=exchange, body=body)
 
         async def answer(message: Message) -> None:
@@ -178,83 +147,6 @@ def _check_coding(headers: Headers) -> None:
     if {coding.strip().lower() for coding in given.split(",")} - {"", "identity"}:
         detail = "Send the body as it is: without the header Content-Encoding, or with `identity`."
         raise Problem("unsupported_coding", detail, {"accept-encoding": "identity"})
-
-
-class GoneError(Exception):
-    """The client went away before its body was read."""
-
-
-class Body:
-    """A request's body, read once, within the limits, while it comes in."""
-
-    def __init__(self, receive: Receive, headers: Headers, limits: LimitsConfig, exchange: Exchange) -> None:
-        self._receive, self._limits, self._exchange = receive, limits, exchange
-        self._length = headers.get("content-length", "")
-        self._taken = 0
-
-    async def read(self) -> bytes:
-        """All of it; then the request is worked on.
-
-        Raises `body_too_large`, `body_timeout` and `overloaded`, before the rest is read.
-        """
-        with self._exchange.held.load.waiting():
-            body = await self._read()
-        self._exchange.enter()
-        return body
-
-    async def _read(self) -> bytes:
-        announced = int(self._length) if self._length.isdecimal() else 0
-        self._check(announced)
-        self._exchange.held.load.check(announced)  # it is counted as it comes: who only announces holds nothing
-        parts: list[bytes] = []
-        size, started = 0, (now := asyncio.get_running_loop().time)()
-        try:
-            async with asyncio.timeout_at(self._latest(started, started, size)) as timeout:
-                more = True
-                while more:
-                    try:
-                        message = await self._receive()
-                    except RayActorError as error:  # of Serve's proxy, which has the connection
-                        raise GoneError from error
-                    if message["type"] == "http.disconnect":
-                        raise GoneError
-                    part = message.get("body", b"")
-                    size += len(part)
-                    self._check(size)
-                    if size > self._taken:
-                        self._take(size - self._taken)
-                    parts.append(part)
-                    more = message.get("more_body", False)
-                    timeout.reschedule(self._latest(started, now(), size))
-        except TimeoutError as error:
-            close = {"connection": "close"}
-            if self._exchange.held.load.is_high:  # then it may have waited for the service
-                raise Problem("overloaded", "There are too many requests under way.", close) from error
-            limits = self._limits
-            detail = f"The body has to be here within {limits.body_timeout_s:g} seconds, at {limits.min_body_rate} B/s."
-            raise Problem("body_timeout", detail, close) from error
-        self._exchange.bytes_in = size
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _latest(self, started: float, last: float, size: int) -> float:
-        """When the next part has to be here, of a body of which so much is, and the last of it came at `last`."""
-        latest = started + self._limits.body_timeout_s
-        if rate := self._limits.min_body_rate:
-            latest = min(latest, started + GRACE_S + size / rate, last + PAUSE_S)
-        return latest
-
-    def drop(self) -> None:
-        """Count it no more: nobody has it any longer."""
-        self._exchange.held.give_back(self._taken)
-        self._taken = 0
-
-    def _check(self, size: int) -> None:
-        if size > self._limits.max_body_bytes:
-            raise Problem("body_too_large", f"A body may have {self._limits.max_body_bytes} bytes.")
-
-    def _take(self, size: int) -> None:
-        self._exchange.held.take(size)
-        self._taken += size
 
 
 def _has_body(headers: Headers) -> bool:

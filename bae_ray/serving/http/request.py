@@ -1,20 +1,22 @@
 """A request for an encoder as the routes have it: who asks, for which, what the answer may be and what it may take."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
-from fastapi import Request
+from fastapi import Request, Response
 
-from bae_ray.serving.http import media_types, sizes
+from bae_ray.serving.http import media_types, responses, sizes
 from bae_ray.serving.http.arrays import Style
 from bae_ray.serving.http.bodies import vectors_of
+from bae_ray.serving.http.exchange import Exchange
 from bae_ray.serving.http.media_types import BYTES, JSON, MEDIA, SAFETENSORS, Media
-from bae_ray.serving.http.middleware import Body, Exchange
 from bae_ray.serving.http.problems import Problem
+from bae_ray.serving.http.request_body import RequestBody
 from bae_ray.serving.http.service import Service
-from bae_ray.serving.registry.encoder_files import Entry
+from bae_ray.serving.registry.entry import Entry
 
 INLINE_BYTES: dict[Media, int] = {JSON: 1 << 15, SAFETENSORS: 1 << 20, BYTES: 1 << 20}
 """What is read or written at once, in less than a millisecond; more is left to a thread."""
@@ -22,7 +24,7 @@ INLINE_BYTES: dict[Media, int] = {JSON: 1 << 15, SAFETENSORS: 1 << 20, BYTES: 1 
 T = TypeVar("T")
 
 
-class Asked:
+class EncoderRequest:
     """A request, and the encoder that it is for, which works."""
 
     entry: Entry
@@ -33,7 +35,7 @@ class Asked:
         """Raises `not_acceptable`."""
         self.exchange: Exchange = request.state.exchange
         self.limits = service.config.limits
-        self._body: Body = request.state.body
+        self._body: RequestBody = request.state.body
         self._request, self._parsing = request, service.parsing
         accept, given = request.headers.get("accept"), request.headers.get("content-type")
         preferred: Media = SAFETENSORS if takes_body and given and given.startswith((SAFETENSORS, BYTES)) else JSON
@@ -43,15 +45,15 @@ class Asked:
     @classmethod
     async def of(
         cls, service: Service, request: Request, encoder_id: str, takes_body: bool = True, takes_html: bool = False
-    ) -> "Asked":
+    ) -> "EncoderRequest":
         """Raises `not_acceptable`, `encoder_not_found`, `not_allowed` and `encoder_broken`."""
-        asked = cls(service, request, takes_body, takes_html)
-        asked.entry = await service.entry(encoder_id, asked.exchange.caller)
-        asked.exchange.encoder, asked.exchange.version = asked.entry.id, asked.entry.version
-        if asked.entry.config is None:
-            raise Problem("encoder_broken", asked.entry.reason)
-        asked.d_in, asked.d_latent = asked.entry.config.widths()
-        return asked
+        incoming = cls(service, request, takes_body, takes_html)
+        incoming.entry = await service.entry(encoder_id, incoming.exchange.caller)
+        incoming.exchange.encoder, incoming.exchange.version = incoming.entry.id, incoming.entry.version
+        if incoming.entry.config is None:
+            raise Problem("encoder_broken", incoming.entry.reason)
+        incoming.d_in, incoming.d_latent = incoming.entry.config.widths()
+        return incoming
 
     async def vectors(self) -> np.ndarray:
         """The activations [N, D] of the body, which from here on are counted instead of it."""
@@ -87,6 +89,13 @@ class Asked:
         """The same of an answer that is no arrays, in bytes before it is written and as many after."""
         sizes.check(size, self.limits)
         self.exchange.held.take(2 * size)
+
+    async def arrays(
+        self, made: dict[str, np.ndarray], style: Style, fields: Mapping[str, Any] = MappingProxyType({})
+    ) -> Response:
+        """The response with what was computed for the encoder."""
+        about = {"encoder": self.entry.id, **fields}
+        return await aside(self.answer, sizes.held(made), responses.arrays, made, about, self.answer, style)
 
 
 async def aside(media: Media, size: int, function: Callable[..., T], *arguments: Any) -> T:

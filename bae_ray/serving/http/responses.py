@@ -12,14 +12,14 @@ import numpy as np
 from starlette.responses import Response
 
 from bae_ray.compression import read_header
-from bae_ray.serving.compute.operations import Operation, unpack
-from bae_ray.serving.compute.texts import TextActivations
+from bae_ray.serving.compute.interface import Operation, TextActivations, unpack
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.http import schemas as s
-from bae_ray.serving.http.arrays import CHUNK_NUMBERS, Style, in_chunks, ragged, write, write_json
+from bae_ray.serving.http.array_writing import CHUNK_NUMBERS, in_chunks, ragged, write, write_json
+from bae_ray.serving.http.arrays import Style
 from bae_ray.serving.http.media_types import BYTES, JSON, Media
 from bae_ray.serving.http.problems import Problem
-from bae_ray.serving.registry.encoder_files import Entry
+from bae_ray.serving.registry.entry import Entry
 
 Format = Literal["packed", "indices", "magnitudes"]
 UNPACKED_BYTES = 1 << 22

@@ -4,53 +4,32 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import numpy as np
-from ray.exceptions import RayActorError, RayError, RaySystemError, TaskCancelledError
-from ray.serve.exceptions import (
-    BackPressureError,
-    DeploymentUnavailableError,
-    ReplicaUnavailableError,
-    RequestCancelledError,
-)
+from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
-from bae_ray.errors import (
-    BaeRayError,
-    CheckpointError,
-    CompressionError,
-    ContainerTooLargeError,
-    InvalidInputError,
-    NotFiniteError,
-    OutOfMemoryError,
-    UnknownModelError,
-)
-from bae_ray.serving.compute.batching import Batcher, LostBatchError
-from bae_ray.serving.compute.encoders import COMPUTING, ChangedError
-from bae_ray.serving.compute.operations import Operation
-from bae_ray.serving.compute.texts import TextActivations, TooLongError, TooManyTokensError
+from bae_ray.errors import CheckpointError, InvalidInputError, UnknownModelError
+from bae_ray.serving.compute.batching import Batcher
+from bae_ray.serving.compute.interface import COMPUTING, Operation, TextActivations, TooLongError, TooManyTokensError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.http.keys import Caller
 from bae_ray.serving.http.limits import Turns
 from bae_ray.serving.http.problems import Problem
-from bae_ray.serving.monitoring.metrics import Counted, Metrics
-from bae_ray.serving.monitoring.replica_states import Watch
+from bae_ray.serving.http.replica_calls import GONE, doing, errors_as_problems, message, tried
+from bae_ray.serving.monitoring.counts import Counted
+from bae_ray.serving.monitoring.gateway_metrics import Metrics
+from bae_ray.serving.monitoring.replica_watch import ReplicaWatch
 from bae_ray.serving.monitoring.scrape import Scrape
-from bae_ray.serving.ray_serve.placement import Room
-from bae_ray.serving.registry.encoder_files import Entry
+from bae_ray.serving.ray_serve.placement import Placement
+from bae_ray.serving.registry.entry import Entry
 from bae_ray.serving.registry.registry import Registry
 
-GONE = (RayActorError, RaySystemError, ReplicaUnavailableError, DeploymentUnavailableError)
-"""What calls of a replica that died raise."""
-TRIES = 2
-CORRUPT = "The data is no container of this encoder's codes, or a damaged one. Compress the activations anew."
 READY_FOR_S = 1.0
 READY_TIMEOUT_S = 5.0
-DOING_S = 1.0
-STARTING = "still being placed or started"
 ALONE = {"encoders": 16, "texts": 4}
 """Calls that are not batched, at a time per replica: more than this would wait for longer than their clients do."""
 LOOK_TIMEOUT_S = 2.0
@@ -68,14 +47,14 @@ class Service:
         encoders: DeploymentHandle,
         texts: DeploymentHandle,
         metrics: Metrics,
-        room: Room | None = None,
+        room: Placement | None = None,
         gateway: DeploymentHandle | None = None,
     ) -> None:
         """`room`: for a replica of the texts, beside the others; left out, they are asked in any case.
 
         `gateway`: this replica's own deployment, whose others are asked for what they have counted.
         """
-        self._room = room
+        self._placement = room
         self.config = config
         self.registry = Registry.of(config)
         self.metrics = metrics
@@ -88,10 +67,10 @@ class Service:
         self._ready_until = 0.0
         self._looking: asyncio.Future[dict[str, Entry]] | None = None
         deployments = {"encoders": encoders, "texts": texts} | ({"gateway": gateway} if gateway else {})
-        self._watch = Watch(deployments, lambda name: name == "texts" and room is not None and room.is_lacking)
+        self._watch = ReplicaWatch(deployments, lambda name: name == "texts" and room is not None and room.is_lacking)
         self.scrape = Scrape(self.counted, self._watch, deployments)
         self.parsing = asyncio.Lock()
-        """Held while a large JSON body is read, which takes several times its size: one at a time."""
+        """HeldMemory while a large JSON body is read, which takes several times its size: one at a time."""
 
     async def entries(self) -> dict[str, Entry]:
         """The encoders by id, broken ones included. One thread looks at the folder for all requests."""
@@ -131,26 +110,26 @@ class Service:
         """A method of `Encoders` that is not batched. Raises `overloaded` where too many are under way."""
         handle = getattr(self._encoders.options(multiplexed_model_id=entry.key), method)
         with self._turns_encoders.one():
-            return await self._answered(entry, _tried(lambda: handle.remote(*arguments, **options)))
+            return await self._answered(entry, tried(lambda: handle.remote(*arguments, **options)))
 
     async def texts(self, entry: Entry, texts: list[str], most: int) -> TextActivations:
         """The activations of every token of texts, of the encoder's own language model; of `most` tokens at most."""
         assert entry.origin is not None
         try:
             with self._turns_texts.one():
-                if self._room is not None:
-                    await self._room.check()
-                call = _tried(lambda: self._texts.activations.remote(entry.origin, texts, most))
+                if self._placement is not None:
+                    await self._placement.check()
+                call = tried(lambda: self._texts.activations.remote(entry.origin, texts, most))
                 return await self._answered(entry, call, asks_texts=True)
         except TooManyTokensError as error:
-            raise Problem("answer_too_large", _message(error)) from error
+            raise Problem("answer_too_large", message(error)) from error
         except TooLongError as error:
-            raise Problem("too_much_text", _message(error)) from error
+            raise Problem("too_much_text", message(error)) from error
         except UnknownModelError as error:
-            log.error(f"encoder {entry.id}: {_message(error)}")  # with paths of this machine
+            log.error(f"encoder {entry.id}: {message(error)}")  # with paths of this machine
             raise Problem("no_language_model", f"The service has no model {entry.origin.model}.") from error
         except InvalidInputError as error:
-            raise Problem("no_language_model", _message(error)) from error
+            raise Problem("no_language_model", message(error)) from error
 
     async def check_ready(self) -> None:
         """Raise `not_ready` unless an encoders' replica answers."""
@@ -175,69 +154,21 @@ class Service:
         except TimeoutError as error:
             asked = {"language models": self._texts} if asks_texts else {}
             for called, handle in {**asked, "encoders": self._encoders}.items():
-                if (doing := await _doing(handle)) != COMPUTING:
-                    raise Problem("unavailable", f"A replica of the {called} is {doing}.") from error
+                if (state := await doing(handle)) != COMPUTING:
+                    raise Problem("unavailable", f"A replica of the {called} is {state}.") from error
             raise Problem("deadline", "The computation took too long. Send fewer rows.") from error
 
     async def _run(self, key: tuple[str, Operation], parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         encoder, operation = key
         handle = self._encoders.options(multiplexed_model_id=encoder)
         with self.metrics.batch(sum(map(len, parts))):
-            return await _tried(lambda: handle.compute.remote(operation, parts))
+            return await tried(lambda: handle.compute.remote(operation, parts))
 
     async def _answered(self, entry: Entry, call: Awaitable[T], asks_texts: bool = False) -> T:
         """The call's result in time, its errors as problems."""
         try:
-            async with self.deadline(asks_texts):
-                return await call
-        except BackPressureError as error:
-            raise Problem("overloaded", "The encoders have more to do than they can do now.") from error
-        except ContainerTooLargeError as error:
-            raise Problem("answer_too_large", "The answer would be too large. Send fewer rows.") from error
-        except CompressionError as error:
-            raise Problem("corrupt", CORRUPT) from error
-        except NotFiniteError as error:  # what the body's own check cannot see
-            raise Problem("not_finite", "There are numbers too large for this encoder's scale and weights.") from error
-        except (ChangedError, LostBatchError, TaskCancelledError, RequestCancelledError, *GONE) as error:
-            raise Problem("unavailable", "The replica that computed this went away. Send the request again.") from error
-        except OutOfMemoryError as error:
-            raise Problem("unavailable", "There is too little memory for this now. Send fewer rows.") from error
-        except OSError as error:  # of the disk, or the network behind it; the files may be as good as before
-            log.error(f"encoder {entry.id}: a file cannot be read: {_message(error)}")
-            raise Problem(
-                "unavailable", "A file that this needs cannot be read now. Send the request again."
-            ) from error
+            with errors_as_problems(entry.id):
+                async with self.deadline(asks_texts):
+                    return await call
         except CheckpointError as error:
-            raise Problem("encoder_broken", self.registry.refuse(entry, _message(error))) from error
-
-
-async def _tried(call: Callable[[], Any]) -> Any:
-    """A deployment's call, made once more where its replica died: all that is computed here may be computed twice.
-
-    Where nobody waits for it any more, it is taken back: what has not begun in the replica never does.
-    """
-    for left in reversed(range(TRIES)):
-        response = call()
-        try:
-            return await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        except GONE:
-            if not left:
-                raise
-    raise AssertionError
-
-
-async def _doing(handle: DeploymentHandle) -> str:
-    """What a replica of a deployment is at, in a word or two; none that answers is still being started."""
-    try:
-        async with asyncio.timeout(DOING_S):
-            return await handle.doing.remote()
-    except (TimeoutError, RayError, *GONE):
-        return STARTING
-
-
-def _message(error: BaeRayError | OSError) -> str:
-    """What the error said in the replica, without Ray's trace around it."""
-    return str(getattr(error, "cause", None) or error)
+            raise Problem("encoder_broken", self.registry.refuse(entry, message(error))) from error

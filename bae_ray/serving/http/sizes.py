@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from bae_ray.compression import Header
-from bae_ray.serving.compute.operations import Operation
+from bae_ray.serving.compute.interface import Operation
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.http.arrays import Style
 from bae_ray.serving.http.media_types import JSON, SAFETENSORS, Media
 from bae_ray.serving.http.problems import Problem
-from bae_ray.serving.registry.encoder_files import Entry
+from bae_ray.serving.registry.entry import Entry
 
 Arrays = Mapping[str, np.ndarray]
 

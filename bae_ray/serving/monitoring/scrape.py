@@ -16,9 +16,9 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from typing_extensions import override
 
-from bae_ray.serving.monitoring.metrics import Counted, merged
-from bae_ray.serving.monitoring.replica_states import States, Watch
-from bae_ray.serving.registry.encoder_files import Entry
+from bae_ray.serving.monitoring.counts import Counted, merged
+from bae_ray.serving.monitoring.replica_watch import ReplicaWatch, States
+from bae_ray.serving.registry.entry import Entry
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 FRESH_S = 0.5
@@ -33,7 +33,7 @@ class Scrape:
     """What a replica of the gateway asks of all replicas."""
 
     def __init__(
-        self, own: Callable[[], Awaitable[Counted]], watch: Watch, deployments: Mapping[str, DeploymentHandle]
+        self, own: Callable[[], Awaitable[Counted]], watch: ReplicaWatch, deployments: Mapping[str, DeploymentHandle]
     ) -> None:
         """`own`: what this replica has counted. `deployments`: by the name that series have for them."""
         self._own, self._watch, self._deployments = own, watch, deployments

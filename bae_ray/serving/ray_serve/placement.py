@@ -39,7 +39,7 @@ class Replicas(NamedTuple):
     starting: int
 
 
-class Room:
+class Placement:
     """What there is of a deployment, and room for it beside those that come first."""
 
     def __init__(

@@ -8,14 +8,13 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from bae_ray.activations.config import Position
-from bae_ray.autoencoders import ArchitectureConfig, AutoencoderConfig, BAEConfig, build_autoencoder
+from bae_ray.autoencoders import AutoencoderConfig, build_autoencoder
 from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.autoencoders.losses import bernoulli_entropy
 from bae_ray.config import content_hash, describe
@@ -23,6 +22,7 @@ from bae_ray.errors import BaeRayError, InvalidInputError
 from bae_ray.files import check_regular, read_text
 from bae_ray.report.card_file import CARDS_FILE
 from bae_ray.serving.config import MAX_WEIGHTS_BYTES
+from bae_ray.serving.registry.entry import Entry, Origin
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 
 MEASURES = ("entropy_bits", "fvu_train", "fvu_val", "cosine_val", "l0", "dead", "dense", "n_train")
@@ -32,54 +32,6 @@ PRIOR_CHUNK = 1 << 20
 
 log = logging.getLogger("ray.serve")
 T = TypeVar("T")
-
-
-class Origin(NamedTuple):
-    """Which activations a run's encoder is of."""
-
-    model: str
-    layer: int
-    site: str
-    position: Position
-
-
-class Entry(NamedTuple):
-    """An encoder of the registry."""
-
-    id: str
-    folder: Path
-    version: str
-    """Changes when the files do."""
-    config: ArchitectureConfig | None
-    """None: the encoder is broken."""
-    reason: str
-    """Why it is broken."""
-    prior_bits: float | None
-    """Marginal entropy of the prior, in bits; None of a broken encoder, and of one without a prior."""
-    origin: Origin | None
-    measures: dict[str, float]
-
-    @property
-    def key(self) -> str:
-        """Id and version: what replicas hold it under."""
-        return f"{self.id}@{self.version}"
-
-    @property
-    def binary(self) -> bool:
-        """Whether its latents are a code of 0 and 1."""
-        return isinstance(self.config, BAEConfig)
-
-    @property
-    def lacks_prior(self) -> bool:
-        """Whether its magnitudes would be burstiness and there are no firing rates to measure it by."""
-        return isinstance(self.config, BAEConfig) and self.config.bits_per_feature == 1 and self.prior_bits is None
-
-    @property
-    def n_features(self) -> int:
-        """Rows of the dictionary."""
-        assert self.config is not None
-        _, d_latent = self.config.widths()
-        return d_latent // self.config.bits_per_feature if isinstance(self.config, BAEConfig) else d_latent
 
 
 _CONFIGS: TypeAdapter[AutoencoderConfig] = TypeAdapter(AutoencoderConfig)

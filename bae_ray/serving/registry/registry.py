@@ -16,8 +16,9 @@ from pathlib import Path
 from bae_ray.config import content_hash
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import MAX_WEIGHTS_BYTES, ServiceConfig
-from bae_ray.serving.registry.encoder_files import Entry, broken_entry, links_out, read_entry, version_of
-from bae_ray.serving.time_limits import Patience, SlowError
+from bae_ray.serving.registry.encoder_files import broken_entry, links_out, read_entry, version_of
+from bae_ray.serving.registry.entry import Entry
+from bae_ray.serving.time_limits import SlowError, TimeLimit
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LOOK_AGAIN_S = 1.0
@@ -39,10 +40,10 @@ class Registry:
 
         Raises `InvalidInputError` where the folder does not exist, or cannot be reached.
         """
-        self._patience = Patience(ENTRY_TIMEOUT_S, LOOK_TIMEOUT_S)
+        self._time_limit = TimeLimit(ENTRY_TIMEOUT_S, LOOK_TIMEOUT_S)
         try:
-            is_folder = self._patience.call(None, folder.is_dir)
-            self._root = None if follow_links else self._patience.call(None, folder.resolve)
+            is_folder = self._time_limit.call(None, folder.is_dir)
+            self._root = None if follow_links else self._time_limit.call(None, folder.resolve)
         except SlowError as error:
             raise InvalidInputError(f"the registry {folder} cannot be reached: {error}. Check its disk.") from error
         if not is_folder:
@@ -71,7 +72,7 @@ class Registry:
     def look(self) -> dict[str, Entry]:
         """The encoders by id as they are now."""
         with self._lock:
-            self._patience.begin()
+            self._time_limit.begin()
             if (folders := self._folders()) is not None:
                 self._entries = {entry.id: entry for folder in folders if (entry := self._entry(folder))}
             self._looked = time.monotonic()
@@ -80,7 +81,7 @@ class Registry:
     def find(self, encoder_id: str) -> Entry | None:
         """The encoder of an id as it is now; nothing of others is read."""
         with self._lock:
-            self._patience.begin()
+            self._time_limit.begin()
             folder = next((folder for folder in self._folders() or () if folder.name == encoder_id), None)
             entry = self._entry(folder) if folder else None
             if entry is not None:
@@ -99,7 +100,7 @@ class Registry:
 
     def _folders(self) -> list[Path] | None:
         try:
-            return sorted(map(self._folder.joinpath, self._patience.call(None, partial(os.listdir, self._folder))))
+            return sorted(map(self._folder.joinpath, self._time_limit.call(None, partial(os.listdir, self._folder))))
         except OSError as error:
             log.error(f"registry {self._folder} cannot be listed: {error}; the encoders known before are served on.")
             return None
@@ -108,7 +109,7 @@ class Registry:
         """The encoder in a folder: the one that is known, where the files are the same."""
         known = self._entries.get(folder.name)
         try:
-            return self._patience.call(folder.name, partial(self._read, folder, known))
+            return self._time_limit.call(folder.name, partial(self._read, folder, known))
         except SlowError as error:
             if not ID.fullmatch(folder.name):
                 return None

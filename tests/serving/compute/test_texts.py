@@ -10,9 +10,10 @@ from transformers import AutoModel, AutoTokenizer
 
 from bae_ray.errors import InvalidInputError, OutOfMemoryError
 from bae_ray.serving.compute import texts as texts_module
-from bae_ray.serving.compute.texts import Texts, TooLongError, TooManyTokensError
+from bae_ray.serving.compute.interface import TooLongError, TooManyTokensError
+from bae_ray.serving.compute.texts import Texts
 from bae_ray.serving.config import ServiceConfig, TextsConfig
-from bae_ray.serving.registry.encoder_files import Origin
+from bae_ray.serving.registry.entry import Origin
 from tests.serving.support import LIMITS
 
 TEXTS = ["w1 w2 w3", "w59", "w7 w8 w9 w10"]

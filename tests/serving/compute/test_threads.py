@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bae_ray.autoencoders import BAEConfig, build_autoencoder
 from bae_ray.errors import OutOfMemoryError
-from bae_ray.serving.compute.operations import Operation
+from bae_ray.serving.compute.interface import Operation
 from bae_ray.serving.compute.threads import ROWS_PER_THREAD, Threads, chunks
 
 D, F = 12, 40

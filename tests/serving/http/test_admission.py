@@ -10,16 +10,16 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from bae_ray.serving.config import LimitsConfig
-from bae_ray.serving.http import middleware as middleware_module
+from bae_ray.serving.http import request_body
 from bae_ray.serving.http.keys import Keys
-from bae_ray.serving.http.middleware import Manners
-from bae_ray.serving.monitoring.metrics import Metrics
-from bae_ray.serving.time_limits import Patience
+from bae_ray.serving.http.middleware import RequestMiddleware
+from bae_ray.serving.monitoring.gateway_metrics import Metrics
+from bae_ray.serving.time_limits import TimeLimit
 from tests.serving.support import Served
 
 
-def around(app: Callable[[Scope, Receive, Send], Any]) -> Manners:
-    return Manners(app, Keys({}), LimitsConfig(body_timeout_s=30), Metrics("r"))
+def around(app: Callable[[Scope, Receive, Send], Any]) -> RequestMiddleware:
+    return RequestMiddleware(app, Keys({}), LimitsConfig(body_timeout_s=30), Metrics("r"))
 
 
 @pytest.mark.parametrize(("method", "content"), [("GET", b""), ("GET", b"x"), ("HEAD", b"x")])
@@ -42,7 +42,7 @@ def test_a_read_counts_from_its_head_on_whatever_it_sends(method: str, content: 
 
 
 def test_a_body_that_stops_is_not_waited_for_however_much_of_it_is_here(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(middleware_module, "PAUSE_S", 0.3)
+    monkeypatch.setattr(request_body, "PAUSE_S", 0.3)
     parts: list[Message] = [{"type": "http.request", "body": bytes(1 << 20), "more_body": True}]
     sent: list[Message] = []
 
@@ -68,10 +68,10 @@ def test_a_body_that_stops_is_not_waited_for_however_much_of_it_is_here(monkeypa
 
 
 def test_one_call_that_took_too_long_shortens_no_later_one():
-    patience = Patience(1.0)
+    time_limit = TimeLimit(1.0)
     with pytest.raises(OSError, match="takes more than 1 s"):
-        patience.call("slow", lambda: time.sleep(1.5))
-    assert patience.call("other", lambda: time.sleep(0.3) or "read") == "read"
+        time_limit.call("slow", lambda: time.sleep(1.5))
+    assert time_limit.call("other", lambda: time.sleep(0.3) or "read") == "read"
 
 
 def test_answers_about_a_broken_encoder_say_which_one(served: Served, http: httpx.Client):

@@ -13,16 +13,16 @@ from ray.serve.handle import DeploymentHandle
 from safetensors.numpy import load, save
 
 from bae_ray.compression import compress
-from bae_ray.serving.compute.operations import Operation
+from bae_ray.serving.compute.interface import Operation
 from bae_ray.serving.config import LimitsConfig, ServiceConfig
 from bae_ray.serving.http import sizes
 from bae_ray.serving.http.api import create_app
 from bae_ray.serving.http.keys import Keys
-from bae_ray.serving.http.middleware import Manners
+from bae_ray.serving.http.middleware import RequestMiddleware
 from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.http.service import Service
-from bae_ray.serving.monitoring.metrics import Metrics
-from bae_ray.serving.registry.encoder_files import Entry
+from bae_ray.serving.monitoring.gateway_metrics import Metrics
+from bae_ray.serving.registry.entry import Entry
 from tests.serving.support import D, F, make_encoder, make_run
 
 BINARY = "application/x-safetensors"
@@ -32,7 +32,7 @@ ROWS = 20  # 3,520 bytes of magnitudes, 22,000 as nested JSON
 
 class Gateway(NamedTuple):
     service: Service
-    manners: Manners
+    gateway: RequestMiddleware
     computed: list[str]
     """What the replicas were asked for."""
 
@@ -55,9 +55,9 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway
 
     monkeypatch.setattr(service, "compute", compute)
     monkeypatch.setattr(service, "call", call)
-    manners = Manners(create_app(service), Keys({}), LIMITS, metrics)
-    yield Gateway(service, manners, computed)
-    assert manners._load._bytes == manners._load._requests == 0, "everything is given back"
+    gateway = RequestMiddleware(create_app(service), Keys({}), LIMITS, metrics)
+    yield Gateway(service, gateway, computed)
+    assert gateway._load._bytes == gateway._load._requests == 0, "everything is given back"
 
 
 def ask(
@@ -66,7 +66,7 @@ def ask(
     """The answers to so many requests at once."""
 
     async def send() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(gateway.manners)
+        transport = httpx.ASGITransport(gateway.gateway)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
             headers = {"content-type": media, "accept": accept}
             return await asyncio.gather(

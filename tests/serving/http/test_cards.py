@@ -13,7 +13,7 @@ from bae_ray import files
 from bae_ray.report import card_file as report_cards
 from bae_ray.serving.http import feature_cards
 from bae_ray.serving.http.problems import Problem
-from bae_ray.serving.registry.encoder_files import Entry
+from bae_ray.serving.registry.entry import Entry
 from bae_ray.serving.registry.registry import Registry
 from tests.serving.support import make_encoder, write_cards
 

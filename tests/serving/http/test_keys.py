@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import EncodersConfig, GatewayConfig, ServiceConfig
-from bae_ray.serving.http.key_file import Keyring
+from bae_ray.serving.http.key_file import KeyFile
 from bae_ray.serving.http.keys import Caller, Keys, read_keys
 from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.http.quotas import Quotas
@@ -30,32 +30,32 @@ def write(file: Path, text: str) -> None:
 def test_keys_are_those_of_the_file_as_it_is_now(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     file = tmp_path / "keys"
     file.write_text(f"{OLD} name=old\n")
-    keyring = Keyring(read_keys(file), file)
-    assert keyring.look()
-    assert keyring.find(OLD) == Caller("old")
+    keys = KeyFile(read_keys(file), file)
+    assert keys.look()
+    assert keys.find(OLD) == Caller("old")
     write(file, f"{NEW} name=new\n")
-    assert keyring.look()
-    assert (keyring.find(OLD), keyring.find(NEW)) == (None, Caller("new"))
+    assert keys.look()
+    assert (keys.find(OLD), keys.find(NEW)) == (None, Caller("new"))
     with open(file, "a") as appended:  # in place
         appended.write(f"{OLD} name=again\n")
-    assert keyring.look()
-    assert keyring.find(OLD) == Caller("again")
+    assert keys.look()
+    assert keys.find(OLD) == Caller("again")
     for text in ("", "short\n", "\xff" * 40, f"{OLD} inflight=0\n"):
         file.write_bytes(text.encode("latin-1"))
         caplog.clear()
         for _ in range(3):
-            assert not keyring.look()
-        assert keyring.find(NEW) == Caller("new"), "a damaged file takes no key away"
+            assert not keys.look()
+        assert keys.find(NEW) == Caller("new"), "a damaged file takes no key away"
         assert caplog.text.count("stay in force") == 1
     file.unlink()
-    assert not keyring.look()
+    assert not keys.look()
     os.mkfifo(file)
-    assert not keyring.look()
+    assert not keys.look()
     assert "is a FIFO" in caplog.text
     file.unlink()
     write(file, f"{OLD} name=old\n")
-    assert keyring.look()
-    assert (keyring.find(OLD), keyring.find(NEW)) == (Caller("old"), None)
+    assert keys.look()
+    assert (keys.find(OLD), keys.find(NEW)) == (Caller("old"), None)
 
 
 @pytest.mark.parametrize(
@@ -181,5 +181,5 @@ def test_a_service_goes_by_the_file_and_by_what_each_key_may(keyed: tuple[str, P
 
 def test_without_a_file_nothing_is_watched():
     told: list[bool] = []
-    Keyring(Keys({}), None).watch(told.append)
+    KeyFile(Keys({}), None).watch(told.append)
     assert told == []

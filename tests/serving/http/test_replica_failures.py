@@ -13,15 +13,14 @@ from ray.exceptions import RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from bae_ray.errors import CheckpointError, UnknownModelError
-from bae_ray.serving.compute.encoders import COMPUTING, LOADING
-from bae_ray.serving.compute.texts import TextActivations
+from bae_ray.serving.compute.interface import COMPUTING, LOADING, TextActivations
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.http.api import create_app
 from bae_ray.serving.http.keys import Keys
-from bae_ray.serving.http.middleware import Manners
+from bae_ray.serving.http.middleware import RequestMiddleware
 from bae_ray.serving.http.request import aside
 from bae_ray.serving.http.service import ALONE, Service
-from bae_ray.serving.monitoring.metrics import Metrics
+from bae_ray.serving.monitoring.gateway_metrics import Metrics
 from tests.serving.support import LIMITS, D, make_run
 
 TOKEN = TextActivations(
@@ -85,7 +84,7 @@ def ask_at_once(
     limits = LIMITS.model_copy(update={"deadline_s": deadline_s})
     config, metrics = ServiceConfig(registry=folder, limits=limits), Metrics("r")
     service = Service(config, cast(DeploymentHandle, encoders), cast(DeploymentHandle, texts), metrics)
-    app = Manners(create_app(service), Keys({}), limits, metrics)
+    app = RequestMiddleware(create_app(service), Keys({}), limits, metrics)
 
     async def send() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http:

@@ -10,15 +10,16 @@ import torch
 
 from bae_ray.autoencoders import BAEConfig, build_autoencoder
 from bae_ray.compression import compress
-from bae_ray.serving.compute.operations import Operation, compute
+from bae_ray.serving.compute.interface import Operation
+from bae_ray.serving.compute.operations import compute
 from bae_ray.serving.config import LimitsConfig
-from bae_ray.serving.http import bodies, responses, sizes
-from bae_ray.serving.http.arrays import nested, ragged, write
-from bae_ray.serving.http.limits import Held, Load
+from bae_ray.serving.http import bodies, coded_bodies, responses, sizes
+from bae_ray.serving.http.array_writing import nested, ragged, write
+from bae_ray.serving.http.limits import HeldMemory, Load
 from bae_ray.serving.http.media_types import JSON, SAFETENSORS, Media
 from bae_ray.serving.http.problems import Problem
-from bae_ray.serving.monitoring.metrics import Metrics
-from bae_ray.serving.registry.encoder_files import Entry
+from bae_ray.serving.monitoring.gateway_metrics import Metrics
+from bae_ray.serving.registry.entry import Entry
 from tests.memory import MB, at_most
 from tests.serving.support import LIMITS, D, F
 
@@ -77,10 +78,10 @@ def test_lists_of_indices_take_no_more_than_the_codes_that_they_are():
     """2^22 indices of a byte each: as whole numbers of 8 bytes, with their rows, they took a hundred MB."""
     flat, splits = torch.zeros(1 << 22, dtype=torch.uint8), torch.tensor([0, 5, 1 << 22])
     with at_most(MB):
-        code = bodies._packed(bodies._listed({"indices": flat, "splits": splits}, LIMITS), F, LIMITS)
+        code = coded_bodies._packed(coded_bodies._listed({"indices": flat, "splits": splits}, LIMITS), F, LIMITS)
     assert code.tolist() == [[128, 0, 0, 0, 0, 0]] * 2
     with at_most(MB), pytest.raises(Problem) as refused:  # 2^17 bytes of code for each of the 256 rows of "[]"
-        bodies._packed([np.empty(0, np.int64)] * LIMITS.max_rows, 1 << 20, LIMITS)
+        coded_bodies._packed([np.empty(0, np.int64)] * LIMITS.max_rows, 1 << 20, LIMITS)
     assert refused.value.code == "body_too_large"
 
 
@@ -98,7 +99,7 @@ def test_a_container_of_one_large_block_is_refused_by_its_header():
 def test_what_requests_hold_is_counted_and_given_back():
     limits = LimitsConfig(max_body_bytes=1024, max_response_bytes=1024, max_inflight_bytes=10_000)
     load = Load(limits, Metrics("r"))
-    first, second = Held(load), Held(load)
+    first, second = HeldMemory(load), HeldMemory(load)
     first.take(6000)
     with pytest.raises(Problem) as refused:
         second.take(5000)

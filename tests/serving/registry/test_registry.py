@@ -21,9 +21,9 @@ from bae_ray.serving.http import service as service_module
 from bae_ray.serving.http.keys import read_keys
 from bae_ray.serving.http.responses import info
 from bae_ray.serving.http.service import Service
-from bae_ray.serving.monitoring.metrics import Metrics
+from bae_ray.serving.monitoring.gateway_metrics import Metrics
 from bae_ray.serving.registry import registry as registry_module
-from bae_ray.serving.registry.encoder_files import Entry
+from bae_ray.serving.registry.entry import Entry
 from bae_ray.serving.registry.registry import Registry
 from tests.serving.support import LIMITS, D, Served, make_encoder, make_run, until
 

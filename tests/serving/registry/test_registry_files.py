@@ -18,9 +18,9 @@ from bae_ray.autoencoders import load_autoencoder
 from bae_ray.errors import CheckpointError, InvalidInputError
 from bae_ray.serving.http import feature_cards
 from bae_ray.serving.registry import registry as registry_module
-from bae_ray.serving.registry.encoder_files import Entry
+from bae_ray.serving.registry.entry import Entry
 from bae_ray.serving.registry.registry import Registry
-from bae_ray.serving.time_limits import Patience, SlowError
+from bae_ray.serving.time_limits import SlowError, TimeLimit
 from tests.serving.support import make_encoder, make_run, until
 
 T = TypeVar("T")
@@ -230,20 +230,20 @@ def test_an_encoder_that_is_known_is_served_on_while_its_disk_does_not_answer(
 
 
 def test_patience_passes_on_what_calls_give_and_raise(tmp_path: Path):
-    patience = Patience(0.2)
-    assert patience.call("a", lambda: 3) == 3
+    time_limit = TimeLimit(0.2)
+    assert time_limit.call("a", lambda: 3) == 3
     with pytest.raises(TimeoutError, match="own"):
-        patience.call("a", _raise)
+        time_limit.call("a", _raise)
     fifo(tmp_path / "fifo")
     for is_new in (True, False):
         with pytest.raises(SlowError) as error:
-            patience.call("a", (tmp_path / "fifo").read_bytes)
+            time_limit.call("a", (tmp_path / "fifo").read_bytes)
         assert error.value.is_new == is_new
-    assert patience.call("b", lambda: 4) == 4
+    assert time_limit.call("b", lambda: 4) == 4
     (tmp_path / "fifo").write_bytes(b"late")
     time.sleep(0.1)
-    assert patience.call("a", lambda: b"") == b"late"
-    assert patience.call("a", lambda: b"") == b""
+    assert time_limit.call("a", lambda: b"") == b"late"
+    assert time_limit.call("a", lambda: b"") == b""
 
 
 def _raise() -> None:

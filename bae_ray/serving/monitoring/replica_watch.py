@@ -7,21 +7,12 @@ from typing import NamedTuple, cast
 
 import ray
 from ray import serve
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 LATE_S = 30.0
 """A replica that is not up after so long waits for a place."""
 ACTOR = "SERVE_REPLICA::"
 """Begins the names of Serve's replicas among Ray's actors: those that live, or wait for a place."""
-
-
-def own_id() -> str:
-    """The id of the replica that this process is; outside of Serve, nothing."""
-    try:
-        return serve.get_replica_context().replica_id.unique_id
-    except RayServeException:
-        return ""
 
 
 class States(NamedTuple):
@@ -36,7 +27,7 @@ class States(NamedTuple):
     stopping: int
 
 
-class Watch:
+class ReplicaWatch:
     """Which replicas there are, and since when."""
 
     def __init__(
