@@ -69,6 +69,11 @@ class Usage(NamedTuple):
     """Requests of which it is not known how many tokens they took, since the server does not say or no answer came:
     the cost counts their prompts by their length and the longest answers, the tokens above do not count them."""
 
+    def after(self, first: "Usage") -> "Usage":
+        """The sum with the usage of a first question that was then asked again, from the cache."""
+        together = Usage(*(a + b for a, b in zip(first, self, strict=True)))
+        return together._replace(from_cache=self.from_cache - first.answered)
+
 
 class _TryAgainError(Exception):
     """An attempt failed in a way that may pass; after `wait` seconds, if the server says when."""

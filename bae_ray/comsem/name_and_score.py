@@ -58,8 +58,10 @@ def comsem(config: ComSemConfig, out: Path) -> Outcome:
     what was answered by then is kept.
     """
     with AnswerCache(config.cache or out / CACHE_FILE) as cache:  # first: another process may be at work in this folder
-        prepared = _prepare(config, out, lambda: _before_long_work(config, cache, out))
+        first: list[Usage] = []
+        prepared = _prepare(config, out, lambda: first.append(_before_long_work(config, cache, out)))
         check, usage, scores = asyncio.run(_ask(config, cache, prepared))
+        usage = usage.after(first[0])
     rows = [
         _write(one, real, random, config, check, out / one.method.name)
         for one, (real, random) in zip(prepared, scores, strict=True)
@@ -89,22 +91,24 @@ def check(config: JudgeConfig, cache: Path) -> tuple[JudgeCheck, Usage]:
         return asyncio.run(run(opened))
 
 
-def _before_long_work(config: ComSemConfig, cache: AnswerCache, out: Path) -> None:
-    asyncio.run(_first_question(config, cache))
+def _before_long_work(config: ComSemConfig, cache: AnswerCache, out: Path) -> Usage:
+    usage = asyncio.run(_first_question(config, cache))
     _write_config(config, out)  # after that: what an earlier run has left stays where this one cannot begin
+    return usage
 
 
-async def _first_question(config: ComSemConfig, cache: AnswerCache) -> None:
+async def _first_question(config: ComSemConfig, cache: AnswerCache) -> Usage:
     """Raise `JudgeError` where the judge will not answer: nothing listens, the key is wrong, it takes no questions."""
     async with Judge(config, cache) as judge:
         for prompt in check_prompts()[:REFUSED_AT_FIRST]:
             try:
                 await judge.decide(prompt)
-                return
+                break
             except RefusedRequestError:
                 continue
             except UnansweredError:  # may pass; that nothing is answered at all ends the run later
-                return
+                break
+        return judge.usage
 
 
 def _problem(scores: tuple[list[FeatureScore], list[FeatureScore]]) -> str:
@@ -114,7 +118,7 @@ def _problem(scores: tuple[list[FeatureScore], list[FeatureScore]]) -> str:
     return f"feature {found[0].feature} {found[0].status}: {found[0].error}" if found else ""
 
 
-def _prepare(config: ComSemConfig, out: Path, before_long_work: Callable[[], None] = lambda: None) -> list[_Prepared]:
+def _prepare(config: ComSemConfig, out: Path, before_long_work: Callable[[], object] = lambda: None) -> list[_Prepared]:
     methods = find_methods(config)
     check_k(methods, config.examples.k)
     store = _store(config, methods, out, before_long_work)
@@ -159,7 +163,7 @@ def _is_of(config: ComSemConfig, text: str) -> bool:
 
 
 def _store(
-    config: ComSemConfig, methods: list[Method], out: Path, before_long_work: Callable[[], None]
+    config: ComSemConfig, methods: list[Method], out: Path, before_long_work: Callable[[], object]
 ) -> ActivationStore:
     """The evaluation set, which is extracted where no store is given; of the methods' own language model."""
     given = None if config.store is None else ActivationStore.open(config.store)

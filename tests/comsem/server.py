@@ -133,7 +133,8 @@ def completion(body: dict[str, Any], reply: Reply) -> dict[str, Any]:
     if body.get("logprobs") and reply.p_yes is not None:
         entries = [("Yes", reply.p_yes), ("No", 1 - reply.p_yes), (" perhaps", 1e-9)]
         top = [{"token": token, "logprob": math.log(max(p, 1e-30))} for token, p in entries]
-        choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top[: body["top_logprobs"]]}]}
+        said = next((one for one in top if one["token"] == reply.text), top[0])
+        choice["logprobs"] = {"content": [{**said, "top_logprobs": top[: body["top_logprobs"]]}]}
     prompt = sum(len(message["content"].split()) for message in body["messages"])
     usage = {"prompt_tokens": prompt, "completion_tokens": len((reply.text or "").split())}
     return {"id": "x", "object": "chat.completion", "created": 1, "model": body["model"],
