@@ -1,0 +1,43 @@
+"""Where the recorded tests find what has no public name: the only file to change when a module moves."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bae_ray.activations.store import ActivationStore
+from bae_ray.autoencoders.config import ARCHITECTURES
+from bae_ray.cli.verbs import VERBS
+from bae_ray.config import Config
+from bae_ray.training.config import RunConfig
+from bae_ray.training.grid import SweepConfig, expand, plan_grid
+from bae_ray.training.search import widest_runs
+
+__all__ = ["ARCHITECTURES", "ActivationStore", "SweepConfig", "expand", "plan_grid", "widest_runs"]
+
+JOBS = Path(__file__).parents[2] / "jobs"
+NEW_NAMES = {"cpu": "laptop", "demo": "laptop"}
+"""What presets that were recorded under another name are called."""
+
+
+def verbs() -> list[str]:
+    """The verbs of the command."""
+    return list(VERBS)
+
+
+class Experiment(NamedTuple):
+    """An experiment of the paper."""
+
+    presets: dict[str, Any]
+    grid: Callable[[Any, ActivationStore], list[RunConfig]]
+    """Every run of a preset's config over a store."""
+
+    def preset(self, recorded: str) -> Config:
+        """The preset that was recorded under this name."""
+        return self.presets[recorded if recorded in self.presets else NEW_NAMES[recorded]]
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment that `jobs/NAME.py` starts."""
+    module = runpy.run_path(str(JOBS / f"{name}.py"))
+    return Experiment(module["PRESETS"], module.get("grid", lambda job, store: expand(job.sweep, store)))
