@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from bae_ray.autoencoders.architectures import AutoencoderConfig as AutoencoderConfig
 from bae_ray.autoencoders.config import ArchitectureConfig as ArchitectureConfig
-from bae_ray.autoencoders.config import AutoencoderConfig as AutoencoderConfig
 from bae_ray.autoencoders.config import BAEConfig as BAEConfig
 from bae_ray.autoencoders.config import BatchTopKConfig as BatchTopKConfig
 from bae_ray.autoencoders.config import GatedConfig as GatedConfig

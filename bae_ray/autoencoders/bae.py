@@ -1,7 +1,5 @@
 """The binary autoencoder (paper, Eq. 1-2 and 7)."""
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -28,8 +26,6 @@ class BinaryAutoencoder(Autoencoder):
     entropy is of the code, the dictionary is of the features.
     """
 
-    penalties = ("entropy", "covariance")
-
     def __init__(self, config: BAEConfig) -> None:
         _, d_latent = config.widths()
         if d_latent % config.bits_per_feature:
@@ -37,15 +33,10 @@ class BinaryAutoencoder(Autoencoder):
                 f"d_latent is {d_latent}, which {config.bits_per_feature} bits per feature do not divide. Choose an "
                 "expansion or a d_latent that is a multiple of bits_per_feature."
             )
-        self.bits_per_feature = config.bits_per_feature
         super().__init__(config)
+        self.bits_per_feature = config.bits_per_feature
         self.gradient: Gradient = config.gradient
         self.reset_parameters(None)
-
-    @property
-    @override
-    def n_features(self) -> int:
-        return cast(BAEConfig, self.config).widths()[1] // self.bits_per_feature
 
     @override
     def activate(self, pre_activations: Tensor) -> Tensor:
@@ -55,12 +46,27 @@ class BinaryAutoencoder(Autoencoder):
     def fires(self, x: Tensor) -> Tensor:
         return fires(self._before(x), self.gradient)  # the same, without a code of floats in between
 
+    @override
+    def features_fire(self, x: Tensor) -> Tensor:
+        return self.features(self.encode(x)) > 0  # where any of a feature's bits does
+
     def features(self, code: Tensor) -> Tensor:
         """h_R of Eq. 7: sum over j of 2^j code_{iC+j} / (2^C - 1), [N, F / C], from a code [N, F]; in [0, 1]."""
         if self.bits_per_feature == 1:
             return code
-        place_values = 2.0 ** torch.arange(self.bits_per_feature, device=code.device, dtype=code.dtype)
-        return code.unflatten(-1, (-1, self.bits_per_feature)) @ (place_values / place_values.sum())
+        return code.unflatten(-1, (-1, self.bits_per_feature)) @ self._places(code)
+
+    @override
+    def latent_directions(self) -> Tensor:
+        rows = super().latent_directions()
+        if self.bits_per_feature == 1:
+            return rows
+        return (rows.unsqueeze(1) * self._places(rows).unsqueeze(-1)).flatten(0, 1)
+
+    def _places(self, like: Tensor) -> Tensor:
+        """Place values of a feature's bits, of sum 1: 2^j / (2^C - 1), [C]."""
+        places = 2.0 ** torch.arange(self.bits_per_feature, device=like.device, dtype=like.dtype)
+        return places / places.sum()
 
     @override
     def decode_normalized(self, latents: Tensor) -> Tensor:

@@ -5,35 +5,20 @@ may carry one more, leading dimension of members: autoencoders of one architectu
 (training/stack.py). So the methods that training calls work on the last two dimensions only.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from typing_extensions import override
 
+from bae_ray.autoencoders.architectures import architecture_of
+from bae_ray.autoencoders.checkpoint import load_autoencoder, save_autoencoder
 from bae_ray.autoencoders.config import ArchitectureConfig
+from bae_ray.autoencoders.hub import OnHub
 from bae_ray.errors import InvalidInputError
-from bae_ray.files import atomic_path, write_text
 from bae_ray.values import LARGE, check_finite, check_type, largest
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-
-MODEL_CARD = """---
-library_name: bae_ray
-tags: [autoencoder, interpretability]
----
-An autoencoder of a language model's hidden states, trained with bae_ray (arXiv 2509.20997): `{config}`
-
-```python
-from bae_ray import load_autoencoder
-
-autoencoder = load_autoencoder("{repo_id}")
-```
-"""
 
 
 class AutoencoderOutput(NamedTuple):
@@ -43,7 +28,7 @@ class AutoencoderOutput(NamedTuple):
     x_hat: Tensor
 
 
-class Autoencoder(nn.Module, ABC):
+class Autoencoder(nn.Module, OnHub):
     """Base of the autoencoders: x_hat = activate(x W_enc + b_enc) W_dec + b_dec.
 
     `encode`, `decode` and `forward` take and give activations in the language model's own units. Inside, the
@@ -58,9 +43,6 @@ class Autoencoder(nn.Module, ABC):
     [F] over the same set.
     """
 
-    penalties: ClassVar[tuple[str, ...]] = ()
-    """Terms of the training objective besides the reconstruction (training/objective.py)."""
-
     mean: Tensor
     scale: Tensor
     prior: Tensor
@@ -70,6 +52,8 @@ class Autoencoder(nn.Module, ABC):
     def __init__(self, config: ArchitectureConfig) -> None:
         super().__init__()
         self.config = config
+        self.architecture = architecture_of(config)
+        self.penalties = self.architecture.penalties
         self.d_in, self.d_latent = config.widths()
         self.standardize = bool(getattr(config, "standardize", False))
         self.source: str | None = None
@@ -91,9 +75,8 @@ class Autoencoder(nn.Module, ABC):
     @override
     def __repr__(self) -> str:
         """What it is: its architecture, widths, and where it was loaded from, which of a run is the run's id."""
-        name = getattr(self.config, "architecture", type(self.config).__name__)
         loaded = f", {self.source}" if self.source else ""
-        return f"{type(self).__name__}({name}, d_in={self.d_in}, d_latent={self.d_latent}{loaded})"
+        return f"{type(self).__name__}({self.config.name}, d_in={self.d_in}, d_latent={self.d_latent}{loaded})"
 
     @property
     def has_encoder_bias(self) -> bool:
@@ -108,7 +91,7 @@ class Autoencoder(nn.Module, ABC):
     @property
     def n_features(self) -> int:
         """Rows of the dictionary W_dec."""
-        return self.d_latent
+        return self.config.n_features
 
     def reset_parameters(self, generator: torch.Generator | None) -> None:
         """Draw the weights uniformly in +-1/sqrt(fan in), as `torch.nn.Linear` does, from `generator` if given."""
@@ -125,13 +108,20 @@ class Autoencoder(nn.Module, ABC):
         """(x - mean) / scale of activations [N, D], in the autoencoder's dtype."""
         return (x.to(self.mean.dtype) - self.mean) / self.scale
 
+    @property
+    def target_normalization(self) -> tuple[Tensor, Tensor]:
+        """Mean [D] and scale [] of what is reconstructed."""
+        return self.mean, self.scale
+
     def normalize_target(self, y: Tensor) -> Tensor:
-        """What the reconstruction is compared with in training; the normalised activations, but for transcoders."""
-        return self.normalize(y)
+        """What the reconstruction is compared with in training, [N, D]: `y` [N, D], normalised as what it gives."""
+        mean, scale = self.target_normalization
+        return (y.to(mean.dtype) - mean) / scale
 
     def denormalize(self, x_hat: Tensor) -> Tensor:
         """Undo `normalize_target`."""
-        return x_hat * self.scale + self.mean
+        mean, scale = self.target_normalization
+        return x_hat * scale + mean
 
     def encode(self, x: Tensor) -> Tensor:
         """Latents [N, F] of activations [N, D].
@@ -144,6 +134,10 @@ class Autoencoder(nn.Module, ABC):
     def fires(self, x: Tensor) -> Tensor:
         """Which latents of activations [N, D] are not 0, as booleans [N, F]. Raises what `encode` does."""
         return self.encode(x) != 0
+
+    def features_fire(self, x: Tensor) -> Tensor:
+        """Which features are present in activations [N, D], as booleans [N, G]. Raises what `encode` does."""
+        return self.fires(x)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Activations [N, D] reconstructed from latents [N, F]. Raises what `encode` does."""
@@ -169,6 +163,10 @@ class Autoencoder(nn.Module, ABC):
             return latents
         varies = self.latent_std > 0
         return torch.where(varies, (latents - self.latent_mean) / self.latent_std.where(varies, 1.0), 0.0)
+
+    def latent_directions(self) -> Tensor:
+        """What each latent adds to the normalised reconstruction, [F, D], in float64."""
+        return self.W_dec.double()
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """X W_enc [+ b_enc], [N, F], of normalised activations [N, D]."""
@@ -198,55 +196,29 @@ class Autoencoder(nn.Module, ABC):
         """What the sparsity penalty of training is applied to, [N, F]."""
         return latents
 
+    def restart(self, dead: Tensor, living: Tensor) -> list[str]:  # noqa: ARG002
+        """Set the biases of the latents `dead` (indices) to 0, their thresholds to the mean of those `living` (a mask).
+
+        A step of reviving dead latents (training/revival.py). Returns the names of the parameters [F] that changed.
+        """
+        if self.b_enc is None:
+            return []
+        self.b_enc[dead] = 0.0
+        return ["b_enc"]
+
+    def least_firing(self, latents: Tensor) -> Tensor | float:  # noqa: ARG002
+        """The learned thresholds of these latents (indices), above which they fire; 0 where none are learned."""
+        return 0.0
+
+    @override
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write `config.json` and `model.safetensors` (weights, normalisation, reference set) into a folder."""
-        folder = Path(save_directory)
-        with atomic_path(folder / WEIGHTS_FILE) as temporary:
-            save_file({name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}, temporary)
-        write_text(folder / CONFIG_FILE, self.config.model_dump_json(indent=2) + "\n")
+        save_autoencoder(self, Path(save_directory))
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **hub: Any) -> "Autoencoder":
         """The autoencoder saved in a folder or on the hub, whichever its architecture; see `load_autoencoder`."""
-        from bae_ray.autoencoders.checkpoint import (
-            load_autoencoder,
-        )  # which knows all architectures, and they this class
-
         return load_autoencoder(source, **hub)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Upload autoencoder",
-        private: bool | None = None,
-        token: str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> str:
-        """Upload to the Hugging Face hub as `repo_id`, which is made if it is missing; the commit's address.
-
-        With a model card, which says how to load it: `load_autoencoder(repo_id)`.
-        """
-        from tempfile import TemporaryDirectory
-
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            write_text(
-                Path(folder) / "README.md", MODEL_CARD.format(config=self.config.model_dump_json(), repo_id=repo_id)
-            )
-            uploaded = api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                commit_message=commit_message,
-                revision=revision,
-                create_pr=create_pr,
-            )
-            return str(uploaded)
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -15,8 +15,6 @@ from bae_ray.errors import InvalidInputError
 class ReLUAutoencoder(Autoencoder):
     """x_hat = ReLU(x W_enc [+ b_enc]) W_dec + b_dec, with an L1 penalty (Eq. 8-9)."""
 
-    penalties = ("l1",)
-
     def __init__(self, config: ReLUConfig | TranscoderConfig) -> None:
         super().__init__(config)
         self.reset_parameters(None)
@@ -46,8 +44,6 @@ class TopKAutoencoder(Autoencoder):
 class GatedAutoencoder(Autoencoder):
     """x where x > threshold, else 0, of the pre-activations x, with an L1 penalty (Eq. 12-14)."""
 
-    penalties = ("l1",)
-
     def __init__(self, config: GatedConfig) -> None:
         super().__init__(config)
         self.threshold = config.threshold
@@ -72,13 +68,10 @@ class Transcoder(ReLUAutoencoder):
         self.register_buffer("target_mean", torch.zeros(self.d_in))
         self.register_buffer("target_scale", torch.ones(()))
 
+    @property
     @override
-    def normalize_target(self, y: Tensor) -> Tensor:
-        return (y.to(self.target_mean.dtype) - self.target_mean) / self.target_scale
-
-    @override
-    def denormalize(self, x_hat: Tensor) -> Tensor:
-        return x_hat * self.target_scale + self.target_mean
+    def target_normalization(self) -> tuple[Tensor, Tensor]:
+        return self.target_mean, self.target_scale
 
 
 def check_k(k: int, d_latent: int) -> None:

@@ -1,46 +1,37 @@
-"""Building autoencoders from their configs, and loading saved ones from a folder or from the Hugging Face hub."""
+"""Autoencoders from their configs, and as folders of files."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from bae_ray.autoencoders.bae import BinaryAutoencoder
-from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE, Autoencoder
-from bae_ray.autoencoders.baselines import GatedAutoencoder, ReLUAutoencoder, TopKAutoencoder, Transcoder
-from bae_ray.autoencoders.batchtopk import BatchTopKAutoencoder
-from bae_ray.autoencoders.config import ArchitectureConfig, AutoencoderConfig
-from bae_ray.autoencoders.gated_sae import GatedSAE
+from bae_ray.autoencoders.architectures import AutoencoderConfig, architecture_of
+from bae_ray.autoencoders.config import ArchitectureConfig
+from bae_ray.autoencoders.hub import fetched
 from bae_ray.autoencoders.identity import DECODER, model_hash
-from bae_ray.autoencoders.jumprelu import JumpReLUAutoencoder
 from bae_ray.config import describe
 from bae_ray.errors import CheckpointError, InvalidInputError
-from bae_ray.files import check_regular, read_text
+from bae_ray.files import atomic_path, check_regular, read_text, write_text
 
-_CLASSES: dict[str, Any] = {
-    "bae": BinaryAutoencoder,
-    "relu": ReLUAutoencoder,
-    "topk": TopKAutoencoder,
-    "gated": GatedAutoencoder,
-    "transcoder": Transcoder,
-    "batchtopk": BatchTopKAutoencoder,
-    "jumprelu": JumpReLUAutoencoder,
-    "gated_sae": GatedSAE,
-}
-_CONFIGS: TypeAdapter[AutoencoderConfig] = TypeAdapter(AutoencoderConfig)
+if TYPE_CHECKING:
+    from bae_ray.autoencoders.base import Autoencoder
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+_CONFIGS: TypeAdapter[ArchitectureConfig] = TypeAdapter(AutoencoderConfig)
 
 
-def build_autoencoder(config: ArchitectureConfig) -> Autoencoder:
+def build_autoencoder(config: ArchitectureConfig) -> "Autoencoder":
     """A freshly initialised autoencoder of the architecture that `config` describes.
 
     Raises `InvalidInputError` for widths that do not go together: k above d_latent, d_latent not a multiple of
     bits_per_feature, d_in not set.
     """
-    return _CLASSES[config.architecture](config)  # pyright: ignore[reportAttributeAccessIssue]
+    return architecture_of(config).load()(config)
 
 
 def check_architecture(config: ArchitectureConfig) -> None:
@@ -51,7 +42,7 @@ def check_architecture(config: ArchitectureConfig) -> None:
 
 def load_autoencoder(
     source: str | Path, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
-) -> Autoencoder:
+) -> "Autoencoder":
     """The autoencoder saved in a folder, or on the Hugging Face hub under an id; on the CPU, in evaluation mode.
 
     Its weights take no gradients: it is there to be used. Call `requires_grad_()` to go on training it. `revision`,
@@ -60,7 +51,7 @@ def load_autoencoder(
     Raises `CheckpointError` where a file is missing or unreadable, the config is not one of ours, or the weights do
     not fit it.
     """
-    folder = _find(source, revision, token, cache_dir)
+    folder = fetched(source, (CONFIG_FILE, WEIGHTS_FILE), revision, token, cache_dir)
     try:
         config = _CONFIGS.validate_json(read_text(folder / CONFIG_FILE))
         check_regular(folder / WEIGHTS_FILE)
@@ -83,7 +74,14 @@ def load_autoencoder(
     return autoencoder
 
 
-def load_weights(autoencoder: Autoencoder, tensors: dict[str, Any], source: str) -> None:
+def save_autoencoder(autoencoder: "Autoencoder", folder: Path) -> None:
+    """Write the config and the weights (with the normalisation and the reference set) of an autoencoder."""
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in autoencoder.state_dict().items()}, temporary)
+    write_text(folder / CONFIG_FILE, autoencoder.config.model_dump_json(indent=2) + "\n")
+
+
+def load_weights(autoencoder: "Autoencoder", tensors: dict[str, Any], source: str) -> None:
     """Give an autoencoder, which may be on the meta device, all its weights, for use and not for training.
 
     Floating-point tensors of any width become float32. Raises `CheckpointError` that names each tensor that is missing,
@@ -119,25 +117,3 @@ def load_weights(autoencoder: Autoencoder, tensors: dict[str, Any], source: str)
     if any(cast[name].dtype != tensors[name].dtype for name in cast.keys() & set(DECODER)):
         autoencoder.stored_hashes = {model_hash(autoencoder): model_hash(autoencoder, tensors)}
     autoencoder.requires_grad_(False).eval()
-
-
-def _find(source: str | Path, revision: str | None, token: str | None, cache_dir: str | Path | None) -> Path:
-    """The local folder of a saved autoencoder, downloaded if it is on the hub."""
-    folder = Path(source)
-    parts = str(source).split("/")
-    if folder.exists() or len(parts) > 2 or isinstance(source, Path):
-        return folder
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            folder = Path(
-                hf_hub_download(str(source), name, revision=revision, token=token, cache_dir=cache_dir)
-            ).parent
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise CheckpointError(
-            f"'{source}' is neither a folder nor an autoencoder on the Hugging Face hub that can be reached: "
-            f"{str(error).splitlines()[0]}. Check the name, the connection and HF_TOKEN."
-        ) from error
-    return folder

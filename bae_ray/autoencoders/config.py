@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
+from typing_extensions import override
 
 from bae_ray.config import Config
 from bae_ray.errors import InvalidInputError
@@ -12,9 +13,17 @@ Reduction = Literal["mean", "sum"]
 EntropyForm = Literal["bernoulli", "printed"]
 """-p log2 p - (1-p) log2(1-p), or -p log2 p alone, as Eq. 4 prints it."""
 
+WHICH = Field(
+    description="One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are "
+    "this one's."
+)
+
 
 class ArchitectureConfig(Config):
-    """What all architectures have in common."""
+    """What the options of all architectures have in common.
+
+    Each has besides these a field `architecture`, a literal of its name: architectures.py tells the rest.
+    """
 
     d_in: int | None = Field(default=None, ge=1)
     """Width of the activations; left out, it is taken from the data."""
@@ -26,6 +35,25 @@ class ArchitectureConfig(Config):
     """Add a bias before the non-linearity, as the released code does. Eq. 1 prints none, but without one a centred
     activation and its opposite have opposite codes, so that latents fire half of the time whatever they mean."""
 
+    @property
+    def name(self) -> str:
+        """The architecture's name."""
+        return str(type(self).model_fields["architecture"].default)
+
+    @property
+    def n_features(self) -> int:
+        """Rows of the dictionary, G."""
+        return self.widths()[1]
+
+    @property
+    def has_burstiness(self) -> bool:
+        """Whether magnitudes are burstiness, which takes a prior (paper, section 5.2)."""
+        return False
+
+    def target_cell(self, layer: int, site: str) -> tuple[int, str] | None:  # noqa: ARG002
+        """Layer and site of what is reconstructed from this layer and site; None: that itself."""
+        return None
+
     def widths(self) -> tuple[int, int]:
         """(d_in, d_latent). Raises `InvalidInputError` where d_in is not known yet."""
         if self.d_in is None:
@@ -36,13 +64,22 @@ class ArchitectureConfig(Config):
 class BAEConfig(ArchitectureConfig):
     """Binary autoencoder (paper, Eq. 1-2)."""
 
-    architecture: Literal["bae"] = "bae"
-    """One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are this one's."""
+    architecture: Annotated[Literal["bae"], WHICH] = "bae"
     gradient: Literal["sigmoid", "straight_through", "release"] = "sigmoid"
     """Derivative of the step function. sigmoid: Eq. 6. straight_through: 1. release: the released code's rule, which
     applies g (1 - g) to the incoming gradient g itself."""
     bits_per_feature: int = Field(default=1, ge=1, le=8)
     """C of Eq. 7: so many bits are decoded as one real feature. Must divide d_latent."""
+
+    @property
+    @override
+    def n_features(self) -> int:
+        return self.widths()[1] // self.bits_per_feature
+
+    @property
+    @override
+    def has_burstiness(self) -> bool:
+        return self.bits_per_feature == 1
 
 
 class _SAEConfig(ArchitectureConfig):
@@ -54,15 +91,13 @@ class _SAEConfig(ArchitectureConfig):
 class ReLUConfig(_SAEConfig):
     """ReLU sparse autoencoder (paper, Eq. 8-9)."""
 
-    architecture: Literal["relu"] = "relu"
-    """One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are this one's."""
+    architecture: Annotated[Literal["relu"], WHICH] = "relu"
 
 
 class TopKConfig(_SAEConfig):
     """Top-k sparse autoencoder (paper, Eq. 10-11): the k largest pre-activations are kept as they are."""
 
-    architecture: Literal["topk"] = "topk"
-    """One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are this one's."""
+    architecture: Annotated[Literal["topk"], WHICH] = "topk"
     k: int = Field(default=15, ge=1)
     """Latents kept per sample."""
     nonnegative: bool = False
@@ -72,8 +107,7 @@ class TopKConfig(_SAEConfig):
 class GatedConfig(_SAEConfig):
     """The paper's Gated ReLU (Eq. 12-14): x where x > threshold, else 0; the threshold is fixed."""
 
-    architecture: Literal["gated"] = "gated"
-    """One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are this one's."""
+    architecture: Annotated[Literal["gated"], WHICH] = "gated"
     threshold: float = Field(default=0.5, ge=0)
     """Gamma of Eq. 13."""
 
@@ -81,12 +115,15 @@ class GatedConfig(_SAEConfig):
 class TranscoderConfig(_SAEConfig):
     """Transcoder (paper, Eq. 15-16): a ReLU autoencoder that reconstructs another cell's activations."""
 
-    architecture: Literal["transcoder"] = "transcoder"
-    """One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are this one's."""
+    architecture: Annotated[Literal["transcoder"], WHICH] = "transcoder"
     target_site: str = "mlp_out"
     """Site of the activations to reconstruct: mlp_out for the MLP's own output, residual for a hidden state."""
     target_layer_offset: int = 0
     """How many layers on from the input they are."""
+
+    @override
+    def target_cell(self, layer: int, site: str) -> tuple[int, str]:
+        return layer + self.target_layer_offset, self.target_site
 
 
 class BatchTopKConfig(_SAEConfig):
@@ -95,8 +132,7 @@ class BatchTopKConfig(_SAEConfig):
     Outside of training, all above a threshold learned as the mean of the smallest ones kept.
     """
 
-    architecture: Literal["batchtopk"] = "batchtopk"
-    """One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are this one's."""
+    architecture: Annotated[Literal["batchtopk"], WHICH] = "batchtopk"
     k: int = Field(default=15, ge=1)
     """Latents kept per sample, on average."""
 
@@ -104,8 +140,7 @@ class BatchTopKConfig(_SAEConfig):
 class JumpReLUConfig(_SAEConfig):
     """JumpReLU sparse autoencoder (arXiv 2407.14435): a learned threshold per latent, trained with an L0 penalty."""
 
-    architecture: Literal["jumprelu"] = "jumprelu"
-    """One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are this one's."""
+    architecture: Annotated[Literal["jumprelu"], WHICH] = "jumprelu"
     initial_threshold: float = Field(default=0.01, gt=0)
     """Threshold that training starts from."""
     bandwidth: float = Field(default=0.05, gt=0)
@@ -115,8 +150,7 @@ class JumpReLUConfig(_SAEConfig):
 class GatedSAEConfig(_SAEConfig):
     """Gated sparse autoencoder of the literature (arXiv 2404.16014): one path decides what fires, another how much."""
 
-    architecture: Literal["gated_sae"] = "gated_sae"
-    """One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are this one's."""
+    architecture: Annotated[Literal["gated_sae"], WHICH] = "gated_sae"
 
     @field_validator("encoder_bias")
     @classmethod
@@ -124,29 +158,3 @@ class GatedSAEConfig(_SAEConfig):
         if not value:
             raise ValueError("the gate and the magnitude of a gated_sae always have a bias")
         return value
-
-
-AutoencoderConfig = Annotated[
-    BAEConfig
-    | ReLUConfig
-    | TopKConfig
-    | GatedConfig
-    | TranscoderConfig
-    | BatchTopKConfig
-    | JumpReLUConfig
-    | GatedSAEConfig,
-    Field(discriminator="architecture"),
-]
-"""The config of any architecture; the field `architecture` says which."""
-
-ARCHITECTURES: dict[str, type[ArchitectureConfig]] = {
-    "bae": BAEConfig,
-    "relu": ReLUConfig,
-    "topk": TopKConfig,
-    "gated": GatedConfig,
-    "transcoder": TranscoderConfig,
-    "batchtopk": BatchTopKConfig,
-    "jumprelu": JumpReLUConfig,
-    "gated_sae": GatedSAEConfig,
-}
-"""Config class of each architecture."""

@@ -19,8 +19,6 @@ class GatedSAE(Autoencoder):
     Parameters, in place of b_enc: `b_gate`, `b_mag`, `r_mag`, each [F].
     """
 
-    penalties = ("l1", "auxiliary")
-
     def __init__(self, config: GatedSAEConfig) -> None:
         super().__init__(config)
         self.b_gate = nn.Parameter(torch.empty(self.d_latent))
@@ -38,6 +36,12 @@ class GatedSAE(Autoencoder):
         super().reset_parameters(generator)
         for parameter in (self.b_gate, self.b_mag, self.r_mag):
             nn.init.zeros_(parameter)
+
+    @override
+    def restart(self, dead: Tensor, living: Tensor) -> list[str]:
+        for parameter in (self.b_gate, self.b_mag, self.r_mag):
+            parameter[dead] = 0.0
+        return ["b_gate", "b_mag", "r_mag"]
 
     @override
     def activate(self, pre_activations: Tensor) -> Tensor:

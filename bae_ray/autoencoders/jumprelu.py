@@ -20,8 +20,6 @@ class JumpReLUAutoencoder(Autoencoder):
     Parameter, besides the base's: `log_threshold` [F].
     """
 
-    penalties = ("l0",)
-
     def __init__(self, config: JumpReLUConfig) -> None:
         super().__init__(config)
         self.bandwidth = config.bandwidth
@@ -33,6 +31,15 @@ class JumpReLUAutoencoder(Autoencoder):
     def reset_parameters(self, generator: torch.Generator | None) -> None:
         super().reset_parameters(generator)
         nn.init.constant_(self.log_threshold, math.log(self.initial_threshold))
+
+    @override
+    def restart(self, dead: Tensor, living: Tensor) -> list[str]:
+        self.log_threshold[dead] = self.log_threshold[living].mean()
+        return [*super().restart(dead, living), "log_threshold"]
+
+    @override
+    def least_firing(self, latents: Tensor) -> Tensor:
+        return self.log_threshold[latents].exp()
 
     @override
     def activate(self, pre_activations: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ import yaml
 from pydantic import ValidationError, create_model
 
 from bae_ray.activations.inputs import INPUTS
-from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig
+from bae_ray.autoencoders.architectures import find_architecture
+from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.chatter import DEBUG, debugging, quieten
 from bae_ray.config import Config, describe
 from bae_ray.errors import BaeRayError, InvalidInputError
@@ -29,17 +30,25 @@ class Choice(NamedTuple):
     """An option that decides which others there are, so that it is read before them."""
 
     option: re.Pattern[str]
-    name: str
-    """What messages call it."""
-    configs: dict[str, type[Config]]
-    """The config that each of its values stands for."""
+    config_of: Callable[[str], type[Config]]
+    """The config that a value stands for. Raises `InvalidInputError` for one that stands for none."""
     common: type[Config]
     """What is in all of them, and kept from one to another."""
 
 
+def _input_config(kind: str) -> type[Config]:
+    if kind not in INPUTS:
+        raise InvalidInputError(f"kind of input '{kind}' is not known; expected one of {', '.join(INPUTS)}.")
+    return INPUTS[kind]
+
+
 CHOICES = (
-    Choice(re.compile(r"([\w-]+\.)*autoencoder\.architecture"), "architecture", {**ARCHITECTURES}, ArchitectureConfig),
-    Choice(re.compile(r"([\w-]+\.)*input\.kind"), "kind of input", INPUTS, Config),
+    Choice(
+        re.compile(r"([\w-]+\.)*autoencoder\.architecture"),
+        lambda name: find_architecture(name).config,
+        ArchitectureConfig,
+    ),
+    Choice(re.compile(r"([\w-]+\.)*input\.kind"), _input_config, Config),
 )
 
 EXIT_SOME_FAILED = 1
@@ -196,11 +205,9 @@ def _with_choice(config: C, path: list[str], choice: Choice, chosen: str) -> C:
     value = getattr(config, field)
     if len(path) > 1:
         changed = _with_choice(value, path[1:], choice, chosen)
-    elif chosen in choice.configs:
-        common = {key: kept for key, kept in value.model_dump().items() if key in choice.common.model_fields}
-        changed = choice.configs[chosen].model_validate(common)
     else:
-        raise InvalidInputError(f"{choice.name} '{chosen}' is not known; expected one of {', '.join(choice.configs)}.")
+        common = {key: kept for key, kept in value.model_dump().items() if key in choice.common.model_fields}
+        changed = choice.config_of(chosen).model_validate(common)
     return config.model_copy(update={field: changed})
 
 

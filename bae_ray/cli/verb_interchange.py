@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from bae_ray.activations.config import Position
-from bae_ray.autoencoders.config import BAEConfig
-from bae_ray.autoencoders.interop import Format, Kind
+from bae_ray.autoencoders.architectures import Format, Kind
 from bae_ray.config import Config
 from bae_ray.errors import InvalidInputError
 
@@ -80,7 +79,7 @@ def export(command: ExportCommand) -> int:
 
 def import_(command: ImportCommand) -> int:
     """Run `bae-ray import`."""
-    from bae_ray.autoencoders.base import CONFIG_FILE
+    from bae_ray.autoencoders.checkpoint import CONFIG_FILE
     from bae_ray.autoencoders.interop import import_autoencoder
 
     _require_free(command.out, CONFIG_FILE)
@@ -102,7 +101,7 @@ def _take_prior(autoencoder: "Autoencoder", command: ImportCommand) -> None:
     if command.prior_from is None:
         if wanted:
             raise InvalidInputError(f"--{min(wanted)} says which cell of --prior-from is meant: give that, or neither.")
-        if isinstance(autoencoder.config, BAEConfig) and not autoencoder.has_prior:
+        if autoencoder.architecture.is_binary and not autoencoder.has_prior:
             warnings.warn(
                 "the file holds no firing rates: magnitudes of this binary autoencoder will be refused, and its "
                 "containers be larger. Give --prior-from STORE, a store of the activations that it is of.",

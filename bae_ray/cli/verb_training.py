@@ -6,7 +6,8 @@ from pathlib import Path
 from pydantic import Field
 
 from bae_ray.activations.config import Position
-from bae_ray.autoencoders.config import AutoencoderConfig, BAEConfig
+from bae_ray.autoencoders.architectures import AutoencoderConfig, architecture_of
+from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.cli.parsing import report_failures
 from bae_ray.config import Config
 from bae_ray.files import write_text
@@ -74,7 +75,7 @@ def train(command: TrainCommand) -> int:
     with track("Training", command.training.epochs) as tracker:
         result = execute_run(run, store, command.out, on_epoch=tracker.reach)
     bits, most = result.entropy_bits, result.d_latent
-    if command.autoencoder.architecture == "bae" and bits > INCOMPRESSIBLE_SHARE * most:
+    if architecture_of(command.autoencoder).is_binary and bits > INCOMPRESSIBLE_SHARE * most:
         weight, epochs = command.training.entropy_weight, command.training.epochs
         print(
             f"warning: {bits:.0f} of {most} possible bits: most latents are fair coins, so the number says little of "

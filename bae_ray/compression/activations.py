@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bae_ray.activations.rows import Rows
-from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder
+from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.identity import model_hash, model_hashes
 from bae_ray.compression.codec import (
     MAX_BYTES,
@@ -33,9 +33,9 @@ from bae_ray.values import check_finite, check_type
 
 def check_compressible(autoencoder: Autoencoder) -> None:
     """Raise `InvalidInputError` for an autoencoder whose latents are no codes."""
-    if not isinstance(autoencoder, BinaryAutoencoder):
+    if not autoencoder.architecture.is_binary:
         raise InvalidInputError(
-            f"the autoencoder's architecture is {autoencoder.config.model_dump()['architecture']}, whose latents are "
+            f"the autoencoder's architecture is {autoencoder.config.name}, whose latents are "
             "no codes of 0 and 1; expected bae. Train a binary autoencoder on these activations."
         )
 

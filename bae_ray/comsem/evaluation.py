@@ -21,8 +21,8 @@ from bae_ray.analysis.features import (
     rows_at_once,
     spectral_norm,
 )
-from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder, TranscoderConfig, load_autoencoder
-from bae_ray.autoencoders.base import WEIGHTS_FILE
+from bae_ray.autoencoders import Autoencoder, load_autoencoder
+from bae_ray.autoencoders.checkpoint import WEIGHTS_FILE
 from bae_ray.comsem.config import RANDOM, ComSemConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
@@ -151,21 +151,19 @@ def _look(
     rows = rows_of(store, cell, start, end)
     wanted = rows if target is None else rows_of(store, target, start, end)
     statistics = feature_statistics(autoencoder, rows, target=wanted).cpu()
-    if not isinstance(autoencoder, BinaryAutoencoder) or autoencoder.bits_per_feature == 1:
+    if autoencoder.n_features == autoencoder.d_latent:
         return _Looked(statistics, (statistics.firing_rates * len(rows)).round())
     # Features made of several bits (Eq. 7): one fires where any of its bits does.
     fired = torch.zeros(autoencoder.n_features, dtype=torch.float64, device=autoencoder.mean.device)
     with evaluating(autoencoder):
         for batch in rows.split(rows_at_once(autoencoder)):
-            fired += (autoencoder.features(autoencoder.encode(batch.to(fired.device))) > 0).sum(0)
+            fired += autoencoder.features_fire(batch.to(fired.device)).sum(0)
     return _Looked(statistics, fired.cpu())
 
 
 def _target(autoencoder: Autoencoder, cell: Cell) -> Cell | None:
-    config = autoencoder.config
-    if not isinstance(config, TranscoderConfig):
-        return None
-    return Cell(cell.layer + config.target_layer_offset, config.target_site, cell.position)
+    place = autoencoder.config.target_cell(cell.layer, cell.site)
+    return None if place is None else Cell(*place, cell.position)
 
 
 def _name(source: str) -> str:

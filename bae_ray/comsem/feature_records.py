@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.store import ActivationStore
-from bae_ray.autoencoders import Autoencoder, TranscoderConfig
+from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.losses import bernoulli_entropy
 from bae_ray.comsem.config import RANDOM, ExamplesConfig
 from bae_ray.comsem.evaluation import Method, Run, prepare, rows_of
@@ -181,7 +181,7 @@ def _look(
         for shown in (top, quantiles)
     )
     dictionary = prepared.autoencoder.W_dec.detach()
-    residual = method.cell.site == "residual" and not isinstance(prepared.autoencoder.config, TranscoderConfig)
+    residual = method.cell.site == "residual" and prepared.autoencoder.architecture.reconstructs == "input"
     speaks_for = words(dictionary, active, source, method.cell.layer) if residual else {}
     near = similar(dictionary, active)
     spreads = {
@@ -193,7 +193,7 @@ def _look(
     rates, metrics = prepared.rates, prepared.metrics
     evaluation = Evaluation(
         identity=identity,
-        architecture=str(prepared.autoencoder.config.model_dump()["architecture"]),
+        architecture=prepared.autoencoder.config.name,
         layer=method.cell.layer,
         site=method.cell.site,
         d_in=prepared.autoencoder.d_in,

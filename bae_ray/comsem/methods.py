@@ -11,22 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bae_ray.autoencoders import build_autoencoder, load_autoencoder
-from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE
+from bae_ray.autoencoders.architectures import ARCHITECTURES, find_architecture
+from bae_ray.autoencoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.comsem.config import RANDOM
 from bae_ray.files import atomic_path, write_text
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 
-LABELS = {
-    "relu": "ReLU SAE",
-    "topk": "Top-k SAE",
-    "gated": "Gated ReLU SAE",
-    "gated_sae": "Gated SAE",
-    "batchtopk": "Batch top-k SAE",
-    "jumprelu": "JumpReLU SAE",
-    "transcoder": "Transcoder",
-    "bae": "BAE",
-}
-"""What the tables call an architecture; in their order."""
 RESCALED = " Resc."
 
 
@@ -84,7 +74,10 @@ class _Run:
         self.layer = int((config["target"] or config["cell"])["layer"])
 
     def order(self, rescaled: bool) -> tuple[Any, ...]:
-        return self.layer, list(LABELS).index(self.architecture), self.bits, rescaled, self.id
+        """By layer: sparse autoencoders, then what reconstructs another cell, then binary ones."""
+        kind = find_architecture(self.architecture)
+        place = kind.is_binary, kind.reconstructs == "target", list(ARCHITECTURES).index(self.architecture)
+        return self.layer, *place, self.bits, rescaled, self.id
 
     def name(self, rescaled: bool) -> str:
         bits = f"-{self.bits}bits" if self.bits > 1 else ""
@@ -92,7 +85,7 @@ class _Run:
 
     def label(self, rescaled: bool) -> str:
         bits = f" C={self.bits}" if self.bits > 1 else ""
-        return LABELS[self.architecture] + bits + (RESCALED if rescaled or self.standardized else "")
+        return find_architecture(self.architecture).label + bits + (RESCALED if rescaled or self.standardized else "")
 
 
 def _copy(source: Path, folder: Path, standardize: bool) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic_core import from_json
 
-from bae_ray.autoencoders.base import WEIGHTS_FILE
+from bae_ray.autoencoders.checkpoint import WEIGHTS_FILE
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path, check_regular, checksum
 from bae_ray.report.feature_browser import card, feature_records, page, scored_methods

@@ -5,7 +5,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from bae_ray.activations.config import Position
-from bae_ray.autoencoders.config import AutoencoderConfig, BAEConfig, EntropyForm, Reduction
+from bae_ray.autoencoders.architectures import AutoencoderConfig
+from bae_ray.autoencoders.config import BAEConfig, EntropyForm, Reduction
 from bae_ray.config import Config, content_hash
 
 

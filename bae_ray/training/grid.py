@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
-from bae_ray.autoencoders.config import ARCHITECTURES, ArchitectureConfig
+from bae_ray.autoencoders.architectures import find_architecture
+from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.config import describe
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.axes import CELL_FIELDS, Setting, Settings, parse_axis, parse_condition
@@ -146,10 +147,7 @@ def _with_settings(config: SweepConfig, settings: Settings) -> tuple[Architectur
     for field, value in settings:
         section, _, name = field.partition(".")
         changes[section][name] = value
-    architecture = changes["autoencoder"].get("architecture", config.autoencoder.architecture)
-    if architecture not in ARCHITECTURES:
-        raise InvalidInputError(f"architecture '{architecture}' is not one of {', '.join(ARCHITECTURES)}.")
-    chosen = ARCHITECTURES[architecture]
+    chosen = find_architecture(str(changes["autoencoder"].get("architecture", config.autoencoder.name))).config
     common = {name: value for name, value in values["autoencoder"].items() if name in chosen.model_fields}
     try:
         return (

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder
-from bae_ray.autoencoders.jumprelu import JumpReLUAutoencoder
 from bae_ray.training.batches import Batches
 from bae_ray.training.stack import Member
 
@@ -19,8 +18,6 @@ ENCODER_SHARE = 0.2
 
 MARGIN = 1.5
 """How far above what the sample keeps at least the revived latent fires on it."""
-
-BIASES = ("b_enc", "b_gate", "b_mag", "r_mag")
 
 
 @torch.no_grad()
@@ -41,17 +38,11 @@ def revive(member: Member, data: Batches, batch_size: int, generator: torch.Gene
     (batch,) = data.batches(drawn, len(drawn))
     restarted: dict[str, tuple[Any, ...]] = {"W_enc": (slice(None), dead)}
     least = _least_kept(autoencoder, batch.x)
-    if isinstance(autoencoder, JumpReLUAutoencoder):
-        autoencoder.log_threshold[dead] = autoencoder.log_threshold[fired].mean()
-        least = torch.maximum(least, autoencoder.log_threshold[dead].exp())
-        restarted["log_threshold"] = (dead,)
+    restarted.update((name, (dead,)) for name in autoencoder.restart(dead, fired))
+    least = least.clamp_min(autoencoder.least_firing(dead))
     usual = ENCODER_SHARE * autoencoder.W_enc[:, fired].norm(dim=0).mean()
     length = torch.maximum(usual, MARGIN * least / batch.x.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny))
     autoencoder.W_enc[:, dead] = torch.nn.functional.normalize(batch.x, dim=1).T * length
-    for name in BIASES:
-        if getattr(autoencoder, name, None) is not None:
-            autoencoder.get_parameter(name)[dead] = 0.0
-            restarted[name] = (dead,)
     if autoencoder.n_features == autoencoder.d_latent:
         out = torch.nn.functional.normalize(batch.target, dim=1)
         autoencoder.W_dec[dead] = out * autoencoder.W_dec[fired].norm(dim=1).mean()

@@ -22,7 +22,7 @@ from bae_ray.activations.layout import Cell
 from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import spectral_norm
-from bae_ray.autoencoders import ArchitectureConfig, TranscoderConfig, check_architecture
+from bae_ray.autoencoders import ArchitectureConfig, check_architecture
 from bae_ray.config import content_hash
 from bae_ray.errors import InvalidInputError, OutOfMemoryError
 from bae_ray.files import read_text, write_text
@@ -103,8 +103,8 @@ def plan_run(
     """
     data = store.fingerprint(cell)
     target = None
-    if isinstance(autoencoder, TranscoderConfig):
-        target = Cell(cell.layer + autoencoder.target_layer_offset, autoencoder.target_site, cell.position)
+    if (place := autoencoder.target_cell(cell.layer, cell.site)) is not None:
+        target = Cell(*place, cell.position)
         if target not in store.cells:
             raise InvalidInputError(
                 f"the transcoder is to reconstruct the cell ({target}), which {store.folder} does not hold. Set "
@@ -118,7 +118,7 @@ def plan_run(
         cell=CellConfig(**cell._asdict()),
         target=CellConfig(**target._asdict()) if target else None,
         data=data,
-        autoencoder=filled,  # pyright: ignore[reportArgumentType] - pydantic checks that it is one of the union
+        autoencoder=filled,
         training=training,
     )
 

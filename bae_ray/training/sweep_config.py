@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from bae_ray.activations.config import Position
-from bae_ray.autoencoders.config import AutoencoderConfig, BAEConfig
+from bae_ray.autoencoders.architectures import AutoencoderConfig
+from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.config import Config
 from bae_ray.training.axes import as_conditions, as_texts
 from bae_ray.training.config import TrainingConfig

@@ -17,8 +17,8 @@ from torch import Tensor
 from bae_ray.activations.rows import Rows
 from bae_ray.analysis.features import FeatureMetrics, column_mean, feature_statistics
 from bae_ray.analysis.sampling import EntropyEstimate, estimate_entropy
-from bae_ray.autoencoders import ArchitectureConfig, Autoencoder, TranscoderConfig
-from bae_ray.autoencoders.baselines import Transcoder
+from bae_ray.autoencoders import ArchitectureConfig, Autoencoder
+from bae_ray.autoencoders.architectures import architecture_of
 from bae_ray.config import content_hash
 from bae_ray.errors import DivergedError, InvalidInputError, OutOfMemoryError, TrainingError
 from bae_ray.progress import is_watched, track
@@ -293,7 +293,7 @@ def _check(x: Rows, target: Rows | None, architecture: ArchitectureConfig) -> No
             f"d_in is {architecture.d_in} but the activations are {x.shape[1]} wide. Leave d_in out: it is taken from "
             "them."
         )
-    if isinstance(architecture, TranscoderConfig) != (target is not None):
+    if (architecture_of(architecture).reconstructs == "target") != (target is not None):
         wanted = "needs target activations" if target is None else "takes no target activations"
         raise TrainingError(f"architecture {type(architecture).__name__} {wanted}; only a transcoder has a target.")
     if target is not None and target.shape != x.shape:
@@ -355,9 +355,9 @@ def _set_normalization(
     if statistics is not None:
         autoencoder.mean.copy_(statistics[0])
         autoencoder.scale.copy_(statistics[1])
-    if target is not None and isinstance(autoencoder, Transcoder):
-        autoencoder.target_mean.copy_(target[0])
-        autoencoder.target_scale.copy_(target[1])
+    if target is not None:
+        for buffer, value in zip(autoencoder.target_normalization, target, strict=True):
+            buffer.copy_(value)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bae_ray.autoencoders import Autoencoder, build_autoencoder
-from bae_ray.autoencoders.config import ARCHITECTURES
+from bae_ray.autoencoders.architectures import ARCHITECTURES
 
 D_IN, D_LATENT = 6, 24
 
@@ -20,7 +20,9 @@ def random_autoencoder() -> Callable[..., Autoencoder]:
             fields = {"gradient": "sigmoid", **fields}
         if architecture in ("topk", "batchtopk"):
             fields = {"k": 3, **fields}
-        autoencoder = build_autoencoder(ARCHITECTURES[architecture](d_in=D_IN, expansion=D_LATENT // D_IN, **fields))
+        autoencoder = build_autoencoder(
+            ARCHITECTURES[architecture].config(d_in=D_IN, expansion=D_LATENT // D_IN, **fields)
+        )
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
             for parameter in autoencoder.parameters():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bae_ray.analysis.features import feature_statistics
 from bae_ray.autoencoders import Autoencoder, TopKConfig, build_autoencoder
-from bae_ray.autoencoders.config import ARCHITECTURES
+from bae_ray.autoencoders.architectures import ARCHITECTURES
 from bae_ray.autoencoders.gated_sae import GatedSAE
 from bae_ray.autoencoders.losses import l1_penalty, reconstruction_loss
 from bae_ray.errors import InvalidInputError
@@ -69,7 +69,7 @@ class TestReleasedCode:
     ):
         expected = golden[variant]
         assert (expected["topk"], expected["theta"]) == (4, 0.5)
-        autoencoder = build_autoencoder(ARCHITECTURES[architecture](d_in=8, d_latent=32, **options))
+        autoencoder = build_autoencoder(ARCHITECTURES[architecture].config(d_in=8, d_latent=32, **options))
         set_released_weights(autoencoder, expected["state_dict"])
         x = torch.tensor(golden["x"])
         latents, x_hat = autoencoder(x)
@@ -83,7 +83,7 @@ class TestNonLinearities:
     PRE_ACTIVATIONS = torch.tensor([[-3.0, 0.2, 0.5, 2.0, -0.1, 0.7], [-1.0, -2.0, -3.0, -4.0, -5.0, 0.0]])
 
     def activate(self, architecture: str, **options: Any) -> list[list[float]]:
-        config = ARCHITECTURES[architecture](d_in=2, d_latent=6, **options)
+        config = ARCHITECTURES[architecture].config(d_in=2, d_latent=6, **options)
         return build_autoencoder(config).activate(self.PRE_ACTIVATIONS).tolist()
 
     @pytest.mark.parametrize("architecture", ["relu", "transcoder"])
@@ -112,7 +112,7 @@ class TestNonLinearities:
 
     @pytest.mark.parametrize(("architecture", "options"), [("relu", {}), ("topk", {"k": 2}), ("gated", {})])
     def test_gradient_passes_where_latents_fire(self, architecture: str, options: dict[str, Any]):
-        autoencoder = build_autoencoder(ARCHITECTURES[architecture](d_in=2, d_latent=6, **options))
+        autoencoder = build_autoencoder(ARCHITECTURES[architecture].config(d_in=2, d_latent=6, **options))
         pre_activations = self.PRE_ACTIVATIONS[:1].clone().requires_grad_()
         latents = autoencoder.activate(pre_activations)
         latents.backward(torch.arange(1.0, 7.0)[None])
@@ -229,7 +229,7 @@ class TestInterface:
     def test_without_encoder_bias(self, architecture: str, x: Tensor):
         options = {"k": 3} if architecture in ("topk", "batchtopk") else {}
         autoencoder = build_autoencoder(
-            ARCHITECTURES[architecture](d_in=D_IN, d_latent=D_LATENT, encoder_bias=False, **options)
+            ARCHITECTURES[architecture].config(d_in=D_IN, d_latent=D_LATENT, encoder_bias=False, **options)
         )
         assert "b_enc" not in autoencoder.state_dict()
         assert torch.equal(autoencoder.pre_activations(x), x @ autoencoder.W_enc)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
-from bae_ray.autoencoders.config import ARCHITECTURES
+from bae_ray.autoencoders.architectures import ARCHITECTURES
 from bae_ray.errors import CheckpointError
 from bae_ray.training.stack import _stacked
 from tests.autoencoders.conftest import randomized

@@ -1,10 +1,10 @@
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from bae_ray.autoencoders import AutoencoderConfig, BAEConfig, build_autoencoder, check_architecture
-from bae_ray.autoencoders.config import ARCHITECTURES
+from bae_ray.autoencoders.architectures import ARCHITECTURES
 from bae_ray.errors import InvalidInputError
 
 
@@ -12,12 +12,7 @@ def smallest(architecture: str, **fields: Any):
     """A config of any architecture with 8 latents of 4 inputs."""
     if architecture in ("topk", "batchtopk"):
         fields = {"k": 3, **fields}
-    return ARCHITECTURES[architecture](d_in=4, expansion=2, **fields)
-
-
-def test_the_table_and_the_union_name_the_same_architectures():
-    union = get_args(get_args(AutoencoderConfig)[0])
-    assert {config.model_fields["architecture"].default: config for config in union} == ARCHITECTURES
+    return ARCHITECTURES[architecture].config(d_in=4, expansion=2, **fields)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -31,7 +26,7 @@ def test_json_gives_the_config_back(architecture: str):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_mistyped_option_is_refused(architecture: str):
     with pytest.raises(ValidationError, match="expansoin"):
-        ARCHITECTURES[architecture].model_validate({"expansoin": 4})
+        ARCHITECTURES[architecture].config.model_validate({"expansoin": 4})
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -52,7 +47,7 @@ def test_a_config_does_not_change(architecture: str):
     ],
 )
 def test_defaults_are_the_papers(architecture: str, option: str, value: Any):
-    assert getattr(ARCHITECTURES[architecture](), option) == value
+    assert getattr(ARCHITECTURES[architecture].config(), option) == value
 
 
 @pytest.mark.parametrize(
@@ -76,7 +71,7 @@ def test_defaults_are_the_papers(architecture: str, option: str, value: Any):
 )
 def test_values_that_cannot_work_are_refused(architecture: str, fields: dict[str, Any]):
     with pytest.raises(ValidationError, match=next(iter(fields))):
-        ARCHITECTURES[architecture](**fields)
+        ARCHITECTURES[architecture].config(**fields)
 
 
 def test_widths():
@@ -94,7 +89,7 @@ class TestWidthsThatDoNotGoTogether:
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
     def test_d_in_is_needed(self, check: Any, architecture: str):
         with pytest.raises(InvalidInputError, match="d_in is not set"):
-            check(ARCHITECTURES[architecture]())
+            check(ARCHITECTURES[architecture].config())
 
     @pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
     def test_no_more_latents_are_kept_than_there_are(self, check: Any, architecture: str):

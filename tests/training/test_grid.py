@@ -98,7 +98,7 @@ def test_a_transcoder_is_given_its_target(store: ActivationStore):
         ({"axes": ("training.epochs=many",)}, r"training\.epochs=many at .*: epochs is 'many'"),
         (
             {"axes": ("autoencoder.architecture=bae,vae",)},
-            r"autoencoder\.architecture=vae at .*: architecture 'vae' is not one of bae, relu",
+            r"autoencoder\.architecture=vae at .*: architecture 'vae' is not known; expected one of bae, relu",
         ),
         ({"axes": ("autoencoder.k=3",)}, r"autoencoder\.k=3 at .*: k is 3: Extra inputs"),
         ({"axes": ("autoencoder.bits_per_feature=1,3",)}, r"d_latent is 64, which 3 bits per feature do not divide"),

@@ -3,7 +3,7 @@ import torch
 
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import ArchitectureConfig, GatedSAEConfig
-from bae_ray.autoencoders.config import ARCHITECTURES
+from bae_ray.autoencoders.architectures import ARCHITECTURES
 from bae_ray.training.batches import Batch, Batches
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.revival import revive
@@ -12,7 +12,7 @@ from bae_ray.training.stack import Stack
 DEAD = [0, 3, 7]
 
 
-@pytest.mark.parametrize("architecture", [c for name, c in ARCHITECTURES.items() if name != "transcoder"])
+@pytest.mark.parametrize("architecture", [one.config for one in ARCHITECTURES.values() if one.reconstructs == "input"])
 def test_dead_latents_start_anew(architecture: type[ArchitectureConfig]):
     x = torch.randn(100, 6, generator=torch.Generator().manual_seed(0))
     data = Batches(Rows([x]), None, lambda rows: rows, lambda rows: rows, torch.device("cpu"))

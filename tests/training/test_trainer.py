@@ -3,7 +3,7 @@ import torch
 
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import ArchitectureConfig, BAEConfig, ReLUConfig, TopKConfig, TranscoderConfig
-from bae_ray.autoencoders.config import ARCHITECTURES
+from bae_ray.autoencoders.architectures import ARCHITECTURES
 from bae_ray.errors import DivergedError, InvalidInputError, TrainingError
 from bae_ray.seeds import stream
 from bae_ray.training.config import TrainingConfig
@@ -124,9 +124,9 @@ def test_divergence_names_the_step():
 
 
 ARCHITECTURE_CONFIGS = [
-    config.model_validate({"k": 3} if "k" in config.model_fields else {})
-    for name, config in ARCHITECTURES.items()
-    if name != "transcoder"
+    one.config.model_validate({"k": 3} if "k" in one.config.model_fields else {})
+    for one in ARCHITECTURES.values()
+    if one.reconstructs == "input"
 ]
 
 

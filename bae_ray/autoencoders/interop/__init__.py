@@ -1,10 +1,10 @@
 """Autoencoders of other packages: the paper's released code, SAELens and sparsify. docs/formats.md, "Interchange"."""
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
+from bae_ray.autoencoders.architectures import Format, Kind
 from bae_ray.autoencoders.base import Autoencoder
-from bae_ray.autoencoders.interop.release import Kind as Kind
 from bae_ray.autoencoders.interop.release import load_release as load_release
 from bae_ray.autoencoders.interop.release import read_release as read_release
 from bae_ray.autoencoders.interop.saelens import import_saelens as import_saelens
@@ -12,8 +12,6 @@ from bae_ray.autoencoders.interop.saelens_export import InexactConversionWarning
 from bae_ray.autoencoders.interop.saelens_export import export_saelens as export_saelens
 from bae_ray.autoencoders.interop.sparsify import import_sparsify as import_sparsify
 from bae_ray.errors import InvalidInputError
-
-Format = Literal["saelens", "sparsify", "release"]
 
 
 def import_autoencoder(

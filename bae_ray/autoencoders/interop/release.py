@@ -3,17 +3,16 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
 
+from bae_ray.autoencoders.architectures import Kind, config_read_from
 from bae_ray.autoencoders.base import Autoencoder
-from bae_ray.autoencoders.config import ArchitectureConfig, BAEConfig, GatedConfig, ReLUConfig, TopKConfig
 from bae_ray.autoencoders.interop.weights import assemble, check_tensors, read_json, read_safetensors
 from bae_ray.errors import CheckpointError, InvalidInputError
 
-Kind = Literal["bae", "relu", "topk", "jumprelu"]
 T = TypeVar("T")
 
 RELEASED_K = 10
@@ -21,12 +20,6 @@ RELEASED_THRESHOLD = 0.5
 PARAMETER_FILES = ("experiment_params.txt", "experiment_params.json")
 
 _LAYOUT = {"encoder.weight": "F D", "encoder.bias": "F", "decoder.weight": "D F", "decoder.bias": "D"}
-_CONFIGS: dict[str, type[ArchitectureConfig]] = {
-    "bae": BAEConfig,
-    "relu": ReLUConfig,
-    "topk": TopKConfig,
-    "jumprelu": GatedConfig,
-}
 
 
 def load_release(
@@ -107,7 +100,7 @@ def _load(
         "W_dec": tensors["decoder.weight"].T,
         "b_dec": tensors["decoder.bias"] if has_decoder_bias else torch.zeros(sizes["D"]),
     }
-    return assemble(_CONFIGS[kind], sizes, fields.get(kind, {}), weights, source)
+    return assemble(config_read_from("release", kind), sizes, fields.get(kind, {}), weights, source)
 
 
 def _read_pickled(file: Path) -> dict[str, Any]:

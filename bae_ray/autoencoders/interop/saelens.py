@@ -9,16 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bae_ray.autoencoders.architectures import config_read_from
 from bae_ray.autoencoders.base import Autoencoder
-from bae_ray.autoencoders.config import (
-    ArchitectureConfig,
-    BAEConfig,
-    GatedSAEConfig,
-    JumpReLUConfig,
-    ReLUConfig,
-    TopKConfig,
-    TranscoderConfig,
-)
+from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.autoencoders.interop.weights import (
     assemble,
     check_tensors,
@@ -31,6 +24,8 @@ CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 R_MAG_OF_CODES = -1000.0
 """exp of it is 0 in every float type: how a binary autoencoder is written as a Gated SAE."""
+GATED_CODES = "gated, with magnitudes of 1"
+"""A Gated SAE that is a binary autoencoder."""
 GRADIENT_FIELD = "bae_ray_gradient"
 """Metadata field with the gradient of a binary autoencoder's step."""
 PRIOR_FIELD = "bae_ray_prior"
@@ -175,6 +170,7 @@ def _convert(
     if config["architecture"] == "gated":
         return _convert_gated(config, tensors, weights, shift)
     weights["b_enc"] = tensors["b_enc"] + shift
+    fields: dict[str, Any] = {}
     if config["architecture"] == "topk":
         if config.get("rescale_acts_by_decoder_norm"):
             norms = weights["W_dec"].norm(dim=-1)
@@ -183,11 +179,11 @@ def _convert(
             weights["W_enc"] = weights["W_enc"] * norms
             weights["b_enc"] = weights["b_enc"] * norms
             weights["W_dec"] = weights["W_dec"] / norms.unsqueeze(-1)
-        return TopKConfig, {"k": config["k"], "nonnegative": True}, weights
-    if config["architecture"] == "jumprelu":
+        fields = {"k": config["k"], "nonnegative": True}
+    elif config["architecture"] == "jumprelu":
         # Their latents are also cut at 0, so that a threshold below it is as good as 0.
-        return JumpReLUConfig, {}, weights | {"log_threshold": tensors["threshold"].clamp_min(0).log()}
-    return (TranscoderConfig if config["architecture"] == "transcoder" else ReLUConfig), {}, weights
+        weights["log_threshold"] = tensors["threshold"].clamp_min(0).log()
+    return config_read_from("saelens", config["architecture"]), fields, weights
 
 
 def _convert_gated(
@@ -199,9 +195,9 @@ def _convert_gated(
         metadata = config.get("metadata")
         # Their gate is open above 0, as the step of the release: that of an autoencoder that is not known as ours.
         gradient = metadata.get(GRADIENT_FIELD, "release") if isinstance(metadata, dict) else "release"
-        return BAEConfig, {"gradient": gradient}, weights | {"b_enc": b_gate}
+        return config_read_from("saelens", GATED_CODES), {"gradient": gradient}, weights | {"b_enc": b_gate}
     b_mag = b_mag + shift * r_mag.exp()
-    return GatedSAEConfig, {}, weights | {"b_gate": b_gate, "b_mag": b_mag, "r_mag": r_mag}
+    return config_read_from("saelens", "gated"), {}, weights | {"b_gate": b_gate, "b_mag": b_mag, "r_mag": r_mag}
 
 
 def _positive(config: Mapping[str, Any], name: str, file: Path) -> int:

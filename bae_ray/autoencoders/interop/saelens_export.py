@@ -3,15 +3,16 @@
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bae_ray.autoencoders.architectures import loaded
 from bae_ray.autoencoders.bae import BinaryAutoencoder
 from bae_ray.autoencoders.base import Autoencoder
-from bae_ray.autoencoders.baselines import GatedAutoencoder, ReLUAutoencoder, TopKAutoencoder, Transcoder
+from bae_ray.autoencoders.baselines import GatedAutoencoder, TopKAutoencoder, Transcoder
 from bae_ray.autoencoders.batchtopk import BatchTopKAutoencoder
 from bae_ray.autoencoders.gated_sae import GatedSAE
 from bae_ray.autoencoders.interop.saelens import (
@@ -55,18 +56,17 @@ def export_saelens(
     folder = Path(folder)
     if autoencoder.W_enc.ndim != 2:
         raise InvalidInputError(f"W_enc has shape {list(autoencoder.W_enc.shape)}, expected [d_in, d_latent].")
-    if isinstance(autoencoder, TopKAutoencoder) and not autoencoder.nonnegative:
-        warnings.warn(TOPK_REMARK, InexactConversionWarning, stacklevel=2)
+    architecture = autoencoder.architecture
+    if not architecture.saelens:
+        raise InvalidInputError(f"SAELens has no architecture for {architecture.name}.")
     dtype = autoencoder.W_enc.dtype
     with torch.no_grad():
-        architecture, fields, tensors = _convert(autoencoder)
-    given = {"model_name": model_name, "hook_name": hook_name}
-    if isinstance(autoencoder, BinaryAutoencoder):
-        given[GRADIENT_FIELD] = autoencoder.gradient
+        form: SAELensForm = loaded(architecture.saelens)(autoencoder, _folded(autoencoder))
+    given = {"model_name": model_name, "hook_name": hook_name, **form.metadata}
     if autoencoder.has_prior:
         given[PRIOR_FIELD] = prior_text(autoencoder.prior)
     config = {
-        "architecture": architecture,
+        "architecture": form.architecture,
         "d_in": autoencoder.d_in,
         "d_sae": autoencoder.d_latent,
         "dtype": str(dtype).removeprefix("torch."),
@@ -74,75 +74,117 @@ def export_saelens(
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        **fields,
+        **form.fields,
         # The version of the format; it was not trained there.
         "metadata": {"sae_lens_version": SAE_LENS_VERSION, "sae_lens_training_version": None}
         | {name: value for name, value in given.items() if value is not None},
     }
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file({name: tensor.to("cpu", dtype).contiguous() for name, tensor in tensors.items()}, temporary)
+        save_file({name: tensor.to("cpu", dtype).contiguous() for name, tensor in form.tensors.items()}, temporary)
     write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
-def _convert(autoencoder: Autoencoder) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """SAELens' architecture, its further config fields, and the weights in float64."""
+class SAELensForm(NamedTuple):
+    """An autoencoder as SAELens has it."""
+
+    architecture: str
+    """What SAELens calls it."""
+    tensors: dict[str, Tensor]
+    """Its weights, in float64."""
+    fields: dict[str, Any]
+    """What its config has besides the widths."""
+    metadata: dict[str, str]
+    """What only this package reads, from the config's metadata."""
+
+
+class Folded(NamedTuple):
+    """The weights of an autoencoder with its normalisation folded in, as SAELens names them; in float64."""
+
+    W_enc: Tensor
+    b_enc: Tensor
+    W_dec: Tensor
+    b_dec: Tensor
+    shift: Tensor
+    """What centring adds to every pre-activation, [F]: a part of b_enc."""
+
+    def with_bias(self) -> dict[str, Tensor]:
+        """The tensors of architectures that have an encoder bias."""
+        return {**self.without_bias(), "b_enc": self.b_enc}
+
+    def without_bias(self) -> dict[str, Tensor]:
+        """The tensors of architectures that have others in its place."""
+        return {"W_enc": self.W_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+
+
+def _folded(autoencoder: Autoencoder) -> Folded:
     encoder = autoencoder.W_enc.double() / autoencoder.scale.double()
     shift = -(autoencoder.mean.double() @ encoder)
-    b_enc = shift if autoencoder.b_enc is None else shift + autoencoder.b_enc.double()
-    out_mean, out_scale = autoencoder.mean.double(), autoencoder.scale.double()
-    if isinstance(autoencoder, Transcoder):
-        out_mean, out_scale = autoencoder.target_mean.double(), autoencoder.target_scale.double()
-    tensors = {
-        "W_enc": encoder,
-        "W_dec": _dictionary(autoencoder) * out_scale,
-        "b_dec": autoencoder.b_dec.double() * out_scale + out_mean,
+    mean, scale = (tensor.double() for tensor in autoencoder.target_normalization)
+    return Folded(
+        W_enc=encoder,
+        b_enc=shift if autoencoder.b_enc is None else shift + autoencoder.b_enc.double(),
+        W_dec=autoencoder.latent_directions() * scale,
+        b_dec=autoencoder.b_dec.double() * scale + mean,
+        shift=shift,
+    )
+
+
+def relu(_: Autoencoder, folded: Folded) -> SAELensForm:
+    """A ReLU autoencoder."""
+    return SAELensForm("standard", folded.with_bias(), {}, {})
+
+
+def topk(autoencoder: TopKAutoencoder, folded: Folded) -> SAELensForm:
+    """A top-k autoencoder; warns of one that keeps negative latents."""
+    if not autoencoder.nonnegative:
+        warnings.warn(TOPK_REMARK, InexactConversionWarning, stacklevel=3)
+    return SAELensForm("topk", folded.with_bias(), {"k": autoencoder.k, "rescale_acts_by_decoder_norm": False}, {})
+
+
+def transcoder(autoencoder: Transcoder, folded: Folded) -> SAELensForm:
+    """A transcoder."""
+    return SAELensForm("transcoder", folded.with_bias(), {"d_out": autoencoder.d_in}, {})
+
+
+def gated(autoencoder: GatedAutoencoder, folded: Folded) -> SAELensForm:
+    """The paper's Gated ReLU: a JumpReLU whose thresholds are all the same."""
+    return _jumprelu(folded, torch.full_like(folded.b_enc, autoencoder.threshold))
+
+
+def jumprelu(autoencoder: JumpReLUAutoencoder, folded: Folded) -> SAELensForm:
+    """A JumpReLU autoencoder."""
+    return _jumprelu(folded, autoencoder.log_threshold.exp())
+
+
+def batchtopk(autoencoder: BatchTopKAutoencoder, folded: Folded) -> SAELensForm:
+    """A batch top-k autoencoder as a JumpReLU, as SAELens itself saves them.
+
+    A threshold below 0 is not trained yet, and every positive latent is kept.
+    """
+    return _jumprelu(folded, autoencoder.threshold.clamp_min(0).expand_as(folded.b_enc))
+
+
+def gated_sae(autoencoder: GatedSAE, folded: Folded) -> SAELensForm:
+    """A Gated SAE."""
+    biases = {
+        "b_gate": folded.shift + autoencoder.b_gate.double(),
+        "b_mag": folded.shift * autoencoder.r_mag.double().exp() + autoencoder.b_mag.double(),
+        "r_mag": autoencoder.r_mag,
     }
-    with_bias = tensors | {"b_enc": b_enc}
-    match autoencoder:
-        case BinaryAutoencoder():
-            return "gated", {}, tensors | _code_as_gate(autoencoder, b_enc)
-        case Transcoder():
-            return "transcoder", {"d_out": autoencoder.d_in}, with_bias
-        case ReLUAutoencoder():
-            return "standard", {}, with_bias
-        case TopKAutoencoder():
-            return "topk", {"k": autoencoder.k, "rescale_acts_by_decoder_norm": False}, with_bias
-        case GatedAutoencoder():
-            return "jumprelu", {}, with_bias | {"threshold": torch.full_like(b_enc, autoencoder.threshold)}
-        case JumpReLUAutoencoder():
-            return "jumprelu", {}, with_bias | {"threshold": autoencoder.log_threshold.exp()}
-        case BatchTopKAutoencoder():
-            # As SAELens itself saves them. Below 0 it is not trained yet, and every positive latent is kept.
-            return "jumprelu", {}, with_bias | {"threshold": autoencoder.threshold.clamp_min(0).expand_as(b_enc)}
-        case GatedSAE():
-            magnitudes = {
-                "b_gate": shift + autoencoder.b_gate.double(),
-                "b_mag": shift * autoencoder.r_mag.double().exp() + autoencoder.b_mag.double(),
-                "r_mag": autoencoder.r_mag,
-            }
-            return "gated", {}, tensors | magnitudes
-    raise InvalidInputError(f"SAELens has no architecture for {type(autoencoder).__name__}.")
+    return SAELensForm("gated", folded.without_bias() | biases, {}, {})
 
 
-def _dictionary(autoencoder: Autoencoder) -> Tensor:
-    """A row for each latent, [F, D]: the bits of one feature share its row, each times the bit's place value."""
-    rows = autoencoder.W_dec.double()
-    if not isinstance(autoencoder, BinaryAutoencoder) or autoencoder.bits_per_feature == 1:
-        return rows
-    bits = autoencoder.bits_per_feature
-    places = 2.0 ** torch.arange(bits, dtype=rows.dtype, device=rows.device)
-    return (rows.unsqueeze(1) * (places / places.sum()).unsqueeze(-1)).flatten(0, 1)
-
-
-def _code_as_gate(autoencoder: BinaryAutoencoder, b_enc: Tensor) -> dict[str, Tensor]:
-    """A gate whose magnitude is always 1: exp(r_mag) is 0, so that what is left of the magnitude is b_mag = 1."""
+def binary(autoencoder: BinaryAutoencoder, folded: Folded) -> SAELensForm:
+    """A Gated SAE whose magnitude is always 1: exp(r_mag) is 0, so that what is left of the magnitude is b_mag = 1."""
+    gate = folded.b_enc
     if autoencoder.gradient != "release":
         # Their gate is open above 0, our step is 1 from 0 on. Without this, latents without any weights, whose
         # pre-activation is always 0, would differ. The smallest normal number changes no other sum.
         tiny = torch.finfo(autoencoder.W_enc.dtype).tiny
-        b_enc = b_enc.where(b_enc.to(autoencoder.W_enc.dtype) != 0, tiny)
-    return {
-        "b_gate": b_enc,
-        "b_mag": torch.ones_like(b_enc),
-        "r_mag": torch.full_like(b_enc, R_MAG_OF_CODES),
-    }
+        gate = gate.where(gate.to(autoencoder.W_enc.dtype) != 0, tiny)
+    constant = {"b_gate": gate, "b_mag": torch.ones_like(gate), "r_mag": torch.full_like(gate, R_MAG_OF_CODES)}
+    return SAELensForm("gated", folded.without_bias() | constant, {}, {GRADIENT_FIELD: autoencoder.gradient})
+
+
+def _jumprelu(folded: Folded, threshold: Tensor) -> SAELensForm:
+    return SAELensForm("jumprelu", folded.with_bias() | {"threshold": threshold}, {}, {})

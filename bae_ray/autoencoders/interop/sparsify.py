@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from bae_ray.autoencoders.architectures import config_read_from
 from bae_ray.autoencoders.base import Autoencoder
-from bae_ray.autoencoders.config import TopKConfig
 from bae_ray.autoencoders.interop.weights import (
     assemble,
     check_tensors,
@@ -51,4 +51,4 @@ def import_sparsify(folder: str | Path) -> Autoencoder:
         "W_dec": tensors["W_dec"],
         "b_dec": b_dec,
     }
-    return assemble(TopKConfig, sizes, {"k": config["k"], "nonnegative": True}, weights, file)
+    return assemble(config_read_from("sparsify", "topk"), sizes, {"k": config["k"], "nonnegative": True}, weights, file)

@@ -16,7 +16,7 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.fidelity import SplicedLoss, Splicer
 from bae_ray.analysis.matched_entropy import WEIGHT
 from bae_ray.autoencoders import load_autoencoder
-from bae_ray.autoencoders.base import WEIGHTS_FILE
+from bae_ray.autoencoders.checkpoint import WEIGHTS_FILE
 from bae_ray.compression import Scheme, compress_activations, decompress_activations
 from bae_ray.config import content_hash
 from bae_ray.experiments.compression.compressibility import code_bits, distortion

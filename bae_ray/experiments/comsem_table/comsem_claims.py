@@ -2,10 +2,10 @@
 
 import pandas as pd
 
+from bae_ray.autoencoders.architectures import ARCHITECTURES
 from bae_ray.comsem.comparison import Comparison
-from bae_ray.comsem.methods import LABELS
 
-BAE = LABELS["bae"]
+BAE = ARCHITECTURES["bae"].label
 COUNTS = {
     "activated": "the most active features (Act.)",
     "interpretable_of_all": "the most interpretable features (FI#)",

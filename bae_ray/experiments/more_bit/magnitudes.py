@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bae_ray.activations.rows import Rows
 from bae_ray.analysis.features import evaluating, feature_statistics, rows_at_once
-from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder
+from bae_ray.autoencoders import Autoencoder
 
 
 class MagnitudeMap(NamedTuple):
@@ -42,8 +42,7 @@ def magnitude_map(autoencoder: Autoencoder, x: Rows, samples: int, columns: int)
         for batch in x.select(chosen).split(rows_at_once(autoencoder)):
             magnitudes = autoencoder.magnitudes(batch.to(autoencoder.mean.device))
             parts.append(joined(magnitudes, columns).cpu())
-    burstiness = isinstance(autoencoder, BinaryAutoencoder) and autoencoder.bits_per_feature == 1
-    return MagnitudeMap(torch.cat(parts), chosen, autoencoder.n_features, burstiness)
+    return MagnitudeMap(torch.cat(parts), chosen, autoencoder.n_features, autoencoder.config.has_burstiness)
 
 
 def evenly_spaced(n: int, wanted: int) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bae_ray.analysis.features import DENSE_RATE
+from bae_ray.autoencoders.architectures import find_architecture
 from bae_ray.comsem.config import ExamplesConfig
 from bae_ray.comsem.feature_records import Found
 from bae_ray.comsem.tasks import active_features
@@ -61,7 +62,7 @@ def rates_of(found: Found) -> Rates:
 
 
 def _setting(run: Mapping[str, Any]) -> dict[str, Any]:
-    if run["autoencoder.architecture"] != "bae":
+    if not find_architecture(str(run["autoencoder.architecture"])).is_binary:
         return {"method": BASELINE, "bits_per_feature": None}
     bits = int(run["autoencoder.bits_per_feature"])
     return {"method": f"BAE, C = {bits}", "bits_per_feature": bits}

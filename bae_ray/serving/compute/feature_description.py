@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from bae_ray.autoencoders import Autoencoder, BinaryAutoencoder
+from bae_ray.autoencoders import Autoencoder
 
 SIMILAR = 10
 
@@ -18,7 +18,7 @@ def describe_feature(autoencoder: Autoencoder, index: int) -> dict[str, Any]:
     fires; None where several bits make one feature, or there is no prior.
     """
     dictionary = autoencoder.W_dec
-    single = not isinstance(autoencoder, BinaryAutoencoder) or autoencoder.bits_per_feature == 1
+    single = autoencoder.n_features == autoencoder.d_latent
     # In double precision, and with a row of length 1: whatever the dictionary's scale, no square is lost. Nothing of
     # the dictionary's size is made. A row of zeros has cosine 0 with all others.
     norms = torch.linalg.vector_norm(dictionary, dim=1, dtype=torch.float64)
@@ -28,7 +28,7 @@ def describe_feature(autoencoder: Autoencoder, index: int) -> dict[str, Any]:
     cosines[index] = -torch.inf
     nearest = cosines.topk(min(SIMILAR, len(dictionary) - 1))
     # A transcoder's reconstruction is in the units of what it reconstructs.
-    direction = dictionary[index] * getattr(autoencoder, "target_scale", autoencoder.scale)
+    direction = dictionary[index] * autoencoder.target_normalization[1]
     return {
         "firing_rate": float(autoencoder.prior[index]) if single and autoencoder.has_prior else None,
         "direction": direction.float().cpu().numpy(),

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from bae_ray.autoencoders import AutoencoderConfig, build_autoencoder
-from bae_ray.autoencoders.base import CONFIG_FILE, WEIGHTS_FILE
+from bae_ray.autoencoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.autoencoders.losses import bernoulli_entropy
 from bae_ray.config import content_hash, describe
 from bae_ray.errors import BaeRayError, InvalidInputError

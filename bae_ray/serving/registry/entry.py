@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bae_ray.activations.config import Position
-from bae_ray.autoencoders import ArchitectureConfig, BAEConfig
+from bae_ray.autoencoders import ArchitectureConfig
+from bae_ray.autoencoders.architectures import architecture_of
 
 
 class Origin(NamedTuple):
@@ -40,16 +41,15 @@ class Entry(NamedTuple):
     @property
     def binary(self) -> bool:
         """Whether its latents are a code of 0 and 1."""
-        return isinstance(self.config, BAEConfig)
+        return self.config is not None and architecture_of(self.config).is_binary
 
     @property
     def lacks_prior(self) -> bool:
         """Whether its magnitudes would be burstiness and there are no firing rates to measure it by."""
-        return isinstance(self.config, BAEConfig) and self.config.bits_per_feature == 1 and self.prior_bits is None
+        return self.config is not None and self.config.has_burstiness and self.prior_bits is None
 
     @property
     def n_features(self) -> int:
         """Rows of the dictionary."""
         assert self.config is not None
-        _, d_latent = self.config.widths()
-        return d_latent // self.config.bits_per_feature if isinstance(self.config, BAEConfig) else d_latent
+        return self.config.n_features

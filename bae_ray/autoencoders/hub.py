@@ -1,0 +1,93 @@
+"""Autoencoders on the Hugging Face hub."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+
+from bae_ray.autoencoders.config import ArchitectureConfig
+from bae_ray.errors import CheckpointError
+from bae_ray.files import write_text
+
+MODEL_CARD = """---
+library_name: bae_ray
+tags: [autoencoder, interpretability]
+---
+An autoencoder of a language model's hidden states, trained with bae_ray (arXiv 2509.20997): `{config}`
+
+```python
+from bae_ray import load_autoencoder
+
+autoencoder = load_autoencoder("{repo_id}")
+```
+"""
+
+
+class OnHub(ABC):
+    """What an autoencoder has to do with the hub."""
+
+    config: ArchitectureConfig
+
+    @abstractmethod
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write the files of the autoencoder into a folder."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload autoencoder",
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload to the Hugging Face hub as `repo_id`, which is made if it is missing; the commit's address.
+
+        With a model card, which says how to load it: `load_autoencoder(repo_id)`.
+        """
+        from tempfile import TemporaryDirectory
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            write_text(
+                Path(folder) / "README.md", MODEL_CARD.format(config=self.config.model_dump_json(), repo_id=repo_id)
+            )
+            uploaded = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            )
+            return str(uploaded)
+
+
+def fetched(
+    source: str | Path, files: Iterable[str], revision: str | None, token: str | None, cache_dir: str | Path | None
+) -> Path:
+    """The local folder of a saved autoencoder, its files downloaded if it is on the hub.
+
+    Raises `CheckpointError` where it is neither here nor there.
+    """
+    folder = Path(source)
+    parts = str(source).split("/")
+    if folder.exists() or len(parts) > 2 or isinstance(source, Path):
+        return folder
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        for name in files:
+            folder = Path(
+                hf_hub_download(str(source), name, revision=revision, token=token, cache_dir=cache_dir)
+            ).parent
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise CheckpointError(
+            f"'{source}' is neither a folder nor an autoencoder on the Hugging Face hub that can be reached: "
+            f"{str(error).splitlines()[0]}. Check the name, the connection and HF_TOKEN."
+        ) from error
+    return folder
