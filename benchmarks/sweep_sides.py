@@ -15,7 +15,7 @@ import psutil
 
 from bae_ray.activations.store import ActivationStore
 from bae_ray.training.config import RunConfig
-from bae_ray.training.run_folder import execute_run
+from bae_ray.training.run_execution import execute_run
 from bae_ray.training.sweep_config import SweepConfig
 
 BETWEEN_LOOKS_S = 1.0

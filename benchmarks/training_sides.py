@@ -30,8 +30,9 @@ from bae_ray.autoencoders import (
 from bae_ray.errors import BaeRayError
 from bae_ray.training.batches import Batch
 from bae_ray.training.config import TrainingConfig
+from bae_ray.training.measuring import Trained
 from bae_ray.training.stack import Stack
-from bae_ray.training.trainer import Trained, train, train_many
+from bae_ray.training.trainer import train, train_many
 
 ENTROPY_WEIGHT = COVARIANCE_WEIGHT = 1e-7
 FROZEN = 1e-12

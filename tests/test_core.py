@@ -13,7 +13,7 @@ from bae_ray.activations.writer import StoreWriter
 from bae_ray.autoencoders import BAEConfig
 from bae_ray.compression import compress_activations, decompress_activations
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.run_folder import execute_run
+from bae_ray.training.run_execution import execute_run
 trained = train(torch.randn(64, 4), BAEConfig(), TrainingConfig(epochs=2, batch_size=16))
 container = compress_activations(trained.autoencoder, torch.randn(9, 4))
 assert decompress_activations(trained.autoencoder, container).shape == (9, 4)

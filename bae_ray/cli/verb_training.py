@@ -67,7 +67,8 @@ def train(command: TrainCommand) -> int:
     """Run `bae-ray train`; needs no Ray."""
     from bae_ray.activations.layout import Cell
     from bae_ray.activations.store import ActivationStore
-    from bae_ray.training.run_folder import execute_run, plan_run
+    from bae_ray.training.run_execution import execute_run
+    from bae_ray.training.run_planning import plan_run
 
     store = ActivationStore.open(command.store)
     cell = Cell(command.layer, command.site, command.position)

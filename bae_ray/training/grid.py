@@ -13,7 +13,7 @@ from bae_ray.config import describe
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.axes import CELL_FIELDS, Setting, Settings, parse_axis, parse_condition
 from bae_ray.training.config import RunConfig, TrainingConfig
-from bae_ray.training.run_folder import plan_run
+from bae_ray.training.run_planning import plan_run
 from bae_ray.training.sweep_config import SweepConfig
 
 MAX_SHOWN = 5

@@ -15,7 +15,8 @@ from bae_ray.storage import Folder
 from bae_ray.training.config import RunConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.packing import Pack
-from bae_ray.training.run_folder import RunResult, execute_runs
+from bae_ray.training.run_execution import execute_runs
+from bae_ray.training.run_folder import RunResult
 from bae_ray.training.sweep_config import ExecutionConfig
 from bae_ray.training.trackers import Tracker, open_trackers
 

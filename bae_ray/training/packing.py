@@ -15,7 +15,7 @@ from bae_ray.config import content_hash
 from bae_ray.files import write_text
 from bae_ray.training.config import RunConfig
 from bae_ray.training.run_folder import RUN_FILE, STATE_FILE, is_finished
-from bae_ray.training.trainer import SHARED
+from bae_ray.training.validation import SHARED
 
 PACKS_FILE = "packs.json"
 STATES = "states"

@@ -12,7 +12,8 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError, StoreError, TrainingError
 from bae_ray.training.config import RunConfig
 from bae_ray.training.packing import Pack
-from bae_ray.training.run_folder import as_out_of_memory
+from bae_ray.training.run_execution import as_out_of_memory
+from bae_ray.training.splitting import held_out_count
 from bae_ray.training.trainer import train_many
 
 STEPS = 20
@@ -105,7 +106,7 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
     timed = next((times for times in epochs.values() if len(times) > 1), None)
     if timed is None:
         raise next(outcome for outcome in outcomes if isinstance(outcome, TrainingError))
-    n_train = n - min(max(round(n * first.training.val_fraction), 2), n - 2)
+    n_train = n - held_out_count(n, first.training.val_fraction)
     steps = n_train // min(batch, n_train)
     seconds = (timed[-1] - timed[0]) / steps
     if device == "cuda":
@@ -148,7 +149,7 @@ def _products(pack: Pack) -> float:
 
 def _steps(pack: Pack, n: int) -> int:
     training = pack.runs[0].training
-    n_train = n - round(n * training.val_fraction)
+    n_train = n - held_out_count(n, training.val_fraction)
     return training.epochs * max(1, n_train // training.batch_size)
 
 

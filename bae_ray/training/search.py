@@ -21,6 +21,7 @@ from bae_ray.training.axes import Setting, Settings, parse_range
 from bae_ray.training.config import RunConfig
 from bae_ray.training.grid import IllegalRun, plan_settings, selected_cells
 from bae_ray.training.loop import TrainingMetrics
+from bae_ray.training.metrics_log import metrics_row
 from bae_ray.training.pack_trainer import PackTrainer
 from bae_ray.training.packing import Pack
 from bae_ray.training.run_folder import (
@@ -32,7 +33,6 @@ from bae_ray.training.run_folder import (
     Failure,
     RunResult,
     is_finished,
-    metrics_row,
     read_failure,
     read_result,
     write_failure,

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import RunConfig
 from bae_ray.training.loop import TrainingMetrics
-from bae_ray.training.run_folder import RunResult, metrics_row
+from bae_ray.training.metrics_log import metrics_row
+from bae_ray.training.run_folder import RunResult
 from bae_ray.training.sweep_config import ExecutionConfig
 
 

@@ -15,7 +15,8 @@ from bae_ray.autoencoders import Autoencoder, BAEConfig, ReLUConfig, build_autoe
 from bae_ray.errors import TrainingError
 from bae_ray.serving.compute.feature_description import describe_feature
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.trainer import Trained, train
+from bae_ray.training.measuring import Trained
+from bae_ray.training.trainer import train
 
 D, F = 5, 12
 TRAINING = TrainingConfig(epochs=3, batch_size=16, entropy_weight=1e-3)

@@ -5,10 +5,10 @@ from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import ArchitectureConfig, BAEConfig, ReLUConfig, TopKConfig, TranscoderConfig
 from bae_ray.autoencoders.architectures import ARCHITECTURES
 from bae_ray.errors import DivergedError, InvalidInputError, TrainingError
-from bae_ray.seeds import stream
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.loop import TrainingMetrics
-from bae_ray.training.trainer import _split, train, train_many
+from bae_ray.training.splitting import Split
+from bae_ray.training.trainer import train, train_many
 
 SMALL = TrainingConfig(epochs=6, batch_size=32, lr=1e-2, entropy_weight=1e-3, covariance_weight=1e-4)
 
@@ -110,7 +110,7 @@ def test_data_that_cannot_be_trained_on(x: torch.Tensor, architecture: BAEConfig
 def test_held_out_split_without_variance_is_said():
     """One row differs, and it is in training: FVU on the held-out rows would be 0/0."""
     x = torch.zeros(50, 3)
-    x[_split(50, 0.2, stream(SMALL.seed, "split"))[0][0]] = 1.0
+    x[Split.draw(Rows([x]), None, 0.2, SMALL.seed).train[0]] = 1.0
     with pytest.raises(TrainingError, match=r"all 10 held-out activations are identical, so their FVU is undefined"):
         train(x, BAEConfig(), SMALL)
 
