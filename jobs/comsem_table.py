@@ -158,7 +158,7 @@ def score(job: ComSemTable, methods: list[TableMethod], store: ActivationStore) 
     asked = config(job.judge.asking(job.judge.judge_url or "")).model_dump(mode="json")
     if not asked["reasoning"]:
         del asked["reasoning"]  # later than the first results
-    wanted = content_hash([asked, data, [method.run for method in methods], PROMPT_VERSION])
+    wanted = content_hash([asked, data, [(method.run, method.weights) for method in methods], PROMPT_VERSION])
     file = folder / FINISHED_FILE
     if file.exists() and file.read_text(encoding="utf-8") == wanted:
         return 0

@@ -26,7 +26,7 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders.config import BAEConfig, ReLUConfig
 from bae_ray.cli import parse_preset, report_failures, run_safely
 from bae_ray.comsem.config import ComSemConfig, ExamplesConfig, JudgeConfig, ScoringConfig
-from bae_ray.comsem.feature_records import Found, read_found
+from bae_ray.comsem.feature_records import FeatureRecords, read_feature_records
 from bae_ray.errors import InvalidInputError
 from bae_ray.experiments.extractions import news, pile
 from bae_ray.files import write_text
@@ -166,7 +166,7 @@ def comsem_config(job: MoreBit, judge: JudgeConfig, runs: list[str]) -> ComSemCo
     )
 
 
-def find_features(job: MoreBit, runs: list[str], of_table: list[str]) -> dict[str, Found]:
+def find_features(job: MoreBit, runs: list[str], of_table: list[str]) -> dict[str, FeatureRecords]:
     """What each autoencoder's features are on the evaluation set; prints what a judge would be asked, if none is."""
     from bae_ray.comsem.name_and_score import dry_run
     from bae_ray.report.comsem_terminal import print_plan
@@ -175,7 +175,7 @@ def find_features(job: MoreBit, runs: list[str], of_table: list[str]) -> dict[st
     dry_run(comsem_config(job, nobody, runs), job.out / COMSEM)
     if not job.judged:
         print_plan(dry_run(comsem_config(job, nobody, of_table), job.out / COMSEM), nobody)
-    return {run: read_found(job.out / COMSEM / run) for run in runs}
+    return {run: read_feature_records(job.out / COMSEM / run) for run in runs}
 
 
 def score(job: MoreBit, runs: list[str]) -> tuple[pd.DataFrame, list[str]]:

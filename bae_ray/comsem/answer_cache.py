@@ -3,6 +3,7 @@
 import fcntl
 import json
 import sqlite3
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,29 +39,28 @@ class AnswerCache:
                 f"the cache {self._path} is a folder. Give --cache a file, such as judge.sqlite in it."
             )
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self._path.with_name(f"{self._path.name}.lock"), "w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.close()
-            raise InvalidInputError(
-                f"the answers in {self._path} are in use by another process. Wait for it, or give another --cache."
-            ) from error
-        try:
-            self._database = sqlite3.connect(self._path, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")  # outlives the process, if not the machine's power
-            self._database.executescript(_TABLES)
-        except sqlite3.DatabaseError as error:
-            self.__exit__()
-            raise UnreadableFileError(
-                f"{self._path} is no cache of a judge's answers: {error}. Move it away, or give another --cache."
-            ) from error
+        with ExitStack() as opened:
+            lock = opened.enter_context(open(self._path.with_name(f"{self._path.name}.lock"), "w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InvalidInputError(
+                    f"the answers in {self._path} are in use by another process. Wait for it, or give another --cache."
+                ) from error
+            try:
+                self._database = opened.enter_context(closing(sqlite3.connect(self._path, isolation_level=None)))
+                self._database.execute("PRAGMA journal_mode=WAL")
+                self._database.execute("PRAGMA synchronous=NORMAL")  # outlives the process, if not the machine's power
+                self._database.executescript(_TABLES)
+            except sqlite3.DatabaseError as error:
+                raise UnreadableFileError(
+                    f"{self._path} is not a cache of a judge's answers: {error}. Move it away, or give another --cache."
+                ) from error
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._database.close()
-        self._lock.close()
+        self._opened.close()
 
     def get(self, request: dict[str, Any]) -> Answer | None:
         """The answer to a request, if it was ever given."""

@@ -1,4 +1,4 @@
-"""What a feature's row of the dictionary says by itself: its likes among the others, and the words it speaks for.
+"""The words of the vocabulary that a feature's row of the dictionary promotes and suppresses (logit attribution).
 
 Shapes: G features, D width of the activations, V words of the language model's vocabulary.
 """
@@ -13,20 +13,10 @@ from transformers import AutoModelForCausalLM
 
 from bae_ray.activations.model import ModelSource, load_tokenizer
 
-NEAREST = 5
-"""Features shown as similar."""
 WORDS = 10
 """Words shown as promoted, and as suppressed."""
 AT_ONCE = 256
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
-
-
-class Similar(NamedTuple):
-    """Another feature."""
-
-    feature: int
-    cosine: float
-    """Of the two rows of the dictionary."""
 
 
 class Word(NamedTuple):
@@ -38,25 +28,13 @@ class Word(NamedTuple):
 
 
 class Words(NamedTuple):
-    """The words that a feature speaks for, most of all first, and against."""
+    """The words that a feature makes more likely and less likely, those that change most first."""
 
     promoted: list[Word]
     suppressed: list[Word]
 
 
-@torch.no_grad()
-def similar(dictionary: Tensor, features: Sequence[int]) -> dict[int, list[Similar]]:
-    """The nearest of all other features by the cosine of their rows in the dictionary [G, D], for some of them."""
-    unit = nn.functional.normalize(dictionary.float(), dim=1)
-    found: dict[int, list[Similar]] = {}
-    for start in range(0, len(features), AT_ONCE):
-        chosen = torch.tensor(features[start : start + AT_ONCE], device=unit.device)
-        cosines = unit[chosen] @ unit.T
-        cosines[torch.arange(len(chosen)), chosen] = -torch.inf
-        values, others = cosines.topk(min(NEAREST, len(unit) - 1), dim=1)
-        for feature, row, near in zip(chosen.tolist(), values.tolist(), others.tolist(), strict=True):
-            found[feature] = [Similar(other, value) for other, value in zip(near, row, strict=True)]
-    return found
+NO_WORDS = Words([], [])
 
 
 @torch.no_grad()

@@ -14,10 +14,12 @@ from bae_ray.autoencoders import build_autoencoder, load_autoencoder
 from bae_ray.autoencoders.architectures import ARCHITECTURES, find_architecture
 from bae_ray.autoencoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.comsem.config import RANDOM
-from bae_ray.files import atomic_path, write_text
+from bae_ray.files import atomic_path, checksum, read_text, write_text
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 
 RESCALED = " Resc."
+COPY_FILE = "copy.json"
+"""Written last into a copy: the checksum of the weights that it was made from."""
 
 
 class TableMethod(NamedTuple):
@@ -32,12 +34,14 @@ class TableMethod(NamedTuple):
     """Id of the training; empty for random tokens."""
     source: str
     """Folder of the autoencoder, or random."""
+    weights: str = ""
+    """Checksum of the trained weights, which differ where a training was repeated; empty for random tokens."""
 
 
 def table_methods(sweep: Path, runs: Iterable[str], rescaled: Iterable[str], out: Path) -> list[TableMethod]:
     """Copy the autoencoders of these runs into folders of `out`; the methods by layer, in the tables' order.
 
-    Architectures in `rescaled` are methods a second time, rescaled. What is there already is left.
+    Architectures in `rescaled` are methods a second time, rescaled. A copy is made again where the weights differ.
     """
     found = [_Run(run, json.loads((sweep / run / RUN_FILE).read_text(encoding="utf-8"))) for run in runs]
     again = set(rescaled)
@@ -53,8 +57,8 @@ def table_methods(sweep: Path, runs: Iterable[str], rescaled: Iterable[str], out
     for (run, standardize), name in zip(variants, names, strict=True):
         unique = name if names.count(name) == 1 else f"{name}-{run.id[:6]}"
         label = run.label(standardize) if unique == name else f"{run.label(standardize)} {run.id[:6]}"
-        _copy(sweep / run.id, out / unique, standardize)
-        methods.append(TableMethod(unique, label, run.layer, run.id, str(out / unique)))
+        weights = _copy(sweep / run.id, out / unique, standardize)
+        methods.append(TableMethod(unique, label, run.layer, run.id, str(out / unique), weights))
     return methods
 
 
@@ -88,16 +92,17 @@ class _Run:
         return find_architecture(self.architecture).label + bits + (RESCALED if rescaled or self.standardized else "")
 
 
-def _copy(source: Path, folder: Path, standardize: bool) -> None:
-    """Copy a run's autoencoder and what was measured of it, its run.json last: where that is there, so is the rest."""
-    about = (source / RUN_FILE).read_text(encoding="utf-8")
-    if (folder / RUN_FILE).exists() and (folder / RUN_FILE).read_text(encoding="utf-8") == about:
-        return
-    (folder / RUN_FILE).unlink(missing_ok=True)
+def _copy(source: Path, folder: Path, standardize: bool) -> str:
+    """Copy a run's autoencoder and its measures, unless the copy of these weights is there; the weights' checksum."""
+    about, weights = read_text(source / RUN_FILE), checksum(source / WEIGHTS_FILE)
+    record = json.dumps({"weights": weights}) + "\n"
+    if _holds(folder / COPY_FILE, record) and _holds(folder / RUN_FILE, about):
+        return weights
+    (folder / COPY_FILE).unlink(missing_ok=True)
     if standardize:
         trained = load_autoencoder(source)
         rescaled = build_autoencoder(trained.config.model_copy(update={"standardize": True}))
-        # What it standardises with is of the evaluation set, and set there.
+        # The statistics that it standardises with are set on the evaluation set.
         rescaled.load_state_dict(trained.state_dict(), strict=False)
         rescaled.save_pretrained(folder)
     else:
@@ -105,5 +110,11 @@ def _copy(source: Path, folder: Path, standardize: bool) -> None:
             with atomic_path(folder / name) as temporary:
                 shutil.copyfile(source / name, temporary)
     if (source / RESULT_FILE).exists():
-        write_text(folder / RESULT_FILE, (source / RESULT_FILE).read_text(encoding="utf-8"))
+        write_text(folder / RESULT_FILE, read_text(source / RESULT_FILE))
     write_text(folder / RUN_FILE, about)
+    write_text(folder / COPY_FILE, record)
+    return weights
+
+
+def _holds(file: Path, text: str) -> bool:
+    return file.exists() and read_text(file) == text

@@ -18,7 +18,8 @@ from bae_ray.comsem.config import RANDOM, ComSemConfig, JudgeConfig
 from bae_ray.comsem.cost_estimate import Plan, plan
 from bae_ray.comsem.evaluation import Method, check_k, check_model, find_methods
 from bae_ray.comsem.examples import random_sets
-from bae_ray.comsem.feature_records import Found, find
+from bae_ray.comsem.feature_collection import EvaluationSet, collect_records
+from bae_ray.comsem.feature_records import FeatureRecords
 from bae_ray.comsem.judge import REFUSED_AT_FIRST, Judge, Usage
 from bae_ray.comsem.judge_check import JudgeCheck, check_judge, check_prompts
 from bae_ray.comsem.judge_prompts import PROMPT_VERSION
@@ -46,7 +47,7 @@ from bae_ray.progress import track
 
 class _Prepared(NamedTuple):
     method: Method
-    found: Found
+    records: FeatureRecords
     tasks: list[Task]
     random: list[Task]
 
@@ -131,16 +132,17 @@ def _prepare(config: ComSemConfig, out: Path, before_long_work: Callable[[], obj
         before_long_work()
     n_tokens = min(store.manifest.n, config.examples.max_tokens or store.manifest.n)
     run = runner(store, n_tokens, config.workers, config.gpus_per_worker)
+    evaluation = EvaluationSet(store, sentences, n_tokens, run, source)
     prepared: list[_Prepared] = []
     with track("Examples", len(methods)) as tracker:
         for method in methods:
             n_random = config.scoring.random_features
             if method.source == RANDOM and n_random == 0:
                 raise InvalidInputError("random is to be scored, but scoring.random_features is 0: say how many sets.")
-            found = find(method, store, sentences, n_tokens, config.examples, run, n_random, out / method.name, source)
-            tasks = feature_tasks(found.kept, sentences, config.examples, config.scoring)
+            records = collect_records(method, evaluation, config.examples, n_random, out / method.name)
+            tasks = feature_tasks(records.kept, sentences, config.examples, config.scoring)
             sets = random_sets(n_tokens, 0 if method.source == RANDOM else n_random, config.examples)
-            prepared.append(_Prepared(method, found, tasks, random_tasks(sets, sentences, config.examples, 0)))
+            prepared.append(_Prepared(method, records, tasks, random_tasks(sets, sentences, config.examples, 0)))
             tracker.advance()
     return prepared
 
@@ -218,14 +220,14 @@ def _write(
     folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """Write a method's tables; its row of the summary."""
-    features = _all_features(one.found, real, config)
+    features = _all_features(one.records, real, config)
     controls = table(random)
     for frame, name in ((features, FEATURES_FILE), (controls, RANDOM_FILE)):
         with atomic_path(folder / name) as temporary:
             frame.to_parquet(temporary, index=False)
     return {
         "method": one.method.name,
-        **one.found.evaluation.model_dump(exclude={"identity"}),
+        **one.records.evaluation.model_dump(exclude={"identity"}),
         **flat(summarize(features, controls, config.examples.seed)),
         "judge": config.judge_model,
         "judge_accuracy": check.balanced_accuracy,
@@ -237,11 +239,11 @@ def _write(
     }
 
 
-def _all_features(found: Found, scored: list[FeatureScore], config: ComSemConfig) -> pd.DataFrame:
+def _all_features(records: FeatureRecords, scored: list[FeatureScore], config: ComSemConfig) -> pd.DataFrame:
     """A row for every feature, in order; the status of those that were not asked about says why."""
-    active = set(active_features(found.kept, config.examples))
+    active = set(active_features(records.kept, config.examples))
     known = {score.feature: score for score in scored}
-    features = found.features
+    features = records.features
     every = [
         known.get(feature) or unasked(feature, "unscored" if feature in active else "inactive")
         for feature in features["feature"].tolist()

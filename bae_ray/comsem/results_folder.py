@@ -3,7 +3,7 @@
 OUT/comsem.json               the config
 OUT/judge.sqlite              every answer of the judge: what makes a rerun free
 OUT/activations               the evaluation set, where no store was given
-OUT/METHOD/...                of each autoencoder: what was found (feature_records.py), and
+OUT/METHOD/...                of each autoencoder: examples and measures (feature_records.py), and
 OUT/METHOD/features.parquet   a row per feature
 OUT/METHOD/random.parquet     a row per set of random tokens, the control
 OUT/usage.json                what the last run asked and cost

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 
-from bae_ray.comsem.feature_records import Found, read_found
+from bae_ray.comsem.feature_records import FeatureRecords, read_feature_records
 from bae_ray.comsem.results_folder import FEATURES_FILE, SUMMARY_FILE
 from bae_ray.comsem.strongest_tokens import Strongest
 from bae_ray.files import write_text
@@ -28,7 +28,7 @@ class Scored(NamedTuple):
     """Of the summary."""
     judge: dict[str, Any]
     features: pd.DataFrame
-    found: Found
+    found: FeatureRecords
 
     @property
     def active(self) -> list[dict[Any, Any]]:
@@ -41,7 +41,7 @@ def scored_methods(out: Path) -> Iterator[Scored]:
     summary = json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8"))
     for row in summary["methods"]:
         folder = out / row["method"]
-        yield Scored(row, summary["judge"], pd.read_parquet(folder / FEATURES_FILE), read_found(folder))
+        yield Scored(row, summary["judge"], pd.read_parquet(folder / FEATURES_FILE), read_feature_records(folder))
 
 
 def report_features(out: Path, json_features: bool = False) -> list[Path]:
@@ -125,16 +125,16 @@ def page(title: str, summary: dict[str, Any], judge: dict[str, Any], cards: list
     )
 
 
-def card(row: dict[Any, Any], found: Found) -> dict[str, Any]:
+def card(row: dict[Any, Any], found: FeatureRecords) -> dict[str, Any]:
     """What the page needs of one feature; a number that is not known is null."""
-    spread = found.spread(int(row["feature"]))
+    details = found.details(int(row["feature"]))
     return {
         "index": int(row["feature"]),
-        "sample": [_known(value) for value in spread.sample],
-        "quantiles": [_shown(one) for one in spread.quantiles],
-        "similar": [{"index": other.feature, "cosine": _known(other.cosine)} for other in spread.similar],
-        "promoted": [one.word for one in spread.words.promoted],
-        "suppressed": [one.word for one in spread.words.suppressed],
+        "sample": [_known(value) for value in details.sample],
+        "quantiles": [_shown(one) for one in details.quantiles],
+        "similar": [{"index": other.feature, "cosine": _known(other.cosine)} for other in details.similar],
+        "promoted": [one.word for one in details.words.promoted],
+        "suppressed": [one.word for one in details.words.suppressed],
         "status": row["status"],
         "explanation": row["explanation"],
         "score": _known(row["score"]),

@@ -79,17 +79,30 @@ def test_two_of_a_kind_are_told_apart(tmp_path: Path):
 
 @pytest.mark.parametrize("left", ["run.json", "model.safetensors", None])
 def test_copies_are_made_once_and_mended(left: str | None, tmp_path: Path):
-    """A copy that a killed process left unfinished has no run.json yet; a finished one is not written again."""
+    """A copy that a killed process left unfinished has no copy.json yet; a finished one is not written again."""
     run = train(tmp_path / "sweep", TopKConfig(k=2), 3)
     (method,) = table_methods(tmp_path / "sweep", [run], [], tmp_path / "out")
     copied = {file.name: file.stat().st_mtime_ns for file in Path(method.source).iterdir()}
     if left is not None:
-        (Path(method.source) / "run.json").unlink()
+        (Path(method.source) / "copy.json").unlink()
         (Path(method.source) / left).write_text("half")
     assert table_methods(tmp_path / "sweep", [run], [], tmp_path / "out") == [method]
     load_autoencoder(method.source)
     again = {file.name: file.stat().st_mtime_ns for file in Path(method.source).iterdir()}
     assert (again == copied) == (left is None)
+
+
+def test_an_autoencoder_that_was_trained_again_is_copied_again(tmp_path: Path):
+    """The id says how it was trained, and not with which numbers: those of another machine differ."""
+    run = train(tmp_path / "sweep", ReLUConfig(), 3)
+    before = table_methods(tmp_path / "sweep", [run], ["relu"], tmp_path / "out")
+    train(tmp_path / "sweep", ReLUConfig(), 3)
+    after = table_methods(tmp_path / "sweep", [run], ["relu"], tmp_path / "out")
+    trained = load_autoencoder(tmp_path / "sweep" / run)
+    for old, new in zip(before, after, strict=True):
+        assert torch.equal(load_autoencoder(new.source).W_enc, trained.W_enc)
+        assert (old.source, old.run) == (new.source, new.run)
+        assert old.weights != new.weights
 
 
 def test_the_folders_are_a_registry(tmp_path: Path):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -20,9 +21,10 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import load_autoencoder
 from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.config import ComSemConfig, EvaluationConfig, ExamplesConfig, ScoringConfig
+from bae_ray.comsem.feature_records import EVALUATION_FILE, EXAMPLES_FILE, read_feature_records
 from bae_ray.comsem.name_and_score import comsem, dry_run
 from bae_ray.comsem.results_folder import CACHE_FILE, CONFIG_FILE, FEATURES_FILE, SUMMARY_FILE, TABLE_FILE, Outcome
-from bae_ray.errors import InvalidInputError, JudgeError
+from bae_ray.errors import InvalidInputError, JudgeError, UnreadableFileError
 from tests.comsem.server import JudgeServer, Reply, always_yes, is_judgement, perfect
 
 Serve = Callable[..., JudgeServer]
@@ -103,6 +105,23 @@ def test_a_rerun_asks_nothing_and_finds_the_same(
     again = comsem(ComSemConfig(judge_url=server.url, **settings), tmp_path / "out")
     assert (again.usage.sent, again.usage.cost) == (0, 0.0)
     pd.testing.assert_frame_equal(again.summary, outcome.summary)
+    assert files_of(tmp_path / "out") == files_of(out)
+
+
+@pytest.mark.parametrize("identity", ["same", "other"])
+def test_records_of_an_earlier_version_are_collected_anew(
+    identity: str, asked_perfect: tuple[Outcome, Path, JudgeServer], settings: dict[str, Any], tmp_path: Path
+):
+    _, out, server = asked_perfect
+    shutil.copytree(out, tmp_path / "out")
+    words = tmp_path / "out" / "words"
+    pq.write_table(pq.read_table(words / EXAMPLES_FILE).drop_columns(["magnitudes"]), words / EXAMPLES_FILE)
+    if identity == "other":
+        about = json.loads((words / EVALUATION_FILE).read_text())
+        (words / EVALUATION_FILE).write_text(json.dumps(about | {"identity": "of an earlier version"}))
+    with pytest.raises(UnreadableFileError, match="an earlier version, without the columns magnitudes"):
+        read_feature_records(words)
+    dry_run(ComSemConfig(judge_url=server.url, **settings), tmp_path / "out")
     assert files_of(tmp_path / "out") == files_of(out)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from bae_ray.analysis.features import DENSE_RATE
 from bae_ray.autoencoders.architectures import find_architecture
 from bae_ray.comsem.config import ExamplesConfig
-from bae_ray.comsem.feature_records import Found
+from bae_ray.comsem.feature_records import FeatureRecords
 from bae_ray.comsem.tasks import active_features
 from bae_ray.experiments.more_bit.firing import Rates
 
@@ -23,7 +23,7 @@ SCORED = ["scored", "interpretable", "score", "score_low", "score_high", "chance
 
 
 def more_bit_table(
-    results: pd.DataFrame, found: Mapping[str, Found], examples: ExamplesConfig, scores: pd.DataFrame | None
+    results: pd.DataFrame, found: Mapping[str, FeatureRecords], examples: ExamplesConfig, scores: pd.DataFrame | None
 ) -> pd.DataFrame:
     """A row per autoencoder of `results`, ordered by layer and C.
 
@@ -52,7 +52,7 @@ def by_layer(table: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
     return [(layer, table[table["layer"] == layer]) for layer in sorted(set(table["layer"].tolist()))]
 
 
-def rates_of(found: Found) -> Rates:
+def rates_of(found: FeatureRecords) -> Rates:
     """How often each feature fires and is selected on the evaluation set."""
     features = found.features
     return Rates(
@@ -68,7 +68,7 @@ def _setting(run: Mapping[str, Any]) -> dict[str, Any]:
     return {"method": f"BAE, C = {bits}", "bits_per_feature": bits}
 
 
-def _measured(found: Found, examples: ExamplesConfig) -> dict[str, Any]:
+def _measured(found: FeatureRecords, examples: ExamplesConfig) -> dict[str, Any]:
     """Measures on the evaluation set."""
     of, rates = found.evaluation, rates_of(found)
     return {

@@ -12,7 +12,7 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import DENSE_RATE
 from bae_ray.autoencoders import load_autoencoder
 from bae_ray.comsem.config import ExamplesConfig
-from bae_ray.comsem.feature_records import Found
+from bae_ray.comsem.feature_records import FeatureRecords
 from bae_ray.experiments.more_bit.firing import firing_figure
 from bae_ray.experiments.more_bit.magnitude_figure import magnitudes_figure
 from bae_ray.experiments.more_bit.magnitudes import magnitude_map
@@ -54,7 +54,7 @@ class MoreBitReport:
     """Folder of the runs."""
     evaluation: ActivationStore
     """Activations of other texts, of position `all`."""
-    found: Mapping[str, Found]
+    found: Mapping[str, FeatureRecords]
     """What was found there of each run's features."""
     examples: ExamplesConfig
     """With which settings."""
