@@ -9,11 +9,12 @@ from pathlib import Path
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 HANDLES = (errno.EMFILE, errno.ENFILE)
+NETWORK = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENOTCONN)
 
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Give errors inside that name no path this one: those of a write, say, which knows its file by a number only."""
+    """Give this path to errors inside that name none: a write knows its file only by a number, say."""
     try:
         yield
     except OSError as error:
@@ -28,13 +29,24 @@ def explain(error: OSError) -> str:
     if isinstance(cause, OSError):  # an error of a worker, which Ray has wrapped with its traceback
         return explain(cause)
     told = (str(error).strip() or type(error).__name__).removesuffix(".")
-    if isinstance(error, ConnectionError | TimeoutError):
+    if error.errno == errno.EADDRINUSE:
+        return f"{told}. Another process listens there: end it, or give another port."
+    if _is_of_network(error):
         return f"{told}. Check that the other side runs and can be reached, and its address."
     if error.errno is None:  # a library's own, such as one of the network: its message is all there is
         return f"{told}."
     if error.filename is None and error.errno == errno.ENOENT and not _has_folder():
         return "the current folder does not exist any more. Change to one that does."
     return f"{told}. {_remedy(error)}"
+
+
+def _is_of_network(error: OSError) -> bool:
+    """Whether a connection failed, and no file: also the look-up of a name, or the handshake of TLS."""
+    import socket
+    import ssl
+
+    kinds = (ConnectionError, TimeoutError, socket.gaierror, socket.herror, ssl.SSLError)
+    return isinstance(error, kinds) or error.errno in NETWORK
 
 
 def _remedy(error: OSError) -> str:

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -89,6 +91,32 @@ def test_errors_that_are_no_matter_of_disks_say_so():
     assert "free space" not in refused + explain(TimeoutError("timed out")) + explain(OSError("AWS Error: no bucket"))
     assert "not a folder" in explain(IsADirectoryError(errno.EISDIR, "Is a directory", "/x"))
     assert "who may read" in explain(PermissionError(errno.EACCES, "Permission denied", "/x"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        OSError(errno.ENETUNREACH, "Network is unreachable"),
+        ssl.SSLCertVerificationError(1, "certificate verify failed"),
+        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_no_error_of_the_network_is_a_matter_of_disks(error: OSError):
+    told = explain(error)
+    assert "can be reached" in told
+    assert "free space" not in told
+    assert "path" not in told
+
+
+def test_a_port_that_is_taken_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        told = explain(raised(lambda: socket.create_server(taken.getsockname())))
+    assert "Another process listens there" in told
+    assert "free space" not in told
 
 
 def test_an_error_of_a_worker_is_told_without_its_traceback(ray_cluster):

@@ -20,7 +20,7 @@ from bae_ray.comsem.evaluation import Method, check_k, check_model, find_methods
 from bae_ray.comsem.examples import random_sets
 from bae_ray.comsem.feature_collection import EvaluationSet, collect_records
 from bae_ray.comsem.feature_records import FeatureRecords
-from bae_ray.comsem.judge import REFUSED_AT_FIRST, Judge, Usage
+from bae_ray.comsem.judge import REFUSED_AT_FIRST, Judge
 from bae_ray.comsem.judge_check import JudgeCheck, check_judge, check_prompts
 from bae_ray.comsem.judge_prompts import PROMPT_VERSION
 from bae_ray.comsem.results_folder import (
@@ -40,6 +40,7 @@ from bae_ray.comsem.sentences import Sentences
 from bae_ray.comsem.sharding import runner
 from bae_ray.comsem.summary import flat, summarize, table
 from bae_ray.comsem.tasks import active_features, feature_tasks, random_tasks
+from bae_ray.comsem.usage import Usage
 from bae_ray.errors import InvalidInputError, RefusedRequestError, UnansweredError
 from bae_ray.files import atomic_path, write_text
 from bae_ray.progress import track

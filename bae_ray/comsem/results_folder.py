@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bae_ray.comsem.judge import Usage
 from bae_ray.comsem.judge_check import JudgeCheck
+from bae_ray.comsem.usage import Usage
 
 CONFIG_FILE = "comsem.json"
 CACHE_FILE = "judge.sqlite"

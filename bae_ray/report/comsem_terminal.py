@@ -8,10 +8,10 @@ from rich.table import Table
 
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.cost_estimate import Plan
-from bae_ray.comsem.judge import Usage
 from bae_ray.comsem.judge_check import JudgeCheck
 from bae_ray.comsem.judge_prompts import PROMPT_VERSION
 from bae_ray.comsem.results_folder import Outcome
+from bae_ray.comsem.usage import Usage
 
 WIDTH = 150
 

@@ -16,9 +16,10 @@ import pytest
 from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.answers import Answer, read_decision
 from bae_ray.comsem.config import JudgeConfig
-from bae_ray.comsem.judge import Judge, Usage
+from bae_ray.comsem.judge import Judge
 from bae_ray.comsem.judge_prompts import Example, Message, judge_prompt
 from bae_ray.comsem.scoring import gather_all
+from bae_ray.comsem.usage import Usage
 from bae_ray.errors import CostLimitError, InvalidInputError, JudgeError, UnansweredError, UnreadableFileError
 from tests.comsem.server import JudgeServer, Reply, asked_of
 
@@ -306,7 +307,7 @@ def test_a_cache_is_used_by_one_process_at_a_time(tmp_path: Path):
 
 def test_a_file_that_is_no_cache_is_left_alone(tmp_path: Path):
     (tmp_path / "c").write_text("not a database, but somebody's notes " * 100)
-    with pytest.raises(UnreadableFileError, match="no cache of a judge's answers"):
+    with pytest.raises(UnreadableFileError, match="not a cache of a judge's answers"):
         AnswerCache(tmp_path / "c").__enter__()
     assert (tmp_path / "c").read_text().startswith("not a database")
 

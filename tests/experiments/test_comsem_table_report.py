@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from bae_ray.comsem.comparison import Comparison, compare
-from bae_ray.comsem.judge import Usage
 from bae_ray.comsem.judge_check import JudgeCheck
 from bae_ray.comsem.methods import TableMethod, random_method
+from bae_ray.comsem.usage import Usage
 from bae_ray.experiments.comsem_table.comsem_claims import claims
 from bae_ray.experiments.comsem_table.comsem_scores import scores_figure
 from bae_ray.experiments.comsem_table.report import best_line, judge_verdict, report_comsem_table
