@@ -29,20 +29,21 @@ def command(tmp_path: Path, text: str, *more: str) -> SweepCommand:
 
 def test_a_grid_in_yaml_takes_what_is_missing_as_flags(tmp_path: Path):
     found = command(tmp_path, GRID, "--store", "s", "--out", "o", "--layers", "5")
-    assert found.layers == (5,)
-    assert found.autoencoder == TopKConfig(k=7)
-    assert (found.training.epochs, found.training.lr) == (60, 3e-3)
-    assert found.axes == (
+    grid = found.sweep
+    assert grid.layers == (5,)
+    assert grid.autoencoder == TopKConfig(k=7)
+    assert (grid.training.epochs, grid.training.lr) == (60, 3e-3)
+    assert grid.axes == (
         "training.entropy_weight=[0.0002, 0.001]",
         "training.covariance_weight=[1e-06, 1e-05] training.lr=[0.001, 0.003]",
     )
-    assert found.exclude == ("layer=[0] training.entropy_weight=[0.001]",)
-    assert (found.seeds, found.store, found.out) == ((0, 1), "s", Path("o"))
+    assert grid.exclude == ("layer=[0] training.entropy_weight=[0.001]",)
+    assert (grid.seeds, found.store, found.out) == ((0, 1), "s", Path("o"))
     assert parse(SweepCommand, "bae-ray sweep", ["--config", str(replayed(found, tmp_path))]) == found
 
 
-def replayed(config: SweepCommand, folder: Path) -> Path:
-    (folder / "sweep.json").write_text(config.model_dump_json())
+def replayed(command: SweepCommand, folder: Path) -> Path:
+    (folder / "sweep.json").write_text(command.record())
     return folder / "sweep.json"
 
 

@@ -78,9 +78,15 @@ def register(architecture: Architecture) -> None:
         raise InvalidInputError(f"there is an architecture '{architecture.name}' already. Choose another name.")
 
 
+def every_architecture() -> Mapping[str, Architecture]:
+    """Every architecture by name, those of installed packages too."""
+    _register_installed()
+    return ARCHITECTURES
+
+
 def find_architecture(name: str) -> Architecture:
     """The architecture of a name, also of an installed package. Raises `InvalidInputError` where there is none."""
-    if not _is_known(name):
+    if name not in ARCHITECTURES and name not in every_architecture():
         raise InvalidInputError(f"architecture '{name}' is not known; expected one of {', '.join(ARCHITECTURES)}.")
     return ARCHITECTURES[name]
 
@@ -101,12 +107,10 @@ def loaded(reference: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _is_known(name: str) -> bool:
-    """Whether there is such an architecture; that of an installed package is registered first."""
-    if name not in ARCHITECTURES:
-        for entry in entry_points(group=ENTRY_POINTS, name=name):
-            register(entry.load())
-    return name in ARCHITECTURES
+@cache
+def _register_installed() -> None:
+    for entry in entry_points(group=ENTRY_POINTS):
+        register(entry.load())
 
 
 def _validated(value: Any) -> Any:
@@ -114,8 +118,8 @@ def _validated(value: Any) -> Any:
     if isinstance(value, ArchitectureConfig):
         return value
     name = value.get("architecture") if isinstance(value, Mapping) else None
-    if isinstance(name, str):
-        _is_known(name)
+    if isinstance(name, str) and name not in ARCHITECTURES:
+        _register_installed()
     return _any_of(tuple(one.config for one in ARCHITECTURES.values())).validate_python(value)
 
 

@@ -24,12 +24,12 @@ def _main() -> int:
     if verb is None:
         print("usage: bae-ray VERB [options]\n\nverbs:")
         for name, known in VERBS.items():
-            command, _ = known.load()
-            print(f"  {name:12} {(command.__doc__ or '').splitlines()[0]}")
+            print(f"  {name:12} {known.summary}")
         print("\n'bae-ray VERB --help' lists a verb's options.")
         unknown = bool(arguments) and arguments[0] not in ("-h", "--help")
         if unknown:
-            given = " ".join(arguments[:2]) if arguments[0] in ("store", "judge") else arguments[0]
+            words = 2 if any(name.startswith(f"{arguments[0]} ") for name in VERBS) else 1
+            given = " ".join(arguments[:words])
             expected = f"expected one of {', '.join(VERBS)}.{nearest(given, VERBS)}"
             print(f"error: '{given}' is not a verb; {expected}", file=sys.stderr)
         return EXIT_INVALID if unknown else 0

@@ -17,6 +17,7 @@ from bae_ray.activations.inputs import INPUTS
 from bae_ray.autoencoders.architectures import find_architecture
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.chatter import DEBUG, debugging, quieten
+from bae_ray.cli.command import Command
 from bae_ray.config import Config, describe
 from bae_ray.errors import BaeRayError, InvalidInputError
 from bae_ray.names import nearest
@@ -62,6 +63,8 @@ DEBUG_FLAG = "--debug"
 
 def parse(command: type[C], prog: str, arguments: list[str], default: C | None = None) -> C:
     """A config from command-line arguments; `--config FILE` gives the values that the others then change."""
+    if issubclass(command, Command):
+        return command.of(parse(command.flags(), prog, arguments, default and default.flat()))
     arguments, _, file = _take_option(arguments, re.compile("config"))
     if file is not None:
         default = _read_config(command, Path(file))

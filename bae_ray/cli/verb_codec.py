@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bae_ray.activations.config import Position
+from bae_ray.cli.command import Command, Held
 from bae_ray.compression.config import CompressConfig, DecompressConfig
 from bae_ray.errors import ForeignModelError, InvalidInputError
 from bae_ray.files import write_text
@@ -22,9 +23,11 @@ RUN_FILE = "run.json"
 CODES = (".codes", ".codes.safetensors")
 
 
-class CompressCommand(CompressConfig):
+class CompressCommand(Command):
     """Compress activations with trained binary autoencoders: a container of codes for each cell or file."""
 
+    compression: Held[CompressConfig]
+    """How."""
     source: Annotated[tuple[str, ...], Field(min_length=1)]
     """An activation store, or .npy and .safetensors files of one matrix each."""
     autoencoder: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -41,9 +44,11 @@ class CompressCommand(CompressConfig):
     """Name of the matrix in safetensors files. Left out: the only one."""
 
 
-class DecompressCommand(DecompressConfig):
+class DecompressCommand(Command):
     """Turn containers of codes back into the activations that their autoencoders reconstruct."""
 
+    decompression: Held[DecompressConfig]
+    """How."""
     source: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Containers, or folders of them, as 'bae-ray compress' wrote them."""
     autoencoder: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -59,11 +64,16 @@ def compress(command: CompressCommand) -> int:
 
     several = len(command.autoencoder) > 1
     conversions = [
-        Compression(source, autoencoder, f"{Path(autoencoder).name}/{source.name}" if several else source.name, command)
+        Compression(
+            source,
+            autoencoder,
+            f"{Path(autoencoder).name}/{source.name}" if several else source.name,
+            command.compression,
+        )
         for autoencoder in command.autoencoder
         for source in _sources(command, autoencoder)
     ]
-    receipts = convert(conversions, command.out, command, "Compressing")
+    receipts = convert(conversions, command.out, command.compression, "Compressing")
     _finish(command, command.out, receipts)
     return 0
 
@@ -85,8 +95,8 @@ def decompress(command: DecompressCommand) -> int:
                 f"{file} holds codes of the autoencoder {wanted or '(not named)'}; those given are "
                 f"{', '.join(owners)}. Give the autoencoder that compressed it."
             )
-        conversions.append(Decompression(str(file), owners[wanted], name, command.format))
-    receipts = convert(conversions, command.out, command, "Decompressing")
+        conversions.append(Decompression(str(file), owners[wanted], name, command.decompression.format))
+    receipts = convert(conversions, command.out, command.decompression, "Decompressing")
     _finish(command, command.out, receipts)
     return 0
 
@@ -137,10 +147,9 @@ def _finish(command: CompressCommand | DecompressCommand, out: Path, receipts: S
     """Write the command's config beside the outputs, and print the bytes before and after."""
     from bae_ray.storage import without_credentials
 
-    shown = json.loads(command.model_dump_json())
-    shown["source"] = [without_credentials(source) for source in shown["source"]]
     verb = "compress" if isinstance(command, CompressCommand) else "decompress"
-    write_text(out / f"{verb}.json", json.dumps(shown, indent=2) + "\n")
+    sources = [without_credentials(str(source)) for source in command.source]
+    write_text(out / f"{verb}.json", command.record(source=sources))
     table = Table(title_justify="left")
     table.add_column("file", no_wrap=True)
     for column in ("vectors", "bytes before", "bytes after", "after / before", "bits per vector"):

@@ -3,14 +3,17 @@
 import sys
 from pathlib import Path
 
+from bae_ray.cli.command import Command, Held
 from bae_ray.cli.parsing import EXIT_SOME_FAILED
 from bae_ray.comsem.config import RANDOM, ComSemConfig
 from bae_ray.errors import InvalidInputError
 
 
-class ComSemCommand(ComSemConfig):
+class ComSemCommand(Command):
     """Name the features of autoencoders and score the names with a judge; what was answered is never asked again."""
 
+    comsem: Held[ComSemConfig]
+    """What to name and score."""
     out: Path
     """Folder of the results: summary.csv, and per autoencoder features.parquet and features.html."""
     json_features: bool = False
@@ -30,19 +33,19 @@ def comsem(command: ComSemCommand) -> int:
     from bae_ray.report.comsem_terminal import print_plan, print_summary
     from bae_ray.report.feature_browser import report_features
 
-    elsewhere = [source for source in command.autoencoders if source != RANDOM and not Path(source).is_dir()]
+    elsewhere = [source for source in command.comsem.autoencoders if source != RANDOM and not Path(source).is_dir()]
     if command.publish and elsewhere:
         raise InvalidInputError(
             f"--publish writes into the autoencoders' folders, and {elsewhere[0]} is none on this machine. Save it to "
             "a folder first (`save_pretrained`), or leave --publish out."
         )
     if command.dry_run:
-        print_plan(dry_run(command, command.out), command)
+        print_plan(dry_run(command.comsem, command.out), command.comsem)
         return 0
-    outcome = run(command, command.out)
+    outcome = run(command.comsem, command.out, command.record())
     pages = report_features(command.out, command.json_features)
     if command.publish:
-        sources = zip(outcome.summary["method"], map(Path, command.autoencoders), strict=True)
+        sources = zip(outcome.summary["method"], map(Path, command.comsem.autoencoders), strict=True)
         pages += publish_cards(command.out, {name: source for name, source in sources if source.is_dir()})
     print_summary(outcome)
     for path in (command.out / TABLE_FILE, *pages):

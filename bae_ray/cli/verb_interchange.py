@@ -11,14 +11,14 @@ from pydantic import Field
 
 from bae_ray.activations.config import Position
 from bae_ray.autoencoders.architectures import Format, Kind
-from bae_ray.config import Config
+from bae_ray.cli.command import Command
 from bae_ray.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from bae_ray.autoencoders import Autoencoder
 
 
-class ExportCommand(Config):
+class ExportCommand(Command):
     """Write a saved autoencoder as a folder of SAELens, its normalisation folded into the weights."""
 
     source: str
@@ -33,7 +33,7 @@ class ExportCommand(Config):
     """TransformerLens' name of the language model, for the metadata."""
 
 
-class ImportCommand(Config):
+class ImportCommand(Command):
     """Save an autoencoder of SAELens, sparsify or the paper's released code as one of bae_ray's."""
 
     source: Path

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bae_ray.cli.address import AddressConfig, check_address, is_loopback
+from bae_ray.cli.command import Command, Held
 from bae_ray.cli.parsing import EXIT_SOME_FAILED
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.reachability import unreachable
@@ -12,38 +13,43 @@ from bae_ray.serving.config import DRAIN_S, JudgeServiceConfig
 from bae_ray.serving.ray_serve.environment import prepare
 
 
-class JudgeServeCommand(JudgeServiceConfig, AddressConfig):
+class JudgeServeCommand(Command):
     """Serve a language model as a judge, by vLLM on a GPU or on the CPU, until Ctrl-C or SIGTERM."""
 
+    service: Held[JudgeServiceConfig]
+    """Which judge."""
+    address: Held[AddressConfig]
+    """Where to listen."""
     unprotected: bool = False
     """Listen at other addresses than the loopback's although the judge asks nobody for a key."""
 
 
-class JudgeCheckCommand(JudgeConfig):
+class JudgeCheckCommand(Command):
     """Put a judge to the test: how often it is right on labelled pairs of token and description."""
 
+    judge: Held[JudgeConfig]
+    """Which judge."""
     out: Path | None = None
     """File of the result, as JSON."""
 
 
 def judge_serve(command: JudgeServeCommand) -> int:
     """Run `bae-ray judge serve`."""
-    if not command.unprotected and not is_loopback(command.host):
+    host, port = command.address.host, command.address.port
+    if not command.unprotected and not is_loopback(host):
         raise InvalidInputError(
-            f"--host {command.host} is open to others, and the judge asks nobody for a key. Give --unprotected if only "
+            f"--host {host} is open to others, and the judge asks nobody for a key. Give --unprotected if only "
             "those reach it who may use it."
         )
-    check_address(command)
+    check_address(command.address)
     prepare()
     from bae_ray.serving.judge.application import build
     from bae_ray.serving.ray_serve.lifecycle import serve_until_stopped
 
-    config = JudgeServiceConfig(**{name: getattr(command, name) for name in JudgeServiceConfig.model_fields})
-
     def greeting(url: str) -> str:
-        return f"The judge answers: --judge-url {url}/v1 --judge-model {config.called}."
+        return f"The judge answers: --judge-url {url}/v1 --judge-model {command.service.called}."
 
-    serve_until_stopped(build(config), "judge", command.host, command.port, None, DRAIN_S, greeting)
+    serve_until_stopped(build(command.service), "judge", host, port, None, DRAIN_S, greeting)
     return 0
 
 
@@ -52,8 +58,8 @@ def judge_check(command: JudgeCheckCommand) -> int:
     import json
     import tempfile
 
-    if not (command.cache and command.cache.exists()):  # whose answers may be all that it takes
-        _check_reachable(command.judge_url)
+    if not (command.judge.cache and command.judge.cache.exists()):  # whose answers may be all that it takes
+        _check_reachable(command.judge.judge_url)
     from bae_ray.comsem.judge_check import JudgeCheck, unmeasured
     from bae_ray.comsem.name_and_score import check
     from bae_ray.comsem.results_folder import CACHE_FILE, without_nan
@@ -61,18 +67,18 @@ def judge_check(command: JudgeCheckCommand) -> int:
 
     def write(checked: JudgeCheck) -> None:
         if command.out is not None:
-            record = {"judge": command.judge_model, "url": command.judge_url, **checked._asdict()}
+            record = {"judge": command.judge.judge_model, "url": command.judge.judge_url, **checked._asdict()}
             write_text(command.out, json.dumps(without_nan(record), indent=2) + "\n")
             print(command.out)
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            checked, usage = check(command, command.cache or Path(folder) / CACHE_FILE)
+            checked, usage = check(command.judge, command.judge.cache or Path(folder) / CACHE_FILE)
         except JudgeError as error:
             if command.out is not None and not command.out.exists():  # an earlier check stays
                 write(unmeasured(str(error)))
             raise
-    print_check(checked, command.judge_model, usage)
+    print_check(checked, command.judge.judge_model, usage)
     write(checked)
     return EXIT_SOME_FAILED if checked.useless or checked.failed else 0
 

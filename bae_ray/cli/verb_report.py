@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from bae_ray.config import Config
+from bae_ray.cli.command import Command
 
 
-class EntropyCommand(Config):
+class EntropyCommand(Command):
     """Write entropy.csv from the finished runs of a folder, and print it as a table."""
 
     runs: Path
@@ -16,7 +16,7 @@ class EntropyCommand(Config):
     """The table's file."""
 
 
-class ReportCommand(Config):
+class ReportCommand(Command):
     """Write entropy.csv, entropy.png, report.html, and of several entropy weights matched.csv and .png, from runs."""
 
     runs: Path

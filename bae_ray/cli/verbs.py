@@ -1,23 +1,29 @@
-"""The verbs of the `bae-ray` command: where each one's options and its work are, loaded when it is asked for."""
+"""The verbs of the `bae-ray` command: the module of each, which is imported when the verb is asked for."""
 
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from bae_ray.config import Config
+from bae_ray.cli.command import Command
 
 
 class Verb(NamedTuple):
-    """A sub-command: a config, and a function that takes it and gives the exit code."""
+    """A sub-command: its options, and a function that takes them and returns the exit code."""
 
     module: str
     command: str
     function: str
 
-    def load(self) -> tuple[type[Config], Callable[[Any], int]]:
-        """The config's class and the function."""
+    def load(self) -> tuple[type[Command], Callable[[Any], int]]:
+        """The class of the options, and the function."""
         module = import_module(f"bae_ray.cli.{self.module}")
         return getattr(module, self.command), getattr(module, self.function)
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        command, _ = self.load()
+        return (command.__doc__ or "").splitlines()[0]
 
 
 VERBS = {

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from pydantic import ValidationError
 
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.model import find_model, load_tokenizer
@@ -53,15 +52,17 @@ class _Prepared(NamedTuple):
     random: list[Task]
 
 
-def comsem(config: ComSemConfig, out: Path) -> Outcome:
+def comsem(config: ComSemConfig, out: Path, record: str | None = None) -> Outcome:
     """Name and score features; killed at any point, the same call goes on and pays for no answer twice.
 
     Raises an `InvalidInputError` before long work starts, and `JudgeError` where the judge cannot be asked any more;
-    what was answered by then is kept.
+    what was answered by then is kept. `record`: the text of the config's file, if it is to hold more than the config,
+    such as all options of a command.
     """
+    record = record or config.model_dump_json(indent=2) + "\n"
     with AnswerCache(config.cache or out / CACHE_FILE) as cache:  # first: another process may be at work in this folder
         first: list[Usage] = []
-        prepared = _prepare(config, out, lambda: first.append(_before_long_work(config, cache, out)))
+        prepared = _prepare(config, out, lambda: first.append(_before_long_work(config, cache, out, record)))
         check, usage, scores = asyncio.run(_ask(config, cache, prepared))
         usage = usage.after(first[0])
     rows = [
@@ -93,9 +94,9 @@ def check(config: JudgeConfig, cache: Path) -> tuple[JudgeCheck, Usage]:
         return asyncio.run(run(opened))
 
 
-def _before_long_work(config: ComSemConfig, cache: AnswerCache, out: Path) -> Usage:
+def _before_long_work(config: ComSemConfig, cache: AnswerCache, out: Path, record: str) -> Usage:
     usage = asyncio.run(_first_question(config, cache))
-    _write_config(config, out)  # after that: what an earlier run has left stays where this one cannot begin
+    _write_config(config, out, record)  # after that: what an earlier run has left stays where this one cannot begin
     return usage
 
 
@@ -148,20 +149,24 @@ def _prepare(config: ComSemConfig, out: Path, before_long_work: Callable[[], obj
     return prepared
 
 
-def _write_config(config: ComSemConfig, out: Path) -> None:
+def _write_config(config: ComSemConfig, out: Path, record: str) -> None:
     """Write the config. A summary that is of another one goes: it would stand beside a config that it is not of."""
     file = out / CONFIG_FILE
     if file.exists() and not _is_of(config, file.read_text(encoding="utf-8")):
         for name in (SUMMARY_FILE, TABLE_FILE):
             (out / name).unlink(missing_ok=True)
-    write_text(file, config.model_dump_json(indent=2) + "\n")
+    write_text(file, record)
 
 
 def _is_of(config: ComSemConfig, text: str) -> bool:
-    """Whether a file's text is this config; an earlier version's lacks fields, whose defaults are what it did."""
+    """Whether a file's text is of this config. An earlier version's lacks fields, whose defaults are what it did.
+
+    What else the file holds, such as whether the cards are published, changes no score.
+    """
     try:
-        return type(config).model_validate_json(text).model_dump_json() == config.model_dump_json()
-    except ValidationError:
+        written = {name: value for name, value in json.loads(text).items() if name in type(config).model_fields}
+        return type(config).model_validate_json(json.dumps(written)) == config
+    except ValueError:  # no JSON, or no such config
         return False
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from bae_ray.autoencoders.architectures import ARCHITECTURES
+from bae_ray.autoencoders.architectures import every_architecture
 from bae_ray.errors import InvalidInputError
 from bae_ray.names import nearest
 from bae_ray.training.config import TrainingConfig
@@ -96,7 +96,7 @@ def _as_text(entry: Any) -> Any:
 
 def _fields() -> list[str]:
     """Fields that an axis may have."""
-    architecture = dict.fromkeys(field for one in ARCHITECTURES.values() for field in one.config.model_fields)
+    architecture = dict.fromkeys(field for one in every_architecture().values() for field in one.config.model_fields)
     return [
         *(f"training.{name}" for name in TrainingConfig.model_fields),
         *(f"autoencoder.{name}" for name in architecture),

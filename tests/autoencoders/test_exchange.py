@@ -24,15 +24,6 @@ def test_options_of_the_release_alone(tmp_path: Path, value: dict):
         interop.import_autoencoder(tmp_path, format="saelens", **value)
 
 
-@pytest.mark.parametrize("verb", ["export", "import"])
-def test_help_of_the_commands(bae_ray, verb: str):
-    code, out, _ = bae_ray(verb, "--help")
-    assert code == 0
-    command, _ = cli.VERBS[verb].load()
-    assert (command.__doc__ or "?") in " ".join(out.split())
-    assert all(field.description for field in command.model_fields.values())
-
-
 def test_export_and_import_commands(bae_ray, autoencoders: dict, activations: Tensor, tmp_path: Path):
     ours, theirs, back = tmp_path / "ours", tmp_path / "theirs", tmp_path / "back"
     autoencoders["topk"].save_pretrained(ours)

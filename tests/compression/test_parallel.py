@@ -53,11 +53,12 @@ def save(path: Path, x: torch.Tensor, seed: int) -> Autoencoder:
 def compressed(ray_cluster: None, folder: Path) -> Path:
     """The files' containers, several parts of the first one."""
     from bae_ray.cli.verb_codec import CompressCommand, compress
+    from bae_ray.compression.config import CompressConfig
 
     sources = (str(folder / "a.npy"), str(folder / "b.safetensors"))
     command = CompressCommand(
-        source=sources, autoencoder=(str(folder / "autoencoder"),), out=folder / "codes", block_rows=32, part_rows=64,
-        gpus_per_worker=0, workers=1,
+        compression=CompressConfig(block_rows=32, part_rows=64, gpus_per_worker=0, workers=1),
+        source=sources, autoencoder=(str(folder / "autoencoder"),), out=folder / "codes",
     )  # fmt: skip
     assert compress(command) == 0
     return folder / "codes"

@@ -125,6 +125,33 @@ def test_records_of_an_earlier_version_are_collected_anew(
     assert files_of(tmp_path / "out") == files_of(out)
 
 
+def test_how_results_are_shown_makes_no_summary_foreign(
+    bae_ray: Callable[..., tuple[int, str, str]], asked_perfect: tuple[Outcome, Path, JudgeServer],
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    """A finished summary stays while the same command runs again with --publish. All options are written down."""
+    _, finished, server = asked_perfect
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    config = ComSemConfig(judge_url=server.url, **settings).model_dump(mode="json")
+    (tmp_path / "given.json").write_text(json.dumps({**config, "out": str(out)}))
+    code, _, err = bae_ray("comsem", "--config", tmp_path / "given.json")
+    assert code == 0, err
+    written = json.loads((out / CONFIG_FILE).read_text())
+    assert written == {**config, "out": str(out), "json_features": False, "publish": False, "dry_run": False}
+
+    def interrupted(*_: object) -> None:
+        raise InvalidInputError("cut off")
+
+    monkeypatch.setattr("bae_ray.comsem.name_and_score.find", interrupted)
+    code, _, err = bae_ray("comsem", "--config", out / CONFIG_FILE, "--publish")
+    assert (code, err.splitlines()[-1]) == (2, "error: cut off")
+    assert json.loads((out / CONFIG_FILE).read_text()) == {**written, "publish": True}
+    assert (out / SUMMARY_FILE).exists()
+    assert (out / TABLE_FILE).exists()
+    assert bae_ray("comsem", "--config", out / CONFIG_FILE, "--examples.seed", 1)[0] == 2
+    assert not (out / SUMMARY_FILE).exists(), "of other examples"
+
+
 def files_of(out: Path) -> dict[str, bytes]:
     """What a run leaves, but for the answers' file and what the last run cost."""
     left = {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()}

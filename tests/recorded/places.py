@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bae_ray.activations.store import ActivationStore
-from bae_ray.autoencoders.config import ARCHITECTURES
+from bae_ray.autoencoders import architectures
 from bae_ray.cli.verbs import VERBS
 from bae_ray.config import Config
 from bae_ray.training.config import RunConfig
-from bae_ray.training.grid import SweepConfig, expand, plan_grid
+from bae_ray.training.grid import expand, plan_grid
 from bae_ray.training.search import widest_runs
+from bae_ray.training.sweep_config import SweepConfig
 
 __all__ = ["ARCHITECTURES", "ActivationStore", "SweepConfig", "expand", "plan_grid", "widest_runs"]
 
+ARCHITECTURES = {name: one.config for name, one in architectures.ARCHITECTURES.items()}
 JOBS = Path(__file__).parents[2] / "jobs"
 NEW_NAMES = {"cpu": "laptop", "demo": "laptop"}
 """What presets that were recorded under another name are called."""
