@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bae_ray.cli.parsing import EXIT_BROKEN_PIPE, EXIT_INVALID, run_safely
+from bae_ray.cli.exit_codes import EXIT_BROKEN_PIPE, EXIT_INVALID, run_safely
 from bae_ray.files import atomic_path, checksum, write_text
 from bae_ray.storage import folder_at
 from bae_ray.system_errors import explain, naming

@@ -44,7 +44,7 @@ class BinaryAutoencoder(Autoencoder):
 
     @override
     def fires(self, x: Tensor) -> Tensor:
-        return fires(self._before(x), self.gradient)  # the same, without a code of floats in between
+        return fires(self._before(x), self.gradient)  # faster: no code of floats is made
 
     @override
     def features_fire(self, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class BinaryAutoencoder(Autoencoder):
         features = self.features(latents)
         if self.training:
             return decode_varying(features, self.W_dec, self.b_dec)
-        return super().decode_normalized(features)  # a sample's reconstruction must not depend on the others
+        return super().decode_normalized(features)  # evaluation: a sample must not depend on the others
 
     @override
     def magnitudes(self, x: Tensor) -> Tensor:

@@ -33,14 +33,14 @@ class Autoencoder(nn.Module, OnHub):
 
     `encode`, `decode` and `forward` take and give activations in the language model's own units. Inside, the
     autoencoder works on (x - mean) / scale, because the size of activations differs a thousandfold between layers and
-    one set of loss weights must mean the same in each; `pre_activations`, `activate` and `decode_normalized` are that
-    inside.
+    one set of loss weights must mean the same in each. `pre_activations`, `activate` and `decode_normalized` work on
+    those normalised numbers.
 
-    Activations are real numbers that are finite in the autoencoder's dtype (`bae_ray.values`); others are refused.
+    Activations have to be real numbers that are finite in the autoencoder's dtype (`bae_ray.values`).
 
-    Buffers: `mean` [D] and `scale` []; `prior` [F], the firing rates over the reference set, by default all activations
-    of the training, and 0 throughout where there is none; with `standardize`, `latent_mean` and `latent_std`
-    [F] over the same set.
+    Buffers: `mean` [D] and `scale` []. `prior` [F]: the firing rates over the reference set, by default all activations
+    of the training; all 0 if there is no reference set. With `standardize` also `latent_mean` and `latent_std` [F] over
+    the same set.
     """
 
     mean: Tensor
@@ -59,7 +59,7 @@ class Autoencoder(nn.Module, OnHub):
         self.source: str | None = None
         """Where it was loaded from: a run's id, a folder's name, or an id on the hub."""
         self.stored_hashes: dict[str, str] = {}
-        """By the `model_hash` that it had when loaded, that of its file where its numbers are not float32 there."""
+        """From the `model_hash` after loading to the one of the file, if the numbers in the file are not float32."""
         self.register_buffer("mean", torch.zeros(self.d_in))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("prior", torch.zeros(self.d_latent))
@@ -74,7 +74,7 @@ class Autoencoder(nn.Module, OnHub):
 
     @override
     def __repr__(self) -> str:
-        """What it is: its architecture, widths, and where it was loaded from, which of a run is the run's id."""
+        """Its architecture, its widths, and where it was loaded from (of a run: the run's id)."""
         loaded = f", {self.source}" if self.source else ""
         return f"{type(self).__name__}({self.config.name}, d_in={self.d_in}, d_latent={self.d_latent}{loaded})"
 
@@ -85,7 +85,7 @@ class Autoencoder(nn.Module, OnHub):
 
     @property
     def has_prior(self) -> bool:
-        """Whether the firing rates over a reference set are known; of what other packages saved they mostly are not."""
+        """Whether the firing rates over a reference set are known. Files of other packages rarely have them."""
         return bool(self.prior.any())
 
     @property
@@ -114,7 +114,7 @@ class Autoencoder(nn.Module, OnHub):
         return self.mean, self.scale
 
     def normalize_target(self, y: Tensor) -> Tensor:
-        """What the reconstruction is compared with in training, [N, D]: `y` [N, D], normalised as what it gives."""
+        """What the reconstruction is compared with in training: the activations y [N, D] of the target, normalised."""
         mean, scale = self.target_normalization
         return (y.to(mean.dtype) - mean) / scale
 
@@ -126,8 +126,8 @@ class Autoencoder(nn.Module, OnHub):
     def encode(self, x: Tensor) -> Tensor:
         """Latents [N, F] of activations [N, D].
 
-        Raises `InvalidInputError` for another shape or what are no real numbers, and `NotFiniteError` for those that
-        are NaN or infinite, or too large for the normalisation and the weights.
+        Raises `InvalidInputError` for another shape or type, and `NotFiniteError` for numbers that are NaN, infinite,
+        or too large for the normalisation and the weights.
         """
         return self.activate(self._before(x))
 
@@ -153,10 +153,9 @@ class Autoencoder(nn.Module, OnHub):
         return AutoencoderOutput(latents, self.decode(latents))
 
     def magnitudes(self, x: Tensor) -> Tensor:
-        """How strongly each feature is present in activations [N, D]: [N, G], the larger the more.
+        """How strongly each feature is present in activations [N, D], as [N, G]: features are selected by it.
 
-        What features are selected by (paper, section 5.1): the latents, standardised over the reference set if the
-        config says so.
+        The latents (paper, section 5.1), standardised over the reference set if the config says so.
         """
         latents = self.encode(x)
         if not self.standardize:
@@ -193,7 +192,7 @@ class Autoencoder(nn.Module, OnHub):
         return pre_activations
 
     def penalized(self, pre_activations: Tensor, latents: Tensor) -> Tensor:  # noqa: ARG002
-        """What the sparsity penalty of training is applied to, [N, F]."""
+        """The numbers [N, F] that the penalties of training are taken of."""
         return latents
 
     def restart(self, dead: Tensor, living: Tensor) -> list[str]:  # noqa: ARG002
@@ -217,12 +216,12 @@ class Autoencoder(nn.Module, OnHub):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **hub: Any) -> "Autoencoder":
-        """The autoencoder saved in a folder or on the hub, whichever its architecture; see `load_autoencoder`."""
+        """The autoencoder in a folder or on the hub, of any architecture; see `load_autoencoder`."""
         return load_autoencoder(source, **hub)
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """X W + b of x [N, A], W [A, B] and b [B]; or of members' W and b, [M, ...], with x theirs or one for all."""
+    """X W + b of x [N, A], W [A, B], b [B]. All may have a leading dimension of members, W and b at least."""
     if x.ndim == 2 and weight.ndim == 2:
         return x @ weight if bias is None else torch.addmm(bias, x, weight)
     x = x.expand(weight.shape[0], *x.shape[-2:])

@@ -42,7 +42,7 @@ class _ReleaseStep(torch.autograd.Function):
 
 
 def fires(pre_activation: Tensor, gradient: Gradient = "sigmoid") -> Tensor:
-    """Where `binarize` is 1, as booleans of the same shape."""
+    """Booleans of the same shape: whether `binarize` gives 1."""
     return pre_activation > 0 if gradient == "release" else pre_activation >= 0
 
 

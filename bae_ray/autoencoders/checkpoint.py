@@ -1,4 +1,4 @@
-"""Autoencoders from their configs, and as folders of files."""
+"""Building autoencoders from configs; saving and loading them as folders."""
 
 import json
 from pathlib import Path
@@ -43,20 +43,20 @@ def check_architecture(config: ArchitectureConfig) -> None:
 def load_autoencoder(
     source: str | Path, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
 ) -> "Autoencoder":
-    """The autoencoder saved in a folder, or on the Hugging Face hub under an id; on the CPU, in evaluation mode.
+    """The autoencoder in a folder, or on the Hugging Face hub under an id. It is on the CPU, in evaluation mode.
 
-    Its weights take no gradients: it is there to be used. Call `requires_grad_()` to go on training it. `revision`,
-    `token` and `cache_dir` are for the hub.
+    Its weights take no gradients; call `requires_grad_()` to train it further. `revision`, `token` and `cache_dir` are
+    for the hub.
 
-    Raises `CheckpointError` where a file is missing or unreadable, the config is not one of ours, or the weights do
-    not fit it.
+    Raises `CheckpointError` if a file is missing or unreadable, if the architecture is not known, or if the weights do
+    not fit the config.
     """
     folder = fetched(source, (CONFIG_FILE, WEIGHTS_FILE), revision, token, cache_dir)
     try:
         config = _CONFIGS.validate_json(read_text(folder / CONFIG_FILE))
         check_regular(folder / WEIGHTS_FILE)
         tensors = load_file(folder / WEIGHTS_FILE)
-        with torch.device("meta"):  # a config may ask for any size; the weights' file says what is really there
+        with torch.device("meta"):  # no memory yet: a config may name any size
             autoencoder = build_autoencoder(config)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
@@ -82,10 +82,10 @@ def save_autoencoder(autoencoder: "Autoencoder", folder: Path) -> None:
 
 
 def load_weights(autoencoder: "Autoencoder", tensors: dict[str, Any], source: str) -> None:
-    """Give an autoencoder, which may be on the meta device, all its weights, for use and not for training.
+    """Set all weights of an autoencoder, which may be on the meta device. They take no gradients.
 
     Floating-point tensors of any width become float32. Raises `CheckpointError` that names each tensor that is missing,
-    too many, of another shape or type, or not finite in float32.
+    unknown, of another shape or type, or not finite in float32.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in autoencoder.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -111,7 +111,7 @@ def load_weights(autoencoder: "Autoencoder", tensors: dict[str, Any], source: st
             f"{', '.join(bad)} in {source}: expected finite floating-point numbers within float32's range, found "
             "others. The file is damaged, or its training diverged: train the autoencoder again."
         )
-    # A copy of its own: what was given may be mapped from a file, or belong to another autoencoder.
+    # Copies: the tensors given may be mapped from a file, or belong to another autoencoder.
     own = {name: tensor.clone() if tensor is tensors[name] else tensor for name, tensor in cast.items()}
     autoencoder.load_state_dict(own, assign=True)
     if any(cast[name].dtype != tensors[name].dtype for name in cast.keys() & set(DECODER)):

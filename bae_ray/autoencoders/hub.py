@@ -23,7 +23,7 @@ autoencoder = load_autoencoder("{repo_id}")
 
 
 class OnHub(ABC):
-    """What an autoencoder has to do with the hub."""
+    """Uploading an autoencoder."""
 
     config: ArchitectureConfig
 
@@ -41,9 +41,9 @@ class OnHub(ABC):
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Upload to the Hugging Face hub as `repo_id`, which is made if it is missing; the commit's address.
+        """Upload to the Hugging Face hub as `repo_id`, which is created if it is missing. Returns the commit's address.
 
-        With a model card, which says how to load it: `load_autoencoder(repo_id)`.
+        A model card says how to load it: `load_autoencoder(repo_id)`.
         """
         from tempfile import TemporaryDirectory
 
@@ -69,9 +69,9 @@ class OnHub(ABC):
 def fetched(
     source: str | Path, files: Iterable[str], revision: str | None, token: str | None, cache_dir: str | Path | None
 ) -> Path:
-    """The local folder of a saved autoencoder, its files downloaded if it is on the hub.
+    """The local folder of a saved autoencoder. Files that are on the hub are downloaded.
 
-    Raises `CheckpointError` where it is neither here nor there.
+    Raises `CheckpointError` if there is neither such a folder nor such an id that can be reached.
     """
     folder = Path(source)
     parts = str(source).split("/")

@@ -1,4 +1,4 @@
-"""What identifies an autoencoder, and its two halves, to what is made with it: hashes of its numbers."""
+"""Hashes that identify an autoencoder's encoder and decoder, by their numbers."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,11 +15,11 @@ DECODER = ("W_dec", "b_dec", "mean", "scale")
 
 
 def model_hash(autoencoder: "Autoencoder", tensors: Mapping[str, Tensor] | None = None) -> str:
-    """32 hex digits that identify an autoencoder to its codes: all that their reconstruction depends on.
+    """32 hex digits that identify what a reconstruction from a code depends on.
 
-    Architecture, widths (and so the bits per feature), and every number of the dictionary and the normalisation, with
-    its type. Not how it was trained, so that codes stay readable where a config gains an option. `tensors`: what it
-    would be with these weights instead of its own.
+    That is the architecture, the widths, and every number of the dictionary and the normalisation with its type. How it
+    was trained is left out, so that codes stay readable when a config gains an option. `tensors`: weights to take in
+    place of its own.
     """
     tensors = autoencoder.state_dict() if tensors is None else tensors
     digest = xxhash.xxh3_128(
@@ -29,9 +29,9 @@ def model_hash(autoencoder: "Autoencoder", tensors: Mapping[str, Tensor] | None 
 
 
 def model_hashes(autoencoder: "Autoencoder", own: str | None = None) -> tuple[str, ...]:
-    """All that its codes may name it by: its `model_hash`, which is `own` where it is known, and that of its file.
+    """Every hash by which codes may name it: its `model_hash` (`own`, if it is known), and the hash of its file.
 
-    Weights of another type become float32 where they are loaded. Earlier versions kept the type, and named it so.
+    Weights of another type become float32 when they are loaded. Earlier versions kept the type, so the hash differs.
     """
     own = own or model_hash(autoencoder)
     as_stored = autoencoder.stored_hashes.get(own)
@@ -39,7 +39,7 @@ def model_hashes(autoencoder: "Autoencoder", own: str | None = None) -> tuple[st
 
 
 def encoder_hash(autoencoder: "Autoencoder") -> str:
-    """The same of the other half, weights of the encoder and reference set: all else that codes are made by."""
+    """The same for what a code depends on: the weights of the encoder, and the reference set."""
     others = {name: tensor for name, tensor in autoencoder.state_dict().items() if name not in DECODER}
     return _hexdigest(xxhash.xxh3_128(), others)
 

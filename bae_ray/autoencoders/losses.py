@@ -1,4 +1,4 @@
-"""The terms of the training objective (paper, Eq. 3-5, 9, 14, 16).
+"""Terms of the training objective (paper, Eq. 3-5, 9, 14, 16).
 
 Shapes: N samples in the batch, D d_in, F d_latent. With a further leading dimension of members, [M, N, ...], all
 give a value for each, [M]. Sums over samples are taken in float32 whatever the dtype.
@@ -69,6 +69,6 @@ def l0_penalty(fires: Tensor) -> Tensor:
 
 
 def _entropy(firing_rate: Tensor, entropy: Callable[[Tensor], Tensor]) -> Tensor:
-    # The derivative is infinite at the ends; a latent that never or always fires is left alone instead.
+    # The derivative is infinite at the ends. A latent that never or always fires gets no gradient instead.
     uncertain = (firing_rate > 0) & (firing_rate < 1)
     return torch.where(uncertain, entropy(torch.where(uncertain, firing_rate, 0.5)), 0.0)

@@ -1,4 +1,4 @@
-"""The address of what is served on this machine."""
+"""The address at which a service listens."""
 
 import ipaddress
 import socket
@@ -13,13 +13,13 @@ class AddressConfig(Config):
     """Where to listen."""
 
     host: str = "127.0.0.1"
-    """Address to listen at; others than the loopback's are open to other machines."""
+    """Address to listen at. Any but the loopback address is open to other machines."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen at."""
 
 
 def check_address(address: AddressConfig) -> None:
-    """Raise `InvalidInputError` where nothing can listen there."""
+    """Raise `InvalidInputError` if the address cannot be listened at."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -32,7 +32,7 @@ def check_address(address: AddressConfig) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
+    """Whether only this machine can reach the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

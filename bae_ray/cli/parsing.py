@@ -1,10 +1,6 @@
-"""Configs from command lines: options, presets, replayed files; and errors as exit codes."""
+"""Configs from command lines: options, presets, and files of options."""
 
-import os
 import re
-import select
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -16,25 +12,23 @@ from pydantic import ValidationError, create_model
 from bae_ray.activations.inputs import INPUTS
 from bae_ray.autoencoders.architectures import find_architecture
 from bae_ray.autoencoders.config import ArchitectureConfig
-from bae_ray.chatter import DEBUG, debugging, quieten
 from bae_ray.cli.command import Command
 from bae_ray.config import Config, describe
-from bae_ray.errors import BaeRayError, InvalidInputError
+from bae_ray.errors import InvalidInputError
 from bae_ray.names import nearest
 from bae_ray.storage import without_credentials
-from bae_ray.system_errors import explain
 
 C = TypeVar("C", bound=Config)
 
 
 class Choice(NamedTuple):
-    """An option that decides which others there are, so that it is read before them."""
+    """An option that decides which other options there are. It is read before them."""
 
     option: re.Pattern[str]
     config_of: Callable[[str], type[Config]]
-    """The config that a value stands for. Raises `InvalidInputError` for one that stands for none."""
+    """The config that a value of the option stands for. Raises `InvalidInputError` for an unknown value."""
     common: type[Config]
-    """What is in all of them, and kept from one to another."""
+    """The fields that all of these configs have. Their values are kept when the choice changes."""
 
 
 def _input_config(kind: str) -> type[Config]:
@@ -52,17 +46,9 @@ CHOICES = (
     Choice(re.compile(r"([\w-]+\.)*input\.kind"), _input_config, Config),
 )
 
-EXIT_SOME_FAILED = 1
-EXIT_INVALID = 2
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
-"""As the shell has it of a process that SIGPIPE ends."""
-
-DEBUG_FLAG = "--debug"
-
 
 def parse(command: type[C], prog: str, arguments: list[str], default: C | None = None) -> C:
-    """A config from command-line arguments; `--config FILE` gives the values that the others then change."""
+    """A config from command-line arguments. `--config FILE` gives values, which the other arguments may change."""
     if issubclass(command, Command):
         return command.of(parse(command.flags(), prog, arguments, default and default.flat()))
     arguments, _, file = _take_option(arguments, re.compile("config"))
@@ -83,7 +69,7 @@ def parse(command: type[C], prog: str, arguments: list[str], default: C | None =
         args=arguments,
         default=default,
         description=description,
-        config=(tyro.conf.AvoidSubcommands,),  # an architecture's options stand among the others, not behind a word
+        config=(tyro.conf.AvoidSubcommands,),  # the options of an architecture are ordinary options
     )
     config = cast(C, parsed)
     _check_local(config)
@@ -91,7 +77,7 @@ def parse(command: type[C], prog: str, arguments: list[str], default: C | None =
 
 
 def _check_local(command: Config) -> None:
-    """Raise `InvalidInputError` for a URI where a folder or file of this machine is needed: it became a path of one."""
+    """Raise `InvalidInputError` for a URI where a local path is needed, of which the parser has made a path."""
     for name in type(command).model_fields:
         value = getattr(command, name)
         if isinstance(value, Path) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
@@ -116,77 +102,12 @@ def parse_preset(presets: dict[str, C], prog: str, arguments: list[str], default
     raise InvalidInputError(f"{given}: begin with one of {', '.join(presets)}.{nearest(name, presets)}")
 
 
-def run_safely(main: Callable[[], int]) -> int:
-    """Call `main`; an error that a user can mend is printed and becomes an exit code.
-
-    With --debug among the arguments of the process, or BAE_RAY_DEBUG=1, its traceback comes first.
-    """
-    if DEBUG_FLAG in sys.argv:
-        sys.argv.remove(DEBUG_FLAG)
-        os.environ[DEBUG] = "1"
-    quieten()
-    try:
-        return _run(main)
-    except BrokenPipeError as error:
-        if not _unread(sys.stdout.fileno()):
-            return _refuse(explain(error))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
-
-
-def report_failures(failures: list[str]) -> int:
-    """Print what failed; the exit code that says so."""
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    return EXIT_SOME_FAILED if failures else 0
-
-
-def _run(main: Callable[[], int]) -> int:
-    try:
-        code = main()
-        sys.stdout.flush()  # here a pipe that is closed can still be answered
-        return code
-    except BrokenPipeError:
-        raise
-    except KeyboardInterrupt:
-        print("interrupted: what is finished is kept, and the same command goes on from there.", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except OSError as error:
-        return _refuse(explain(error))
-    except BaeRayError as error:
-        return _refuse(str(error))
-    except ValidationError as error:
-        _show_traceback()
-        for problem in error.errors():
-            field = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
-            print(f"error: --{field} is {problem['input']!r}: {problem['msg']}.", file=sys.stderr)
-        return EXIT_INVALID
-
-
 def _ended(sentence: str) -> str:
     return sentence if sentence.endswith("?") else f"{sentence}."
 
 
-def _unread(file: int) -> bool:
-    """Whether it is a pipe whose reader, `head` say, has had enough."""
-    poll = select.poll()
-    poll.register(file, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-
-
-def _refuse(message: str) -> int:
-    _show_traceback()
-    print(f"error: {message}", file=sys.stderr)
-    return EXIT_INVALID
-
-
-def _show_traceback() -> None:
-    if debugging():
-        traceback.print_exc()
-
-
 def _take_option(arguments: list[str], name: re.Pattern[str]) -> tuple[list[str], str, str | None]:
-    """The arguments without the option --NAME VALUE, the option's full name, and its value; None where it is not."""
+    """The arguments without the option --NAME VALUE, its full name, and its value, which is None if it is not given."""
     for i, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
         if not option.startswith("--") or not name.fullmatch(option[2:]):
@@ -200,7 +121,7 @@ def _take_option(arguments: list[str], name: re.Pattern[str]) -> tuple[list[str]
 
 
 def _with_choice(config: C, path: list[str], choice: Choice, chosen: str) -> C:
-    """The config with another kind of config at `path`, with its own defaults; what both have in common is kept."""
+    """The config with the chosen kind of config at `path`. Values of the common fields are kept."""
     field = path[0]
     if field not in type(config).model_fields:
         hint = nearest(field, type(config).model_fields)
@@ -215,12 +136,12 @@ def _with_choice(config: C, path: list[str], choice: Choice, chosen: str) -> C:
 
 
 def _read_config(command: type[C], file: Path) -> C:
-    """The config in a file of JSON, or of YAML, which JSON is a part of; options left out there may follow as flags."""
+    """The config in a YAML or JSON file. Options that the file leaves out may be given as flags."""
     try:
         read = yaml.safe_load(file.read_text(encoding="utf-8"))
         required = {name for name, field in command.model_fields.items() if field.is_required()}
         if isinstance(read, dict) and (missing := required - read.keys()):
-            # What is there is checked now; the parser asks for what is missing.
+            # What is given is checked here. The parser asks for what is missing.
             absent: dict[str, Any] = dict.fromkeys(missing, (Any, None))
             checked = create_model(command.__name__, __base__=command, **absent).model_validate(read)
             return command.model_construct(**{name: getattr(checked, name) for name in checked.model_fields_set})

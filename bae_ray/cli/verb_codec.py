@@ -27,7 +27,7 @@ class CompressCommand(Command):
     """Compress activations with trained binary autoencoders: a container of codes for each cell or file."""
 
     compression: Held[CompressConfig]
-    """How."""
+    """How to compress."""
     source: Annotated[tuple[str, ...], Field(min_length=1)]
     """An activation store, or .npy and .safetensors files of one matrix each."""
     autoencoder: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -48,7 +48,7 @@ class DecompressCommand(Command):
     """Turn containers of codes back into the activations that their autoencoders reconstruct."""
 
     decompression: Held[DecompressConfig]
-    """How."""
+    """How to decompress."""
     source: Annotated[tuple[Path, ...], Field(min_length=1)]
     """Containers, or folders of them, as 'bae-ray compress' wrote them."""
     autoencoder: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -121,13 +121,13 @@ def _sources(command: CompressCommand, autoencoder: str) -> list["ActivationSour
 
 
 def _cell_of_run(autoencoder: str) -> dict:
-    """The cell that a run was trained on; nothing for an autoencoder that is no run's."""
+    """The cell that a run was trained on; empty if the folder is not a run."""
     file = Path(autoencoder) / RUN_FILE
     return json.loads(file.read_text(encoding="utf-8"))["cell"] if file.exists() else {}
 
 
 def _containers(sources: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Every container, and what its array is called."""
+    """Every container, and the name of its array."""
     found = [
         (file, _without_suffix(str(file.relative_to(source if source.is_dir() else source.parent))))
         for source in sources

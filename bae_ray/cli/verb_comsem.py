@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 from bae_ray.cli.command import Command, Held
-from bae_ray.cli.parsing import EXIT_SOME_FAILED
+from bae_ray.cli.exit_codes import EXIT_SOME_FAILED
 from bae_ray.comsem.config import RANDOM, ComSemConfig
 from bae_ray.errors import InvalidInputError
 
 
 class ComSemCommand(Command):
-    """Name the features of autoencoders and score the names with a judge; what was answered is never asked again."""
+    """Name the features of autoencoders and score the names with a judge. Every answer is kept and paid for once."""
 
     comsem: Held[ComSemConfig]
     """What to name and score."""

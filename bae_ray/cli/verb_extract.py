@@ -2,7 +2,7 @@
 
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.cli.command import Command, Held
-from bae_ray.cli.parsing import report_failures
+from bae_ray.cli.exit_codes import report_failures
 from bae_ray.storage import without_credentials
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bae_ray.cli.address import AddressConfig, check_address, is_loopback
 from bae_ray.cli.command import Command, Held
-from bae_ray.cli.parsing import EXIT_SOME_FAILED
+from bae_ray.cli.exit_codes import EXIT_SOME_FAILED
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.reachability import unreachable
 from bae_ray.errors import InvalidInputError, JudgeError
@@ -58,7 +58,7 @@ def judge_check(command: JudgeCheckCommand) -> int:
     import json
     import tempfile
 
-    if not (command.judge.cache and command.judge.cache.exists()):  # whose answers may be all that it takes
+    if not (command.judge.cache and command.judge.cache.exists()):  # the cache may hold all answers
         _check_reachable(command.judge.judge_url)
     from bae_ray.comsem.judge_check import JudgeCheck, unmeasured
     from bae_ray.comsem.name_and_score import check
@@ -84,6 +84,6 @@ def judge_check(command: JudgeCheckCommand) -> int:
 
 
 def _check_reachable(url: str) -> None:
-    """Say that nothing listens there before what takes seconds to import."""
+    """Raise `JudgeError` if nothing listens there, before the imports that take seconds."""
     if reason := unreachable(url):
         raise JudgeError(f"{url} cannot be reached ({reason}). See whether the server is up and --judge-url is right.")

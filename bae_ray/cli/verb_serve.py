@@ -20,7 +20,7 @@ GREETING_S = 60.0
 
 
 class ServeCommand(Command):
-    """Serve a folder of encoders over HTTP on this machine, until Ctrl-C or SIGTERM; what is under way is finished."""
+    """Serve a folder of encoders over HTTP on this machine until Ctrl-C or SIGTERM. Requests under way are finished."""
 
     service: Held[ServiceConfig]
     """What is served, and how."""

@@ -11,14 +11,14 @@ from bae_ray.cli.command import Command
 
 
 class InfoCommand(Command):
-    """Say what an activation store holds."""
+    """Print what an activation store holds."""
 
     store: str
     """Activation store: a path, or a URI such as s3://bucket/folder."""
 
 
 class VerifyCommand(Command):
-    """Check every file of an activation store against its checksum; the bad ones are named."""
+    """Check every file of an activation store against its checksum, and name the damaged ones."""
 
     store: str
     """Activation store: a path, or a URI such as s3://bucket/folder."""

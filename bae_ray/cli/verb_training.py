@@ -9,7 +9,7 @@ from bae_ray.activations.config import Position
 from bae_ray.autoencoders.architectures import AutoencoderConfig, architecture_of
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.cli.command import Command, Held
-from bae_ray.cli.parsing import report_failures
+from bae_ray.cli.exit_codes import report_failures
 from bae_ray.files import write_text
 from bae_ray.progress import track
 from bae_ray.storage import without_credentials
@@ -17,7 +17,7 @@ from bae_ray.training.config import TrainingConfig
 from bae_ray.training.sweep_config import SweepConfig
 
 INCOMPRESSIBLE_SHARE = 0.8
-"""Of the possible bits: a code above it has hardly been pressed on by the entropy loss."""
+"""Share of the possible bits. Above it, the entropy loss has had little effect."""
 
 
 class TrainCommand(Command):
@@ -53,14 +53,14 @@ class SweepCommand(Command):
 
 
 class WatchCommand(Command):
-    """Show how a sweep comes along, from its folder alone, until it ends; Ctrl-C leaves the sweep as it is."""
+    """Show the progress of a sweep until it ends. Only its folder is read: Ctrl-C does not stop the sweep."""
 
     runs: Path
     """Folder of the sweep's runs."""
     every: float = Field(default=2.0, gt=0)
-    """Seconds between two looks."""
+    """Seconds between two updates."""
     once: bool = False
-    """Look once."""
+    """Show the progress once, and end."""
     best: str = "fvu_val"
     """Column of the results by which the best run is told, the smallest first."""
 

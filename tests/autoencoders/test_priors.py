@@ -15,7 +15,7 @@ from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import feature_statistics
 from bae_ray.autoencoders import Autoencoder, BAEConfig, build_autoencoder, interop
-from bae_ray.cli.parsing import EXIT_INVALID
+from bae_ray.cli.exit_codes import EXIT_INVALID
 from bae_ray.compression import compress_activations, decompress_activations
 from bae_ray.errors import CheckpointError, NoPriorError
 from tests.autoencoders.exchange import edit

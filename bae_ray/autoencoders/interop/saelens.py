@@ -23,7 +23,7 @@ from bae_ray.errors import CheckpointError
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 R_MAG_OF_CODES = -1000.0
-"""exp of it is 0 in every float type: how a binary autoencoder is written as a Gated SAE."""
+"""exp(R) is 0 in every float type. A binary autoencoder is written as a Gated SAE with this r_mag."""
 GATED_CODES = "gated, with magnitudes of 1"
 """A Gated SAE that is a binary autoencoder."""
 GRADIENT_FIELD = "bae_ray_gradient"

@@ -1,0 +1,86 @@
+"""Exit codes, and the errors that they stand for."""
+
+import os
+import select
+import sys
+import traceback
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from bae_ray.chatter import DEBUG, debugging, quieten
+from bae_ray.errors import BaeRayError
+from bae_ray.system_errors import explain
+
+EXIT_SOME_FAILED = 1
+EXIT_INVALID = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+"""The shell's exit code of a process that SIGPIPE ends."""
+
+DEBUG_FLAG = "--debug"
+
+
+def run_safely(main: Callable[[], int]) -> int:
+    """Call `main`. An error that the user can correct is printed, and becomes an exit code.
+
+    With --debug on the command line, or BAE_RAY_DEBUG=1, its traceback is printed too.
+    """
+    if DEBUG_FLAG in sys.argv:
+        sys.argv.remove(DEBUG_FLAG)
+        os.environ[DEBUG] = "1"
+    quieten()
+    try:
+        return _run(main)
+    except BrokenPipeError as error:
+        if not _unread(sys.stdout.fileno()):
+            return _refuse(explain(error))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+def report_failures(failures: list[str]) -> int:
+    """Print every failure. Returns the exit code."""
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return EXIT_SOME_FAILED if failures else 0
+
+
+def _run(main: Callable[[], int]) -> int:
+    try:
+        code = main()
+        sys.stdout.flush()  # raises BrokenPipeError here, while it can be handled
+        return code
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept, and the same command goes on from there.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        return _refuse(explain(error))
+    except BaeRayError as error:
+        return _refuse(str(error))
+    except ValidationError as error:
+        _show_traceback()
+        for problem in error.errors():
+            field = "-".join(str(part) for part in problem["loc"]).replace("_", "-")
+            print(f"error: --{field} is {problem['input']!r}: {problem['msg']}.", file=sys.stderr)
+        return EXIT_INVALID
+
+
+def _unread(file: int) -> bool:
+    """Whether the file is a pipe whose reader (such as `head`) has closed it."""
+    poll = select.poll()
+    poll.register(file, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _refuse(message: str) -> int:
+    _show_traceback()
+    print(f"error: {message}", file=sys.stderr)
+    return EXIT_INVALID
+
+
+def _show_traceback() -> None:
+    if debugging():
+        traceback.print_exc()
