@@ -19,10 +19,20 @@ def test_a_file_that_cannot_be_opened_is_told_and_leaves_no_lock(tmp_path: Path)
         assert cache.tokens() == (0, 0)
 
 
-def test_another_file_in_its_place_is_told(tmp_path: Path):
-    file = tmp_path / "judge.sqlite"
-    file.write_text("answers to everything " * 100)
-    with pytest.raises(UnreadableFileError, match="not a database"):
-        AnswerCache(file).__enter__()
+def test_a_cache_is_used_by_one_process_at_a_time(tmp_path: Path):
+    with AnswerCache(tmp_path / "c"), pytest.raises(InvalidInputError, match="in use by another"):
+        AnswerCache(tmp_path / "c").__enter__()
+    with AnswerCache(tmp_path / "c"):
+        pass
+
+
+def test_a_file_that_is_no_cache_is_left_alone(tmp_path: Path):
+    (tmp_path / "c").write_text("not a database, but somebody's notes " * 100)
+    with pytest.raises(UnreadableFileError, match="not a cache of a judge's answers"):
+        AnswerCache(tmp_path / "c").__enter__()
+    assert (tmp_path / "c").read_text().startswith("not a database")
+
+
+def test_a_folder_is_no_cache(tmp_path: Path):
     with pytest.raises(InvalidInputError, match="is a folder"):
         AnswerCache(tmp_path).__enter__()
