@@ -4,6 +4,7 @@ import ast
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 from grimp import ImportGraph, build_graph
@@ -66,6 +67,17 @@ def test_no_name_of_a_file_is_there_twice():
     rooms = [file for file in files if file.parent.parent.name == "experiments"]
     names = Counter(file.name for file in files if not (file in rooms and file.stem in ("experiment", "report")))
     assert [name for name, times in names.items() if times > 1] == []
+
+
+def test_no_file_is_long():
+    counts = {
+        file: len(file.read_text(encoding="utf-8").splitlines())
+        for file in [*(ROOT / "bae_ray").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    }
+    package = {file: n for file, n in counts.items() if ROOT / "bae_ray" in file.parents}
+    tests = {file: n for file, n in counts.items() if ROOT / "tests" in file.parents}
+    assert [file for file, n in package.items() if n > 350] + [file for file, n in tests.items() if n > 400] == []
+    assert median(n for n in package.values() if n) <= 110
 
 
 def asked_of(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -36,14 +36,25 @@ class _Compared(NamedTuple):
 
 
 def probe(work: Work, device: str, texts: Sequence[Sequence[int]] | None = None, cut: int | None = None) -> Probe:
-    """Load the model and compare its vectors of token ids: alone and padded beside others, whole and cut, changed late.
+    """Load the model and try it; see `probe_loaded`. Raises `InvalidInputError` also where it cannot be loaded."""
+    load = load_model if work.label_tokens is None else load_model_with_head
+    return probe_loaded(load(work.model, work.dtype, device), work, device, texts, cut)
 
-    `texts`: token ids of different lengths, by default made up. `cut`: where an extraction cuts them, by default the
-    middle.
 
-    Raises `InvalidInputError` where the model cannot be loaded or run, or its vectors depend on what they must not.
+def probe_loaded(
+    model: PreTrainedModel,
+    work: Work,
+    device: str,
+    texts: Sequence[Sequence[int]] | None = None,
+    cut: int | None = None,
+) -> Probe:
+    """Compare a model's vectors of token ids: of a text alone and in a padded batch, whole and cut, changed late.
+
+    `texts` are token ids of different lengths, by default random ones. `cut` is where an extraction cuts them, by
+    default the middle. With `work.label_tokens`, the model has its head.
+
+    Raises `InvalidInputError` where the model cannot be run, or its vectors depend on other texts or later tokens.
     """
-    model = (load_model if work.label_tokens is None else load_model_with_head)(work.model, work.dtype, device)
     ids = [torch.tensor(text) for text in texts or _made_up(work, model)]
     try:
         capture = Capture(model, work.layers, work.sites, answers=work.label_tokens is not None, shared=True)

@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from bae_ray.activations.compute import Work
 from bae_ray.activations.loading import load_model_with_head
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.model_parts import decoder_of, find_blocks, logits_at
+from bae_ray.activations.probe import probe_loaded
 from bae_ray.errors import InvalidInputError
 
 Replace = Callable[[Tensor], Tensor]
@@ -42,10 +45,11 @@ class Splicer:
     """
 
     def __init__(self, source: ModelSource, device: str = "cpu") -> None:
-        """Raises `InvalidInputError` where the model has no language-model head."""
+        """Raises `InvalidInputError` where the model has no language-model head, or `probe_loaded` refuses it."""
         self._model = load_model_with_head(source, "float32", device)
         self._source = source
         self._blocks = find_blocks(self._model)
+        _probe(self._model, source, len(self._blocks), device)
         self._device = device
         self._clean: dict[tuple[tuple[int, ...], ...], float] = {}
         self._real = torch.empty(0)
@@ -117,3 +121,19 @@ class Splicer:
             yield
         finally:
             handle.remove()
+
+
+def _probe(model: PreTrainedModel, source: ModelSource, n_layers: int, device: str) -> None:
+    """Try the model as an extraction does: padding after a text, and replaced later tokens, must change nothing."""
+    work = Work(
+        model=source,
+        layers=tuple(range(n_layers + 1)),
+        sites=("residual",),
+        positions=("all",),
+        dtype="float32",
+        batch_size=2,
+        batch_tokens=0,
+        compile=False,
+        label_tokens=(),
+    )
+    probe_loaded(model, work, device)

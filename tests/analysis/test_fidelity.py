@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from transformers import LlamaForCausalLM
 from bae_ray.activations.model import find_model
 from bae_ray.analysis.fidelity import Splicer
 from bae_ray.errors import InvalidInputError
+from tests.activations.odd_models import GROUPED, save_random
 
 TEXTS = [[1, 2, 3, 4, 5], [7, 8, 9], [10], [11, 12, 13, 14, 15, 16, 17]]
 
@@ -92,3 +94,34 @@ def test_what_cannot_be_measured_is_named(splicer: Splicer) -> None:
     splicer.loss([[1] * 64], 0, replace)
     with pytest.raises(InvalidInputError, match=r"a text of 65 tokens is too long: .* takes 64, its context"):
         splicer.loss([[1, 2], [1] * 65], 0, replace)
+
+
+ROPE = {"type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [4.0, 9.0]}
+
+
+@pytest.mark.parametrize(
+    ("unchecked", "kind", "fields", "message"),
+    [
+        ("_refuse_looking_ahead", "llama", {"is_causal": False}, "tokens see those after them"),
+        (
+            "_longest_of_one_kind",
+            "phi3",
+            {"original_max_position_embeddings": 16, "rope_scaling": ROPE},
+            "depend on the texts beside it in a batch",
+        ),
+    ],
+)
+def test_a_model_whose_vectors_depend_on_more_than_the_text_before_them_is_refused(
+    unchecked: str,
+    kind: str,
+    fields: dict[str, Any],
+    message: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by an extraction, which tries the model itself: its config may say nothing of it."""
+    monkeypatch.setattr(f"bae_ray.activations.model.{unchecked}", lambda *_: None)
+    folder = save_random(tiny_model, tmp_path / "model", kind, **{**GROUPED, **fields})
+    with pytest.raises(InvalidInputError, match=message):
+        Splicer(find_model(str(folder)))
