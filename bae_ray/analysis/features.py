@@ -47,11 +47,6 @@ class FeatureMetrics(NamedTuple):
     entropy_bits: float
     """Marginal entropy: Bernoulli entropies of the firing rates, summed over the latents (Eq. 4), in bits."""
 
-    @property
-    def explained_variance(self) -> float:
-        """1 - FVU."""
-        return 1 - self.fvu
-
 
 class FeatureStatistics:
     """Accumulates, in double precision, what `FeatureMetrics` needs over any number of batches.
@@ -177,32 +172,6 @@ def feature_statistics(
         for rows, wanted_rows in zip(x.split(size), wanted.split(size), strict=True):
             statistics.update(wanted_rows.to(device), *autoencoder(rows.to(device)))
     return statistics
-
-
-@torch.no_grad()
-def mean_absolute_covariance(autoencoder: Autoencoder, x: Tensor | Rows, working_set: int = 512 << 20) -> float:
-    """Mean over i != j of |cov(latents)_ij| over activations [N, D].
-
-    Only latents that vary have any. They are taken in blocks, with one pass over `x` each, so that a block's
-    covariances, in double precision, take at most `working_set` bytes: neither N nor F^2 has to fit in memory.
-    """
-    device = autoencoder.mean.device
-    statistics = feature_statistics(autoencoder, x)
-    varying = (statistics.latent_std > 0).nonzero().squeeze(1)
-    mean = statistics.latent_mean[varying]
-    block = max(1, working_set // (8 * max(1, len(varying))))
-    total = 0.0
-    with evaluating(autoencoder):
-        for start in range(0, len(varying), block):
-            covariance = torch.zeros(
-                len(varying[start : start + block]), len(varying), dtype=torch.float64, device=device
-            )
-            for rows in x.split(rows_at_once(autoencoder)):
-                centred = autoencoder.encode(rows.to(device)).index_select(1, varying).double() - mean
-                covariance += centred[:, start : start + block].T @ centred
-            covariance.diagonal(start).zero_()
-            total += float(covariance.abs_().sum())
-    return total / ((len(x) - 1) * autoencoder.d_latent * (autoencoder.d_latent - 1))
 
 
 def cosines(x: Tensor, y: Tensor) -> Tensor:

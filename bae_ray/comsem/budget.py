@@ -34,11 +34,6 @@ class Budget:
         return (prompt_tokens * self._prices[0] + completion_tokens * self._prices[1]) / 1e6
 
     @property
-    def spent(self) -> float:
-        """Dollars paid so far, in earlier runs too."""
-        return self._spent
-
-    @property
     def spent_now(self) -> float:
         """Dollars paid in this run."""
         return self._spent - self._before
