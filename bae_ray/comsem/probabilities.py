@@ -11,14 +11,19 @@ MAX_UNKNOWN = 1 / 8
 """Share of P(Yes) + P(No) that what is not listed, or only begins like one of the two, may come to at most."""
 SPELLINGS = 8
 """"Yes", " Yes", "yes" and so on: so many tokens of the vocabulary may be one word that is not listed."""
-_PARTS = ("y", "ye", "n")
+FORBIDDEN = -1000.0
+"""Log probabilities below are of tokens that the server does not let through: vLLM writes -9999."""
+MAX_OTHERS = 1e-3
+"""Of all probability, what is left for other tokens where the server lets nothing but the two words through."""
+_PARTS = {"y": "yes", "ye": "yes", "n": "no"}
 
 
 def p_yes(answer: Answer, start: int) -> float:
     """P(Yes) / (P(Yes) + P(No)) of the token that is the word at `start` of the answer's text, over all spellings.
 
     NaN where it is not known: where the server gives no log probabilities, or not those of this token; where the token
-    is only a part of the word; where too much may hide in what it does not list.
+    is only a part of the word, which may go on as another; where too much may hide in what it does not list. A part
+    counts as its word where the server lets nothing but the two words through.
     """
     place = _place(answer, start)
     token = next((one for one in answer.scored if one.start <= place < one.start + len(one.token)), None)
@@ -35,10 +40,14 @@ def _share(token: ScoredToken) -> float:
         total += probability
         if (word := letters(other)) in mass:
             mass[word] += probability
+    constrained = any(log_probability < FORBIDDEN for _, log_probability in token.alternatives)
+    if constrained and sum(mass.values()) > 1 - MAX_OTHERS:
+        for part, word in _PARTS.items():
+            mass[word] += mass.pop(part)
     known = mass["yes"] + mass["no"]
-    if known < MIN_MASS or letters(token.token) in _PARTS or total > 1.02:
+    if known < MIN_MASS or letters(token.token) in mass.keys() & _PARTS or total > 1.02:
         return math.nan
-    unknown = sum(mass[part] for part in _PARTS)
+    unknown = sum(mass.get(part, 0.0) for part in _PARTS)
     if not mass["yes"] or not mass["no"]:  # what is not listed is no more probable than anything that is
         least = math.exp(min(log_probability for _, log_probability in token.alternatives))
         unknown += min(max(0.0, 1 - total), SPELLINGS * least)

@@ -106,6 +106,16 @@ def test_calibrated_decisions_are_by_probability():
     assert read_decision(answer("Yes"), threshold=0.9).yes, "without probabilities the word counts"
 
 
+@pytest.mark.parametrize("said", [[("No", 1.0)], [("N", 1.0), ("o", 1.0)]])
+def test_a_part_is_its_word_where_the_server_lets_nothing_else_through(said: list[tuple[str, float]]):
+    """As vLLM answers a question without content, where the model would have said N/A."""
+    masses = {"No": 0.6608, "N": 0.2431, "Yes": 0.0894, "Y": 0.0065, "Ye": 0.0002, "#": 0.0}
+    tokens = [token(said[0][0], **masses), *(token(text, **{text: p}) for text, p in said[1:])]
+    assert read_decision(answer("No", tokens=tokens)) == (False, pytest.approx(0.0961, abs=1e-4), "")
+    free = {**masses, "N": 0.2, "Maybe": 0.0431}
+    assert math.isnan(read_decision(answer("No", tokens=[token("No", **free)])).p_yes), "N may have been N/A"
+
+
 def test_calibrated_decisions_drop_no_refusal():
     """The two words' probabilities are the tail of what else would be said."""
     tail = [token("I", I=0.99, Yes=1e-5, No=1e-6)]

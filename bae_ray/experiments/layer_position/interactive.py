@@ -39,7 +39,7 @@ def sweep_data(table: pd.DataFrame, runs: Path) -> dict[str, Any]:
     Curves have at most MAX_POINTS points, spread evenly over the training.
     """
     chosen = variants(table)
-    variant_of = {run: number for number, variant in enumerate(chosen) for run in variant.runs["run"]}
+    variant_of = {run: index for index, variant in enumerate(chosen) for run in variant.runs["run"]}
     layers = sorted(int(layer) for layer in table["layer"].unique())
     positions = sorted(table["position"].unique().tolist(), key=position_order)
     return {
