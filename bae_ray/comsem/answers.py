@@ -1,6 +1,6 @@
-"""Reading the judge's answers: what it said, whether it refused, whether it can be read at all.
+"""Reading a judge's answers as decisions and explanations.
 
-An answer that cannot be read is a result of its own, which is counted; it never becomes a silent No.
+An unreadable answer is a result of its own and is counted as such: it is never taken for a No.
 """
 
 import json
@@ -20,7 +20,7 @@ Problem = Literal["", "refusal", "unreadable"]
 
 CHOICES = ("Yes", "No")
 MAX_EXPLANATION = 200
-"""Characters; what is longer is not the phrase that was asked for."""
+"""Longest explanation in characters: a longer text is not the phrase that was asked for."""
 MAX_SHOWN = 120
 """Characters of an answer that messages show."""
 
@@ -41,17 +41,17 @@ _FENCE = re.compile(r"^```\w*\s*(.*?)\s*(```|$)", re.DOTALL)
 
 
 class Decision(NamedTuple):
-    """Whether a description fits."""
+    """A judge's decision whether a description fits."""
 
     yes: bool
-    """False, too, where there is a problem."""
+    """Also False where there is a problem."""
     p_yes: float
-    """P(Yes) / (P(Yes) + P(No)) of the token that is the answer; NaN where it is not known."""
+    """P(Yes) / (P(Yes) + P(No)) of the token that is the answer; NaN where it is unknown."""
     problem: Problem
 
 
 class Explanation(NamedTuple):
-    """What tokens have in common."""
+    """A judge's description of what tokens have in common."""
 
     text: str
     """Empty where there is a problem."""
@@ -59,7 +59,7 @@ class Explanation(NamedTuple):
 
 
 def read_decision(answer: Answer, threshold: float | None = None) -> Decision:
-    """Yes or No; `threshold`: by whether P(Yes) is above it, whatever the word is."""
+    """The decision in an answer. With a `threshold` it is Yes where P(Yes) is above it, whatever the word is."""
     said = separate(answer.text)
     if _refuses(answer, said.answer) or _refuses_after_word(said.answer):
         return Decision(False, math.nan, "refusal")
@@ -73,7 +73,7 @@ def read_decision(answer: Answer, threshold: float | None = None) -> Decision:
 
 
 def read_explanation(answer: Answer) -> Explanation:
-    """The phrase: the first line that has anything, without introduction and quotation marks."""
+    """The explanation in an answer: its first line with text, without introduction and quotation marks."""
     said = separate(answer.text)
     if _refuses(answer, said.answer):
         return Explanation("", "refusal")
@@ -91,7 +91,7 @@ def read_explanation(answer: Answer) -> Explanation:
 
 
 def shown(answer: Answer) -> str:
-    """An answer as messages show it: its end, where a thought comes first, and what is wrong with it, if that shows."""
+    """An answer as messages show it, with the reason why it cannot be read if that is known."""
     text = " ".join(answer.refusal.split() or answer.text.split())
     said = f"'{text if len(text) <= MAX_SHOWN else f'{text[:MAX_SHOWN]} ...'}'" if text else "nothing"
     thinks = answer.thought or separate(answer.text).unfinished
@@ -103,7 +103,7 @@ def shown(answer: Answer) -> str:
 
 
 def _value(text: str) -> str:
-    """A phrase that stands in a code fence, or is the only text in an object of JSON, without these."""
+    """The text inside a code fence or inside a JSON object with one text; other texts as they are."""
     if fenced := _FENCE.match(text):
         text = fenced[1]
     if not text.startswith("{"):

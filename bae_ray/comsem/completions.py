@@ -1,6 +1,6 @@
-"""What a judge's server sends back: the text it calls the answer, and what it says beside it.
+"""Chat completions: the parts of a server's response that are kept.
 
-Kept as it came, so that a better reading is a reading of all that was ever answered.
+The cache holds them as they came, so that a better reader also reads all earlier answers better.
 """
 
 import codecs
@@ -8,15 +8,15 @@ import json
 from typing import Any, NamedTuple
 
 MOST_TOKENS = 1 << 40
-"""Of an answer and its prompt: what is more was not counted."""
+"""Largest number of tokens of a prompt or an answer; a larger one is an error of the server."""
 THOUGHT_PARTS = ("thinking", "reasoning", "thought", "redacted_thinking", "analysis")
-"""Kinds of parts of a message that are no answer."""
+"""Types of message parts that are reasoning, and not the answer."""
 DECISIVE = ("yes", "no", "y", "ye", "n")
-"""Tokens whose alternatives are kept, by their letters: a decision or its beginning."""
+"""Letters of the tokens whose alternatives are kept: a decision or its beginning."""
 
 
 class ScoredToken(NamedTuple):
-    """A token that may be a decision, and what else might have been said in its place."""
+    """A token that may be a decision, and the alternatives to it."""
 
     start: int
     """Where it begins in `Answer.spoken`, in characters."""
@@ -26,11 +26,11 @@ class ScoredToken(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One answer of the server, as it is cached."""
+    """One answer of a server, as it is cached."""
 
     text: str
     refusal: str
-    """What the server puts in place of an answer, if it refuses."""
+    """The server's own text of a refusal; empty where it does not refuse."""
     finish_reason: str
     scored: list[ScoredToken]
     """Tokens that may be the decision, with their alternatives; empty where the server gives no log probabilities."""
@@ -39,19 +39,18 @@ class Answer(NamedTuple):
     cached_tokens: int
     """Of the prompt: those that the server had computed before."""
     spoken: str = ""
-    """All tokens that log probabilities were given for, in a row: it may hold a thought and marks that the text does
-    not."""
+    """All tokens with log probabilities, joined: may hold reasoning and marks that the text does not."""
     thought: str = ""
-    """What the server puts beside the answer as the thought that led to it."""
+    """Reasoning that the server gives beside the answer."""
 
     @property
     def cut(self) -> bool:
-        """Whether the limit of tokens ended it."""
+        """Whether the token limit ended the answer."""
         return self.finish_reason == "length"
 
     @classmethod
     def of_body(cls, body: Any) -> "Answer":
-        """The answer in the JSON body of a chat completion. Raises `ValueError` where it is none."""
+        """The answer in the JSON body of a chat completion. Raises `ValueError` for an invalid one."""
         try:
             choice = body["choices"][0]
             message = choice["message"]
@@ -79,10 +78,10 @@ class Answer(NamedTuple):
 
     @classmethod
     def of_record(cls, record: dict[str, Any]) -> "Answer":
-        """The answer as a cache holds it, those of earlier versions too.
+        """The answer in a record of the cache, also of earlier versions.
 
-        Those kept the alternatives of the very first token alone, and of a token listed twice the last probability:
-        they are taken where the text begins with the most probable of the two decisions among them.
+        Earlier versions kept only the alternatives of the first token, and of a token listed twice only the last
+        probability. These are used where the text begins with the more probable of the two decisions among them.
         """
         if "first_token" not in record:
             return cls(**{**record, "scored": [_of_record(*one) for one in record["scored"]]})
@@ -98,7 +97,7 @@ class Answer(NamedTuple):
 
 
 def letters(token: str) -> str:
-    """A token's letters and digits in lower case: what is left of a word without blanks, quotes and other marks."""
+    """A token's letters and digits in lower case, without blanks, quotes and other marks."""
     return "".join(character for character in token.casefold() if character.isalnum())
 
 
@@ -128,7 +127,7 @@ def _parts(content: Any) -> tuple[str, str, str]:
 
 
 def _called_with(message: Any) -> str:
-    """What a model that answers by calling a tool calls it with, as JSON; nothing where it calls none, or several."""
+    """The arguments of the only tool call of a message, as JSON; empty for none, or several."""
     calls = [call["function"] for call in message.get("tool_calls") or [] if "function" in call]
     calls = calls or ([message["function_call"]] if message.get("function_call") else [])
     if len(calls) != 1:
@@ -138,7 +137,7 @@ def _called_with(message: Any) -> str:
 
 
 def _scored(logprobs: Any) -> tuple[str, list[ScoredToken]]:
-    """What was spoken, and those of its tokens that may be a decision."""
+    """All tokens joined, and those that may be a decision."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     spoken = ""
     scored: list[ScoredToken] = []
@@ -151,9 +150,9 @@ def _scored(logprobs: Any) -> tuple[str, list[ScoredToken]]:
 
 
 def _alternatives(entry: Any) -> list[tuple[str, float]]:
-    """What might have been said: each token with its probability, where it is known.
+    """The alternatives with a known log probability, each a token and that.
 
-    A token may be listed twice, since different ones may read the same; what is the same in both is one.
+    Different tokens may have the same text, so that a text is listed twice; equal entries are taken once.
     """
     listed = [_alternative(one) for one in entry.get("top_logprobs") or []]
     known = list(dict.fromkeys(one for one in listed if one))
@@ -169,17 +168,17 @@ def _alternative(entry: Any) -> tuple[str, float] | None:
 
 
 def _readable(token: Any) -> str:
-    """A token as text: some servers give it as the tokenizer's file has it."""
+    """A token as text. Some servers write blanks and line ends as the tokenizer's file does."""
     return _whole(str(token)).replace("\u2581", " ").replace("\u0120", " ").replace("\u010a", "\n")
 
 
 def _whole(text: str) -> str:
-    """A text without the halves of characters that JSON can hold, and no file can."""
+    """A text without lone surrogates, which JSON may hold and UTF-8 files may not."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _tokens(said: Any) -> int:
-    """How many, as the server says; 0 where it does not. Raises `ValueError` for what is no number of tokens."""
+    """A number of tokens; 0 where the server gives none. Raises `ValueError` for an invalid one."""
     count = int(said or 0)
     if not 0 <= count < MOST_TOKENS:
         raise ValueError(f"{count} tokens")

@@ -1,4 +1,4 @@
-"""What ComSem does: which examples it takes, which judge it asks, what it controls for."""
+"""Settings of ComSem: examples, judge, scores and controls."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -9,18 +9,18 @@ from bae_ray.activations.config import DEFAULT_CORPUS, DEFAULT_MODEL, Precision
 from bae_ray.config import Config
 
 RANDOM = "random"
-"""In place of an autoencoder: token sets drawn at random, as a method of the table."""
+"""A method of the table without an autoencoder: sets of tokens drawn at random."""
 
 
 class ExamplesConfig(Config):
-    """Which tokens a feature is told by (Algorithm 1, step 1)."""
+    """Which tokens are the examples of a feature (Algorithm 1, step 1)."""
 
     k: int = Field(default=10, ge=1)
     """A feature counts as activated on a token where its magnitude is among the k largest of all features."""
     n_interpret: int = Field(default=5, ge=1)
-    """n_I: examples that a feature is interpreted from. One with no more than these is inactive."""
+    """n_I: number of examples that a feature is interpreted from. A feature with no more than these is inactive."""
     n_test: int = Field(default=8, ge=1)
-    """n_T: further examples, at most, that its explanation is judged on."""
+    """n_T: largest number of further examples that the explanation is judged on."""
     order: Literal["first", "sampled"] = "first"
     """Which of a feature's examples are taken: the first, as in Algorithm 1, or a random sample of all of them."""
     seed: int = Field(default=0, ge=0)
@@ -32,9 +32,9 @@ class ExamplesConfig(Config):
     context_tokens: int = Field(default=32, ge=1)
     """The judge sees at most so many tokens of the sentence on either side of the token."""
     top: int = Field(default=10, ge=0)
-    """Tokens of the largest magnitude kept for a feature's card."""
+    """Number of tokens of the largest magnitude on a feature's card."""
     top_context: int = Field(default=12, ge=1)
-    """Tokens on either side of each of them, with their magnitudes."""
+    """Number of tokens shown on either side of each of these, with their magnitudes."""
 
 
 class EvaluationConfig(Config):
@@ -55,43 +55,43 @@ class EvaluationConfig(Config):
     sentences: int = Field(default=8192, ge=2)
     """N: the first this many sentences, every token of each."""
     sentence_tokens: int = Field(default=128, ge=2)
-    """Sentences are cut after so many tokens."""
+    """Longest sentence in tokens; longer ones are cut."""
     dtype: Precision = "float32"
     """Precision of the forward pass and of the activations."""
 
 
 class AskingConfig(Config):
-    """How a judge is asked, wherever it is."""
+    """How requests to a judge are made, wherever it runs."""
 
     judge_model: str = DEFAULT_MODEL
-    """Its name there."""
+    """Name of the model at the server."""
     judge_key: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key; a server of one's own needs none."""
+    """Environment variable that holds the API key. A local server needs none."""
     judge_id: str | None = None
-    """What its answers are kept under. Left out: its address; say it of a judge that comes up at another one each
-    time, or what it has answered is asked again."""
+    """Name under which answers are cached. Left out: the address. Set it for a judge whose address changes with each
+    start: otherwise all requests are sent again."""
     cache: Path | None = None
-    """File of answers already paid for, by request. Left out: judge.sqlite in the output folder."""
+    """File with the cached answers. Left out: judge.sqlite in the output folder."""
     in_flight: int = Field(default=64, ge=1)
-    """Requests sent at once, at most."""
+    """Largest number of requests under way at once."""
     attempts: int = Field(default=6, ge=1)
-    """How often a request is sent that fails for a reason that may pass."""
+    """How often a request is sent at most. It is repeated only after failures that may pass."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Seconds to wait for an answer."""
     backoff_s: float = Field(default=0.5, ge=0)
-    """Seconds before the second attempt; they double with each further one. A server's Retry-After goes first."""
+    """Seconds before the second attempt, doubled with each further one. A server's Retry-After takes precedence."""
     input_price: float = Field(default=0.0, ge=0)
     """Dollars per million prompt tokens."""
     output_price: float = Field(default=0.0, ge=0)
-    """Dollars per million tokens answered."""
+    """Dollars per million tokens of the answers."""
     max_cost: float | None = Field(default=None, gt=0)
-    """Stop before all that the cache has paid for costs more dollars than this."""
+    """Largest total cost in dollars of all answers in the cache. The run stops before it is passed."""
     reasoning: int = Field(default=0, ge=0)
-    """Tokens for what a judge says before its answer or after it, beyond those of the answer: 1024 or more for one that
-    thinks. What is cut off counts as unreadable."""
+    """Tokens allowed for reasoning, beyond those of the answer: 1024 or more for a reasoning model. An answer that is
+    cut off counts as unreadable."""
     calibrated: bool = False
-    """Decide by whether P(Yes) is above that of a question without content (Zhao et al., 2021), not by the answer's
-    word. Needs a server that gives log probabilities."""
+    """A decision is Yes where P(Yes) is above that of a question without content (Zhao et al., 2021), and not by the
+    word of the answer. Needs a server that gives log probabilities."""
 
     @model_validator(mode="after")
     def _check_prices(self) -> Self:
@@ -101,23 +101,23 @@ class AskingConfig(Config):
 
 
 class JudgeConfig(AskingConfig):
-    """The language model that explains and judges: any server that speaks OpenAI's chat completions."""
+    """The language model that explains and judges, at any server with OpenAI's chat completions."""
 
     judge_url: str = "http://localhost:8000/v1"
     """Address of its API."""
 
 
 class ScoringConfig(Config):
-    """How features are scored, and what the scores are held against."""
+    """How features are scored, and the controls beside the scores."""
 
     interpretations: int = Field(default=1, ge=1)
-    """Explanations asked for per feature; the one that fits the examples it was made from best is tested."""
+    """Explanations per feature. The one that fits the examples it was made from best is tested."""
     random_features: int = Field(default=64, ge=0)
-    """Control: so many sets of random tokens, explained and judged like features."""
+    """Control: number of sets of random tokens that are explained and judged like features."""
     shuffled: int | None = Field(default=None, ge=0)
-    """Control: explanations of so many features judged on another one's tokens, too. Left out: of all."""
+    """Control: number of features whose explanation is also judged on the tokens of another feature. Left out: all."""
     max_features: int | None = Field(default=None, ge=1)
-    """Score only so many active features, drawn at random; Act. still counts all. Left out: all."""
+    """Score a random sample of this many active features. Act. still counts all. Left out: all are scored."""
 
 
 class ComSemConfig(JudgeConfig):
@@ -138,10 +138,10 @@ class ComSemConfig(JudgeConfig):
     site: str | None = None
     """Site of the autoencoders. Left out: what their runs say, else residual."""
     examples: ExamplesConfig = ExamplesConfig()
-    """Which tokens a feature is told by."""
+    """Which tokens are the examples of a feature."""
     scoring: ScoringConfig = ScoringConfig()
     """How features are scored."""
     workers: int = Field(default=1, ge=1)
-    """Processes that look for examples, by Ray; 1: this one."""
+    """Ray processes that collect examples; 1: this process collects them."""
     gpus_per_worker: float = Field(default=0, ge=0, le=1)
-    """GPU share of each, where there are several."""
+    """GPU share of each process, where there are several."""

@@ -1,4 +1,4 @@
-"""What a run will ask, and what that will cost, before anything is asked."""
+"""An estimate of the requests of a run and their cost, before any is sent."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,12 +11,12 @@ from bae_ray.comsem.judge_prompts import interpret_prompt, judge_prompt
 from bae_ray.comsem.scoring import Task
 
 PHRASE_TOKENS = 8
-"""Of an explanation, usually."""
+"""Usual length of an explanation in tokens."""
 PLACEHOLDER = "x" * 4 * PHRASE_TOKENS
 
 
 class Plan(NamedTuple):
-    """An estimate, as if nothing were in the cache."""
+    """An estimate for an empty cache."""
 
     explanations: int
     """Requests for an explanation."""
@@ -29,10 +29,10 @@ class Plan(NamedTuple):
 
 
 def plan(tasks: Sequence[Task], interpretations: int, config: JudgeConfig) -> Plan:
-    """Estimate what scoring these features will take.
+    """Estimate the requests for scoring these features.
 
-    Equal examples get equal explanations, and equal requests are sent once: those of the random sets, which all methods
-    share.
+    Equal examples have equal explanations, and equal requests are sent once. So the random sets, which all methods
+    share, count once.
     """
     named = {tuple(task.interpret) for task in tasks}
     asked = interpretations * [estimated_tokens(interpret_prompt(examples)) for examples in named]

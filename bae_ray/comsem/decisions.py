@@ -1,9 +1,9 @@
-"""Yes or No in an answer: what counts as one, and where in the text the word is.
+"""Finding the decision, Yes or No, in the text of an answer.
 
-Strict, since what is misread is never noticed, and what is not read is counted and shown. A decision is the word itself
-in whatever marks; the word after a label ("Answer: Yes"); the word and then, set off from it, what can only be its
-reason ("No, that is a verb"); or the value of an object of JSON. A sentence that merely begins with the word is none,
-nor is one that takes it back (refusal_phrases.py).
+The rules are strict: a misread answer is never noticed, while an unreadable one is counted and shown. A decision is the
+word alone, within any marks; the word after a label ("Answer: Yes"); the word followed by its reason ("No, that is a
+verb"); or the value in a JSON object. A sentence that only begins with the word is no decision, nor is one that refuses
+or leaves the decision open (refusal_phrases.py).
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from bae_ray.comsem.refusal_phrases import takes_back
 
 MAX_MARKS = 24
-"""Quotation marks, asterisks, blanks and the like before the word."""
+"""Largest number of quotation marks, asterisks, blanks and the like before the word."""
 _FULL_WIDTH = {0xFF01 + i: 0x21 + i for i in range(94)} | {0x3000: " ", 0x3002: ".", 0x2018: "'", 0x2019: "'"}
 
 _MARKS = rf"(?:\W|_|<(?:answer|response|output)>|\\(?:boxed|text)\{{){{0,{MAX_MARKS}}}"
@@ -58,13 +58,13 @@ class Word(NamedTuple):
 
     yes: bool
     start: int
-    """Where the word is, in characters; -1 where the text has it in another form, or more than once."""
+    """Index of the word's first character; -1 where the text has the decision in another form, or more than once."""
 
 
 def find_decision(text: str, cut: bool) -> Word | None:
-    """The decision that an answer is, without a thought before it; None where it is none.
+    """The decision in an answer without its reasoning; None where there is none.
 
-    `cut`: the answer was ended by a limit, so that only a word which stands alone counts.
+    `cut` says that the token limit ended the answer: then only a word that stands alone is a decision.
     """
     text = text.translate(_FULL_WIDTH)  # character for character: places stay what they are
     fenced = _FENCE.search(text)
@@ -83,7 +83,7 @@ def find_decision(text: str, cut: bool) -> Word | None:
 
 
 def _ends(rest: str, cut: bool) -> bool:
-    """Whether what follows the word leaves it a decision."""
+    """Whether the word is a decision, given the text after it."""
     if _NOTHING_MORE.fullmatch(rest):
         return not (cut and "," in rest)
     set_off = _SET_OFF.match(rest)
@@ -102,7 +102,7 @@ def _ends(rest: str, cut: bool) -> bool:
 
 
 def _of_object(inner: str, text: str) -> Word | None:
-    """The decision that an object of JSON holds, under a key that says so or as its only value."""
+    """The decision in a JSON object, under one of the known keys or as its only value."""
     try:
         pairs: Any = json.loads(inner, object_pairs_hook=list)
     except (ValueError, RecursionError):

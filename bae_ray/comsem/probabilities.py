@@ -1,4 +1,4 @@
-"""P(Yes) of a decision: the probabilities of the very token that is the decision, or none."""
+"""P(Yes) of a decision, from the log probabilities of the token that is the decision."""
 
 import math
 
@@ -6,24 +6,24 @@ from bae_ray.comsem.completions import Answer, ScoredToken, letters
 from bae_ray.comsem.reasoning import separate
 
 MIN_MASS = 0.01
-"""P(Yes) + P(No) below which the two say nothing."""
+"""Smallest P(Yes) + P(No) from which their ratio is taken."""
 MAX_UNKNOWN = 1 / 8
-"""Share of P(Yes) + P(No) that what is not listed, or only begins like one of the two, may come to at most."""
+"""Largest share of P(Yes) + P(No) that unlisted tokens, and tokens that only begin one of the words, may have."""
 SPELLINGS = 8
-""""Yes", " Yes", "yes" and so on: so many tokens of the vocabulary may be one word that is not listed."""
+"""How many tokens of a vocabulary may spell one word, such as "Yes", " Yes" and "yes"."""
 FORBIDDEN = -1000.0
-"""Log probabilities below are of tokens that the server does not let through: vLLM writes -9999."""
+"""Smaller log probabilities belong to tokens that the server does not allow: vLLM writes -9999."""
 MAX_OTHERS = 1e-3
-"""Of all probability, what is left for other tokens where the server lets nothing but the two words through."""
+"""Largest probability of all other tokens where the server allows only the two words."""
 _PARTS = {"y": "yes", "ye": "yes", "n": "no"}
 
 
 def p_yes(answer: Answer, start: int) -> float:
     """P(Yes) / (P(Yes) + P(No)) of the token that is the word at `start` of the answer's text, over all spellings.
 
-    NaN where it is not known: where the server gives no log probabilities, or not those of this token; where the token
-    is only a part of the word, which may go on as another; where too much may hide in what it does not list. A part
-    counts as its word where the server lets nothing but the two words through.
+    NaN where it is unknown: the server gives no log probabilities, or not those of this token; the token is only a part
+    of a word that may go on differently; or unlisted tokens may have too much of the probability. Where the server
+    allows only the two words, a part counts as its word.
     """
     place = _place(answer, start)
     token = next((one for one in answer.scored if one.start <= place < one.start + len(one.token)), None)
@@ -55,10 +55,10 @@ def _share(token: ScoredToken) -> float:
 
 
 def _place(answer: Answer, start: int) -> int:
-    """Where in what was spoken a place of the text is; -1 where the two cannot be laid side by side.
+    """The index in `spoken` of a character of the text; -1 where the two cannot be aligned.
 
-    Either what was spoken is the text from its start (some servers give the first tokens alone); or it ends as the text
-    does, after a thought which the server has put elsewhere.
+    Either `spoken` is the beginning of the text (some servers give only the first tokens), or it ends as the text does,
+    after reasoning that the server gives elsewhere.
     """
     text, spoken = answer.text, answer.spoken
     lead, spoken_lead = (len(one) - len(one.lstrip()) for one in (text, spoken))

@@ -1,4 +1,4 @@
-"""Whether anything listens at an address: found out at once, before long work and many attempts."""
+"""A quick check whether a server listens at an address, before long work and many attempts."""
 
 import queue
 import socket
@@ -7,11 +7,11 @@ import urllib.parse
 import urllib.request
 
 WITHIN_S = 2.0
-"""Longer than a name server or a handshake takes that will answer at all."""
+"""Longer than a name look-up or a handshake that succeeds takes."""
 
 
 def unreachable(url: str, within_s: float = WITHIN_S) -> str:
-    """Why nothing can answer at an address; empty where something listens, or where that cannot be told so soon."""
+    """Why no server can answer at an address; empty where one listens, or where that is not known in time."""
     address = urllib.parse.urlsplit(url)
     host = address.hostname or ""
     if urllib.request.getproxies().get(address.scheme) and not urllib.request.proxy_bypass(host):

@@ -1,6 +1,6 @@
-"""Thought and answer told apart, once for all that is read of an answer.
+"""Separating a model's reasoning from its answer.
 
-Models that think first mark where they do, each family in its own way; servers may take the marks out, or only some.
+Reasoning models mark their reasoning, each family in its own way. Servers may remove all marks, or some of them.
 """
 
 import re
@@ -29,20 +29,20 @@ _END = re.compile(r"(?:<\|[\w/]+\|>|</s>|<eos>|<end_of_turn>|<\uff5c[^>\uff5c]{1
 
 
 class Said(NamedTuple):
-    """The answer within what a model said."""
+    """The answer within the text of a model."""
 
     answer: str
-    """Empty where there is none."""
+    """Empty where there is no answer."""
     start: int
-    """Where it begins, in characters of the whole."""
+    """Index of its first character in the whole text."""
     unfinished: bool
-    """Whether a thought has no end: it was cut off, or is still to come."""
+    """Whether the reasoning has no end, since the text was cut off."""
 
 
 def separate(text: str) -> Said:
-    """The answer of a text that may hold a thought before it: what follows the thought's last mark.
+    """The part of a text after its reasoning, which ends at its last mark.
 
-    A thought may lack its opening mark, which the chat template has given itself; one that lacks its closing mark is
+    The opening mark may be missing, since chat templates may give it. Without the closing mark the reasoning is
     unfinished.
     """
     if _CHANNEL.search(text) or _BARE_CHANNEL.match(text):

@@ -1,6 +1,6 @@
-"""What takes a Yes or No back: a sentence that begins with the word, and then refuses or leaves it open.
+"""Phrases after a Yes or No by which the judge refuses to decide, or leaves the decision open.
 
-Words in short quotation marks are what the judge was asked about, and say nothing of what it does.
+Words in quotation marks are ignored: they are quoted from the question.
 """
 
 import re
@@ -43,11 +43,11 @@ _LEAVES_OPEN = re.compile(
 
 
 def refuses(rest: str) -> bool:
-    """Whether a text that begins with Yes or No refuses to answer; `rest`: what comes after the word."""
+    """Whether an answer that begins with Yes or No refuses to decide; `rest` is the text after that word."""
     return bool(_REFUSES.search(_QUOTED.sub('""', rest)))
 
 
 def takes_back(rest: str) -> bool:
-    """Whether what comes after Yes or No refuses, or leaves open what the answer is in the same sentence."""
+    """Whether the text after Yes or No refuses to decide, or leaves the decision open in the same sentence."""
     sentence = _SENTENCE_END.split(rest, maxsplit=1)[0]
     return refuses(rest) or bool(_LEAVES_OPEN.search(_QUOTED.sub('""', sentence)))

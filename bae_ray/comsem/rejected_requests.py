@@ -1,4 +1,4 @@
-"""Why a server does not take a request: causes that stand in its message, and what to do about each."""
+"""Why a server rejects a request: known causes by its message, and a remedy for each."""
 
 import re
 from typing import Literal
@@ -29,6 +29,6 @@ REMEDIES: dict[Cause, str] = {
 
 
 def cause_of(message: str) -> Cause:
-    """What a server's message says is wrong with a request."""
+    """The cause that a server's message names."""
     found: list[Cause] = [cause for cause, pattern in _CAUSES.items() if pattern.search(message)]
     return found[0] if found else "other"

@@ -1,12 +1,12 @@
-"""Files of a ComSem run, and what a run comes to.
+"""The files and the outcome of a ComSem run.
 
 OUT/comsem.json               the config
-OUT/judge.sqlite              every answer of the judge: what makes a rerun free
+OUT/judge.sqlite              every answer of the judge, so that a rerun costs nothing
 OUT/activations               the evaluation set, where no store was given
 OUT/METHOD/...                of each autoencoder: examples and measures (feature_records.py), and
 OUT/METHOD/features.parquet   a row per feature
 OUT/METHOD/random.parquet     a row per set of random tokens, the control
-OUT/usage.json                what the last run asked and cost
+OUT/usage.json                requests and cost of the last run
 OUT/summary.json, .csv        a row per autoencoder: Table 1, and the judge's own test; written last
 """
 
@@ -29,21 +29,21 @@ TABLE_FILE = "summary.csv"
 
 
 class Outcome(NamedTuple):
-    """What a run came to."""
+    """The outcome of a run."""
 
     summary: pd.DataFrame
     """A row per autoencoder."""
     check: JudgeCheck
     usage: Usage
     problems: tuple[str, ...]
-    """What went wrong, an example of each method: a request that failed, an answer that could not be read."""
+    """For each method an example of what went wrong: a failed request or an unreadable answer."""
     failed: int
-    """Features and questions of the judge's test without a result, since requests had no answer; the same command asks
+    """Number of features and test questions without a result, since requests had no answer. The same command asks
     again."""
 
 
 def without_nan(value: Any) -> Any:
-    """A value of JSON's kinds with None in place of every NaN, which JSON has not."""
+    """A JSON value with None in place of every NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

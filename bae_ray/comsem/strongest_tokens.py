@@ -1,4 +1,4 @@
-"""What a feature's card shows: its strongest tokens, each among its neighbours with the magnitude of every one."""
+"""A feature's strongest tokens, each with its neighbours and the magnitudes of all of them."""
 
 from typing import NamedTuple
 
@@ -18,18 +18,18 @@ class Strongest(NamedTuple):
     text: int
     """Number of the sentence in the evaluation set."""
     pieces: list[str]
-    """The token's neighbourhood, as pieces of the sentence."""
+    """The token and its neighbours, as pieces of the sentence."""
     values: list[float]
-    """The feature's magnitude on each; NaN where the evaluation set leaves it out."""
+    """The feature's magnitude on each piece; NaN where the evaluation set leaves the token out."""
     at: int
-    """Which of the pieces the token is."""
+    """Index of the token among the pieces."""
 
 
 @torch.no_grad()
 def strongest(
     autoencoder: Autoencoder, rows: Rows, sentences: Sentences, kept: Kept, features: list[int], around: int
 ) -> dict[int, list[Strongest]]:
-    """The strongest tokens of these features; only the activations of their neighbourhoods are read again."""
+    """The strongest tokens of these features. Reads only the activations of these tokens and their neighbours."""
     windows = [
         (feature, sentences.window(int(token), around))
         for feature in features
