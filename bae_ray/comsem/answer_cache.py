@@ -1,4 +1,4 @@
-"""Answers already paid for, in a file of SQLite: each is there, whole, before anything is done with it."""
+"""The cache of a judge's answers, an SQLite file. Each answer is recorded before it is used."""
 
 import fcntl
 import json
@@ -21,18 +21,18 @@ CREATE TABLE IF NOT EXISTS dialects (server TEXT PRIMARY KEY, withheld TEXT NOT 
 
 
 class AnswerCache:
-    """The cache file, used by one process at a time; a context manager.
+    """The cache file, for one process at a time; a context manager.
 
-    A process that is killed loses only answers that it has not received yet.
+    A killed process loses no answer that it has received.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def __enter__(self) -> Self:
-        """Open the file, made if it is missing.
+        """Open the file, or create it.
 
-        Raises `InvalidInputError` where another process uses it, and `UnreadableFileError` where it is no cache.
+        Raises `InvalidInputError` where another process uses it, and `UnreadableFileError` where it is not a cache.
         """
         if self._path.is_dir():
             raise InvalidInputError(
@@ -63,22 +63,22 @@ class AnswerCache:
         self._opened.close()
 
     def get(self, request: dict[str, Any]) -> Answer | None:
-        """The answer to a request, if it was ever given."""
+        """The recorded answer to a request."""
         row = self._database.execute("SELECT answer FROM answers WHERE request = ?", (_key(request),)).fetchone()
         return None if row is None else Answer.of_record(json.loads(row[0]))
 
     def put(self, request: dict[str, Any], answer: Answer, tokens: tuple[int, int]) -> None:
-        """Record an answer, and the prompt tokens and tokens answered that it is paid with; safe when this returns."""
+        """Record an answer with its numbers of prompt and completion tokens. It is on disk when this returns."""
         self._database.execute(
             "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (_key(request), json.dumps(answer._asdict()), *tokens)
         )
 
     def put_lost(self, tokens: tuple[int, int]) -> None:
-        """Record what may have been paid for an answer that did not come."""
+        """Record the tokens that may have been paid for a request without an answer."""
         self._database.execute("INSERT INTO lost VALUES (?, ?)", tokens)
 
     def tokens(self) -> tuple[int, int]:
-        """Prompt tokens and tokens answered that all which is recorded was paid for with."""
+        """Numbers of prompt and completion tokens of all that is recorded."""
         row = self._database.execute(
             "SELECT coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) FROM "
             "(SELECT prompt_tokens, completion_tokens FROM answers UNION ALL SELECT * FROM lost)"
@@ -86,12 +86,12 @@ class AnswerCache:
         return int(row[0]), int(row[1])
 
     def withheld(self, server: str) -> frozenset[str]:
-        """Parameters that a server was found not to take."""
+        """Parameters that a server rejects, as far as known."""
         row = self._database.execute("SELECT withheld FROM dialects WHERE server = ?", (server,)).fetchone()
         return frozenset(json.loads(row[0])) if row else frozenset()
 
     def set_withheld(self, server: str, withheld: frozenset[str]) -> None:
-        """Record them, so that a later run makes the same requests."""
+        """Record the parameters that a server rejects, so that a later run sends the same requests."""
         self._database.execute("INSERT OR REPLACE INTO dialects VALUES (?, ?)", (server, json.dumps(sorted(withheld))))
 
 

@@ -1,7 +1,7 @@
 """The best m features of a method: sorted scores and their running mean (the paper's Table 4, Fig. 24-28).
 
 A method with many features has room to drop its worst ones, so methods are compared at equal numbers of features too.
-Where only a random sample of a method's features was scored, each one stands for as many as it was drawn from.
+Where only a random sample of a method's features was scored, it stands for all of them.
 
 Shapes: S features scored, B replicates.
 """
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 class Best(NamedTuple):
-    """Mean score of a method's best features, with its 95 % interval; NaN where it has not that many."""
+    """Mean score of a method's best features, with its 95 % interval; NaN where it has fewer features."""
 
     mean: float
     low: float
@@ -31,7 +31,7 @@ NONE = Best(math.nan, math.nan, math.nan)
 
 
 def ranked(scores: ArrayLike) -> Floats:
-    """Scores from the best to the worst; those that are not known (NaN) are left out."""
+    """Scores from the best to the worst, without unknown ones (NaN)."""
     known = np.asarray(scores, dtype=np.float64)
     return np.sort(known[~np.isnan(known)])[::-1]
 
@@ -45,7 +45,7 @@ def running_mean(scores: ArrayLike) -> Floats:
 def best(scores: ArrayLike, features: int, m: int, seed: int = 0) -> Best:
     """The mean over the best m of `features` features, of which `scores` are a random sample, or all.
 
-    The interval is a bootstrap over the scores: each replicate selects its own best ones.
+    The interval is a bootstrap over the scores, where each replicate selects its own best ones.
     """
     known = ranked(scores)
     if not len(known) or not 1 <= m <= features:
@@ -63,5 +63,5 @@ def best(scores: ArrayLike, features: int, m: int, seed: int = 0) -> Best:
 
 
 def _weights(n: int, taken: float) -> Floats:
-    """Of a mean over the first `taken` of n values, which need not be a whole number."""
+    """Weights of a mean over the first `taken` of n values; `taken` need not be a whole number."""
     return np.clip(taken - np.arange(n, dtype=np.float64), 0.0, 1.0) / np.float64(taken)

@@ -1,4 +1,4 @@
-"""What the judge costs, and a limit that is never passed."""
+"""The cost of a judge, kept below a limit."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,21 +8,21 @@ from bae_ray.comsem.judge_prompts import Message
 from bae_ray.errors import CostLimitError
 
 CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly: for estimates."""
+"""Roughly, in English text; for estimates."""
 TOKENS_PER_MESSAGE = 16
-"""What a server's template puts around a message, at most."""
+"""Largest number of tokens that a server's template adds to a message."""
 
 
 def estimated_tokens(messages: list[Message]) -> int:
-    """Prompt tokens that messages will take, roughly."""
+    """A rough number of prompt tokens of messages."""
     return sum(len(message["content"]) // CHARACTERS_PER_TOKEN + 4 for message in messages)
 
 
 class Budget:
-    """Keeps the dollars spent and those that requests under way may still cost below the limit."""
+    """Keeps the dollars spent, and those that requests under way may still cost, below the limit."""
 
     def __init__(self, input_price: float, output_price: float, limit: float | None, spent: tuple[int, int]) -> None:
-        """Prices per million tokens; `spent`: prompt tokens and tokens answered that are paid for already."""
+        """Prices are per million tokens; `spent` are the prompt and completion tokens that are paid for already."""
         self._prices = (input_price, output_price)
         self._limit = limit
         self._spent = self._before = self.cost(*spent)
@@ -30,7 +30,7 @@ class Budget:
         self._changed = asyncio.Condition()
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Dollars."""
+        """Cost in dollars."""
         return (prompt_tokens * self._prices[0] + completion_tokens * self._prices[1]) / 1e6
 
     @property
@@ -39,14 +39,14 @@ class Budget:
         return self._spent - self._before
 
     def pay(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Count an answer."""
+        """Count the tokens of an answer."""
         self._spent += self.cost(prompt_tokens, completion_tokens)
 
     @asynccontextmanager
     async def reserve(self, messages: list[Message], max_tokens: int) -> AsyncIterator[None]:
-        """Set aside the most that a request can cost while it is under way: no token is shorter than a byte.
+        """Reserve the largest cost of a request while it is under way. No token is shorter than a byte.
 
-        Waits while requests under way hold too much. Raises `CostLimitError` where the limit leaves no room at all.
+        Waits while other requests have reserved too much. Raises `CostLimitError` where the limit leaves no room.
         """
         if self._limit is None:
             yield

@@ -1,6 +1,6 @@
-"""Methods side by side: Table 1 out of a finished ComSem run and its trainings, and Table 4 out of its scores.
+"""Comparing methods: the paper's Table 1 and Table 4 from a finished ComSem run and its trainings.
 
-Everything is read from the folders alone.
+Reads nothing but the folders.
 """
 
 import json
@@ -19,7 +19,7 @@ from bae_ray.comsem.summary import COUNTED
 from bae_ray.comsem.usage import Usage
 
 FROM_RUN = ("mse_val", "fvu_train", "fvu_val", "spectral_norm")
-"""Of `results`: L_r on the validation set, FVU on training and on held-out tokens, ||Cov||."""
+"""Columns of `results`: L_r on held-out tokens, FVU on training and held-out tokens, ||Cov||."""
 FROM_SUMMARY = (
     "activated", "scored", "interpretable", "score", "score_low", "score_high", "chance", "chance_low", "chance_high",
     "above_chance", "above_chance_low", "above_chance_high", "judged", "unreadable", "refusals", "unexplained",
@@ -30,19 +30,19 @@ FROM_SUMMARY = (
 
 
 class Comparison(NamedTuple):
-    """What the tables and pictures are made of."""
+    """The data of the tables and figures."""
 
     table: pd.DataFrame
     """Table 1: a row per layer and method."""
     best: pd.DataFrame
-    """Table 4: for each layer and method the mean score of its best m features, m being what each method has."""
+    """Table 4: for each layer and method the mean score of its best m features. Each m is the number of one method."""
     features: dict[str, pd.DataFrame]
     """The scored features of each method, by its name."""
     check: JudgeCheck
     judge: str
     """The judge's model."""
     usage: Usage
-    """What the last run asked."""
+    """Usage of the last run."""
 
 
 def compare(methods: Sequence[TableMethod], runs: pd.DataFrame, folder: Path) -> Comparison:
@@ -79,7 +79,7 @@ def _row(method: TableMethod, summary: dict[str, Any], run: dict[Any, Any] | Non
 
 
 def _best(table: pd.DataFrame, features: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """At each layer, m is each number of features that one of its methods has."""
+    """A row for each layer, each number of features m of one of its methods, and each method."""
     rows: list[dict[str, Any]] = []
     for layer in sorted(int(layer) for layer in table["layer"].dropna().unique()):
         at_layer = table[table["layer"] == layer]
@@ -99,5 +99,5 @@ def _scored(file: Path) -> pd.DataFrame:
 
 
 def _known(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
+    """A value of JSON, where null stands for NaN."""
     return math.nan if value is None else tuple(value) if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""Which parameters of a request a judge's server takes; what it refuses is left out from then on.
+"""The parameters that a judge's server accepts; those that it rejects are left out of later requests.
 
-Servers speak OpenAI's chat completions in different versions. What one refuses is found out with the first requests and
-kept in the cache, so that a later run sends the same requests, whose answers are there.
+Servers support different versions of OpenAI's chat completions. The first requests show what one rejects. This is kept
+in the cache, so that a later run sends the same requests and finds their answers there.
 """
 
 from typing import Any
@@ -11,18 +11,18 @@ from bae_ray.comsem.judge_prompts import in_one_turn
 from bae_ray.comsem.rejected_requests import cause_of
 
 SYSTEM = "system"
-"""Withheld from servers that take no system message: the instructions are then in the user's turn."""
+"""Withheld from servers without system messages: the instructions are then part of the user's message."""
 OPTIONAL = ("structured_outputs", "top_logprobs", "seed", "temperature")
 """Parameters that may be left out, in the order in which they are tried."""
 
 
 class Dialect:
-    """Requests as one server takes them."""
+    """Requests in the form that one server accepts."""
 
     def __init__(self, cache: AnswerCache, server: str, model: str) -> None:
         self._cache, self._server, self._key = cache, server, f"{server} {model}"
         self.withheld = cache.withheld(self._key)
-        """Parameters that the server does not take."""
+        """Parameters that the server rejects."""
         self._accepted: set[frozenset[str]] = set()
 
     def written(self, request: dict[str, Any], withheld: frozenset[str]) -> dict[str, Any]:
@@ -39,14 +39,14 @@ class Dialect:
         return {"url": self._server, "body": body}
 
     def accept(self, body: dict[str, Any], withheld: frozenset[str]) -> None:
-        """Note that the server has taken a body."""
+        """Note that the server has accepted a body."""
         self._accepted.add(frozenset(body))
         if not withheld <= self.withheld:
             self.withheld |= withheld
             self._cache.set_withheld(self._key, self.withheld)
 
     def refused(self, status: int, message: str, body: dict[str, Any], withheld: frozenset[str]) -> str | None:
-        """The parameter for which the server may have refused a body; None where leaving one out would not help."""
+        """The parameter because of which the server may have rejected a body; None where no parameter is the cause."""
         cause = cause_of(message)
         # A template's own complaint comes with other statuses, too.
         if status not in (400, 422, 500) or frozenset(body) in self._accepted:

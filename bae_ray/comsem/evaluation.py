@@ -1,4 +1,4 @@
-"""The evaluation set of an autoencoder: its store, its cell, and what the autoencoder is on it."""
+"""The autoencoders of a run, each with its cell of the store and its measures on the evaluation set."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -28,22 +28,22 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 
 Work = Callable[[Autoencoder, ActivationStore, int, int], Any]
-"""Looks at the tokens from one number to before another."""
+"""Processes the tokens from a start index up to an end index."""
 Run = Callable[[Work, Autoencoder], Iterator[Any]]
-"""Has all tokens looked at, in one piece or in several, and gives what was found in each."""
+"""Has all tokens processed, in one part or several; gives the result of each part."""
 
 
 class Method(NamedTuple):
     """One autoencoder that is to be scored: a row of the table."""
 
     name: str
-    """Of its folder among the results."""
+    """Name of its folder among the results."""
     source: str
     cell: Cell
 
 
 class Prepared(NamedTuple):
-    """An autoencoder whose reference set is the evaluation set, and what it is on it."""
+    """An autoencoder whose reference set is the evaluation set, and its measures there."""
 
     autoencoder: Autoencoder
     metrics: FeatureMetrics | None
@@ -55,14 +55,14 @@ class Prepared(NamedTuple):
 
 
 def device() -> str:
-    """Where autoencoders run in this process."""
+    """The device on which autoencoders run in this process."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def find_methods(config: ComSemConfig) -> list[Method]:
     """The autoencoders of a config, each with its cell.
 
-    Raises `InvalidInputError` for one whose layer nobody says, or two of one name.
+    Raises `InvalidInputError` for one whose layer is unknown, or two of one name.
     """
     methods = [Method(_name(source), source, _cell(config, source)) for source in config.autoencoders]
     names = [method.name for method in methods]
@@ -77,9 +77,9 @@ def find_methods(config: ComSemConfig) -> list[Method]:
 
 
 def check_model(methods: list[Method], model: str) -> None:
-    """Raise `InvalidInputError` for an autoencoder that was trained on another language model, where its run says so.
+    """Raise `InvalidInputError` for an autoencoder whose run names another language model.
 
-    A model in a local folder goes by the folder's name, which may lie elsewhere on another machine.
+    A model in a local folder is known by the name of the folder, since paths differ between machines.
     """
     for method in methods:
         file = Path(method.source) / RESULT_FILE
@@ -137,11 +137,11 @@ def prepare(method: Method, store: ActivationStore, run: Run) -> Prepared:
 
 
 class _Looked(NamedTuple):
-    """What a pass over some tokens finds; on the CPU, since the driver of a cluster may have no GPU."""
+    """The results of a pass over some tokens; on the CPU, since the driver of a cluster may have no GPU."""
 
     statistics: FeatureStatistics
     fired: Tensor
-    """[G]: tokens on which each feature fires."""
+    """[G]: number of tokens on which each feature fires."""
 
 
 @torch.no_grad()
@@ -175,7 +175,7 @@ def _cell(config: ComSemConfig, source: str) -> Cell:
     said = json.loads(file.read_text(encoding="utf-8"))["cell"] if file.exists() else {}
     layer = config.layer if config.layer is not None else said.get("layer")
     if layer is None and source == RANDOM:
-        layer = 0  # no activation is looked at
+        layer = 0  # no activations are read
     if layer is None:
         raise InvalidInputError(f"{source} has no {RUN_FILE} that says its layer. Give it with --layer.")
     return Cell(int(layer), config.site or said.get("site", "residual"), "all")

@@ -1,10 +1,10 @@
-"""Which tokens each feature is activated on: step 1 of ComSem (paper, Algorithm 1), streamed in bounded memory.
+"""The tokens on which each feature is activated: step 1 of ComSem (paper, Algorithm 1), in bounded memory.
 
 Shapes: N tokens, B tokens of a batch, D d_in, G features, C examples kept per feature.
 
-An example's place in its feature's list is a key, and the C smallest are kept: the token's number for "first come", a
-random number for a sample, the negative magnitude for the strongest. So it does not matter in what order, or on which
-machine, tokens are looked at, and what was kept can be merged.
+Each example has a key, and the C examples with the smallest keys are kept. The key is the token's number for the first
+examples, a random number for a sample, and the negative magnitude for the strongest. So the result does not depend on
+the order of the tokens, and results of several machines can be merged.
 """
 
 from collections.abc import Iterable
@@ -28,18 +28,19 @@ NO_TOKEN = -1
 _LAST = np.uint64(0xFFFFFFFFFFFFFFFF)
 """Key of an empty place."""
 SAMPLED = 64
-"""Activations of a feature drawn at random, which show how its magnitude is spread."""
+"""Number of activations of a feature that are drawn at random, for the distribution of its magnitude."""
 QUANTILES = (0.75, 0.5, 0.25, 0.0)
-"""Of these a token is shown for each: the strongest are shown anyway."""
+"""Quantiles of that sample for which a token is shown, besides the strongest tokens."""
 MAX_TOKENS = 1 << 32
 """Token numbers take half of a key."""
 
 
 def top_k(magnitudes: Tensor, k: int, skip_zero: bool = False) -> tuple[Tensor, Tensor]:
-    """Where magnitudes [B, G] are among the k largest of their row: rows, in order, and columns.
+    """Rows, in order, and columns of the k largest magnitudes [B, G] of each row.
 
-    Of equal ones those of the lower index are taken, as in the released code, whose sort is stable; torch.topk promises
-    nothing. `skip_zero`: without those that are 0. Raises `InvalidInputError` for NaN or infinity among the largest.
+    Among equal magnitudes those of the lower columns are taken, as by the stable sort of the released code; torch.topk
+    does not say which it takes. `skip_zero` leaves out those that are 0. Raises `InvalidInputError` for NaN or infinity
+    among the largest.
     """
     n_rows, n_features = magnitudes.shape
     largest, columns = magnitudes.topk(min(k + 1, n_features), dim=1)
@@ -61,7 +62,7 @@ def top_k(magnitudes: Tensor, k: int, skip_zero: bool = False) -> tuple[Tensor, 
 
 
 def _lower_first(magnitudes: Tensor, smallest: Tensor, k: int) -> Tensor:
-    """Columns [B, k] of the k largest in each row, of which those equal to `smallest` [B] are the lowest there are."""
+    """Columns [B, k] of the k largest in each row; of those equal to `smallest` [B] the lowest columns."""
     larger, equal = magnitudes > smallest[:, None], magnitudes == smallest[:, None]
     places = k - larger.sum(1, keepdim=True)
     chosen = larger | (equal & (equal.cumsum(1, dtype=torch.int32) <= places))
@@ -69,18 +70,18 @@ def _lower_first(magnitudes: Tensor, smallest: Tensor, k: int) -> Tensor:
 
 
 class Kept(NamedTuple):
-    """Examples of each feature, in order; places beyond its examples hold `NO_TOKEN`."""
+    """Examples of each feature, in order, padded with `NO_TOKEN`."""
 
     tokens: Ints
-    """[G, C]: number of the token among all of the evaluation set."""
+    """[G, C]: index of the token in the evaluation set."""
     magnitudes: Floats
     """[G, C]."""
     counts: Ints
-    """[G]: how often the feature was activated at all."""
+    """[G]: number of tokens on which the feature was activated."""
 
 
 class Collector:
-    """Keeps, per feature, the C examples of the smallest keys among all that are added."""
+    """Keeps the C examples with the smallest keys for each feature."""
 
     def __init__(self, n_features: int, capacity: int) -> None:
         self._keys = np.full((n_features, capacity), _LAST, dtype=np.uint64)
@@ -94,7 +95,7 @@ class Collector:
         self._counts += np.bincount(features, minlength=n_features)
         if capacity == 0:
             return
-        wanted = keys < self._keys[features, -1]  # what is worse than all that are kept costs no more than this
+        wanted = keys < self._keys[features, -1]  # examples that will not be kept cost no more than this
         chosen = np.flatnonzero(wanted)[np.lexsort((keys[wanted], features[wanted]))]
         features, tokens, magnitudes, keys = features[chosen], tokens[chosen], magnitudes[chosen], keys[chosen]
         rank = np.arange(len(features)) - np.searchsorted(features, features)
@@ -105,12 +106,12 @@ class Collector:
         self._take(affected, new)
 
     def merge(self, other: Self) -> None:
-        """Add all examples that another collector was given."""
+        """Add the examples of another collector."""
         self._counts += other._counts
         self._take(np.arange(len(self._counts)), other)
 
     def kept(self) -> Kept:
-        """What is kept, in the order of the keys."""
+        """The examples that are kept, in the order of their keys."""
         return Kept(self._tokens, self._magnitudes, self._counts)
 
     def _fill(self, places: tuple[Ints, Ints], keys: Keys, tokens: Ints, magnitudes: Floats) -> None:
@@ -126,23 +127,23 @@ class Collector:
 
 
 class Collected(NamedTuple):
-    """What one pass over tokens finds."""
+    """The examples from one pass over tokens."""
 
     examples: Collector
-    """Those that features are interpreted from and judged on; C = n_I + n_T."""
+    """Examples for interpretation and judgement; C = n_I + n_T."""
     strongest: Collector
-    """Those of the largest magnitude."""
+    """Examples of the largest magnitude."""
     sampled: Collector
-    """Some drawn at random."""
+    """Examples drawn at random."""
 
     @classmethod
     def empty(cls, n_features: int, config: ExamplesConfig) -> "Collected":
-        """Nothing found yet."""
+        """Collectors without examples."""
         capacities = (config.n_interpret + config.n_test, config.top, SAMPLED)
         return cls(*(Collector(n_features, capacity) for capacity in capacities))
 
     def add(self, magnitudes: Tensor, first: int, config: ExamplesConfig) -> None:
-        """Add tokens of these magnitudes [B, G]; `first` is the number of the first one among all.
+        """Add tokens with magnitudes [B, G]; `first` is the index of the first one in the evaluation set.
 
         Only the k indices of each token leave the device.
         """
@@ -154,7 +155,7 @@ class Collected(NamedTuple):
         self.sampled.add(features, tokens, values, _random_keys(config.seed + 1, features, tokens, magnitudes.shape[1]))
 
     def merge(self, other: "Collected") -> None:
-        """Add what a pass over other tokens found."""
+        """Add the examples from a pass over other tokens."""
         self.examples.merge(other.examples)
         self.strongest.merge(other.strongest)
         self.sampled.merge(other.sampled)
@@ -162,10 +163,10 @@ class Collected(NamedTuple):
 
 @torch.no_grad()
 def collect(autoencoder: Autoencoder, pieces: Iterable[tuple[int, Rows]], config: ExamplesConfig) -> Collected:
-    """Examples of every feature among activations, read once, a batch at a time on the autoencoder's device.
+    """The examples of every feature. Activations are read once, in batches, on the autoencoder's device.
 
-    `pieces`: activations [n, D] and the number of the first one's token among all. The autoencoder's reference set must
-    be the evaluation set (`FeatureStatistics.set_reference`). Raises `InvalidInputError` for k above the number of
+    `pieces` are activations [n, D] with the index of the first one's token. The autoencoder's reference set must be the
+    evaluation set (`FeatureStatistics.set_reference`). Raises `InvalidInputError` for k above the number of
     features.
     """
     n_features, device = autoencoder.n_features, autoencoder.mean.device
@@ -184,7 +185,7 @@ def collect(autoencoder: Autoencoder, pieces: Iterable[tuple[int, Rows]], config
 
 
 def at_quantiles(sampled: Kept) -> Kept:
-    """Of each feature's activations drawn at random those at `QUANTILES`, the strongest first; of few, fewer."""
+    """The activations at `QUANTILES` of each feature's sample, the strongest first; fewer where the sample is small."""
     there = sampled.tokens != NO_TOKEN
     order = np.argsort(np.where(there, sampled.magnitudes, np.inf), axis=1, kind="stable")
     n = there.sum(1)
@@ -201,9 +202,9 @@ def at_quantiles(sampled: Kept) -> Kept:
 
 
 def random_sets(n_tokens: int, n_sets: int, config: ExamplesConfig) -> Ints:
-    """Sets of n_I + n_T tokens drawn at random, [n_sets, n_I + n_T]: features that mean nothing.
+    """Sets of n_I + n_T tokens drawn at random, [n_sets, n_I + n_T], as features without meaning.
 
-    Of fewer tokens than that, all of them.
+    Where there are fewer tokens, each set is all of them.
     """
     generator = np.random.default_rng([config.seed, n_sets])
     size = min(n_tokens, config.n_interpret + config.n_test)

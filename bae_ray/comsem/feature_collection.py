@@ -39,14 +39,14 @@ FORMAT = 2
 
 
 class EvaluationSet(NamedTuple):
-    """The tokens on which features are looked at."""
+    """The tokens that features are measured on."""
 
     store: ActivationStore
     sentences: Sentences
     n_tokens: int
     """The first this many tokens of the store."""
     run: Run
-    """Looks at all of them, here or on a cluster."""
+    """Processes all of them, here or on a cluster."""
     source: ModelSource
     """The language model."""
 

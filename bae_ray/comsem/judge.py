@@ -1,7 +1,7 @@
 """Asking the judge: a client of any server that speaks OpenAI's chat completions.
 
-Every answer is recorded before it is used, and equal requests are sent once. What may pass (a dropped connection, a
-busy server, a body that is no JSON) is tried again, a bounded number of times; what cannot pass ends the run.
+Every answer is recorded before it is used, and equal requests are sent once. After failures that may pass (a dropped
+connection, a busy server, an invalid body) a request is repeated a bounded number of times; other failures end the run.
 """
 
 import asyncio
@@ -25,17 +25,17 @@ from bae_ray.comsem.usage import Account, Usage
 from bae_ray.errors import JudgeError, RefusedRequestError, UnansweredError
 
 TOP_LOGPROBS = 20
-"""The most that hosted servers give."""
+"""Largest number that hosted servers allow."""
 THINKING_LOGPROBS = 5
-"""Of a judge that thinks: each token of the thought has them, too."""
+"""For a reasoning model: each token of its reasoning has them as well."""
 DECISION_TOKENS = 8
-"""A word, and the quotation marks or blanks that unconstrained models put around it."""
+"""For a word, and quotation marks or blanks that unconstrained models put around it."""
 EXPLANATION_TOKENS = 64
 MAX_RETRY_AFTER_S = 600.0
 GIVE_UP_AFTER = 16
-"""Requests in a row that get no answer at all: the server is gone."""
+"""Number of requests in a row without any answer, after which the server counts as gone."""
 REFUSED_AT_FIRST = 3
-"""Requests refused before any is answered: the server will take none."""
+"""Number of requests rejected before any answer, after which the server counts as useless."""
 FATAL = {
     401: "Set the key in the environment variable that --judge-key names.",
     403: "Set the key in the environment variable that --judge-key names.",
@@ -44,7 +44,7 @@ FATAL = {
 
 
 class Judge:
-    """The client; an asynchronous context manager over an open cache."""
+    """The client of a judge; an asynchronous context manager over an open cache."""
 
     def __init__(self, config: JudgeConfig, cache: AnswerCache) -> None:
         self._config, self._cache = config, cache
@@ -111,7 +111,7 @@ class Judge:
             future.set_result(answer)
         except BaseException as error:
             future.set_exception(error if isinstance(error, Exception) else JudgeError("interrupted"))
-            future.exception()  # looked at: nobody else may be waiting for it
+            future.exception()  # retrieved: nobody else may be waiting for it
             raise
         finally:
             del self._under_way[name]
@@ -121,7 +121,7 @@ class Judge:
         if found := self._cached(request):
             return found
         async with self._free:
-            if found := self._cached(request):  # the server's ways may be known by now
+            if found := self._cached(request):  # what the server rejects may be known by now
                 return found
             reason = ""
             for attempt in range(1, self._config.attempts + 1):
@@ -149,7 +149,7 @@ class Judge:
         return found
 
     async def _attempt(self, request: dict[str, Any]) -> Answer:
-        """Send the request; the first ones go alone, so that what a server does not take is found out once."""
+        """Send the request. The first ones go alone, so that rejected parameters are found out only once."""
         async with contextlib.AsyncExitStack() as stack:
             if not self._opened:
                 await stack.enter_async_context(self._alone)
@@ -171,7 +171,7 @@ class Judge:
             return answer
 
     async def _exchange(self, request: dict[str, Any]) -> Answer:
-        """Send the request, as often as it takes to find out which parameters the server does not take."""
+        """Send the request, again without each parameter that the server rejects."""
         await self._pause.before_sending()
         withheld = self._dialect.withheld
         while True:
@@ -233,7 +233,7 @@ class Judge:
 
 
 def _be_quiet() -> None:
-    """Keep the libraries below from a line per request, where whoever runs us has set nothing else for them."""
+    """Keep libraries from logging each request, unless the application has set their levels."""
     for name in ("httpx", "httpx2", "httpcore", "httpcore2", "openai"):
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:

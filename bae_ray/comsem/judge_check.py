@@ -1,7 +1,7 @@
-"""How far the judge can be trusted: what it says to questions whose answer is known.
+"""Testing a judge with questions whose answers are known.
 
 The labelled set (data/judge_check.jsonl, written for this project) holds texts with one token marked; each has a
-description that fits and one that does not, both in two wordings. So half of the right answers are Yes.
+description that fits and one that does not, both in two wordings. Half of the right answers are Yes.
 """
 
 import json
@@ -23,9 +23,9 @@ from bae_ray.errors import JudgeError, RefusedRequestError, UnansweredError
 LABELLED_FILE = "judge_check.jsonl"
 MARKED = re.compile(r"\[\[(.*?)\]\]")
 ONE_SIDED = 0.9
-"""A judge that gives one of the two answers to more than this share of a balanced set says nothing by it."""
+"""A judge that gives the same answer to at least this share of a balanced set is useless."""
 MAX_EXAMPLES = 3
-"""Answers shown, of those that cannot be read."""
+"""Largest number of unreadable answers shown."""
 READ_BEST = (
     "A judge of one word is read best: take one that follows its instructions, or serve it with vLLM, which holds it "
     "to Yes or No"
@@ -37,7 +37,7 @@ CUT_OFF = (
 
 
 class Labelled(NamedTuple):
-    """A pair of token and description whose answer is known."""
+    """A token and a description, with the right decision."""
 
     example: Example
     description: str
@@ -47,35 +47,34 @@ class Labelled(NamedTuple):
 
 
 class JudgeCheck(NamedTuple):
-    """What the judge is worth."""
+    """The results of the test of a judge."""
 
     pairs: int
     balanced_accuracy: float
-    """Mean of the shares of right answers among those that are Yes and those that are No; .5 is chance. What cannot be
-    read is wrong."""
+    """Mean of the shares of right answers over pairs that fit and over pairs that do not; .5 is chance. An unreadable
+    answer is wrong."""
     accuracy_low: float
     """Ends of its 95 % interval."""
     accuracy_high: float
     yes_rate: float
-    """Share of Yes among the answers that could be read."""
+    """Share of Yes among the readable answers."""
     yes_bias: float
-    """How much that is above the share of pairs that fit, .5; NaN where nothing could be read."""
+    """Yes rate minus the share of pairs that fit, .5; NaN without readable answers."""
     self_agreement: float
-    """Share of the pairs to which both wordings get the same, readable answer."""
+    """Share of pairs whose two wordings get the same, readable answer."""
     unreadable: int
-    """Of the answers to both wordings, 2 x pairs; so is the next."""
+    """Number of unreadable answers of 2 x pairs; refusals likewise."""
     refusals: int
     auc: float
-    """How well P(Yes) tells pairs that fit from those that do not (area under the ROC curve); NaN where the server
-    gives no probabilities."""
+    """Area under the ROC curve of P(Yes) for pairs that fit; NaN where the server gives no probabilities."""
     threshold: float
-    """P(Yes) above which a calibrated decision is Yes; NaN where decisions are by the word."""
+    """P(Yes) above which a calibrated decision is Yes; NaN without calibration."""
     useless: bool
-    """Scores by this judge mean nothing."""
+    """Whether scores by this judge mean nothing."""
     warnings: tuple[str, ...]
-    """What is wrong with it, in words."""
+    """Its faults, in words."""
     failed: int = 0
-    """Questions without an answer, however often they were sent; their pairs are left out. A rerun asks them again."""
+    """Questions without an answer after all attempts. Their pairs are left out, and a rerun asks them again."""
 
 
 def labelled_pairs() -> list[Labelled]:
@@ -89,17 +88,17 @@ def labelled_pairs() -> list[Labelled]:
 
 
 def check_prompts() -> list[list[Message]]:
-    """All that a check asks, in both wordings."""
+    """All prompts of the test, in both wordings."""
     return [judge_prompt(pair.example, text) for pair in labelled_pairs() for text in (pair.description, pair.reworded)]
 
 
 async def check_judge(
     judge: Judge, calibrated: bool, on_done: Callable[[], None] = lambda: None
 ) -> tuple[JudgeCheck, float | None]:
-    """Put the judge to the test; and the threshold of calibrated decisions, None where they are by the word.
+    """Test a judge; also gives the threshold of calibrated decisions, None without calibration.
 
-    Raises `JudgeError` where calibrated decisions are asked for and the server gives no probabilities, and where too
-    few questions are answered to tell anything.
+    Raises `JudgeError` where calibrated decisions are wanted and the server gives no probabilities, and where too few
+    questions are answered.
     """
     threshold = await _content_free_threshold(judge) if calibrated else None
     unread: list[str] = []
@@ -113,7 +112,7 @@ async def check_judge(
             if decision.problem:
                 unread.append(shown(answer))
                 cut = cut or answer.cut
-        except RefusedRequestError as error:  # a filter of the server's, say: a pair that it cannot judge
+        except RefusedRequestError as error:  # by a content filter, for example: the judge cannot judge this pair
             decision = Decision(False, math.nan, "unreadable")
             unread.append(str(error))
         except UnansweredError:
@@ -133,7 +132,7 @@ async def check_judge(
 
 
 def unmeasured(problem: str) -> JudgeCheck:
-    """The check of a judge that could not be asked."""
+    """The results for a judge that could not be asked."""
     nan = math.nan
     failed = len(check_prompts())
     return JudgeCheck(0, nan, nan, nan, nan, nan, nan, 0, 0, nan, nan, useless=True, warnings=(problem,), failed=failed)
@@ -147,9 +146,9 @@ def assess(
     failed: int = 0,
     told: str = "",
 ) -> JudgeCheck:
-    """The measures of a judge's decisions on labelled pairs, in both wordings.
+    """The results of a judge's decisions on labelled pairs, in both wordings.
 
-    `failed` questions had no answer; `told` shows some that could not be read, and says what to do about it.
+    `failed` is the number of questions without an answer; `told` shows unreadable answers and a remedy.
     """
     both = [*given, *reworded]
     fits = np.array([pair.fits for pair in (*pairs, *pairs)])
@@ -189,7 +188,7 @@ def assess(
 def _interval(recall: float, specificity: float, n: float) -> tuple[float, float]:
     """The 95 % interval of the mean of two shares, each of n pairs, from their own (Zou and Donner's MOVER, 2008).
 
-    n is of pairs, not of answers: two wordings of one description are no two independent questions.
+    n counts pairs, not answers: two wordings of one description are not independent.
     """
     shares = (recall, specificity)
     ends = [wilson(share * n, n) for share in shares]
@@ -232,7 +231,7 @@ async def _content_free_threshold(judge: Judge) -> float:
 
 
 def _auc(p_yes: np.ndarray, fits: np.ndarray) -> float:
-    """The Mann-Whitney statistic over the answers whose probability is known."""
+    """The Mann-Whitney statistic over the answers with a known probability."""
     from scipy.stats import rankdata
 
     known = ~np.isnan(p_yes)

@@ -1,8 +1,8 @@
-"""What the judge is asked: prompts of the structure of the paper's Fig. 22 and 23, in our own words.
+"""Prompts for the judge, with the structure of the paper's Fig. 22 and 23 and text of our own.
 
 The instructions and worked examples are the same for every request and come first, as the system message, so that a
-server with prefix caching computes them once. What is asked is last. Whatever the text of a change, `PROMPT_VERSION`
-goes up with it: scores of different versions are not comparable.
+server with prefix caching computes them once; the question is last. Increase `PROMPT_VERSION` with every change of a
+text: scores of different versions are not comparable.
 """
 
 import json
@@ -22,7 +22,7 @@ class Example(NamedTuple):
     """Index of the token among the tokens of the context, from 0."""
     context: str
     start: int
-    """Where the token is in the context, in characters."""
+    """Index of the token's first character in the context."""
     end: int
 
 
@@ -173,24 +173,24 @@ _JUDGE_EXAMPLES: tuple[tuple[_Shown, str, bool], ...] = (
 
 
 def interpret_prompt(examples: Sequence[Example]) -> list[Message]:
-    """Asks for what tokens have in common (Fig. 22: instructions, 11 worked examples, the tokens)."""
+    """The question what tokens have in common (Fig. 22: instructions, 11 worked examples, the tokens)."""
     return _messages(_INTERPRET_PREFIX, f"{_tokens([_shown(example) for example in examples])}\nIn common:")
 
 
 def judge_prompt(example: Example, description: str) -> list[Message]:
-    """Asks whether a description fits a token (Fig. 23: instructions, 22 worked examples, the token); Yes or No."""
+    """The question whether a description fits a token (Fig. 23: instructions, 22 worked examples, the token)."""
     return _messages(_JUDGE_PREFIX, _question(_shown(example), description))
 
 
 def content_free_prompts() -> list[list[Message]]:
-    """The judge's question with nothing in it: what it answers shows its leaning (Zhao et al., 2021)."""
+    """The same question without content: the answers show the judge's bias (Zhao et al., 2021)."""
     return [
         _messages(_JUDGE_PREFIX, _question(_Shown(nothing, 1, nothing), nothing)) for nothing in ("N/A", "", "[MASK]")
     ]
 
 
 def in_one_turn(messages: list[Message]) -> list[Message]:
-    """The same for a model that takes no system message: the instructions before what is asked, in the user's turn."""
+    """The same for a model without system messages: the instructions are part of the user's message."""
     return [{"role": "user", "content": "\n\n".join(message["content"] for message in messages)}]
 
 
@@ -207,7 +207,7 @@ def _question(shown: _Shown, description: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """In quotation marks; those inside, and line breaks, are escaped, so that no text can end its own quotation."""
+    """The text in quotation marks. Those inside, and line breaks, are escaped: no text can end its own quotation."""
     return json.dumps(text, ensure_ascii=False)
 
 

@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM
 from bae_ray.activations.model import ModelSource, load_tokenizer
 
 WORDS = 10
-"""Words shown as promoted, and as suppressed."""
+"""Number of words shown as promoted, and as suppressed."""
 AT_ONCE = 256
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 
 
 class Word(NamedTuple):
-    """A word of the vocabulary, and how a feature moves it."""
+    """A word of the vocabulary, and how a feature changes its logit."""
 
     word: str
     logit: float
@@ -41,17 +41,17 @@ NO_WORDS = Words([], [])
 def words(dictionary: Tensor, features: Sequence[int], source: ModelSource, layer: int) -> dict[int, Words]:
     """The words that rows of a dictionary [G, D] of a layer's residual stream promote and suppress, for some features.
 
-    Each row, at a root mean square of 1, goes through the language model's final norm and unembedding, as in the logit
-    lens; what the two make of nothing (biases) is taken off. The last layer is after that norm, and goes through the
-    unembedding alone. Empty where the model's weights are not on this machine, are none with a head, or are of another
-    width than the dictionary.
+    Each row, scaled to a root mean square of 1, goes through the language model's final norm and unembedding, as in the
+    logit lens; the result for a row of zeros (the biases) is subtracted. Rows of the last layer, which is after that
+    norm, only go through the unembedding. Empty where the model's weights are not on this machine, have no head, or
+    are of another width than the dictionary.
     """
     width = dictionary.shape[1]
     if not features or width != source.hidden_size or not Path(source.path).is_dir():
         return {}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(source.path, output_loading_info=True)
-    except (OSError, ValueError):  # no weights, or no class that has a head: all else needs neither
+    except (OSError, ValueError):  # no weights, or no class with a head: everything else works without
         return {}
     causal, notes = loaded
     causal = causal.float().eval().to(dictionary.device)
@@ -86,7 +86,7 @@ def words(dictionary: Tensor, features: Sequence[int], source: ModelSource, laye
 
 
 def _part(model: nn.Module, name: str) -> Any:
-    """The norm of this name, of the stack or of the decoder in it."""
+    """The norm of this name in the model or in its decoder."""
     return next(
         (part for owner in (model, getattr(model, "decoder", None)) if (part := getattr(owner, name, None))), None
     )

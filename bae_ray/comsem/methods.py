@@ -1,7 +1,7 @@
-"""From the runs of a sweep to the methods of a table: each autoencoder in a folder that tells what it is.
+"""From the runs of a sweep to the methods of a table: copies of the autoencoders in folders with telling names.
 
-ComSem's results go by the folder's name, and a run's is a hash. Rescaled methods are not trained: they are the same
-weights, whose features are selected by standardised latents (the paper's "ReLU SAE Resc.").
+ComSem names results after the folder, and the name of a run's folder is a hash. Rescaled methods are not trained: they
+have the same weights, and features are selected by standardised latents (the paper's "ReLU SAE Resc.").
 """
 
 import json
@@ -26,12 +26,12 @@ class TableMethod(NamedTuple):
     """A row of the table."""
 
     name: str
-    """Of its folder, and so of its results."""
+    """Name of its folder, and so of its results."""
     label: str
     layer: int | None
-    """The layer whose hidden states it reconstructs; None for random tokens, which are of none."""
+    """The layer whose hidden states it reconstructs; None for random tokens."""
     run: str
-    """Id of the training; empty for random tokens."""
+    """Id of the run; empty for random tokens."""
     source: str
     """Folder of the autoencoder, or random."""
     weights: str = ""
@@ -63,12 +63,12 @@ def table_methods(sweep: Path, runs: Iterable[str], rescaled: Iterable[str], out
 
 
 def random_method() -> TableMethod:
-    """Sets of random tokens: what a method without features comes to."""
+    """Sets of random tokens, as a method without features."""
     return TableMethod(RANDOM, "Random tokens", None, "", RANDOM)
 
 
 class _Run:
-    """A trained autoencoder, by what its run.json says."""
+    """A trained autoencoder, as its run.json describes it."""
 
     def __init__(self, run_id: str, config: dict[str, Any]) -> None:
         self.id = run_id

@@ -1,4 +1,4 @@
-"""ComSem from a store of activations to a table: collect examples, name features, judge the names (Algorithm 1)."""
+"""A whole run of ComSem (Algorithm 1): collects examples, has features explained and judged, and writes the results."""
 
 import asyncio
 import json
@@ -76,13 +76,13 @@ def comsem(config: ComSemConfig, out: Path, record: str | None = None) -> Outcom
 
 
 def dry_run(config: ComSemConfig, out: Path) -> Plan:
-    """What the same call would ask, and cost; examples are collected (and kept), the judge is not asked."""
+    """The requests and the cost of such a run. Collects and keeps the examples, and sends no request."""
     tasks = [task for one in _prepare(config, out) for task in (*one.tasks, *one.random)]
     return plan(tasks, config.scoring.interpretations, config)
 
 
 def check(config: JudgeConfig, cache: Path) -> tuple[JudgeCheck, Usage]:
-    """Put a judge to the test alone (`bae-ray judge check`)."""
+    """Only test the judge (`bae-ray judge check`)."""
 
     async def run(opened: AnswerCache) -> tuple[JudgeCheck, Usage]:
         with track("Judge check", len(check_prompts())) as tracker:
@@ -96,12 +96,12 @@ def check(config: JudgeConfig, cache: Path) -> tuple[JudgeCheck, Usage]:
 
 def _before_long_work(config: ComSemConfig, cache: AnswerCache, out: Path, record: str) -> Usage:
     usage = asyncio.run(_first_question(config, cache))
-    _write_config(config, out, record)  # after that: what an earlier run has left stays where this one cannot begin
+    _write_config(config, out, record)  # only now: where this run cannot begin, the results of an earlier one stay
     return usage
 
 
 async def _first_question(config: ComSemConfig, cache: AnswerCache) -> Usage:
-    """Raise `JudgeError` where the judge will not answer: nothing listens, the key is wrong, it takes no questions."""
+    """Raise `JudgeError` where the judge will not answer: no server, a wrong key, or all questions rejected."""
     async with Judge(config, cache) as judge:
         for prompt in check_prompts()[:REFUSED_AT_FIRST]:
             try:
@@ -109,13 +109,13 @@ async def _first_question(config: ComSemConfig, cache: AnswerCache) -> Usage:
                 break
             except RefusedRequestError:
                 continue
-            except UnansweredError:  # may pass; that nothing is answered at all ends the run later
+            except UnansweredError:  # may pass; without any answer the run ends later
                 break
         return judge.usage
 
 
 def _problem(scores: tuple[list[FeatureScore], list[FeatureScore]]) -> str:
-    """An example of what went wrong: of a failed feature, if there is one."""
+    """An example of what went wrong, preferably of a failed feature."""
     found = [score for score in (*scores[0], *scores[1]) if score.error]
     found.sort(key=lambda score: score.status != "failed")
     return f"feature {found[0].feature} {found[0].status}: {found[0].error}" if found else ""
@@ -127,7 +127,7 @@ def _prepare(config: ComSemConfig, out: Path, before_long_work: Callable[[], obj
     store = _store(config, methods, out, before_long_work)
     for method in methods:
         if method.source != RANDOM:
-            store.fingerprint(method.cell)  # raises for a cell that is not there
+            store.fingerprint(method.cell)  # raises for a missing cell
     source = find_model(config.tokenizer or _model_of(config, store))
     sentences = Sentences(store, load_tokenizer(source))
     if config.store is not None:  # else it was done before the extraction
@@ -150,7 +150,7 @@ def _prepare(config: ComSemConfig, out: Path, before_long_work: Callable[[], obj
 
 
 def _write_config(config: ComSemConfig, out: Path, record: str) -> None:
-    """Write the config. A summary that is of another one goes: it would stand beside a config that it is not of."""
+    """Write the config. Removes the summary of another config."""
     file = out / CONFIG_FILE
     if file.exists() and not _is_of(config, file.read_text(encoding="utf-8")):
         for name in (SUMMARY_FILE, TABLE_FILE):
@@ -173,7 +173,7 @@ def _is_of(config: ComSemConfig, text: str) -> bool:
 def _store(
     config: ComSemConfig, methods: list[Method], out: Path, before_long_work: Callable[[], object]
 ) -> ActivationStore:
-    """The evaluation set, which is extracted where no store is given; of the methods' own language model."""
+    """The evaluation set, extracted where no store is given. Checks that it is of the methods' language model."""
     given = None if config.store is None else ActivationStore.open(config.store)
     if not config.other_model:
         check_model(methods, find_model(config.evaluation.model).name if given is None else _model_of(config, given))
@@ -225,7 +225,7 @@ def _write(
     one: _Prepared, real: list[FeatureScore], random: list[FeatureScore], config: ComSemConfig, check: JudgeCheck,
     folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write a method's tables; its row of the summary."""
+    """Write a method's tables; gives its row of the summary."""
     features = _all_features(one.records, real, config)
     controls = table(random)
     for frame, name in ((features, FEATURES_FILE), (controls, RANDOM_FILE)):
@@ -246,7 +246,7 @@ def _write(
 
 
 def _all_features(records: FeatureRecords, scored: list[FeatureScore], config: ComSemConfig) -> pd.DataFrame:
-    """A row for every feature, in order; the status of those that were not asked about says why."""
+    """A row for every feature, in order. The status says why a feature has no score."""
     active = set(active_features(records.kept, config.examples))
     known = {score.feature: score for score in scored}
     features = records.features

@@ -1,7 +1,7 @@
-"""Naming features and judging the names: steps 2 and 3 of ComSem (paper, Algorithm 1).
+"""Explaining features and judging the explanations: steps 2 and 3 of ComSem (paper, Algorithm 1).
 
-A result is a function of the examples and of the judge's answers alone. Since every answer is kept, a run that was
-killed goes on where it stopped, and a finished one costs nothing to repeat.
+Results depend only on the examples and the judge's answers. Since every answer is kept, a killed run goes on where it
+stopped, and a finished one costs nothing to repeat.
 """
 
 import asyncio
@@ -17,40 +17,40 @@ from bae_ray.errors import JudgeError, UnansweredError
 T = TypeVar("T")
 
 Status = Literal["scored", "inactive", "unscored", "unexplained", "unreadable", "failed"]
-"""scored; inactive: too few examples; unscored: active, but not among the features that were to be scored; unexplained:
-the judge gave no usable explanation; unreadable: no judgement of it could be read; failed: requests had no answer."""
+"""scored; inactive: too few examples; unscored: active, but not in the sample that is scored; unexplained: no usable
+explanation; unreadable: no readable judgement; failed: requests without an answer."""
 
 
 class Task(NamedTuple):
-    """One feature to be named and scored."""
+    """One feature to be explained and scored."""
 
     feature: int
     interpret: Sequence[Example]
-    """What it is named from."""
+    """Examples that it is explained from."""
     test: Sequence[Example]
-    """Held-out examples that the name is judged on."""
+    """Held-out examples that the explanation is judged on."""
     other: int = -1
-    """Another feature, whose examples should not fit the name; -1: none."""
+    """Another feature, whose examples should not fit the explanation; -1: none."""
     others: Sequence[Example] = ()
-    """Its held-out examples."""
+    """Held-out examples of the other feature."""
 
 
 class Judgement(NamedTuple):
-    """How often a description was found to fit."""
+    """Decisions whether a description fits some examples."""
 
     n: int
-    """Examples asked about; those that could not be read count."""
+    """Number of examples, including those with unreadable answers."""
     yes: int
     p_yes: float
-    """Mean P(Yes) over those where it is known; NaN where it is not."""
+    """Mean of the known P(Yes); NaN where none is known."""
     unreadable: int
     refusals: int
     example: str = ""
-    """An answer that could not be read, or refused."""
+    """An unreadable answer or a refusal."""
 
     @property
     def score(self) -> float:
-        """Share of Yes: what could not be read is no Yes. NaN where nothing was asked."""
+        """Share of Yes among all examples; NaN without examples."""
         return self.yes / self.n if self.n else math.nan
 
 
@@ -58,7 +58,7 @@ NOTHING_ASKED = Judgement(0, 0, math.nan, 0, 0)
 
 
 class Candidate(NamedTuple):
-    """One explanation of a feature, and how it fits the examples it was made from."""
+    """An explanation of a feature, and how well it fits the examples that it was made from."""
 
     explanation: str
     fit: float
@@ -66,14 +66,14 @@ class Candidate(NamedTuple):
 
 
 class FeatureScore(NamedTuple):
-    """What came of one feature."""
+    """The result of one feature."""
 
     feature: int
     status: Status
     explanation: str
     score: float
-    """Share of held-out examples that the explanation was found to fit; 0 where there is none (unexplained,
-    unreadable); NaN where requests failed, and where nothing was asked."""
+    """Share of held-out examples that the explanation fits; 0 for unexplained and unreadable features; NaN for failed
+    ones and those that were not asked about."""
     test: Judgement
     shuffled: Judgement
     """The same explanation on another feature's examples."""
@@ -82,11 +82,11 @@ class FeatureScore(NamedTuple):
     explanations_refused: int = 0
     explanations_unreadable: int = 0
     error: str = ""
-    """What went wrong, or an answer that could not be read."""
+    """The error of a request, or an unreadable answer."""
 
 
 def unasked(feature: int, status: Status) -> FeatureScore:
-    """The result of a feature that the judge is not asked about, or gave no answer to."""
+    """The result of a feature without any judgement."""
     return FeatureScore(feature, status, "", math.nan, NOTHING_ASKED, NOTHING_ASKED, -1)
 
 
@@ -98,7 +98,7 @@ async def score_features(
     at_once: int,
     on_done: Callable[[], None] = lambda: None,
 ) -> list[FeatureScore]:
-    """Scores in the order of the tasks, `at_once` of them under way.
+    """Scores in the order of the tasks; `at_once` of these are under way at once.
 
     A feature whose requests have no answer is reported as failed, and the others go on. Raises `JudgeError` where no
     request will be answered any more.
@@ -116,7 +116,7 @@ async def score_features(
 
 
 async def score_feature(judge: Judge, task: Task, interpretations: int, threshold: float | None) -> FeatureScore:
-    """Name one feature and judge the name."""
+    """Explain one feature and judge the explanation."""
     try:
         prompt = interpret_prompt(task.interpret)
         answers = await gather_all([judge.explain(prompt, number) for number in range(interpretations)])
@@ -157,13 +157,13 @@ async def score_feature(judge: Judge, task: Task, interpretations: int, threshol
 async def judge_examples(
     judge: Judge, examples: Sequence[Example], description: str, threshold: float | None
 ) -> Judgement:
-    """Ask of each example whether a description fits it."""
+    """Have a description judged on each example."""
     answers = await gather_all([judge.decide(judge_prompt(example, description)) for example in examples])
     return summed([read_decision(answer, threshold) for answer in answers], answers)
 
 
 def summed(decisions: Sequence[Decision], answers: Sequence[Answer]) -> Judgement:
-    """Decisions counted; `answers` are what they were read from."""
+    """Count decisions, which were read from these answers."""
     unread = (shown(answer) for decision, answer in zip(decisions, answers, strict=True) if decision.problem)
     known = [decision.p_yes for decision in decisions if not math.isnan(decision.p_yes)]
     return Judgement(
@@ -179,7 +179,7 @@ def summed(decisions: Sequence[Decision], answers: Sequence[Answer]) -> Judgemen
 async def _candidates(
     judge: Judge, task: Task, given: Sequence[Explanation], threshold: float | None
 ) -> tuple[Candidate, ...]:
-    """The different explanations; of several, each is judged on what it was made from, never on held-out examples."""
+    """The different explanations. If there are several, each is judged on the examples it was made from."""
     texts = list(dict.fromkeys(explanation.text for explanation in given if not explanation.problem))
     if len(texts) < 2:
         return tuple(Candidate(text, math.nan) for text in texts)

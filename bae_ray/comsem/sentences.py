@@ -1,4 +1,4 @@
-"""Tokens as the judge and the reader see them: in their sentence, with character offsets.
+"""The sentences of an evaluation set, and its tokens within them by character offsets.
 
 Shapes: N tokens of the evaluation set, T tokens of a sentence.
 """
@@ -21,14 +21,14 @@ REPLACEMENT = "\ufffd"
 
 
 class Window(NamedTuple):
-    """A token with those around it, each as a piece of the sentence."""
+    """A token with its neighbours, each as a piece of the sentence."""
 
     text: int
     pieces: list[str]
     rows: list[int]
-    """Number of each among the evaluation set's tokens; -1 for one that is not in it."""
+    """Index of each among the evaluation set's tokens; -1 for tokens that are not in it."""
     at: int
-    """Which of them the token is."""
+    """Index of the token among the pieces."""
 
 
 class Sentences:
@@ -63,11 +63,11 @@ class Sentences:
         return len(self._ids)
 
     def texts_of(self, n_tokens: int) -> int:
-        """How many sentences the first so many tokens are of."""
+        """Number of sentences that the first `n_tokens` tokens come from."""
         return self._place(n_tokens - 1)[0] + 1
 
     def example(self, token: int, around: int) -> Example:
-        """The token in the part of its sentence that ends `around` tokens before and after it."""
+        """The token with the part of its sentence up to `around` tokens before and after it."""
         text, position = self._place(token)
         offsets, sentence = self._offsets_of(text), self._texts[text].as_py()
         start, end = _trimmed(sentence, *offsets[position])
@@ -82,7 +82,7 @@ class Sentences:
         return Example(sentence[start:end], place, sentence[first:last], start - first, end - first)
 
     def window(self, token: int, around: int) -> Window:
-        """The token and at most `around` on either side."""
+        """The token and at most `around` tokens on either side."""
         text, position = self._place(token)
         kept = self._kept.list(text)
         first_row = int(self._kept.ends[text]) - len(kept)
@@ -93,7 +93,7 @@ class Sentences:
         return Window(text, pieces, [numbers.get(place, -1) for place in positions], position - first)
 
     def prepare(self, tokens: Iterable[int]) -> None:
-        """Tokenise the sentences of these tokens, many at once, ahead of their use."""
+        """Tokenise the sentences of these tokens ahead of their use, many at once."""
         texts = sorted({self._place(token)[0] for token in tokens} - self._offsets.keys())
         for start in range(0, len(texts), TOKENIZED_AT_ONCE):
             self._tokenize(texts[start : start + TOKENIZED_AT_ONCE])
@@ -122,9 +122,10 @@ class Sentences:
             self._offsets[text] = [(int(start), int(end)) for start, end in offsets[: len(stored)]]
 
     def _piece(self, text: int, position: int) -> str:
-        """The token as it stands in the text, blanks included; the name of a special one.
+        """The text of a token with its blanks; the name of a special token.
 
-        Of tokens that are bytes of one character, the first is the character and the others a replacement character.
+        Where several tokens are the bytes of one character, the first is the character and the others are a replacement
+        character.
         """
         start, end = self._offsets_of(text)[position]
         if start < end and position and self._offsets_of(text)[position - 1][1] >= end:
@@ -137,7 +138,7 @@ class Sentences:
 
 
 def _trimmed(sentence: str, start: int, end: int) -> tuple[int, int]:
-    """Offsets without the blanks around a token, which some tokenizers count in; a token of blanks keeps them."""
+    """Offsets without the blanks around a token, which some tokenizers include; a token of blanks keeps them."""
     inside = sentence[start:end]
     if not inside.strip():
         return start, end

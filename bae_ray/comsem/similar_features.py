@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 NEAREST = 5
-"""Features shown as similar."""
+"""Number of features shown as similar."""
 AT_ONCE = 256
 
 
@@ -19,12 +19,12 @@ class Similar(NamedTuple):
 
     feature: int
     cosine: float
-    """Of the two rows of the dictionary."""
+    """Cosine of the two rows of the dictionary."""
 
 
 @torch.no_grad()
 def similar(dictionary: Tensor, features: Sequence[int]) -> dict[int, list[Similar]]:
-    """The nearest of all other features by the cosine of their rows in the dictionary [G, D], for some of them."""
+    """For some features the nearest of all others, by the cosine of their rows of the dictionary [G, D]."""
     unit = nn.functional.normalize(dictionary.float(), dim=1)
     found: dict[int, list[Similar]] = {}
     for start in range(0, len(features), AT_ONCE):

@@ -1,6 +1,6 @@
-"""A method's row of the table: Table 1 of the paper, and how far it can be trusted.
+"""The summary of a method's scores: a row of the paper's Table 1, with intervals and chance levels.
 
-A score is held against chance: how often the judge says Yes to an explanation on another feature's tokens.
+Chance is how often the judge says Yes to an explanation on another feature's tokens.
 """
 
 import math
@@ -15,11 +15,11 @@ from bae_ray.comsem.scoring import FeatureScore
 REPLICATES = 2000
 COVERAGE = 0.95
 COUNTED = ("scored", "unexplained", "unreadable")
-"""Statuses of features that Score is the mean over: all that were asked about and answered."""
+"""Statuses of the features in the mean score: all those with answers of the judge."""
 
 
 class Interval(NamedTuple):
-    """A mean and the ends of its 95 % interval, a bootstrap over features; NaN where there is nothing to average."""
+    """A mean and the ends of its 95 % interval, a bootstrap over features; NaN without values."""
 
     mean: float
     low: float
@@ -32,27 +32,27 @@ class Scores(NamedTuple):
     activated: int
     """Act.: features with more than n_I examples."""
     interpretable: int
-    """FI#: of those scored, features of a score above 0."""
+    """FI#: scored features with a score above 0."""
     scored: int
-    """Features that the scores are means over."""
+    """Number of features in the means."""
     score: Interval
-    """Score: mean over the features scored."""
+    """Score: mean over the scored features."""
     chance: Interval
-    """The same explanations on another feature's tokens."""
+    """Score of the same explanations on another feature's tokens."""
     above_chance: Interval
-    """Score minus chance; both are drawn together."""
+    """Score minus chance, with the same replicates."""
     random: Interval
     """Score of the sets of random tokens."""
     p_yes: float
     """Mean P(Yes) over the features."""
     judged: int
-    """Judgements asked for: of features, controls and random sets."""
+    """Judgements of features, controls and random sets."""
     unreadable: int
     refusals: int
     unexplained: int
-    """Features, random sets not counted, that the judge named in no usable way."""
+    """Features, without random sets, for which the judge gave no usable explanation."""
     failed: int
-    """Features and random sets without a result, since requests had no answer; run again."""
+    """Features and random sets without a result, since requests had no answer. Run again."""
 
 
 def table(scores: Sequence[FeatureScore]) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def table(scores: Sequence[FeatureScore]) -> pd.DataFrame:
             "p_yes": s.test.p_yes,
             "parse_failures": s.test.unreadable,
             "refusals": s.test.refusals,
-            # No explanation fits no token, its own or another's: in both means, or neither.
+            # Without an explanation the score and the chance are both 0, so that their means have the same features.
             "chance": 0.0 if s.status == "unexplained" and s.shuffled_with >= 0 else s.shuffled.score,
             "chance_n": s.shuffled.n,
             "chance_yes": s.shuffled.yes,
@@ -88,7 +88,7 @@ def table(scores: Sequence[FeatureScore]) -> pd.DataFrame:
 
 
 def summarize(features: pd.DataFrame, random: pd.DataFrame, seed: int) -> Scores:
-    """The summary of the rows of `table` of all features, and of the random sets."""
+    """The summary of the rows of `table`: those of all features, and those of the random sets."""
     counted = features[features["status"].isin(COUNTED)]
     scores, chances = counted["score"].to_numpy(float), counted["chance"].to_numpy(float)
     drawn = np.random.default_rng(seed).integers(0, max(1, len(scores)), (REPLICATES, len(scores)))
@@ -133,7 +133,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _means(values: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """The mean of each replicate, over the values that are known; NaN where it drew none."""
+    """The mean of each replicate over its known values; NaN where it has none."""
     taken = values[drawn]
     known = ~np.isnan(taken)
     counts = known.sum(1)

@@ -1,4 +1,4 @@
-"""From a feature's examples to what the judge is asked about it, with the controls."""
+"""From the examples of features to the tasks for the judge, with the controls."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ def active_features(kept: Kept, examples: ExamplesConfig) -> list[int]:
 
 
 def feature_tasks(kept: Kept, sentences: Sentences, examples: ExamplesConfig, scoring: ScoringConfig) -> list[Task]:
-    """Tasks of the active features that are to be scored."""
+    """Tasks of the active features, or of a sample of them."""
     active = active_features(kept, examples)
     generator = np.random.default_rng([examples.seed, 1])
     if scoring.max_features is not None and scoring.max_features < len(active):
@@ -53,7 +53,7 @@ def _tasks(
 
 
 def _others(n: int, wanted: int | None, seed: int) -> list[int]:
-    """For `wanted` of n features (None: all) another one, never itself; -1 for the rest."""
+    """Another feature for each of `wanted` of n features (None: all); -1 for the rest."""
     others = np.full(n, -1)
     if n < 2:
         return others.tolist()

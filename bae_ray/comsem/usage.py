@@ -1,4 +1,4 @@
-"""What asking a judge comes to: requests, tokens and dollars."""
+"""Counting the requests to a judge, their tokens and their cost."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple
@@ -10,27 +10,27 @@ from bae_ray.comsem.config import JudgeConfig
 
 
 class Usage(NamedTuple):
-    """What asking came to in this run."""
+    """Requests, tokens and cost of one run."""
 
     sent: int
-    """Requests sent, further attempts included."""
+    """Requests sent, including repeated ones."""
     answered: int
     """Answers received."""
     from_cache: int
-    """Answers that were paid for before."""
+    """Answers found in the cache."""
     retried: int
     prompt_tokens: int
     completion_tokens: int
     prefix_tokens: int
-    """Of the prompt tokens: those that the server had computed before, if it says so."""
+    """Prompt tokens that the server had in its cache, as far as it says so."""
     cost: float
     """Dollars of this run."""
     estimated: int = 0
-    """Requests of which it is not known how many tokens they took, since the server does not say or no answer came:
-    the cost counts their prompts by their length and the longest answers, the tokens above do not count them."""
+    """Requests with an unknown number of tokens, since the server does not say or did not answer. The cost counts their
+    prompts by length and the longest answers; the tokens above do not count them."""
 
     def after(self, first: "Usage") -> "Usage":
-        """The sum with the usage of a first question that was then asked again, from the cache."""
+        """The sum with the usage of a first question, which this run has then found in the cache."""
         together = Usage(*(a + b for a, b in zip(first, self, strict=True)))
         return together._replace(from_cache=self.from_cache - first.answered)
 
@@ -46,7 +46,7 @@ class Account:
 
     @property
     def usage(self) -> Usage:
-        """What this run has come to so far."""
+        """The usage of this run so far."""
         return Usage(**self._counts, **self._tokens, cost=self._budget.spent_now)
 
     @property
