@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -186,3 +187,11 @@ def test_bad_config_file(bae_ray, tmp_path: Path, content: str | None, message: 
     code, _, err = bae_ray("extract", "--config", file)
     assert code == cli.EXIT_INVALID
     assert message in err
+
+
+def test_the_pages_name_every_verb_and_no_other():
+    root = Path(__file__).parents[1]
+    pages = " ".join(page.read_text(encoding="utf-8") for page in (root / "README.md", *(root / "docs").glob("*.md")))
+    words = [tuple(found) for found in re.findall(r"\bbae-ray +([a-z]+) *([a-z]*)", pages)]
+    named = {next((verb for verb in (" ".join(two), two[0]) if verb in cli.VERBS), two[0]) for two in words}
+    assert named == set(cli.VERBS)
