@@ -130,6 +130,8 @@ def _any_of(configs: tuple[type[ArchitectureConfig], ...]) -> TypeAdapter[Any]:
 
 AutoencoderConfig = Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(_validated)]
 """The config of any architecture; the field `architecture` says which."""
+CONFIGS: TypeAdapter[ArchitectureConfig] = TypeAdapter(AutoencoderConfig)
+"""Reads and checks such a config."""
 
 
 for _architecture in (

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bae_ray.autoencoders.architectures import AutoencoderConfig, architecture_of
+from bae_ray.autoencoders.architectures import CONFIGS, architecture_of
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.autoencoders.hub import fetched
 from bae_ray.autoencoders.identity import DECODER, model_hash
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-_CONFIGS: TypeAdapter[ArchitectureConfig] = TypeAdapter(AutoencoderConfig)
 
 
 def build_autoencoder(config: ArchitectureConfig) -> "Autoencoder":
@@ -53,7 +52,7 @@ def load_autoencoder(
     """
     folder = fetched(source, (CONFIG_FILE, WEIGHTS_FILE), revision, token, cache_dir)
     try:
-        config = _CONFIGS.validate_json(read_text(folder / CONFIG_FILE))
+        config = CONFIGS.validate_json(read_text(folder / CONFIG_FILE))
         check_regular(folder / WEIGHTS_FILE)
         tensors = load_file(folder / WEIGHTS_FILE)
         with torch.device("meta"):  # no memory yet: a config may name any size

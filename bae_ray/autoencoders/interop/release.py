@@ -11,7 +11,7 @@ from torch import Tensor
 from bae_ray.autoencoders.architectures import Kind, config_read_from
 from bae_ray.autoencoders.base import Autoencoder
 from bae_ray.autoencoders.interop.weights import assemble, check_tensors, read_json, read_safetensors
-from bae_ray.errors import CheckpointError, InvalidInputError
+from bae_ray.errors import CheckpointError, InvalidInputError, first_line
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ def _read_pickled(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} cannot be read: {error}. Give a file that the released code saved.") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
-            f"{file} is not a file of plain tensors and is not read: {_first_line(error)} Save the model's "
+            f"{file} is not a file of plain tensors and is not read: {first_line(error)} Save the model's "
             "state_dict() alone, best as .safetensors; a file that you did not make yourself may be malicious."
         ) from error
     if not isinstance(content, dict):
@@ -129,10 +129,6 @@ def _read_parameters(file: Path) -> dict[str, str]:
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{file} is not text: {error}. Restore or remove it.") from error
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _recorded_kind(parameters: Mapping[str, str], file: Path) -> Kind | None:

@@ -61,7 +61,7 @@ def export_saelens(
         raise InvalidInputError(f"SAELens has no architecture for {architecture.name}.")
     dtype = autoencoder.W_enc.dtype
     with torch.no_grad():
-        form: SAELensForm = loaded(architecture.saelens)(autoencoder, _folded(autoencoder))
+        form, tensors = _convert(autoencoder, architecture.saelens)
     given = {"model_name": model_name, "hook_name": hook_name, **form.metadata}
     if autoencoder.has_prior:
         given[PRIOR_FIELD] = prior_text(autoencoder.prior)
@@ -80,111 +80,104 @@ def export_saelens(
         | {name: value for name, value in given.items() if value is not None},
     }
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file({name: tensor.to("cpu", dtype).contiguous() for name, tensor in form.tensors.items()}, temporary)
+        save_file({name: tensor.to("cpu", dtype).contiguous() for name, tensor in tensors.items()}, temporary)
     write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
 
 
 class SAELensForm(NamedTuple):
-    """An autoencoder as SAELens has it."""
+    """What SAELens has of an architecture, besides the weights that all have."""
 
     architecture: str
     """What SAELens calls it."""
     tensors: dict[str, Tensor]
-    """Its weights, in float64."""
+    """Its biases and thresholds, in float64."""
     fields: dict[str, Any]
     """What its config has besides the widths."""
     metadata: dict[str, str]
     """What only this package reads, from the config's metadata."""
 
 
-class Folded(NamedTuple):
-    """The weights of an autoencoder with its normalisation folded in, as SAELens names them; in float64."""
+class Biases(NamedTuple):
+    """What is added to x W_enc, with the normalisation folded in; in float64."""
 
-    W_enc: Tensor
     b_enc: Tensor
-    W_dec: Tensor
-    b_dec: Tensor
+    """The encoder's bias, and the shift."""
     shift: Tensor
-    """What centring adds to every pre-activation, [F]: a part of b_enc."""
-
-    def with_bias(self) -> dict[str, Tensor]:
-        """The tensors of architectures that have an encoder bias."""
-        return {**self.without_bias(), "b_enc": self.b_enc}
-
-    def without_bias(self) -> dict[str, Tensor]:
-        """The tensors of architectures that have others in its place."""
-        return {"W_enc": self.W_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+    """What centring the activations adds, [F]."""
 
 
-def _folded(autoencoder: Autoencoder) -> Folded:
+def _convert(autoencoder: Autoencoder, function: str) -> tuple[SAELensForm, dict[str, Tensor]]:
+    """The architecture's own form, and all weights in float64."""
     encoder = autoencoder.W_enc.double() / autoencoder.scale.double()
     shift = -(autoencoder.mean.double() @ encoder)
+    b_enc = shift if autoencoder.b_enc is None else shift + autoencoder.b_enc.double()
+    form: SAELensForm = loaded(function)(autoencoder, Biases(b_enc, shift))
     mean, scale = (tensor.double() for tensor in autoencoder.target_normalization)
-    return Folded(
-        W_enc=encoder,
-        b_enc=shift if autoencoder.b_enc is None else shift + autoencoder.b_enc.double(),
-        W_dec=autoencoder.latent_directions() * scale,
-        b_dec=autoencoder.b_dec.double() * scale + mean,
-        shift=shift,
-    )
+    common = {
+        "W_enc": encoder,
+        "W_dec": autoencoder.latent_directions() * scale,
+        "b_dec": autoencoder.b_dec.double() * scale + mean,
+    }
+    return form, common | form.tensors
 
 
-def relu(_: Autoencoder, folded: Folded) -> SAELensForm:
+def relu(_: Autoencoder, biases: Biases) -> SAELensForm:
     """A ReLU autoencoder."""
-    return SAELensForm("standard", folded.with_bias(), {}, {})
+    return SAELensForm("standard", {"b_enc": biases.b_enc}, {}, {})
 
 
-def topk(autoencoder: TopKAutoencoder, folded: Folded) -> SAELensForm:
-    """A top-k autoencoder; warns of one that keeps negative latents."""
+def topk(autoencoder: TopKAutoencoder, biases: Biases) -> SAELensForm:
+    """A top-k autoencoder. Warns of one that keeps negative latents."""
     if not autoencoder.nonnegative:
-        warnings.warn(TOPK_REMARK, InexactConversionWarning, stacklevel=3)
-    return SAELensForm("topk", folded.with_bias(), {"k": autoencoder.k, "rescale_acts_by_decoder_norm": False}, {})
+        warnings.warn(TOPK_REMARK, InexactConversionWarning, stacklevel=4)
+    fields = {"k": autoencoder.k, "rescale_acts_by_decoder_norm": False}
+    return SAELensForm("topk", {"b_enc": biases.b_enc}, fields, {})
 
 
-def transcoder(autoencoder: Transcoder, folded: Folded) -> SAELensForm:
+def transcoder(autoencoder: Transcoder, biases: Biases) -> SAELensForm:
     """A transcoder."""
-    return SAELensForm("transcoder", folded.with_bias(), {"d_out": autoencoder.d_in}, {})
+    return SAELensForm("transcoder", {"b_enc": biases.b_enc}, {"d_out": autoencoder.d_in}, {})
 
 
-def gated(autoencoder: GatedAutoencoder, folded: Folded) -> SAELensForm:
+def gated(autoencoder: GatedAutoencoder, biases: Biases) -> SAELensForm:
     """The paper's Gated ReLU: a JumpReLU whose thresholds are all the same."""
-    return _jumprelu(folded, torch.full_like(folded.b_enc, autoencoder.threshold))
+    return _jumprelu(biases, torch.full_like(biases.b_enc, autoencoder.threshold))
 
 
-def jumprelu(autoencoder: JumpReLUAutoencoder, folded: Folded) -> SAELensForm:
+def jumprelu(autoencoder: JumpReLUAutoencoder, biases: Biases) -> SAELensForm:
     """A JumpReLU autoencoder."""
-    return _jumprelu(folded, autoencoder.log_threshold.exp())
+    return _jumprelu(biases, autoencoder.log_threshold.exp())
 
 
-def batchtopk(autoencoder: BatchTopKAutoencoder, folded: Folded) -> SAELensForm:
+def batchtopk(autoencoder: BatchTopKAutoencoder, biases: Biases) -> SAELensForm:
     """A batch top-k autoencoder as a JumpReLU, as SAELens itself saves them.
 
-    A threshold below 0 is not trained yet, and every positive latent is kept.
+    A threshold below 0 is not trained yet: then every positive latent is kept.
     """
-    return _jumprelu(folded, autoencoder.threshold.clamp_min(0).expand_as(folded.b_enc))
+    return _jumprelu(biases, autoencoder.threshold.clamp_min(0).expand_as(biases.b_enc))
 
 
-def gated_sae(autoencoder: GatedSAE, folded: Folded) -> SAELensForm:
+def gated_sae(autoencoder: GatedSAE, biases: Biases) -> SAELensForm:
     """A Gated SAE."""
-    biases = {
-        "b_gate": folded.shift + autoencoder.b_gate.double(),
-        "b_mag": folded.shift * autoencoder.r_mag.double().exp() + autoencoder.b_mag.double(),
+    tensors = {
+        "b_gate": biases.shift + autoencoder.b_gate.double(),
+        "b_mag": biases.shift * autoencoder.r_mag.double().exp() + autoencoder.b_mag.double(),
         "r_mag": autoencoder.r_mag,
     }
-    return SAELensForm("gated", folded.without_bias() | biases, {}, {})
+    return SAELensForm("gated", tensors, {}, {})
 
 
-def binary(autoencoder: BinaryAutoencoder, folded: Folded) -> SAELensForm:
+def binary(autoencoder: BinaryAutoencoder, biases: Biases) -> SAELensForm:
     """A Gated SAE whose magnitude is always 1: exp(r_mag) is 0, so that what is left of the magnitude is b_mag = 1."""
-    gate = folded.b_enc
+    gate = biases.b_enc
     if autoencoder.gradient != "release":
         # Their gate is open above 0, our step is 1 from 0 on. Without this, latents without any weights, whose
         # pre-activation is always 0, would differ. The smallest normal number changes no other sum.
         tiny = torch.finfo(autoencoder.W_enc.dtype).tiny
         gate = gate.where(gate.to(autoencoder.W_enc.dtype) != 0, tiny)
-    constant = {"b_gate": gate, "b_mag": torch.ones_like(gate), "r_mag": torch.full_like(gate, R_MAG_OF_CODES)}
-    return SAELensForm("gated", folded.without_bias() | constant, {}, {GRADIENT_FIELD: autoencoder.gradient})
+    tensors = {"b_gate": gate, "b_mag": torch.ones_like(gate), "r_mag": torch.full_like(gate, R_MAG_OF_CODES)}
+    return SAELensForm("gated", tensors, {}, {GRADIENT_FIELD: autoencoder.gradient})
 
 
-def _jumprelu(folded: Folded, threshold: Tensor) -> SAELensForm:
-    return SAELensForm("jumprelu", folded.with_bias() | {"threshold": threshold}, {}, {})
+def _jumprelu(biases: Biases, threshold: Tensor) -> SAELensForm:
+    return SAELensForm("jumprelu", {"b_enc": biases.b_enc, "threshold": threshold}, {}, {})

@@ -14,7 +14,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
-from bae_ray.autoencoders import AutoencoderConfig, build_autoencoder
+from bae_ray.autoencoders import build_autoencoder
+from bae_ray.autoencoders.architectures import CONFIGS
 from bae_ray.autoencoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.autoencoders.losses import bernoulli_entropy
 from bae_ray.config import content_hash, describe
@@ -34,7 +35,6 @@ log = logging.getLogger("ray.serve")
 T = TypeVar("T")
 
 
-_CONFIGS: TypeAdapter[AutoencoderConfig] = TypeAdapter(AutoencoderConfig)
 _ORIGINS: TypeAdapter[Origin] = TypeAdapter(Origin)
 
 
@@ -71,7 +71,7 @@ def links_out(folder: Path, registry: Path) -> list[str]:
 def read_entry(encoder_id: str, folder: Path, version: str, most: int = MAX_WEIGHTS_BYTES) -> Entry:
     """The encoder of a folder; whatever is wrong with it is its own business, and breaks no other one."""
     try:
-        config = _checked(CONFIG_FILE, _CONFIGS.validate_json, read_text(folder / CONFIG_FILE))
+        config = _checked(CONFIG_FILE, CONFIGS.validate_json, read_text(folder / CONFIG_FILE))
         with torch.device("meta"):
             expected = {name: list(tensor.shape) for name, tensor in build_autoencoder(config).state_dict().items()}
         check_regular(folder / WEIGHTS_FILE, most)
