@@ -125,7 +125,8 @@ def _validated(value: Any) -> Any:
 
 @cache
 def _any_of(configs: tuple[type[ArchitectureConfig], ...]) -> TypeAdapter[Any]:
-    return TypeAdapter(Annotated[Union[configs], Field(discriminator="architecture")])  # noqa: UP007 - as many as known
+    union: Any = Union[configs]  # noqa: UP007  # pyright: ignore - as many as are known
+    return TypeAdapter(Annotated[union, Field(discriminator="architecture")])
 
 
 AutoencoderConfig = Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(_validated)]

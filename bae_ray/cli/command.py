@@ -1,7 +1,7 @@
 """Commands: the options of a verb, which may hold those of the library."""
 
 from functools import cache
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, cast
 
 from pydantic import create_model
 
@@ -22,11 +22,8 @@ class Command(Config):
     @classmethod
     def held(cls) -> dict[str, type[Config]]:
         """The configs that it holds, by field."""
-        return {
-            name: field.annotation
-            for name, field in cls.model_fields.items()
-            if _HELD in field.metadata and field.annotation is not None
-        }
+        fields = {name: field for name, field in cls.model_fields.items() if _HELD in field.metadata}
+        return {name: cast(type[Config], field.annotation) for name, field in fields.items()}
 
     @classmethod
     def flags(cls) -> type[Config]:
@@ -60,7 +57,8 @@ def _flags(command: type[Command]) -> type[Config]:
         name: (field.annotation, field) for name, field in command.model_fields.items() if name not in held
     }
     bases: Any = tuple(held.values()) or Config
-    return create_model(command.__name__, __base__=bases, __doc__=command.__doc__, **own)
+    made: Any = create_model(command.__name__, __base__=bases, __doc__=command.__doc__, **own)
+    return made
 
 
 def _part(config: type[Config], flat: Config) -> Config:

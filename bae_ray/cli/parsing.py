@@ -50,7 +50,8 @@ CHOICES = (
 def parse(command: type[C], prog: str, arguments: list[str], default: C | None = None) -> C:
     """A config from command-line arguments. `--config FILE` gives values, which the other arguments may change."""
     if issubclass(command, Command):
-        return command.of(parse(command.flags(), prog, arguments, default and default.flat()))
+        given = default.flat() if isinstance(default, Command) else None
+        return command.of(parse(command.flags(), prog, arguments, given))
     arguments, _, file = _take_option(arguments, re.compile("config"))
     if file is not None:
         default = _read_config(command, Path(file))
