@@ -6,7 +6,7 @@ PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt req
 .PHONY: demo judge test test-slow lint hooks bench clean
 
 demo: $(VENV)/.installed  ## the main job at laptop size: a layer x position entropy sweep of a real language model
-	$(BIN)/python jobs/layer_position_entropy.py demo
+	$(BIN)/python jobs/layer_position_entropy.py laptop
 
 judge: $(VENV)/.installed-judge  ## a language model that judges, at http://127.0.0.1:8000/v1; MODEL=... for another
 	$(BIN)/bae-ray judge serve $(if $(MODEL),--model $(MODEL))

@@ -1,9 +1,9 @@
 """The commands on README's first screen, run as they stand there, on this machine as it is."""
 
-import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bae_ray.cli import parse_preset
+from bae_ray.cli.job import parse_preset
 from tests.serving.support import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -52,18 +52,14 @@ def test_what_is_submitted_to_a_cluster_can_be(environment: dict[str, str]):
     shown = subprocess.run(help_, env=environment, capture_output=True, text=True, check=True).stdout
     assert all(option in shown for option in options if option.startswith("--"))
     assert job[0] == "python"
-    spec = importlib.util.spec_from_file_location("job", ROOT / job[1])
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = parse_preset(module.PRESETS, job[1], job[2:])
+    experiment = runpy.run_path(str(ROOT / job[1]))["EXPERIMENT"]
+    config = parse_preset(experiment.presets, job[1], job[2:])
     assert str(config.out) == job[job.index("--out") + 1]
 
 
 def test_a_trained_encoder_over_http(environment: dict[str, str], tmp_path: Path):
     """In fresh processes and a folder of its own, on the CPUs that there are; only the port is another one."""
-    demo = [sys.executable, str(ROOT / "jobs" / "layer_position_entropy.py"), "demo", *SMALL]
+    demo = [sys.executable, str(ROOT / "jobs" / "layer_position_entropy.py"), "laptop", *SMALL]
     done = subprocess.run(demo, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     serve, *ask = SERVE.splitlines()

@@ -8,7 +8,6 @@ from bae_ray.cli.exit_codes import EXIT_SOME_FAILED as EXIT_SOME_FAILED
 from bae_ray.cli.exit_codes import report_failures as report_failures
 from bae_ray.cli.exit_codes import run_safely as run_safely
 from bae_ray.cli.parsing import parse as parse
-from bae_ray.cli.parsing import parse_preset as parse_preset
 from bae_ray.cli.verbs import VERBS as VERBS
 from bae_ray.names import nearest
 

@@ -89,20 +89,6 @@ def _check_local(command: Config) -> None:
             )
 
 
-def parse_preset(presets: dict[str, C], prog: str, arguments: list[str], default: str | None = None) -> C:
-    """A job's config: the preset that the first argument names, else `default`, with the other arguments' changes."""
-    name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
-    if not name and default is not None:
-        name, arguments = default, [default, *arguments]
-    if name in presets:
-        return parse(type(presets[name]), f"{prog} {name}", arguments[1:], presets[name])
-    if not name and {"-h", "--help"} & set(arguments):
-        first = next(iter(presets))
-        return parse(type(presets[first]), f"{prog} {first}", arguments, presets[first])
-    given = f"preset '{name}' is not known" if name else "no preset is given"
-    raise InvalidInputError(f"{given}: begin with one of {', '.join(presets)}.{nearest(name, presets)}")
-
-
 def _ended(sentence: str) -> str:
     return sentence if sentence.endswith("?") else f"{sentence}."
 

@@ -30,7 +30,7 @@ def comsem(command: ComSemCommand) -> int:
     from bae_ray.comsem.name_and_score import dry_run
     from bae_ray.comsem.results_folder import TABLE_FILE
     from bae_ray.report.card_file import publish_cards
-    from bae_ray.report.comsem_terminal import print_plan, print_summary
+    from bae_ray.report.comsem_terminal import print_cost, print_summary
     from bae_ray.report.feature_browser import report_features
 
     elsewhere = [source for source in command.comsem.autoencoders if source != RANDOM and not Path(source).is_dir()]
@@ -40,7 +40,7 @@ def comsem(command: ComSemCommand) -> int:
             "a folder first (`save_pretrained`), or leave --publish out."
         )
     if command.dry_run:
-        print_plan(dry_run(command.comsem, command.out), command.comsem)
+        print_cost(dry_run(command.comsem, command.out), command.comsem)
         return 0
     outcome = run(command.comsem, command.out, command.record())
     pages = report_features(command.out, command.json_features)

@@ -31,12 +31,13 @@ class ReportCommand(Command):
 
 def entropy(command: EntropyCommand) -> int:
     """Run `bae-ray entropy`."""
-    from bae_ray.report.entropy_tables import print_entropies
+    from bae_ray.report.entropy_tables import entropy_tables
+    from bae_ray.report.terminal import print_tables
     from bae_ray.training.results import entropy_table, results, write_csv
 
     table = results(command.runs)
     write_csv(entropy_table(table), command.out)
-    print_entropies(table)
+    print_tables(*entropy_tables(table))
     print(command.out)
     return 0
 

@@ -1,4 +1,4 @@
-"""Cards of features beside their autoencoder, where the service finds them: a file of the autoencoder's folder."""
+"""Cards of features, in a file of their autoencoder's folder, where the service finds them."""
 
 import json
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ class Card(NamedTuple):
 def publish_cards(out: Path, autoencoders: Mapping[str, Path]) -> list[Path]:
     """Put the cards of a finished ComSem run into the folders of its autoencoders, which are given by method.
 
-    They name the weights that they are of, so that they are never taken for those of others in their place.
+    The file names the weights that its cards belong to, so that they are never shown for other weights.
     """
     written: list[Path] = []
     for method in scored_methods(out):
@@ -66,7 +66,7 @@ def publish_cards(out: Path, autoencoders: Mapping[str, Path]) -> list[Path]:
 def read_card(autoencoder: Path, index: int) -> Card | None:
     """The card of a feature, if its autoencoder has cards and the feature is active; only its part is read.
 
-    Raises `InvalidInputError` where the cards are of other weights than the folder's, and `OSError`, `ValueError`,
+    Raises `InvalidInputError` where the cards belong to other weights than the folder's, and `OSError`, `ValueError`,
     `KeyError` or `TypeError` where the file is damaged.
     """
     file = autoencoder / CARDS_FILE
@@ -85,7 +85,7 @@ def read_card(autoencoder: Path, index: int) -> Card | None:
 
 
 def _weights(file: Path) -> str:
-    """The checksum of an autoencoder's weights, taken once of each file."""
+    """The checksum of an autoencoder's weights; each file is read once."""
     stat = file.stat()
     return _checksum(file, stat.st_ino, stat.st_mtime_ns, stat.st_size)
 

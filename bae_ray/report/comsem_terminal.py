@@ -1,10 +1,6 @@
 """ComSem on the terminal: the table, the judge's own test beside it, and what a run would cost."""
 
 import math
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.cost_estimate import Plan
@@ -12,27 +8,28 @@ from bae_ray.comsem.judge_check import JudgeCheck
 from bae_ray.comsem.judge_prompts import PROMPT_VERSION
 from bae_ray.comsem.results_folder import Outcome
 from bae_ray.comsem.usage import Usage
-
-WIDTH = 150
+from bae_ray.report.numbers import interval, known
+from bae_ray.report.terminal import print_tables, text_table
 
 
 def print_summary(outcome: Outcome) -> None:
     """Print Table 1's columns with their intervals and controls, and how far the judge can be trusted."""
-    printed = Table(title="ComSem: scores with 95 % intervals over features", title_justify="left")
-    for column in ("method", "layer", "L_r", "||Cov||", "Act.", "FI#", "Score", "chance", "Score - chance", "random"):
-        printed.add_column(column, justify="left" if column == "method" else "right")
-    for row in outcome.summary.to_dict("records"):
-        printed.add_row(
-            row["method"],
-            str(row["layer"]),
-            _number(row["mse"], ".2e"),
-            _number(row["spectral_norm"], ".3f"),
-            str(row["activated"]),
-            str(row["interpretable"]),
-            *(_interval(row, name) for name in ("score", "chance", "above_chance", "random")),
-        )
-    console = Console()
-    Console(width=max(console.width, WIDTH)).print(printed)
+    rows = [
+        {
+            "method": row["method"],
+            "layer": row["layer"],
+            "L_r": known(row["mse"], ".2e"),
+            "||Cov||": known(row["spectral_norm"], ".3f"),
+            "Act.": row["activated"],
+            "FI#": row["interpretable"],
+            "Score": interval(row, "score"),
+            "chance": interval(row, "chance"),
+            "Score - chance": interval(row, "above_chance"),
+            "random": interval(row, "random"),
+        }
+        for row in outcome.summary.to_dict("records")
+    ]
+    print_tables(text_table("ComSem: scores with 95 % intervals over features", rows, left=["method"]))
     for row in outcome.summary.to_dict("records"):
         print(
             f"{row['method']}: {row['scored']} of {row['activated']} active features scored; of {row['judged']} "
@@ -44,37 +41,31 @@ def print_summary(outcome: Outcome) -> None:
     print_check(outcome.check, str(outcome.summary["judge"].iloc[0]), outcome.usage)
 
 
-def print_check(check: JudgeCheck, model: str, usage: Usage) -> None:
-    """Print what the judge is worth, and what asking it came to."""
-    print(
+def check_lines(check: JudgeCheck, model: str, usage: Usage) -> list[str]:
+    """How far the judge can be trusted, and what asking it cost."""
+    auc = "" if math.isnan(check.auc) else f", AUC {check.auc:.2f}"
+    calibrated = "" if math.isnan(check.threshold) else f", calibrated at P(Yes) > {check.threshold:.2f}"
+    estimated = f" ({usage.estimated} requests by estimate: their tokens are not known)" if usage.estimated else ""
+    judge = (
         f"Judge {model} (prompts of version {PROMPT_VERSION}): balanced accuracy {check.balanced_accuracy:.2f} "
         f"[{check.accuracy_low:.2f}, {check.accuracy_high:.2f}] on {check.pairs} labelled pairs (chance .5), yes-bias "
-        f"{_number(check.yes_bias, '+.2f')}, agreement with itself under rewording {check.self_agreement:.2f}, "
-        f"{check.unreadable} answers unreadable, {check.refusals} refused"
-        + (f", AUC {check.auc:.2f}" if not math.isnan(check.auc) else "")
-        + (f", calibrated at P(Yes) > {check.threshold:.2f}" if not math.isnan(check.threshold) else "")
-        + "."
+        f"{known(check.yes_bias, '+.2f')}, agreement with itself under rewording {check.self_agreement:.2f}, "
+        f"{check.unreadable} answers unreadable, {check.refusals} refused{auc}{calibrated}."
     )
-    for warning in check.warnings:
-        print(f"WARNING: {warning}.")
-    estimated = f" ({usage.estimated} requests by estimate: their tokens are not known)" if usage.estimated else ""
-    print(
+    asked = (
         f"{usage.answered} answers ({usage.sent} requests sent, {usage.retried} tried again), {usage.from_cache} from "
         f"the cache; {usage.prompt_tokens} prompt tokens ({usage.prefix_tokens} of them known to the server) and "
         f"{usage.completion_tokens} answered, ${usage.cost:.4f}{estimated}."
     )
+    return [judge, *(f"WARNING: {warning}." for warning in check.warnings), asked]
 
 
-def print_plan(plan: Plan, config: JudgeConfig) -> None:
-    """Print what a run would ask."""
+def print_check(check: JudgeCheck, model: str, usage: Usage) -> None:
+    """Print `check_lines`."""
+    print("\n".join(check_lines(check, model, usage)))
+
+
+def print_cost(plan: Plan, config: JudgeConfig) -> None:
+    """Print how much a run would ask, and its cost."""
     print(f"Plan: {plan.explanations} explanations and {plan.judgements} judgements by {config.judge_model}.")
     print(f"Plan: some {plan.prompt_tokens} prompt tokens and {plan.completion_tokens} answered, ${plan.cost:.2f}.")
-
-
-def _interval(row: dict[Any, Any], name: str) -> str:
-    mean, low, high = (_number(row[name + end], ".3f") for end in ("", "_low", "_high"))
-    return mean if low == "-" else f"{mean} [{low}, {high}]"
-
-
-def _number(value: object, form: str) -> str:
-    return "-" if not isinstance(value, int | float) or math.isnan(value) else format(value, form)

@@ -4,10 +4,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
 from bae_ray.activations.config import Position
+from bae_ray.report.terminal import text_table
 from bae_ray.report.variants import Variant, variants
 from bae_ray.training.results import position_order
 
@@ -28,25 +28,17 @@ def cell_grid(table: pd.DataFrame, column: str, how: Literal["mean", "min", "max
     return CellGrid([int(x) for x in grid.index], positions, grid[positions].to_numpy(dtype=np.float64))
 
 
-def print_entropies(table: pd.DataFrame) -> None:
-    """Print, for each variant in the table of `results`, bits by layer and position with FVU on both splits."""
-    for variant in variants(table):
-        _print_variant(variant)
+def entropy_tables(table: pd.DataFrame) -> list[Table]:
+    """Of each variant in the table of `results`: bits by layer and position with FVU on both splits."""
+    return [_of_variant(variant) for variant in variants(table)]
 
 
-def _print_variant(variant: Variant) -> None:
+def _of_variant(variant: Variant) -> Table:
     layers, positions, bits = cell_grid(variant.runs, "entropy_bits")
-    fvu_train, fvu_val = cell_grid(variant.runs, "fvu_train").values, cell_grid(variant.runs, "fvu_val").values
+    train, val = (cell_grid(variant.runs, name).values for name in ("fvu_train", "fvu_val"))
+    rows: list[dict[str, object]] = [{"layer": layer} for layer in layers]
+    for (row, column), value in np.ndenumerate(bits):
+        cell = "-" if np.isnan(value) else f"{value:.0f}  {train[row, column]:.2f}/{val[row, column]:.2f}"
+        rows[row][f"pos {positions[column]}"] = cell
     title = "Entropy in bits, FVU on training / held-out texts"
-    printed = Table(title=f"{title}: {variant.label}" if variant.label else title, title_justify="left")
-    printed.add_column("layer", justify="right")
-    for position in positions:
-        printed.add_column(f"pos {position}", justify="right", no_wrap=True)
-    for row, layer in enumerate(layers):
-        cells = [
-            "-" if np.isnan(bits[row, i]) else f"{bits[row, i]:.0f}  {fvu_train[row, i]:.2f}/{fvu_val[row, i]:.2f}"
-            for i in range(len(positions))
-        ]
-        printed.add_row(str(layer), *cells)
-    console = Console()
-    Console(width=max(console.width, 12 + 18 * len(positions))).print(printed)
+    return text_table(f"{title}: {variant.label}" if variant.label else title, rows)

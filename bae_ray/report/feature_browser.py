@@ -59,11 +59,10 @@ def report_features(out: Path, json_features: bool = False) -> list[Path]:
 
 
 def feature_records(method: Scored) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Active features as Neuronpedia has them: activations with tokens, values and their largest; explanations.
+    """Active features in Neuronpedia's form: activations with tokens, values and their largest; explanations.
 
-    The source names layer and method, as in "10-bae"; values that the evaluation set leaves out are 0, or
-    the smallest beside them where that is less.
-    A score stands beside its chance level and the judge's own balanced accuracy.
+    The source names layer and method, as in "10-bae". A value that the evaluation set leaves out is 0, or the smallest
+    one beside it where that is less. Beside a score stand its chance level and the judge's own balanced accuracy.
     """
     source = f"{method.found.evaluation.layer}-{method.row['method']}"
     for row in method.active:
@@ -106,7 +105,7 @@ def feature_records(method: Scored) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _filled(values: list[float]) -> list[float]:
-    """Values of a text, those that are not known no larger than any other: burstiness is below 0."""
+    """Values of a text. An unknown one becomes 0, or the smallest known one if that is less (burstiness is below 0)."""
     least = min((value for value in values if not math.isnan(value)), default=0.0)
     return [min(0.0, least) if math.isnan(value) else float(value) for value in values]
 

@@ -1,4 +1,4 @@
-"""Figures of a sweep's entropies."""
+"""Figures of a sweep's entropies, and how figures are saved."""
 
 import io
 import math
@@ -62,7 +62,7 @@ def to_svg(figure: Figure) -> str:
 
 
 def position_axis(axes: Axes, positions: list[Position]) -> list[int]:
-    """Make the x axis one of positions, logarithmic where all are numbers; the place of each."""
+    """Make the x axis one of positions, logarithmic where all are numbers. Returns the place of each."""
     numbers = [position for position in positions if isinstance(position, int)]
     if len(numbers) == len(positions):
         axes.set_xscale("symlog", base=2, linthresh=1)
@@ -73,7 +73,7 @@ def position_axis(axes: Axes, positions: list[Position]) -> list[int]:
 
 
 def _apart(positions: list[Position], places: list[float]) -> list[str]:
-    """Labels of the positions, those left out that would stand on the one before."""
+    """Labels of the positions; a label that would overlap the one before is left out."""
     room = (places[-1] - places[0]) / MOST_LABELS if places else 0.0
     labels, last = [], -math.inf
     for position, place in zip(positions, places, strict=True):

@@ -1,6 +1,6 @@
-"""The report of a sweep: one self-contained page."""
+"""The page of results: one self-contained file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def write_report(
     notes: list[str],
     table: pd.DataFrame,
     config_json: str,
-    sweep: dict[str, Any] | None = None,
+    sweep: Mapping[str, Any] | None = None,
     links: Sequence[str] = (),
     warning: str = "",
 ) -> None:

@@ -1,6 +1,7 @@
-"""How numbers are written in tables, pictures and pages: one way for all."""
+"""How numbers are written in tables, pictures and pages."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,12 +19,12 @@ class Limits(NamedTuple):
     """How many values lie outside, and get the colour of the end."""
 
     def mark(self, value: float) -> str:
-        """What stands behind a number that lies outside: an arrow to where it would be."""
+        """An arrow to stand behind a number that lies outside."""
         return " ▲" if value > self.high else " ▼" if value < self.low else ""
 
 
 def number(value: float, decimals: int | None = None) -> str:
-    """A number for people: 1103, 76.29, 0.003, 1e-07; `decimals` fixes how many stand behind the point."""
+    """A number for readers: 1103, 76.29, 0.003, 1e-07; `decimals` fixes the digits after the point."""
     if not math.isfinite(value):
         return "-" if math.isnan(value) else str(value)
     if decimals is not None:
@@ -33,8 +34,19 @@ def number(value: float, decimals: int | None = None) -> str:
     return f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.3g}"
 
 
+def known(value: object, form: str) -> str:
+    """The value in this format; a dash where it is not known."""
+    return "-" if not isinstance(value, int | float) or math.isnan(value) else format(value, form)
+
+
+def interval(row: Mapping[Any, Any], name: str) -> str:
+    """A mean with its interval: columns NAME, NAME_low and NAME_high of a row."""
+    mean, low, high = (known(row[name + end], ".3f") for end in ("", "_low", "_high"))
+    return mean if low == "-" else f"{mean} [{low}, {high}]"
+
+
 def robust_limits(values: "np.ndarray[Any, Any]") -> Limits:
-    """Ends of a colour scale that outliers do not flatten: the whiskers of a box plot of the values, NaN aside."""
+    """Ends of a colour scale that outliers do not flatten: the whiskers of a box plot of the values, without NaN."""
     known = values[np.isfinite(values)]
     if not known.size:
         return Limits(0.0, 1.0, 0)

@@ -1,4 +1,4 @@
-"""What a sweep would do, printed."""
+"""What a sweep would do, on the terminal."""
 
 from rich.console import Console
 from rich.table import Table

@@ -1,4 +1,4 @@
-"""The variants of a sweep: runs that differ in nothing but cell and seed, which may stand in one figure."""
+"""Variants of a sweep: groups of runs with equal settings apart from cell and seed; each has its own figure."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ class Variant(NamedTuple):
 
 
 def variants(table: pd.DataFrame, aside: Sequence[str] = ()) -> list[Variant]:
-    """Split the rows of `results` by every setting that differs between them, but for the seed and those `aside`."""
+    """Group the rows of `results` by every setting that differs, apart from the seed and those in `aside`."""
     settings = [
         column
         for column in table.columns

@@ -2,9 +2,7 @@
 
 import json
 import random
-import runpy
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -12,18 +10,11 @@ import pytest
 
 from bae_ray.activations.config import TokensConfig
 from bae_ray.errors import InvalidInputError
-
-ROOT = Path(__file__).parents[2]
-
-
-def job(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "jobs/compression.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
+from bae_ray.experiments.compression.experiment import EXPERIMENT
 
 
-@pytest.mark.slow
 def test_held_out_activations_are_compressed(
-    tiny_causal_model: Path, tiny_corpus: Path, tiny_texts: list[str], tmp_path: Path
+    run: Callable[..., str], tiny_causal_model: Path, tiny_corpus: Path, tiny_texts: list[str], tmp_path: Path
 ) -> None:
     other = tmp_path / "other.jsonl"
     shuffled = [" ".join(random.Random(i).sample(text.split(), len(text.split()))) for i, text in enumerate(tiny_texts)]
@@ -33,10 +24,9 @@ def test_held_out_activations_are_compressed(
         "--extract.layers", "1", "3", "--extract.max-tokens", "16", "--extract.tokens.max-vectors", "1500",
         "--held-out.corpus", str(other), "--held-out-vectors", "600", "--sweep.training.epochs", "8",
         "--sweep.training.batch-size", "64", "--product-bytes", "2", "4", "--residual-bytes", "2",
-        "--spliced-texts", "20",
+        "--spliced-texts", "20", "--extract.gpus-per-worker", "0", "--sweep.gpus-per-trial", "0",
     )  # fmt: skip
-    done = job(*arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
+    printed = run(EXPERIMENT, *arguments)
     file = tmp_path / "run" / "compression.csv"
     table = pd.read_csv(file)
     codes = table[table["method"] == "bae"]
@@ -56,10 +46,9 @@ def test_held_out_activations_are_compressed(
     means = table[table["method"] == "mean"]
     assert ((means["fvu"] > 0.9) & (means["fvu"] < 2)).all()
     assert (tmp_path / "run" / "compression.png").stat().st_size > 10_000
-    assert "pays from n" in done.stdout
+    assert "pays from n" in printed
 
-    again = job(*arguments)
-    assert again.returncode == 0
+    run(EXPERIMENT, *arguments)
     pd.testing.assert_frame_equal(pd.read_csv(file), table)
 
 
@@ -71,7 +60,7 @@ def test_held_out_activations_are_compressed(
     ],
 )
 def test_what_the_job_does_not_take(changed: dict, message: str, tmp_path: Path) -> None:
-    module = runpy.run_path(str(ROOT / "jobs" / "compression.py"))
-    preset = module["PRESETS"]["laptop"]
+    preset = EXPERIMENT.presets["laptop"]
+    given = preset.model_copy(update={"out": tmp_path, "extract": preset.extract.model_copy(update=changed)})
     with pytest.raises(InvalidInputError, match=message):
-        module["run"](preset.model_copy(update={"out": tmp_path, "extract": preset.extract.model_copy(update=changed)}))
+        EXPERIMENT.run(given)

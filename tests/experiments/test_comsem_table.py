@@ -2,10 +2,10 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from bae_ray.activations.config import TokensConfig
 from bae_ray.activations.inputs import WindowsInput
 from bae_ray.activations.layout import Cell
 from bae_ray.errors import InvalidInputError, JudgeError
+from bae_ray.experiments.comsem_table.experiment import EXPERIMENT
 from bae_ray.serving.judge.session import JobJudgeConfig
 from bae_ray.training.config import CellConfig
 from bae_ray.training.grid import expand
@@ -29,18 +30,24 @@ PAID_BEFORE_KILL = 600
 IN_FLIGHT = 8
 
 
-def job(out: Path, model: Path, corpus: Path, port: int | None) -> subprocess.Popen[str]:
-    """The job with the judge at a port, or with one that it starts itself."""
+def options(out: Path, model: Path, corpus: Path, port: int | None) -> list[str]:
+    """The experiment at tiny size with the judge at a port, or with one that it starts itself."""
     judge = ("--judge.judge-url", f"http://127.0.0.1:{port}/v1", "--judge.judge-model", "scripted") if port else ()
-    arguments = (
+    given = (
         "--out", out, "--extract.model", model, "--extract.corpus", corpus, "--extract.layers", "1", "3",
-        "--extract.max-tokens", "16", "--extract.tokens.max-vectors", "1500", "--evaluation.corpus", corpus,
-        "--evaluation.max-texts", "60", "--sweep.training.epochs", "6", "--sweep.training.batch-size", "64",
-        "--sweep.training.lr", "1e-2", "--examples.k", "3", "--examples.n-interpret", N_I, "--examples.n-test", "3",
+        "--extract.max-tokens", "16", "--extract.tokens.max-vectors", "1500", "--extract.gpus-per-worker", "0",
+        "--evaluation.corpus", corpus, "--evaluation.max-texts", "60", "--sweep.training.epochs", "6",
+        "--sweep.training.batch-size", "64", "--sweep.training.lr", "1e-2", "--sweep.gpus-per-trial", "0",
+        "--examples.k", "3", "--examples.n-interpret", N_I, "--examples.n-test", "3",
         "--scoring.max-features", "6", "--scoring.shuffled", "4", "--scoring.random-features", "5",
         "--judge.in-flight", IN_FLIGHT, *judge,
     )  # fmt: skip
-    command = [sys.executable, "jobs/comsem_table.py", "cpu", *map(str, arguments)]
+    return [*map(str, given)]
+
+
+def job(*arguments: Any) -> subprocess.Popen[str]:
+    """The same as a user runs it: a process of its own."""
+    command = [sys.executable, "jobs/comsem_table.py", "laptop", *options(*arguments)]
     env = {**os.environ, "PYTHONWARNINGS": "ignore"}
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -50,6 +57,13 @@ def finished(process: subprocess.Popen[str], timeout_s: float = 300) -> str:
     out, err = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, err[-3000:]
     return out
+
+
+def test_the_tables_of_a_judge_that_knows(
+    run: Callable[..., str], tiny_model: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    with JudgeServer(perfect) as judge:
+        check_results(tmp_path, run(EXPERIMENT, *options(tmp_path, tiny_model, tiny_corpus, judge.port)))
 
 
 @pytest.mark.slow
@@ -149,41 +163,39 @@ def test_with_a_judge_of_its_own(tiny_model: Path, tiny_corpus: Path, tmp_path: 
     ],
 )
 def test_what_the_job_does_not_take(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
-    module = runpy.run_path(str(ROOT / "jobs" / "comsem_table.py"))
-    preset = module["PRESETS"]["cpu"]
+    preset = EXPERIMENT.presets["laptop"]
     given = preset.model_copy(update={"out": tmp_path, "extract": preset.extract.model_copy(update=changed)})
     with pytest.raises(InvalidInputError, match=message):
-        module["run"](given)
+        EXPERIMENT.run(given)
 
 
 def test_a_judge_that_cannot_start_is_told_before_anything_is_extracted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    module = runpy.run_path(str(ROOT / "jobs" / "comsem_table.py"))
-    given = module["PRESETS"]["cpu"].model_copy(update={"out": tmp_path / "out", "judge": JobJudgeConfig()})
+    given = EXPERIMENT.presets["laptop"].model_copy(update={"out": tmp_path / "out", "judge": JobJudgeConfig()})
     with pytest.raises(InvalidInputError, match="vllm is not installed"):
-        module["run"](given)
+        EXPERIMENT.run(given)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_judge_that_does_not_answer_is_told_before_anything_is_extracted(tmp_path: Path) -> None:
-    module = runpy.run_path(str(ROOT / "jobs" / "comsem_table.py"))
     judge = JobJudgeConfig(judge_url="http://127.0.0.1:9/v1", attempts=1)
-    given = module["PRESETS"]["cpu"].model_copy(update={"out": tmp_path / "out", "judge": judge})
+    given = EXPERIMENT.presets["laptop"].model_copy(update={"out": tmp_path / "out", "judge": judge})
     with pytest.raises(JudgeError):
-        module["run"](given)
+        EXPERIMENT.run(given)
     assert not (tmp_path / "out" / "train").exists()
 
 
-def test_the_papers_grid_has_each_method_once_per_layer() -> None:
+@pytest.mark.parametrize(("name", "layers"), [("paper", (5, 9, 11, 14)), ("paper_3b", (20,)), ("gpu", (9,))])
+def test_the_papers_grid_has_each_method_once_per_layer(name: str, layers: tuple[int, ...]) -> None:
     """Every method at each of the paper's layers, the transcoder from the MLP before it to the layer's hidden state."""
-    preset = runpy.run_path(str(ROOT / "jobs" / "comsem_table.py"))["PRESETS"]["paper"]
+    preset = EXPERIMENT.presets[name]
     cells = [Cell(layer, site, "all") for layer in preset.extract.layers for site in preset.extract.sites]
     store: Any = SimpleNamespace(cells=cells, manifest=SimpleNamespace(d=2048), folder="x", fingerprint=str)
     runs = expand(preset.sweep, store)
     found = [(run.cell.layer, run.cell.site, run.autoencoder.architecture) for run in runs]
-    layers, others = (5, 9, 11, 14), ("relu", "topk", "gated", "bae")
+    others = ("relu", "topk", "gated", "bae")
     expected = [(layer, "residual", other) for layer in layers for other in others]
     expected += [(layer - 1, "mlp_in", "transcoder") for layer in layers]
     assert sorted(found) == sorted(expected)

@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bae_ray.comsem.comparison import Comparison, compare
 from bae_ray.comsem.judge_check import JudgeCheck
-from bae_ray.comsem.methods import TableMethod, random_method
 from bae_ray.comsem.usage import Usage
+from bae_ray.experiments.comsem_table.comparison import Comparison, compare
 from bae_ray.experiments.comsem_table.comsem_claims import claims
 from bae_ray.experiments.comsem_table.comsem_scores import scores_figure
-from bae_ray.experiments.comsem_table.report import best_line, judge_verdict, report_comsem_table
+from bae_ray.experiments.comsem_table.methods import TableMethod, random_method
+from bae_ray.experiments.comsem_table.report import best_line, comsem_results, judge_verdict
+from bae_ray.report.results_writer import write_results
 
 SCORES = {"relu-layer-4": [1.0, 0.5, 0.0], "bae-layer-4": [0.75, 1.0, 0.25, 0.5], "random": [0.25, 0.0]}
 CHANCES = {"relu-layer-4": [0.0, 0.5, 0.25], "bae-layer-4": [0.25, math.nan, 0.0, math.nan], "random": [0.0, 0.25]}
@@ -123,7 +124,7 @@ def test_what_the_paper_says_is_held_against_what_was_found(comparison: Comparis
 
 def test_a_useless_judge_is_called_so(comparison: Comparison, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     page = tmp_path / "comsem" / "bae-layer-4" / "features.html"
-    written = report_comsem_table(comparison, [page], tmp_path, "{}")
+    written = write_results(comsem_results(comparison, [page]), tmp_path, "{}")
     printed = capsys.readouterr().out
     sentence = "It is useless: its scores say nothing"
     assert sentence in printed

@@ -1,16 +1,16 @@
-"""The in-context-learning job as a user runs it, on a tiny model and corpus."""
+"""In-context learning on a tiny model and corpus."""
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from bae_ray.activations.store import ActivationStore
-
-ROOT = Path(__file__).parents[2]
+from bae_ray.cli.job import run_job
+from bae_ray.errors import InvalidInputError
+from bae_ray.experiments.icl.experiment import EXPERIMENT
 
 
 @pytest.fixture(scope="module")
@@ -24,24 +24,17 @@ def labelled(tiny_texts: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     return file
 
 
-def job(out: Path, model: Path, corpus: Path, only: str = "accuracy", *more: str) -> str:
-    """Run it; what it printed."""
-    done = subprocess.run(
-        [
-            sys.executable, "jobs/icl_entropy.py", "--only", only, "--out", str(out), "--ks", "0", "3",
-            "--extract.model", str(model), "--extract.corpus", str(corpus), "--extract.layers", "1", "3",
-            "--extract.max-texts", "80", "--extract.input.label-words", "w3", "w14",
-            "--extract.input.text-prefix", "w50 ", "--extract.input.label-prefix", "w51 ", *more,
-        ],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def options(out: Path, model: Path, corpus: Path) -> list[object]:
+    return [
+        "--out", out, "--ks", 0, 3, "--extract.model", model, "--extract.corpus", corpus, "--extract.layers", 1, 3,
+        "--extract.max-texts", 80, "--extract.input.label-words", "w3", "w14", "--extract.input.text-prefix", "w50 ",
+        "--extract.input.label-prefix", "w51 ", "--extract.gpus-per-worker", 0, "--extract.workers", 1,
+    ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_accuracy_over_k(tiny_causal_model: Path, labelled: Path, tmp_path: Path):
-    printed = job(tmp_path, tiny_causal_model, labelled)
+def test_accuracy_over_k(run: Callable[..., str], tiny_causal_model: Path, labelled: Path, tmp_path: Path):
+    given = [*options(tmp_path, tiny_causal_model, labelled), "--only", "accuracy"]
+    printed = run(EXPERIMENT, *given)
     table = pd.read_csv(tmp_path / "accuracy.csv")
     assert list(zip(table["demonstrations"], table["k"], strict=True)) == [
         ("sampled", 0), ("sampled", 3), ("fixed", 0), ("fixed", 3),
@@ -68,15 +61,16 @@ def test_accuracy_over_k(tiny_causal_model: Path, labelled: Path, tmp_path: Path
     assert sampled[0].equals(sampled[1]), "the same queries for every k"
 
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("stores/*/receipts/*")}
-    assert job(tmp_path, tiny_causal_model, labelled).count("accuracy.csv") == 1
+    assert run(EXPERIMENT, *given).count("accuracy.csv") == 1
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("stores/*/receipts/*")} == before
 
 
-@pytest.mark.slow
-def test_entropy_by_layer_and_k(tiny_causal_model: Path, labelled: Path, tmp_path: Path):
-    few = ["--sweep.layers", "1", "3", "--sweep.training.epochs", "5", "--sweep.training.batch-size", "32",
-           "--sweep.seeds", "0", "1"]  # fmt: skip
-    printed = job(tmp_path, tiny_causal_model, labelled, "entropy", *few)
+def test_entropy_by_layer_and_k(run: Callable[..., str], tiny_causal_model: Path, labelled: Path, tmp_path: Path):
+    printed = run(
+        EXPERIMENT, *options(tmp_path, tiny_causal_model, labelled), "--only", "entropy", "--sweep.layers", 1, 3,
+        "--sweep.training.epochs", 5, "--sweep.training.batch-size", 32, "--sweep.seeds", 0, 1,
+        "--sweep.gpus-per-trial", 0,
+    )  # fmt: skip
     table = pd.read_csv(tmp_path / "entropy.csv")
     cells = table[["demonstrations", "k", "layer", "seed"]].apply(tuple, axis=1).tolist()
     assert sorted(cells) == sorted(
@@ -92,10 +86,7 @@ def test_entropy_by_layer_and_k(tiny_causal_model: Path, labelled: Path, tmp_pat
     assert "fixed: Paper: a deeper layer contains more information. Here:" in (tmp_path / "entropy.html").read_text()
 
 
-def test_other_inputs_are_refused():
-    done = subprocess.run(
-        [sys.executable, "jobs/icl_entropy.py", "cpu", "--extract.input.kind", "texts"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "extract.input.kind is texts: this job takes icl" in done.stderr
+def test_other_inputs_are_refused(tmp_path: Path):
+    with pytest.raises(InvalidInputError, match=r"extract\.input\.kind is texts: this job takes icl"):
+        run_job(EXPERIMENT, ["--extract.input.kind", "texts", "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())

@@ -1,8 +1,6 @@
-"""More-bit decoding as a user runs it, on a tiny model."""
+"""More-bit decoding on a tiny model."""
 
-import runpy
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,12 @@ from bae_ray.activations.inputs import WindowsInput
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import BAEConfig, BinaryAutoencoder, load_autoencoder
 from bae_ray.errors import InvalidInputError, JudgeError
+from bae_ray.experiments.more_bit.experiment import EXPERIMENT, grid
 from bae_ray.serving.judge.session import JobJudgeConfig
 from tests.comsem.server import JudgeServer, always_yes
 
-ROOT = Path(__file__).parents[2]
-JOB = runpy.run_path(str(ROOT / "jobs" / "more_bit.py"))
+LAPTOP = EXPERIMENT.presets["laptop"]
 K, N_INTERPRET = 10, 5
-
-
-def job(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "jobs/more_bit.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
 
 
 def naive_magnitudes(folder: Path, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -53,8 +46,9 @@ def naive_selection(magnitudes: np.ndarray) -> np.ndarray:
     return chosen / len(magnitudes)
 
 
-@pytest.mark.slow
-def test_more_bits_beside_a_sparse_autoencoder(tiny_causal_model: Path, tiny_corpus: Path, tmp_path: Path):
+def test_more_bits_beside_a_sparse_autoencoder(
+    run: Callable[..., str], tiny_causal_model: Path, tiny_corpus: Path, tmp_path: Path
+):
     out = tmp_path / "run"
     arguments = (
         "--out", str(out), "--extract.model", str(tiny_causal_model), "--extract.corpus", str(tiny_corpus),
@@ -62,9 +56,9 @@ def test_more_bits_beside_a_sparse_autoencoder(tiny_causal_model: Path, tiny_cor
         "--extract.tokens.max-vectors", "1200", "--evaluation.corpus", str(tiny_corpus), "--evaluation.max-texts", "60",
         "--training.epochs", "6", "--training.batch-size", "64", "--autoencoder.expansion", "3",
         "--baseline.expansion", "3", "--map-samples", "50", "--map-columns", "20",
+        "--extract.gpus-per-worker", "0", "--gpus-per-trial", "0",
     )  # fmt: skip
-    done = job(*arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
+    printed = run(EXPERIMENT, *arguments)
     table = pd.read_csv(out / "more_bit.csv")
     cells = list(zip(table["layer"], table["method"], table["d_latent"], table["n_features"], strict=True))
     one, sae = "BAE, C = 1", "ReLU SAE"
@@ -87,17 +81,16 @@ def test_more_bits_beside_a_sparse_autoencoder(tiny_causal_model: Path, tiny_cor
         assert (row["never_selected"], row["selected_densely"]) == ((selected == 0).sum(), (selected > 0.1).sum())
     for name in ("more_bit", "firing_rates", "magnitudes_layer1", "magnitudes_layer3"):
         assert (out / f"{name}.png").stat().st_size > 10_000
-        assert str(out / f"{name}.png") in done.stdout
+        assert str(out / f"{name}.png") in printed
     page = (out / "more_bit.html").read_text()
     assert page.count("<svg") == 4
-    assert "Plan: " in done.stdout
-    assert "Paper: more bits, smaller L_r. Here: " in done.stdout
+    assert "Plan: " in printed
+    assert "Paper: more bits, smaller L_r. Here: " in printed
 
     trained = {file: file.stat().st_mtime_ns for file in out.glob("sweep/*/result.json")}
     with JudgeServer(always_yes) as server:
         judged = ("--judged", "--judge.judge-url", server.url, "--scoring.random-features", "4")
-        again = job(*arguments, *judged, "--scoring.max-features", "6")
-    assert again.returncode == 0, again.stderr[-3000:]
+        again = run(EXPERIMENT, *arguments, *judged, "--scoring.max-features", "6")
     assert {file: file.stat().st_mtime_ns for file in out.glob("sweep/*/result.json")} == trained
     scored = pd.read_csv(out / "more_bit.csv")
     pd.testing.assert_frame_equal(scored[table.columns], table)
@@ -106,20 +99,12 @@ def test_more_bits_beside_a_sparse_autoencoder(tiny_causal_model: Path, tiny_cor
     assert set(of_table["score"]) == set(of_table["chance"]) == {1.0}
     assert set(of_table["above_chance"]) == {0.0}
     assert of_table["judge_useless"].all()
-    assert "Plan: " not in again.stdout
-    assert "WARNING" in again.stdout
-
-
-def changed(**changes: Any) -> Any:
-    preset = JOB["PRESETS"]["cpu"]
-    return preset.model_copy(update=changes)
-
-
-EXTRACT = JOB["PRESETS"]["cpu"].extract
+    assert "Plan: " not in again
+    assert "WARNING" in again
 
 
 def extracting(**changes: Any) -> ExtractConfig:
-    return EXTRACT.model_copy(update=changes)
+    return LAPTOP.extract.model_copy(update=changes)
 
 
 @pytest.mark.parametrize(
@@ -136,20 +121,20 @@ def extracting(**changes: Any) -> ExtractConfig:
 )
 def test_what_the_job_does_not_take(changes: dict, message: str, tmp_path: Path):
     with pytest.raises(InvalidInputError, match=message):
-        JOB["run"](changed(out=tmp_path, **changes))
+        EXPERIMENT.run(LAPTOP.model_copy(update={"out": tmp_path, **changes}))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_judge_that_does_not_answer_is_found_out_first(tmp_path: Path):
     judge = JobJudgeConfig(judge_url="http://127.0.0.1:9/v1", attempts=1, backoff_s=0.0)
     with pytest.raises(JudgeError):
-        JOB["run"](changed(out=tmp_path, judged=True, judge=judge))
+        EXPERIMENT.run(LAPTOP.model_copy(update={"out": tmp_path, "judged": True, "judge": judge}))
     assert not (tmp_path / "train").exists()
 
 
 def test_the_number_of_features_is_the_same_for_all_bits(tiny_store: Path):
     store = ActivationStore.open(tiny_store)
-    runs = JOB["grid"](changed(layer=1, bits=(4, 2)), store)
+    runs = grid(LAPTOP.model_copy(update={"layer": 1, "bits": (4, 2)}), store)
     shapes = {
         (run.cell.layer, run.autoencoder.architecture, run.autoencoder.widths()[1],
          getattr(run.autoencoder, "bits_per_feature", None))

@@ -1,18 +1,16 @@
-"""The synthetic benchmark as a user runs it, at tiny size."""
+"""The synthetic benchmark at tiny size."""
 
-import importlib.util
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from bae_ray.cli import parse_preset
+from bae_ray.experiments.synthetic.experiment import EXPERIMENT
 
-FILE = Path(__file__).parents[2] / "jobs" / "synthetic_entropy.py"
 TINY = [
     "--data.d", "8", "--data.ranks", "1", "2", "--data.n", "400", "--training.epochs", "4",
     "--training.batch-size", "64", "--expansions", "1", "4", "--seeds", "0", "1", "--dynamics", "2",
@@ -20,22 +18,8 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def job() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("synthetic_entropy", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_run_of_the_figures_once(
-    ray_cluster, job: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    config = parse_preset(job.PRESETS, "job", ["cpu", *TINY, "--out", str(tmp_path)])
-    assert job.run(config) == 0
-    printed = capsys.readouterr().out
+def test_every_run_of_the_figures_once(run: Callable[..., str], tmp_path: Path):
+    printed = run(EXPERIMENT, *TINY, "--out", tmp_path)
     table = pd.read_csv(tmp_path / "synthetic.csv")
     # Per rank: 2 seeds, 2 further gradients, 1 further expansion; 2 expansions without the entropy loss.
     assert len(table) == 2 * (2 + 2 + 1 + 2)
@@ -56,18 +40,18 @@ def test_every_run_of_the_figures_once(
     assert "<svg" in (tmp_path / "report.html").read_text()
     assert json.loads((tmp_path / "config.json").read_text())["data"]["d"] == 8
 
-    assert job.run(config) == 0
-    assert "0 runs trained" not in capsys.readouterr().err
+    results = {file: file.stat().st_mtime_ns for file in tmp_path.glob("sweep/*/result.json")}
+    assert run(EXPERIMENT, *TINY, "--out", tmp_path) == printed
+    assert {file: file.stat().st_mtime_ns for file in results} == results, "finished runs were trained again"
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "synthetic.csv"), table)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # eight trainings of 7,500 steps
-def test_known_entropies_are_measured(ray_cluster, job: ModuleType, tmp_path: Path):
+def test_known_entropies_are_measured(run: Callable[..., str], tmp_path: Path):
     """Section 4.1 at the job's own size, for two ranks and one seed: r bits within 2 % or a quarter of a bit."""
-    arguments = ["cpu", "--data.ranks", "1", "8", "--seeds", "0", "--expansions", "4", "--gpus-per-trial", "0"]
-    config = parse_preset(job.PRESETS, "job", [*arguments, "--dynamics", "8", "--out", str(tmp_path)])
-    assert job.run(config) == 0
+    options = ("--data.ranks", 1, 8, "--seeds", 0, "--expansions", 4, "--dynamics", 8, "--gpus-per-trial", 0)
+    run(EXPERIMENT, *options, "--out", tmp_path)
     table = pd.read_csv(tmp_path / "synthetic.csv")
     measured = table[(table["gradient"] == "sigmoid") & table["entropy_loss"]]
     assert len(measured) == 2

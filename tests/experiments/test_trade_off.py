@@ -2,7 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bae_ray.experiments.more_bit.trade_off import SPLITS, compare, print_table, trade_off_figure
+from bae_ray.experiments.more_bit.trade_off import SPLITS, compare, printed_table, trade_off_figure
+from bae_ray.report.terminal import print_tables
 
 
 def table(losses: list[float], active: list[int], sae_active: int = 100) -> pd.DataFrame:
@@ -49,7 +50,7 @@ def test_the_picture_is_that_of_the_table(capsys: pytest.CaptureFixture[str]):
         np.testing.assert_array_equal(line.get_ydata(), bae[column])
     np.testing.assert_array_equal(active.lines[0].get_xdata(), bae["activated"])
     np.testing.assert_array_equal(rate.lines[0].get_xdata(), bae["entropy_bits"])
-    print_table(rows)
+    print_tables(printed_table(rows))
     printed = capsys.readouterr().out
     assert "BAE, C = 4" in printed
     assert "Score" not in printed

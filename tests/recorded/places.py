@@ -1,7 +1,8 @@
 """Where the recorded tests find what has no public name: the only file to change when a module moves."""
 
 import runpy
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ def verbs() -> list[str]:
 class Experiment(NamedTuple):
     """An experiment of the paper."""
 
-    presets: dict[str, Any]
+    presets: Mapping[str, Any]
     grid: Callable[[Any, ActivationStore], list[RunConfig]]
     """Every run of a preset's config over a store."""
 
@@ -41,5 +42,6 @@ class Experiment(NamedTuple):
 
 def experiment(name: str) -> Experiment:
     """The experiment that `jobs/NAME.py` starts."""
-    module = runpy.run_path(str(JOBS / f"{name}.py"))
-    return Experiment(module["PRESETS"], module.get("grid", lambda job, store: expand(job.sweep, store)))
+    found = runpy.run_path(str(JOBS / f"{name}.py"))["EXPERIMENT"]
+    room = sys.modules[type(found).__module__]
+    return Experiment(found.presets, getattr(room, "grid", lambda config, store: expand(config.sweep, store)))

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from bae_ray.experiments.layer_position.matched import curves, report_matched
-from bae_ray.report.entropy_tables import cell_grid, print_entropies
+from bae_ray.experiments.layer_position.matched import curves, matched_figure, matched_parts, matched_table
+from bae_ray.report.entropy_tables import cell_grid, entropy_tables
 from bae_ray.report.figures import entropy_figure, save_png
 from bae_ray.report.html import write_report
+from bae_ray.report.terminal import print_tables
 from bae_ray.training.results import ENTROPY_COLUMNS
 
 
@@ -52,24 +53,23 @@ def test_unlike_runs_are_never_averaged(table: pd.DataFrame, capsys: pytest.Capt
     assert len(parts) == 2
     shown = [part.axes[0].get_lines()[0].get_ydata() for part in parts]
     np.testing.assert_array_equal(np.asarray(shown), [[1.5, 4.5, 16.5], [101.5, 104.5, 116.5]])
-    print_entropies(both)
+    print_tables(*entropy_tables(both))
     assert "held-out texts: autoencoder.expansion=4" in " ".join(capsys.readouterr().out.split())
 
 
-def test_curves_of_unlike_runs_are_read_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_curves_of_unlike_runs_are_read_apart(capsys: pytest.CaptureFixture[str]):
     row = {"model": "m", "layer": 0, "site": "residual", "position": 1, "n_train": 80, "n_val": 20, "fvu_train": 0.1}
     rows = [
         {**row, "seed": seed, "fvu_val": fvu, "entropy_bits": expansion * bits, "training.entropy_weight": weight,
          "training.seed": seed, "d_latent": 1152 * expansion, "autoencoder.expansion": expansion}
         for expansion in (1, 2) for seed in (0, 1) for weight, fvu, bits in ((1e-3, 0.1, 200.0), (1e-2, 0.4, 100.0))
     ]  # fmt: skip
-    found = curves(pd.DataFrame(rows))
-    figure = report_matched(found, tmp_path, fvu=0.2)
-    matched = pd.read_csv(tmp_path / "matched.csv")
-    assert matched["bits"].tolist() == pytest.approx([150, 300])
-    assert matched["fixed_bits"].tolist() == [200, 400]
-    assert matched["variant"].tolist() == ["autoencoder.expansion=1", "autoencoder.expansion=2"]
-    assert len(figure.subfigs) == 2
+    parts = matched_parts(curves(pd.DataFrame(rows)), fvu=0.2)
+    assert [part.cells["bits"].tolist() for part in parts] == [pytest.approx([150]), pytest.approx([300])]
+    assert [part.cells["fixed_bits"].tolist() for part in parts] == [[200], [400]]
+    assert [part.label for part in parts] == ["autoencoder.expansion=1", "autoencoder.expansion=2"]
+    assert len(matched_figure(parts).subfigs) == 2
+    print_tables(*map(matched_table, parts))
     assert "at entropy weight 0.001; autoencoder.expansion=2" in " ".join(capsys.readouterr().out.split())
 
 
@@ -84,7 +84,7 @@ def test_page_is_self_contained_and_escapes(table: pd.DataFrame, tmp_path: Path)
 
 
 def test_terminal_table_shows_bits_with_both_fvus(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]):
-    print_entropies(table)
+    print_tables(*entropy_tables(table))
     printed = capsys.readouterr().out
     assert "52  0.10/0.01" in printed
     assert re.search(r"│\s+5 │\s+52  0.10/0.01 │\s+- │", printed)

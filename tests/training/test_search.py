@@ -7,7 +7,6 @@ import pytest
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError
-from bae_ray.report.sweep_watch import status
 from bae_ray.training.axes import Setting, parse_range
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import plan_settings
@@ -15,6 +14,7 @@ from bae_ray.training.results import results
 from bae_ray.training.run_folder import RESULT_FILE
 from bae_ray.training.sweep import sweep
 from bae_ray.training.sweep_config import SearchConfig, SweepConfig
+from bae_ray.training.sweep_status import status
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

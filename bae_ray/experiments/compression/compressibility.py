@@ -1,4 +1,4 @@
-"""How small a set of held-out activations becomes, and what is left of them (the paper's Table 3).
+"""Size of the codes of held-out activations, and error of their reconstructions (the paper's Table 3).
 
 Shapes: N vectors, D d_in, F d_latent.
 """
@@ -45,7 +45,7 @@ def distortion(x: Tensor | Rows, x_hat: Tensor | Matrix) -> Distortion:
 
 
 class CodeBits(NamedTuple):
-    """What the codes of a set hold, in bits per vector."""
+    """Size of a set's codes, in bits per vector."""
 
     entropy: float
     """Marginal entropy under the set's own firing rates: no code of independent latents is shorter on average."""

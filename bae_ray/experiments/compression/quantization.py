@@ -1,4 +1,4 @@
-"""The usual ways to store vectors in few bytes, beside which a codec has to stand. Needs faiss (extra `compression`).
+"""The usual quantisers, to compare a codec with. They need faiss (extra `compression`).
 
 Shapes: N vectors, D d_in.
 """
@@ -13,7 +13,7 @@ Matrix = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class Quantized(NamedTuple):
-    """Vectors as a quantiser gives them back, and what that takes."""
+    """Vectors after quantisation, and the bytes that they take."""
 
     method: str
     x_hat: Matrix
@@ -30,10 +30,11 @@ def mean_only(train: Matrix, x: Matrix) -> Quantized:
 
 
 def scalar(train: Matrix, x: Matrix, bits: int) -> Quantized:
-    """Each dimension alone in 4 or 8 bits, within a range of its training vectors.
+    """Each dimension by itself in 4 or 8 bits, within a range of its training vectors.
 
-    All of it with room for new extremes, all of it, or but for 1 % at both ends: whichever has the least squared error
-    on the training vectors. Outliers take levels from the others where they are kept, and are cut where they are not.
+    Three ranges are tried: the whole range with room for new extremes, the whole range, and the range without 1 % at
+    both ends. The one with the smallest squared error on the training vectors is taken. A range that keeps outliers has
+    fewer levels for all other values; a narrower one cuts outliers off.
     """
     faiss = require_faiss()
     kind = {4: faiss.ScalarQuantizer.QT_4bit, 8: faiss.ScalarQuantizer.QT_8bit}[bits]

@@ -1,16 +1,14 @@
-"""What the paper's Table 3 is made of: autoencoders and quantisers on held-out activations, all bytes counted."""
+"""The numbers of the paper's Table 3: autoencoders and quantisers on held-out activations, all bytes counted."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
-from bae_ray.activations.model import ModelSource
+from bae_ray.activations.model import find_model
 from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.fidelity import SplicedLoss, Splicer
@@ -20,53 +18,50 @@ from bae_ray.autoencoders.checkpoint import WEIGHTS_FILE
 from bae_ray.compression import Scheme, compress_activations, decompress_activations
 from bae_ray.config import content_hash
 from bae_ray.experiments.compression.compressibility import code_bits, distortion
+from bae_ray.experiments.compression.config import CompressionConfig
 from bae_ray.experiments.compression.quantization import mean_only, product, residual, scalar
 from bae_ray.files import write_text
 from bae_ray.progress import track
 from bae_ray.seeds import stream
+from bae_ray.training.results import results
 
 SCHEMES: tuple[Scheme, ...] = ("entropy", "indices")
+
+SWEEP = "sweep"
+"""Folder of the autoencoders."""
+EVALUATED = "evaluated"
+"""Folder of the rows."""
 
 Records = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Table3:
-    """Trained autoencoders and the activations to compress with them, of position `all`."""
+class RateDistortion:
+    """Bytes and errors of trained autoencoders and of quantisers on held-out activations."""
 
-    runs: pd.DataFrame
-    """The rows of `results`."""
-    folder: Path
-    """Folder of the runs."""
+    config: CompressionConfig
+    finished: list[str]
+    """Ids of the trained runs."""
     train: ActivationStore
     """Activations that everything is fitted on."""
     held_out: ActivationStore
     """Activations to compress."""
-    model: ModelSource
-    """The language model that they are of."""
-    first: bool
-    """Whether they include each text's first token; where not, it stays as it is when the rest is replaced."""
-    product_bytes: Sequence[int]
-    residual_bytes: Sequence[int]
-    quantizer_vectors: int
-    """The quantisers are fitted on so many vectors, at most."""
-    spliced_texts: int
-    """Held-out texts over which the language model's loss is measured."""
 
-    def rows(self, kept: Path) -> Records:
+    def rows(self) -> Records:
         """A row for each autoencoder, scheme and prior, and for each quantiser and layer.
 
-        Each is computed once and kept in the folder `kept`.
+        Each row is computed once and kept in the folder evaluated/.
         """
-        runs = [{str(name): value for name, value in run.items()} for run in self.runs.to_dict("records")]
+        config = self.config
+        table = results(config.out / SWEEP, only=self.finished)
+        runs = [{str(name): value for name, value in run.items()} for run in table.to_dict("records")]
         cells = sorted({(int(run["layer"]), str(run["site"])) for run in runs})
-        data = [store.fingerprint(store.cells[0]) for store in (self.train, self.held_out)]
         options = [
-            *data,
-            self.spliced_texts,
-            list(self.product_bytes),
-            list(self.residual_bytes),
-            self.quantizer_vectors,
+            *(store.fingerprint(store.cells[0]) for store in (self.train, self.held_out)),
+            config.spliced_texts,
+            list(config.product_bytes),
+            list(config.residual_bytes),
+            config.quantizer_vectors,
         ]
         works: list[tuple[list[Any], Callable[[], Records]]] = [
             *((["bae", run["run"]], lambda run=run: self._of_run(run)) for run in runs),
@@ -75,7 +70,7 @@ class Table3:
         rows: Records = []
         with track("Evaluating", len(works)) as tracker:
             for key, work in works:
-                file = kept / f"{content_hash([*key, *options])}.json"
+                file = config.out / EVALUATED / f"{content_hash([*key, *options])}.json"
                 if not file.exists():
                     write_text(file, json.dumps(work(), indent=2) + "\n")
                 rows += json.loads(file.read_text(encoding="utf-8"))
@@ -84,7 +79,7 @@ class Table3:
 
     def _of_run(self, run: dict[str, Any]) -> Records:
         """A row for each scheme and prior of one autoencoder."""
-        folder = self.folder / run["run"]
+        folder = self.config.out / SWEEP / run["run"]
         autoencoder = load_autoencoder(folder).to(self._device)
         layer, site = int(run["layer"]), str(run["site"])
         x = Rows(self.held_out.shards(layer, "all", site))
@@ -114,11 +109,11 @@ class Table3:
     def _of_quantizers(self, layer: int, site: str) -> Records:
         """A row for each quantiser at one layer."""
         train, held_out = (Rows(store.shards(layer, "all", site)) for store in (self.train, self.held_out))
-        chosen = torch.randperm(len(train), generator=stream(0, "quantizers"))[: self.quantizer_vectors]
+        chosen = torch.randperm(len(train), generator=stream(0, "quantizers"))[: self.config.quantizer_vectors]
         fit, x = train.take(chosen).numpy(), held_out.take(torch.arange(len(held_out))).numpy()
         found = [mean_only(fit, x), scalar(fit, x, 8), scalar(fit, x, 4)]
-        found += [product(fit, x, size) for size in self.product_bytes]
-        found += [residual(fit, x, size) for size in self.residual_bytes]
+        found += [product(fit, x, size) for size in self.config.product_bytes]
+        found += [residual(fit, x, size) for size in self.config.residual_bytes]
         mean = torch.from_numpy(fit.mean(0)).to(self._device)
         loss = self._loss(layer, mean.expand_as)
         return [
@@ -143,12 +138,13 @@ class Table3:
         return {"model": model, "layer": layer, "site": site, "n": manifest.n, "d_in": manifest.d, "bytes_before": size}
 
     def _loss(self, layer: int, replace: Callable[[torch.Tensor], torch.Tensor]) -> SplicedLoss:
-        texts = [ids.tolist() for ids in self.held_out.texts["token_ids"][: self.spliced_texts]]
-        return self._splicer.loss(texts, layer, replace, self.first)
+        texts = [ids.tolist() for ids in self.held_out.texts["token_ids"][: self.config.spliced_texts]]
+        return self._splicer.loss(texts, layer, replace, self.config.extract.tokens.first)
 
     @cached_property
     def _splicer(self) -> Splicer:
-        return Splicer(self.model, self._device)
+        extract = self.config.extract
+        return Splicer(find_model(extract.model, extract.revision), self._device)
 
     @property
     def _device(self) -> str:

@@ -1,18 +1,15 @@
 """Compression of hidden states: the paper's Table 3 and a rate-distortion picture."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
-from bae_ray.report.figures import save_png
-from bae_ray.report.html import write_report
-from bae_ray.training.results import write_csv
+from bae_ray.report.results_writer import Results
+from bae_ray.report.terminal import text_table
 
 MARKERS = {
     "BAE entropy": "o",
@@ -43,7 +40,7 @@ NOTES = [
 
 
 def rate_distortion_figure(table: pd.DataFrame) -> Figure:
-    """Held-out FVU against bytes per vector, an axis per layer; filled: all bytes counted, hollow: the codes alone."""
+    """Held-out FVU against bytes per vector, by layer. Filled markers: all bytes; hollow ones: the codes alone."""
     layers = sorted(table["layer"].unique())
     figure = Figure(figsize=(6 * len(layers), 5), layout="constrained")
     for axes, layer in zip(figure.subplots(1, len(layers), squeeze=False)[0], layers, strict=True):
@@ -80,42 +77,44 @@ def _family(row: dict) -> str:
 
 
 def payback(row: dict) -> float:
-    """Vectors at which the bytes saved by coding have paid for the model; infinite where coding saves none."""
+    """From how many vectors on the bytes that coding saves exceed those of the model; infinite where it saves none."""
     saved = (row["bytes_before"] - row["bytes_codes"]) / row["n"]
     return math.ceil(row["bytes_model"] / saved) if saved > 0 else math.inf
 
 
-def report_compression(rows: list[dict], out: Path, config_json: str) -> pd.DataFrame:
-    """Write compression.csv, .png and .html into `out`; print Table 3, the other methods and the paths."""
+def compression_results(rows: list[dict]) -> Results:
+    """The results of these rows, one for each method."""
     table = pd.DataFrame([{**row, "payback_n": payback(row)} for row in rows])
-    write_csv(table, out / "compression.csv")
-    figure = rate_distortion_figure(table)
-    save_png(figure, out / "compression.png")
-    title = "Compression of hidden states (Table 3)"
-    write_report(out / "compression.html", title, [figure], NOTES, table, config_json)
-    _print(table)
-    for kind in ("csv", "png", "html"):
-        print(out / f"compression.{kind}")
-    return table
+    return Results(
+        page="compression.html",
+        title="Compression of hidden states (Table 3)",
+        tables={"compression.csv": table},
+        figures={"compression.png": rate_distortion_figure(table)},
+        printed=[_printed(table)],
+        notes=NOTES,
+    )
 
 
-def _print(table: pd.DataFrame) -> None:
-    printed = Table(title="Compression of held-out vectors", title_justify="left")
-    for column in (
-        "layer", "method", "weight", "prior", "MB before", "MB codes + model", "bits/vector", "entropy", "MSE",
-        "cos", "cos centred", "FVU", "CE change", "pays from n",
-    ):  # fmt: skip
-        printed.add_column(column, justify="right", no_wrap=True)
+def _printed(table: pd.DataFrame) -> Table:
+    rows = []
     for row in table.to_dict("records"):
         bae = row["method"] == "bae"
-        printed.add_row(
-            str(row["layer"]), _family(row) if bae else str(row["method"]), f"{row['entropy_weight']:g}" if bae else "",
-            str(row["prior"]) if bae else "", f"{row['bytes_before'] / 1e6:.2f}",
-            f"{row['bytes_codes'] / 1e6:.3f} + {row['bytes_model'] / 1e6:.2f}",
-            f"{8 * row['bytes_codes'] / row['n']:.1f}", f"{row['entropy_bits']:.1f}" if bae else "",
-            f"{row['mse']:.4g}", f"{row['cosine']:.3f}", f"{row['cosine_centred']:.3f}", f"{row['fvu']:.3f}",
-            "" if math.isnan(row["ce_change"]) else f"{row['ce_change']:+.3f}",
-            "never" if math.isinf(row["payback_n"]) else f"{row['payback_n']:,.0f}",
-        )  # fmt: skip
-    console = Console()
-    Console(width=max(console.width, 200)).print(printed)
+        rows.append(
+            {
+                "layer": row["layer"],
+                "method": _family(row) if bae else row["method"],
+                "weight": f"{row['entropy_weight']:g}" if bae else "",
+                "prior": row["prior"] if bae else "",
+                "MB before": f"{row['bytes_before'] / 1e6:.2f}",
+                "MB codes + model": f"{row['bytes_codes'] / 1e6:.3f} + {row['bytes_model'] / 1e6:.2f}",
+                "bits/vector": f"{8 * row['bytes_codes'] / row['n']:.1f}",
+                "entropy": f"{row['entropy_bits']:.1f}" if bae else "",
+                "MSE": f"{row['mse']:.4g}",
+                "cos": f"{row['cosine']:.3f}",
+                "cos centred": f"{row['cosine_centred']:.3f}",
+                "FVU": f"{row['fvu']:.3f}",
+                "CE change": "" if math.isnan(row["ce_change"]) else f"{row['ce_change']:+.3f}",
+                "pays from n": "never" if math.isinf(row["payback_n"]) else f"{row['payback_n']:,.0f}",
+            }
+        )
+    return text_table("Compression of held-out vectors", rows)

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from bae_ray.autoencoders.architectures import ARCHITECTURES
-from bae_ray.comsem.comparison import Comparison
+from bae_ray.experiments.comsem_table.comparison import Comparison
 
 BAE = ARCHITECTURES["bae"].label
 COUNTS = {
@@ -15,7 +15,10 @@ NEED_A_JUDGE = ("interpretable_of_all",)
 
 
 def claims(comparison: Comparison) -> list[str]:
-    """A line per claim and layer that has a BAE and others; what needs a judge cannot be told by a useless one."""
+    """A line per claim, for each layer with a BAE and other methods.
+
+    A useless judge cannot decide the claims that need a judge.
+    """
     lines: list[str] = []
     useless = comparison.check.useless
     for layer, methods in comparison.table.dropna(subset=["layer"]).groupby("layer"):
@@ -41,7 +44,7 @@ def _counts(methods: pd.DataFrame, column: str) -> str:
 
 
 def _wins(best: pd.DataFrame) -> str:
-    """At how many of the numbers that the BAE and another method have the BAE is best."""
+    """At how many numbers of features the BAE scores best, of those that it and another method have."""
     compared = [rows for _, rows in best.groupby("m") if BAE in set(rows["label"]) and len(rows) > 1]
     won = sum(rows.sort_values("score")["label"].iloc[-1] == BAE for rows in compared)
     return f"{won} of {len(compared)}"

@@ -5,15 +5,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bae_ray.comsem.best_features import ranked, running_mean
-from bae_ray.comsem.comparison import Comparison
+from bae_ray.experiments.comsem_table.best_features import ranked, running_mean
+from bae_ray.experiments.comsem_table.comparison import Comparison
 
 
 def scores_figure(comparison: Comparison, layer: int) -> Figure:
-    """On top the mean score of each method's best features, their number growing; below, each method's sorted scores.
+    """Above, the mean score of each method's best m features over m; below, each method's sorted scores.
 
-    Dashed: the same of its chance levels, what selection alone comes to. A feature scored has the width of as many as
-    it stands for; random sets, of which there could be any number, are as wide as the method that has most features.
+    Dashed lines show the same for chance levels: what selection alone gives. Each scored feature is as wide as the
+    number of features that it stands for. There could be any number of random sets; they are drawn as wide as the
+    method with the most features.
     """
     table = comparison.table
     methods = table[(table["layer"] == layer) | table["layer"].isna()].to_dict("records")

@@ -1,125 +1,98 @@
-"""The results of in-context-learning prompts: accuracy over the number of demonstrations (the paper's Fig. 7)."""
+"""Entropy of in-context-learning prompts by layer and number of demonstrations (the paper's Fig. 4)."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
+import matplotlib
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
-from bae_ray.activations.store import ActivationStore
-from bae_ray.analysis.accuracy import accuracy
 from bae_ray.analysis.claims import claim, trend
-from bae_ray.report.figures import save_png
-from bae_ray.report.html import write_report
-from bae_ray.training.results import write_csv
+from bae_ray.experiments.per_input import Settings, Swept, entropies
+from bae_ray.report.results_writer import Results
+from bae_ray.report.terminal import text_table
 
-COLORS = {"sampled": "tab:blue", "fixed": "tab:orange"}
-MEASURES = {"label_accuracy": ("label_low", "label_high", "-"), "full_accuracy": ("full_low", "full_high", "--")}
-NAMES = {"label_accuracy": "among the labels", "full_accuracy": "in the whole vocabulary"}
+COLORS = matplotlib.colormaps["viridis"]
 NOTES = [
     (
-        "An answer is the model's likeliest next token after the prompt: among the labels' first tokens, or in the "
-        "whole vocabulary. Bars and ranges are 95 % intervals (Wilson). Chance is one over the number of labels; "
-        "majority is the share of the commonest label among the queries."
+        "Entropy of the last token's activations of prompts with k demonstrations, by layer; the colour of a point is "
+        "its FVU on held-out prompts. Bars are 95 % intervals of a bootstrap over the prompts."
     ),
     (
-        "sampled: each query has demonstrations of its own, drawn at random, never its own text. fixed: the first k of "
-        "the corpus demonstrate every query, as in the paper's released code; leaked counts the prompts whose query is "
-        "one of its own demonstrations."
+        "sampled: demonstrations of their own for each query. fixed: the same k for all, as in the paper's released "
+        "code; prompts that share all but the query differ less, so fewer bits with more demonstrations may be the "
+        "sharing and not the learning: read both."
     ),
 ]
+PAPER = {"layer": "a deeper layer contains more information", "k": "more demonstrations, less entropy"}
 
 
-def accuracy_table(stores: Sequence[ActivationStore]) -> pd.DataFrame:
-    """A row per store of in-context-learning prompts: how they were made, their accuracies, baselines and seed."""
-    rows: list[dict[str, object]] = []
-    for store in stores:
-        given, texts = store.manifest.request.input, store.texts
-        measured = accuracy(store.predictions, len(given["label_tokens"]))
-        leaked = sum(query in shown for query, shown in zip(texts["query"], texts["demonstrations"], strict=True))
-        setting = {"model": store.manifest.request.model["name"], "demonstrations": given["demonstrations"]}
-        mean = store.manifest.tokens / store.manifest.texts
-        rows.append({**setting, "k": given["k"], **measured._asdict(), "leaked": leaked, "mean_tokens": mean,
-                     "seed": given["seed"]})  # fmt: skip
-    return pd.DataFrame(rows).sort_values(["demonstrations", "k"], ascending=[False, True], ignore_index=True)
-
-
-def accuracy_figure(table: pd.DataFrame) -> Figure:
-    """Accuracy against k: a colour for each way of choosing demonstrations, chance and majority as grey lines."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for demonstrations, runs in table.groupby("demonstrations", sort=False):
-        for measure, (low, high, line) in MEASURES.items():
-            bars = [runs[measure] - runs[low], runs[high] - runs[measure]]
-            style = {"color": COLORS[str(demonstrations)], "linestyle": line, "marker": "o", "capsize": 3}
-            label = f"{demonstrations}, {NAMES[measure]}"
-            axes.errorbar(runs["k"], runs[measure], bars, label=label, **style)
-    axes.axhline(table["chance"].iloc[0], color="grey", linewidth=0.8, linestyle=":", label="chance")
-    axes.axhline(table["majority"].max(), color="grey", linewidth=0.8, linestyle="-.", label="majority")
-    axes.set_xticks(sorted(table["k"].unique()))
-    axes.set_ylim(0, 1)
-    axes.set(xlabel="Demonstrations k", ylabel="Accuracy")
-    n = ", ".join(map(str, table["n"].unique()))
-    axes.set_title(f"{', '.join(table['model'].unique())}; {n} prompts per k")
-    axes.legend(fontsize="small")
+def entropy_figure(table: pd.DataFrame) -> Figure:
+    """Bits against layer, a line per k; a panel for each way of choosing demonstrations."""
+    ways = list(dict.fromkeys(table["demonstrations"]))
+    figure = Figure(figsize=(6.5 * len(ways) + 1, 5), layout="constrained")
+    panels = figure.subplots(1, len(ways), squeeze=False, sharey=True)[0]
+    largest = float(table["fvu_val"].max())
+    for axes, way in zip(panels, ways, strict=True):
+        _lines(axes, table[table["demonstrations"] == way], largest)
+        axes.set(title=f"{way} demonstrations", xlabel="Layer")
+    panels[0].set_ylabel("Entropy / bits")
+    panels[0].set_ylim(0, 1.05 * float(table["entropy_high"].max()))
+    panels[0].legend(title="Demonstrations k", fontsize="small")
+    figure.colorbar(panels[-1].collections[-1], ax=list(panels), label="FVU on held-out prompts")
+    n = ", ".join(map(str, (table["n_train"] + table["n_val"]).unique()))
+    seeds = ", ".join(map(str, sorted(table["seed"].unique())))
+    figure.suptitle(f"{', '.join(table['model'].unique())}; n = {n} prompts; seeds {seeds}")
     return figure
 
 
 def compare(table: pd.DataFrame) -> list[str]:
-    """The paper's Fig. 7 beside what was found, for each way of choosing demonstrations."""
-    return [
-        claim(
-            f"accuracy rises with k ({demonstrations} demonstrations)",
-            trend(runs, "k", ["demonstrations"], "label_accuracy"),
-            "rises",
-            "k",
-            runs,
-            "accuracy among the labels",
-        )
-        for demonstrations, runs in table.groupby("demonstrations", sort=False)
-    ]
+    """The paper's claims beside what was found, for each way of choosing demonstrations."""
+    lines: list[str] = []
+    for way, runs in table.groupby("demonstrations", sort=False):
+        depth, shots = trend(runs, "layer", ["k"]), trend(runs, "k", ["layer"])
+        lines.append(f"{way}: " + claim(PAPER["layer"], depth, "rises", "layer", runs))
+        lines.append(f"{way}: " + claim(PAPER["k"], shots, "falls", "k", runs))
+    return lines
 
 
-def report_accuracy(stores: Sequence[ActivationStore], out: Path, config_json: str) -> pd.DataFrame:
-    """Write accuracy.csv, accuracy.png and accuracy.html into `out`; print the table and the paths."""
-    table = accuracy_table(stores)
-    lines = compare(table)
-    write_csv(table, out / "accuracy.csv")
-    figure = accuracy_figure(table)
-    save_png(figure, out / "accuracy.png")
-    title = "In-context learning: accuracy over the number of demonstrations"
-    write_report(out / "accuracy.html", title, [figure], [*NOTES, *lines], table, config_json)
-    _print(table)
-    for line in lines:
-        print(line)
-    for name in ("accuracy.csv", "accuracy.png", "accuracy.html"):
-        print(out / name)
-    return table
-
-
-def _print(table: pd.DataFrame) -> None:
-    printed = Table(title="Accuracy of the model's answers, with 95 % intervals", title_justify="left")
-    columns = (
-        "demonstrations",
-        "k",
-        "n",
-        "among the labels",
-        "whole vocabulary",
-        "chance",
-        "majority",
-        "leaked",
-        "seed",
+def entropy_results(sweeps: Mapping[str, Swept], settings: Settings) -> Results:
+    """The results of the finished sweeps."""
+    table = entropies(sweeps, settings)
+    return Results(
+        page="entropy.html",
+        title="In-context learning: entropy by layer and number of demonstrations",
+        tables={"entropy.csv": table},
+        figures={"entropy.png": entropy_figure(table)},
+        printed=[_printed(table)],
+        notes=NOTES,
+        claims=compare(table),
     )
-    for column in columns:
-        printed.add_column(column, justify="left" if column == "demonstrations" else "right", no_wrap=True)
-    for row in table.itertuples(index=False):
-        cells = (
-            row.demonstrations, row.k, row.n, f"{row.label_accuracy:.3f} ({row.label_low:.2f}-{row.label_high:.2f})",
-            f"{row.full_accuracy:.3f} ({row.full_low:.2f}-{row.full_high:.2f})", f"{row.chance:.2f}",
-            f"{row.majority:.2f}", row.leaked, row.seed,
-        )  # fmt: skip
-        printed.add_row(*map(str, cells))
-    console = Console()
-    Console(width=max(console.width, 120)).print(printed)
+
+
+def _lines(axes: Axes, table: pd.DataFrame, largest_fvu: float) -> None:
+    ks = sorted(table["k"].unique())
+    for number, k in enumerate(ks):
+        means = table[table["k"] == k].groupby("layer")[["entropy_bits", "entropy_low", "entropy_high"]].mean()
+        bars = [
+            (means["entropy_bits"] - means["entropy_low"]).clip(lower=0),
+            (means["entropy_high"] - means["entropy_bits"]).clip(lower=0),
+        ]
+        color = COLORS(0.9 * number / max(len(ks) - 1, 1))
+        axes.errorbar(means.index, means["entropy_bits"], bars, color=color, label=str(k), capsize=2, zorder=1)
+    axes.scatter(
+        table["layer"], table["entropy_bits"], c=table["fvu_val"], cmap="magma_r", s=30, vmin=0, vmax=largest_fvu,
+        edgecolors="grey", linewidths=0.5, zorder=2,
+    )  # fmt: skip
+
+
+def _printed(table: pd.DataFrame) -> Table:
+    columns = [f"layer {layer}" for layer in sorted(table["layer"].unique())]
+    rows: dict[tuple[str, int], dict[str, object]] = {}
+    for (way, k, layer), runs in table.groupby(["demonstrations", "k", "layer"], sort=False):
+        bits, train, val = runs[["entropy_bits", "fvu_train", "fvu_val"]].mean()
+        row = rows.setdefault((way, k), {"demonstrations": way, "k": k, **dict.fromkeys(columns, "-")})
+        row[f"layer {layer}"] = f"{bits:.0f}  {train:.2f}/{val:.2f}"
+    title = "Entropy in bits, FVU on training / held-out prompts"
+    return text_table(title, list(rows.values()), left=["demonstrations"])

@@ -1,4 +1,4 @@
-"""What the page of a sweep shows of each cell: its runs' measures and training curves, as JSON for sweep.js."""
+"""Data of a sweep's interactive page: measures and training curves of each cell's runs, as JSON for sweep.js."""
 
 import json
 from pathlib import Path

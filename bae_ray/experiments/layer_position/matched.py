@@ -1,7 +1,6 @@
-"""Entropies at one held-out FVU for all cells: matched.csv and matched.png."""
+"""Entropies at one held-out FVU for all cells."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,14 +8,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import LogLocator
-from rich.console import Console
 from rich.table import Table
 
 from bae_ray.analysis.matched_entropy import WEIGHT, common_fvu, matched_entropy
-from bae_ray.report.figures import LAYER_COLORS, position_axis, save_png
-from bae_ray.report.numbers import number
+from bae_ray.report.figures import LAYER_COLORS, position_axis
+from bae_ray.report.numbers import known, number
+from bae_ray.report.terminal import text_table
 from bae_ray.report.variants import Variant, variants
-from bae_ray.training.results import position_order, write_csv
+from bae_ray.training.results import position_order
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -43,7 +42,7 @@ class Matched(NamedTuple):
 
 
 def curves(table: pd.DataFrame) -> list[Variant]:
-    """Those variants of the rows of `results` that were trained with several entropy weights."""
+    """The variants in the rows of `results` that were trained with several entropy weights."""
     if WEIGHT not in table:
         return []
     return [variant for variant in variants(table, aside=[WEIGHT]) if variant.runs[WEIGHT].nunique() > 1]
@@ -86,23 +85,16 @@ def _draw(part: Matched, figure: SubFigure) -> None:
     figure.suptitle(f"{title}; {part.label}" if part.label else title)
 
 
-def report_matched(
-    found: Sequence[Variant], out: Path, fvu: float | None = None, fixed_weight: float | None = None
-) -> Figure:
-    """Write matched.csv and matched.png of what `curves` found into `out`, print the table and the paths; the figure.
+def matched_parts(
+    found: Sequence[Variant], fvu: float | None = None, fixed_weight: float | None = None
+) -> list[Matched]:
+    """The bits at one FVU, for each variant that `curves` found.
 
-    `fvu`: left out, the one that most cells' curves have. `fixed_weight`: left out, each variant's smallest above 0.
+    Without `fvu`, it is the one that most cells' curves have. Without `fixed_weight`, it is each variant's smallest
+    above 0.
     """
     fvu = fvu if fvu is not None else common_fvu(variant.runs for variant in found)
-    parts = [Matched(*variant, matched_entropy(variant.runs, fvu, fixed_weight)) for variant in found]
-    write_csv(pd.concat([part.cells.assign(variant=part.label) for part in parts]), out / "matched.csv")
-    figure = matched_figure(parts)
-    save_png(figure, out / "matched.png")
-    for part in parts:
-        _print(part)
-    for name in ("matched.csv", "matched.png"):
-        print(f"{'matched':8} {out / name}")
-    return figure
+    return [Matched(*variant, matched_entropy(variant.runs, fvu, fixed_weight)) for variant in found]
 
 
 def _against_position(
@@ -135,21 +127,22 @@ def _intervals(axes: Axes, x: Floats, cells: pd.DataFrame, top: float, color: An
         axes.plot(x[beyond], np.full(int(beyond.sum()), top), "^", color=color, markersize=5, clip_on=False)
 
 
-def _print(part: Matched) -> None:
-    matched = part.cells
-    title = (
-        f"Entropy at held-out FVU {matched['fvu'].iloc[0]:g}, and at entropy weight {matched['fixed_weight'].iloc[0]:g}"
-    )
-    printed = Table(title=f"{title}; {part.label}" if part.label else title, title_justify="left")
-    for column in ("layer", "site", "position", "bits", "95 % interval", "seeds", "bits at the weight", "FVU there"):
-        printed.add_column(column, justify="right", no_wrap=True)
-    printed.add_column("")
-    for row in matched.to_dict("records"):
-        bits = "-" if np.isnan(row["bits"]) else f"{row['bits']:.1f}"
-        interval = "-" if np.isnan(row["low"]) else f"{row['low']:.1f} to {row['high']:.1f}"
-        printed.add_row(
-            str(row["layer"]), row["site"], str(row["position"]), bits, interval, f"{row['seeds']} of {row['of']}",
-            f"{row['fixed_bits']:.1f}", f"{row['fixed_fvu_train']:.2f}/{row['fixed_fvu_val']:.2f}", row["reason"],
-        )  # fmt: skip
-    console = Console()
-    Console(width=max(console.width, 120)).print(printed)
+def matched_table(part: Matched) -> Table:
+    """The bits of a variant's cells, for the terminal."""
+    first = part.cells.iloc[0]
+    title = f"Entropy at held-out FVU {first['fvu']:g}, and at entropy weight {first['fixed_weight']:g}"
+    rows = [
+        {
+            "layer": row["layer"],
+            "site": row["site"],
+            "position": row["position"],
+            "bits": known(row["bits"], ".1f"),
+            "95 % interval": "-" if np.isnan(row["low"]) else f"{row['low']:.1f} to {row['high']:.1f}",
+            "seeds": f"{row['seeds']} of {row['of']}",
+            "bits at the weight": f"{row['fixed_bits']:.1f}",
+            "FVU there": f"{row['fixed_fvu_train']:.2f}/{row['fixed_fvu_val']:.2f}",
+            "": row["reason"],
+        }
+        for row in part.cells.to_dict("records")
+    ]
+    return text_table(f"{title}; {part.label}" if part.label else title, rows, left=[""])

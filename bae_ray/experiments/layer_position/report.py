@@ -2,19 +2,18 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
 from bae_ray.analysis.claims import claim, last_share, trend
 from bae_ray.experiments.layer_position.interactive import sweep_data
 from bae_ray.experiments.layer_position.matched import NOTE as MATCHED_NOTE
-from bae_ray.experiments.layer_position.matched import curves, report_matched
-from bae_ray.report.entropy_tables import print_entropies
-from bae_ray.report.figures import entropy_figure, save_png
-from bae_ray.report.html import write_report
+from bae_ray.experiments.layer_position.matched import curves, matched_figure, matched_parts, matched_table
+from bae_ray.report.entropy_tables import entropy_tables
+from bae_ray.report.figures import entropy_figure
+from bae_ray.report.results_writer import Results, write_results
 from bae_ray.report.variants import variants
-from bae_ray.training.results import entropy_table, outcomes, results, write_csv
+from bae_ray.training.results import entropy_table, outcomes, results
 from bae_ray.training.run_folder import RUN_FILE
 
 NOTES = [
@@ -35,50 +34,43 @@ NOTES = [
 ]
 
 
-class ReportFiles(NamedTuple):
-    """Where the results are."""
+def entropy_results(
+    runs: Path, only: Iterable[str] | None = None, matched_fvu: float | None = None, fixed_weight: float | None = None
+) -> Results:
+    """The results of the run directories below `runs`, or of those `only`.
 
-    table: Path
-    picture: Path
-    page: Path
+    Where the runs are of several entropy weights also the bits at held-out FVU `matched_fvu`, by default the one that
+    most cells have, beside those at `fixed_weight`. Raises `InvalidInputError` where no run is finished.
+    """
+    only = None if only is None else list(only)
+    table = results(runs, only=only)
+    tables, figures = {"entropy.csv": entropy_table(table)}, {"entropy.png": entropy_figure(table)}
+    printed, notes = entropy_tables(table), NOTES
+    if several := curves(table):
+        parts = matched_parts(several, matched_fvu, fixed_weight)
+        tables["matched.csv"] = pd.concat([part.cells.assign(variant=part.label) for part in parts])
+        figures["matched.png"] = matched_figure(parts)
+        printed, notes = [*printed, *map(matched_table, parts)], [*NOTES, MATCHED_NOTE]
+    return Results(
+        page="report.html",
+        title="Entropy by layer and token position",
+        tables=tables,
+        figures=figures,
+        printed=printed,
+        notes=notes,
+        claims=compare(table),
+        page_table=outcomes(runs, only=only).drop(columns=["subset_n", "subset_bits"]),
+        sweep=sweep_data(table, runs),
+    )
 
 
 def report_entropies(
-    runs: str | Path,
-    out: str | Path,
-    config_json: str | None = None,
-    only: Iterable[str] | None = None,
-    matched_fvu: float | None = None,
-    fixed_weight: float | None = None,
-) -> ReportFiles:
-    """Write the three files into `out` from the run directories below `runs`, and print the table and the paths.
-
-    Where the runs are of several entropy weights, matched.csv and matched.png as well: bits at held-out FVU
-    `matched_fvu`, by default the one that most cells have, beside those at `fixed_weight`. `config_json` is the
-    resolved config that the page shows; left out, it is that of the runs. Raises `InvalidInputError` where no run is
-    finished.
-    """
-    only = None if only is None else list(only)
-    table, ended = results(runs, only=only), outcomes(runs, only=only)
-    config_json = config_json or "\n".join((Path(runs) / run / RUN_FILE).read_text("utf-8") for run in table["run"])
-    out = Path(out)
-    made = ReportFiles(out / "entropy.csv", out / "entropy.png", out / "report.html")
-    write_csv(entropy_table(table), made.table)
-    figure = entropy_figure(table)
-    save_png(figure, made.picture)
-    print_entropies(table)
-    lines = compare(table)
-    figures, notes = [figure], [*NOTES, *lines]
-    if several := curves(table):
-        figures.append(report_matched(several, out, matched_fvu, fixed_weight))
-        notes.append(MATCHED_NOTE)
-    title, shown = "Entropy by layer and token position", ended.drop(columns=["subset_n", "subset_bits"])
-    write_report(made.page, title, figures, notes, shown, config_json, sweep_data(table, Path(runs)))
-    for line in lines:
-        print(line)
-    for name, path in made._asdict().items():
-        print(f"{name:8} {path}")
-    return made
+    runs: Path, out: Path, matched_fvu: float | None = None, fixed_weight: float | None = None
+) -> list[Path]:
+    """Write the results of all runs below `runs` into `out`; the files. See `entropy_results`."""
+    found = entropy_results(runs, None, matched_fvu, fixed_weight)
+    configs = [(runs / run / RUN_FILE).read_text("utf-8") for run in results(runs)["run"]]
+    return write_results(found, out, "\n".join(configs))
 
 
 def compare(table: pd.DataFrame) -> list[str]:

@@ -36,7 +36,7 @@ class Histogram(NamedTuple):
 
 
 def histogram(rates: Floats, n_tokens: int) -> Histogram:
-    """The histogram of rates over `n_tokens`, each a whole number of tokens over `n_tokens`."""
+    """The histogram of rates over `n_tokens`; each rate is a whole number of tokens over `n_tokens`."""
     edges = np.geomspace(0.5 / n_tokens, 1.0, BINS + 1)
     edges[-1] = np.nextafter(1.0, 2.0)
     counts, _ = np.histogram(rates, edges)
@@ -74,6 +74,6 @@ def _draw(axes: Axes, methods: Mapping[str, Floats], n_tokens: int) -> None:
 
 
 def _never(edges: Floats, number: int, of: int) -> Sequence[float]:
-    """Where the bar of dead features stands: left of the smallest rate, one autoencoder's beside the other's."""
+    """Where the bar of dead features stands: left of the smallest rate, beside the other autoencoders' bars."""
     places = np.geomspace(edges[0] / 6, edges[0] / 2, of + 1)
     return places[number : number + 2].tolist()

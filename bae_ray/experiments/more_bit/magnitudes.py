@@ -14,7 +14,7 @@ from bae_ray.autoencoders import Autoencoder
 
 
 class MagnitudeMap(NamedTuple):
-    """Magnitudes of some samples' features, neighbouring features joined."""
+    """Magnitudes of some samples' features; neighbouring features are joined."""
 
     values: Tensor
     """[S, W] on the CPU: the largest magnitude among the features of a column."""
@@ -30,10 +30,9 @@ class MagnitudeMap(NamedTuple):
 def magnitude_map(autoencoder: Autoencoder, x: Rows, samples: int, columns: int) -> MagnitudeMap:
     """Magnitudes on at most `samples` evenly spaced rows of activations [N, D], in at most `columns` columns.
 
-    All of `x` becomes the autoencoder's reference set, as in the paper. A column takes the largest of its features'
-    magnitudes, since a mean would wash out the one that is always high among neighbours that are not: the vertical
-    stripe of a dense feature is to stay visible. Samples are left out, not joined. Never more than a batch's
-    magnitudes [b, G] are in memory.
+    All of `x` becomes the autoencoder's reference set, as in the paper. A column shows the largest magnitude of its
+    features. Their mean would hide a dense feature, which is always high among neighbours that are not. Samples are
+    left out, not joined. At most one batch of magnitudes [b, G] is in memory.
     """
     feature_statistics(autoencoder, x).set_reference(autoencoder)
     chosen = evenly_spaced(len(x), samples)
@@ -46,11 +45,11 @@ def magnitude_map(autoencoder: Autoencoder, x: Rows, samples: int, columns: int)
 
 
 def evenly_spaced(n: int, wanted: int) -> Tensor:
-    """At most `wanted` of the numbers 0 to n - 1, in order, as far apart as can be."""
+    """At most `wanted` evenly spaced numbers of 0 to n - 1, in order."""
     return torch.arange(min(n, wanted)) * n // min(n, wanted)
 
 
 def joined(values: Tensor, columns: int) -> Tensor:
-    """The largest of each run of neighbouring columns of [N, G], as many together as leave at most `columns`."""
+    """The largest of each group of neighbouring columns of [N, G]; the groups leave at most `columns` columns."""
     width = -(-values.shape[1] // columns)
     return torch.stack([part.amax(1) for part in values.split(width, dim=1)], dim=1)

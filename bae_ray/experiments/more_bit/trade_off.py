@@ -1,4 +1,4 @@
-"""What more bits per feature buy and what they take: the paper's Table 2 as a picture, in print, and its claims."""
+"""What more bits per feature gain and cost: the paper's Table 2 as a picture and a printed table, and its claims."""
 
 import math
 from collections.abc import Mapping
@@ -7,17 +7,17 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from bae_ray.analysis.claims import claim, trend
-from bae_ray.experiments.more_bit.more_bit_table import BASELINE, by_layer
+from bae_ray.experiments.more_bit.feature_table import BASELINE, by_layer
+from bae_ray.report.terminal import text_table
 
 SPLITS = {"fvu_train": "training", "fvu_val": "held out", "fvu_evaluation": "other texts"}
 
 
 def trade_off_figure(table: pd.DataFrame, layer: int) -> Figure:
-    """Table 2 as a picture: what more bits buy in FVU, what they take in active features, and what they cost."""
+    """Table 2 as a picture: the gain in FVU, the loss of active features, and the bits."""
     rows = table[table["layer"] == layer]
     bae, sae = rows[rows["method"] != BASELINE], rows[rows["method"] == BASELINE]
     figure = Figure(figsize=(15, 4.5), layout="constrained")
@@ -81,33 +81,36 @@ def _labelled(axes: Axes, bae: pd.DataFrame, x: str, y: str) -> None:
     axes.margins(0.15)
 
 
-def print_table(table: pd.DataFrame) -> None:
-    """Print Table 2, and the same of the figures' other layers."""
-    judged = "score" in table
-    printed = Table(
-        title="More-bit decoding: L_r held out; FVU training / held out / other texts", title_justify="left"
-    )
-    columns = ["layer", "method", "features", "L_r", "FVU", "bits", "Act."]
-    columns += ["FI#", "Score", "Score - chance"] if judged else []
-    columns += ["fire per token", "never fire", "fire densely", "never selected", "selected densely"]
-    for column in columns:
-        printed.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
-    for row in table.to_dict("records"):
-        bits = "-" if row["method"] == BASELINE else f"{row['entropy_bits']:.0f}"
-        fvus = " / ".join(f"{row[split]:.3f}" for split in SPLITS)
-        scores = _scores({str(key): value for key, value in row.items()}) if judged else ()
-        printed.add_row(
-            str(row["layer"]), row["method"], str(row["n_features"]), f"{row['mse_val']:.3g}", fvus, bits,
-            str(row["activated"]), *scores, f"{row['fires_per_token']:.1f}", str(row["never_fires"]),
-            str(row["fires_densely"]), str(row["never_selected"]), str(row["selected_densely"]),
-        )  # fmt: skip
-    console = Console()
-    Console(width=max(console.width, 180)).print(printed)
+def printed_table(table: pd.DataFrame) -> Table:
+    """Table 2 for the terminal, and the same of the figures' other layers."""
+    rows = [
+        {
+            "layer": row["layer"],
+            "method": row["method"],
+            "features": row["n_features"],
+            "L_r": f"{row['mse_val']:.3g}",
+            "FVU": " / ".join(f"{row[split]:.3f}" for split in SPLITS),
+            "bits": "-" if row["method"] == BASELINE else f"{row['entropy_bits']:.0f}",
+            "Act.": row["activated"],
+            **(_scores(row) if "score" in row else {}),
+            "fire per token": f"{row['fires_per_token']:.1f}",
+            "never fire": row["never_fires"],
+            "fire densely": row["fires_densely"],
+            "never selected": row["never_selected"],
+            "selected densely": row["selected_densely"],
+        }
+        for row in table.to_dict("records")
+    ]
+    title = "More-bit decoding: L_r held out; FVU training / held out / other texts"
+    return text_table(title, rows, left=["method"])
 
 
-def _scores(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _scores(row: Mapping[Any, Any]) -> dict[str, str]:
     if math.isnan(row["score"]):
-        return ("-",) * 3
+        return dict.fromkeys(("FI#", "Score", "Score - chance"), "-")
     low, high = row["above_chance_low"], row["above_chance_high"]
-    interpretable = f"{row['interpretable']:.0f} of {row['scored']:.0f}"
-    return interpretable, f"{row['score']:.3f}", f"{row['above_chance']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return {
+        "FI#": f"{row['interpretable']:.0f} of {row['scored']:.0f}",
+        "Score": f"{row['score']:.3f}",
+        "Score - chance": f"{row['above_chance']:+.3f} [{low:+.3f}, {high:+.3f}]",
+    }

@@ -1,17 +1,15 @@
 """Entropy of the hidden states of random sequences against their bits r (the paper's Fig. 11)."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from bae_ray.analysis.claims import claim, trend
-from bae_ray.report.figures import save_png
-from bae_ray.report.html import write_report
-from bae_ray.training.results import ENTROPY_COLUMNS, results, write_csv
+from bae_ray.experiments.per_input import Settings, Swept, entropies
+from bae_ray.report.results_writer import Results
+from bae_ray.report.terminal import text_table
 
 MARKERS = "osD^vP"
 NOTES = [
@@ -21,15 +19,6 @@ NOTES = [
         "that is high, the code does not describe the states, and its bits say little. Bars: 95 %, a bootstrap."
     )
 ]
-
-
-def random_tokens_table(sweeps: Mapping[int, tuple[Path, list[str]]]) -> pd.DataFrame:
-    """A row per run, with r; `sweeps`: by r, the folder of the runs and the ids of those that count."""
-    parts = [
-        results(folder, only=runs)[ENTROPY_COLUMNS].assign(bits=bits) for bits, (folder, runs) in sweeps.items() if runs
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    return table[["bits", *ENTROPY_COLUMNS]].sort_values(["bits", "d_latent", "seed"], ignore_index=True)
 
 
 def random_tokens_figure(table: pd.DataFrame) -> Figure:
@@ -75,26 +64,32 @@ def compare(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def report_random_tokens(sweeps: Mapping[int, tuple[Path, list[str]]], out: Path, config_json: str) -> pd.DataFrame:
-    """Write random_tokens.csv, .png and .html into `out`; print the table, the claims and the paths."""
-    table = random_tokens_table(sweeps)
-    write_csv(table, out / "random_tokens.csv")
-    figure = random_tokens_figure(table)
-    save_png(figure, out / "random_tokens.png")
-    lines = compare(table)
-    title = "Entropy of the hidden states of random sequences"
-    write_report(out / "random_tokens.html", title, [figure], [*NOTES, *lines], table, config_json)
-    printed = Table(title="Entropy in bits of r-bit sequences' hidden states", title_justify="left")
-    for column in ("r", "inner width", "bits", "95 % interval", "FVU training", "FVU held-out", "n", "seed"):
-        printed.add_column(column, justify="right", no_wrap=True)
-    for row in table.to_dict("records"):
-        printed.add_row(
-            str(row["bits"]), str(row["d_latent"]), f"{row['entropy_bits']:.2f}",
-            f"{row['entropy_low']:.2f} to {row['entropy_high']:.2f}", f"{row['fvu_train']:.4f}",
-            f"{row['fvu_val']:.4f}", str(row["n_train"] + row["n_val"]), str(row["seed"]),
-        )  # fmt: skip
-    console = Console()
-    Console(width=max(console.width, 100)).print(printed)
-    for line in [*lines, *(str(out / f"random_tokens.{kind}") for kind in ("csv", "png", "html"))]:
-        print(line)
-    return table
+def random_tokens_results(sweeps: Mapping[str, Swept], settings: Settings) -> Results:
+    """The results of the finished sweeps."""
+    table = entropies(sweeps, settings).sort_values(["bits", "d_latent", "seed"], ignore_index=True)
+    return Results(
+        page="random_tokens.html",
+        title="Entropy of the hidden states of random sequences",
+        tables={"random_tokens.csv": table},
+        figures={"random_tokens.png": random_tokens_figure(table)},
+        printed=[_printed(table)],
+        notes=NOTES,
+        claims=compare(table),
+    )
+
+
+def _printed(table: pd.DataFrame) -> Table:
+    rows = [
+        {
+            "r": row["bits"],
+            "inner width": row["d_latent"],
+            "bits": f"{row['entropy_bits']:.2f}",
+            "95 % interval": f"{row['entropy_low']:.2f} to {row['entropy_high']:.2f}",
+            "FVU training": f"{row['fvu_train']:.4f}",
+            "FVU held-out": f"{row['fvu_val']:.4f}",
+            "n": row["n_train"] + row["n_val"],
+            "seed": row["seed"],
+        }
+        for row in table.to_dict("records")
+    ]
+    return text_table("Entropy in bits of r-bit sequences' hidden states", rows)

@@ -1,21 +1,19 @@
 """The results of the synthetic benchmark: the paper's Fig. 2 and Fig. 12, and a table."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from rich.console import Console
 from rich.table import Table
 
 from bae_ray.analysis.claims import sample
+from bae_ray.experiments.synthetic.dynamics import dynamics
 from bae_ray.experiments.synthetic.subset_sums import rank_of
-from bae_ray.report.figures import save_png
-from bae_ray.report.html import write_report
-from bae_ray.training.results import write_csv
-from bae_ray.training.run_folder import METRICS_FILE
+from bae_ray.report.results_writer import Results
+from bae_ray.report.terminal import text_table
+from bae_ray.training.results import results
 
 GRADIENT_COLORS = {"sigmoid": "tab:green", "straight_through": "tab:orange", "release": "tab:purple"}
 GRADIENT_NAMES = {"sigmoid": "sigmoid (Eq. 6)", "straight_through": "straight-through", "release": "released code"}
@@ -83,36 +81,6 @@ def entropy_by_rank(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def dynamics(table: pd.DataFrame, runs: Path) -> Figure | None:
-    """Loss against entropy at every step, with and without the entropy loss (Fig. 12); None where no run logged steps.
-
-    A row per rank. The colour is the step, from dark to bright.
-    """
-    traces = {
-        (int(row["rank"]), bool(row["entropy_loss"])): trace
-        for _, row in table.iterrows()
-        if (trace := _trace(runs / str(row["run"]) / METRICS_FILE)) is not None
-    }
-    ranks = sorted({rank for rank, _ in traces})
-    if not ranks:
-        return None
-    figure = Figure(figsize=(12, 3.8 * len(ranks)), layout="constrained")
-    for axes, rank in zip(figure.subplots(len(ranks), 2, squeeze=False, sharey="row"), ranks, strict=True):
-        for axis, entropy_loss in zip(axes, (True, False), strict=True):
-            trace = traces.get((rank, entropy_loss))
-            if trace is not None:
-                points = axis.scatter(
-                    trace["reconstruction"], trace["entropy"], c=trace["step"], s=3, cmap="viridis", rasterized=True
-                )
-                figure.colorbar(points, ax=axis, label="Step")
-            axis.axhline(rank, color="grey", linewidth=0.8, linestyle="--")
-            axis.set_xscale("log")
-            axis.set_yscale("symlog", linthresh=1)
-            axis.set_title(f"r = {rank}, {'with' if entropy_loss else 'without'} entropy loss")
-            axis.set(xlabel="Reconstruction loss of the batch", ylabel="Entropy of the batch / bits")
-    return figure
-
-
 def compare(table: pd.DataFrame) -> list[str]:
     """The paper's claims of section 4.1 beside what was found, at its own expansion and gradient."""
     runs = table[(table["expansion"] == PAPER_EXPANSION) & (table["gradient"] == PAPER_GRADIENT)]
@@ -138,42 +106,35 @@ def _closeness(runs: pd.DataFrame) -> str:
     )
 
 
-def report_synthetic(table: pd.DataFrame, runs: Path, out: Path, config_json: str) -> None:
-    """Write synthetic.csv, synthetic.png, dynamics.png and report.html into `out`; print the table and the paths.
-
-    `table` is that of `results`, `runs` the folder that it was made from.
-    """
-    tidied = tidy(table)
-    figures = {"synthetic.png": entropy_by_rank(tidied)}
-    trained = dynamics(tidied, runs)
+def synthetic_results(runs: Path, finished: list[str]) -> Results:
+    """The results of the finished runs in the folder `runs`."""
+    table = tidy(results(runs, only=finished))
+    figures = {"synthetic.png": entropy_by_rank(table)}
+    trained = dynamics(table, runs)
     if trained is not None:
         figures["dynamics.png"] = trained
-    write_csv(tidied, out / "synthetic.csv")
-    for name, figure in figures.items():
-        save_png(figure, out / name)
-    title, lines = "Entropy of synthetic sets of known entropy", compare(tidied)
-    write_report(out / "report.html", title, list(figures.values()), [*NOTES, *lines], tidied, config_json)
-    _print(tidied)
-    for line in lines:
-        print(line)
-    for name in ("synthetic.csv", *figures, "report.html"):
-        print(out / name)
-
-
-def _print(table: pd.DataFrame) -> None:
-    printed = Table(
-        title="Entropy in bits (lowest to highest over seeds); worst FVU on training / held-out vectors",
-        title_justify="left",
+    return Results(
+        page="report.html",
+        title="Entropy of synthetic sets of known entropy",
+        tables={"synthetic.csv": table},
+        figures=figures,
+        printed=[_printed(table)],
+        notes=NOTES,
+        claims=compare(table),
     )
-    printed.add_column("gradient, expansion, entropy loss", no_wrap=True)
-    ranks = sorted(table["rank"].unique())
-    for rank in ranks:
-        printed.add_column(f"r = {rank}", justify="right", no_wrap=True)
-    for (gradient, expansion, entropy_loss), runs in table.groupby(["gradient", "expansion", "entropy_loss"]):
-        cells = [_cell(runs[runs["rank"] == rank]) for rank in ranks]
-        printed.add_row(f"{gradient}, {expansion}x, {'with' if entropy_loss else 'without'}", *cells)
-    console = Console()
-    Console(width=max(console.width, 40 + 22 * len(ranks))).print(printed)
+
+
+def _printed(table: pd.DataFrame) -> Table:
+    kind, ranks = "gradient, expansion, entropy loss", sorted(table["rank"].unique())
+    rows = [
+        {
+            kind: f"{gradient}, {expansion}x, {'with' if entropy_loss else 'without'}",
+            **{f"r = {rank}": _cell(runs[runs["rank"] == rank]) for rank in ranks},
+        }
+        for (gradient, expansion, entropy_loss), runs in table.groupby(["gradient", "expansion", "entropy_loss"])
+    ]
+    title = "Entropy in bits (lowest to highest over seeds); worst FVU on training / held-out vectors"
+    return text_table(title, rows, left=[kind])
 
 
 def _cell(runs: pd.DataFrame) -> str:
@@ -210,10 +171,3 @@ def _ranks(axes: Axes, table: pd.DataFrame) -> list[int]:
 
 def _handle(color: str, marker: str, label: str) -> Line2D:
     return Line2D([], [], color=color, marker=marker, linestyle="", label=label)
-
-
-def _trace(file: Path) -> pd.DataFrame | None:
-    """The metrics of a run that logged every step; None for another."""
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    frame = pd.DataFrame(lines)
-    return frame if frame["step"].diff().max() == 1 else None

@@ -3,41 +3,16 @@
 Shapes: N samples, D width, R rank.
 """
 
-from typing import Any
-
 import pyarrow as pa
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor
 
 from bae_ray.activations.layout import MANIFEST, Cell, Manifest, Request
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.writer import StoreWriter
-from bae_ray.config import Config
+from bae_ray.experiments.synthetic.config import SyntheticConfig
 from bae_ray.seeds import stream
 from bae_ray.storage import Location, folder_at
-
-
-class SyntheticConfig(Config):
-    """Sets of vectors c M: M are r orthonormal rows, c a random subset of them. Each set has r bits."""
-
-    d: int = Field(default=128, ge=1)
-    """Width of the vectors."""
-    ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    """r of each set. Rank 0 is left out: all its vectors are the same."""
-    n: int = Field(default=16_384, ge=4)
-    """Vectors in each set."""
-    seed: int = 0
-    """Seed of the bases and the subsets."""
-
-    @field_validator("ranks")
-    @classmethod
-    def _check_ranks(cls, ranks: tuple[int, ...], info: Any) -> tuple[int, ...]:
-        d = info.data.get("d")
-        for rank in ranks:
-            if rank < 1 or (d is not None and rank > d):
-                raise ValueError(f"rank {rank} is not possible: expected 1 to d = {d}")
-        return ranks
 
 
 def site(rank: int) -> str:

@@ -2,7 +2,8 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from bae_ray.autoencoders import (
     build_autoencoder,
     load_autoencoder,
 )
-from bae_ray.comsem.methods import table_methods
+from bae_ray.comsem.config import ComSemConfig
+from bae_ray.experiments.comsem_table.experiment import contents
+from bae_ray.experiments.comsem_table.methods import table_methods
 from bae_ray.serving.registry.registry import Registry
 from bae_ray.training.config import CellConfig, RunConfig
 
@@ -103,6 +106,9 @@ def test_an_autoencoder_that_was_trained_again_is_copied_again(tmp_path: Path):
         assert torch.equal(load_autoencoder(new.source).W_enc, trained.W_enc)
         assert (old.source, old.run) == (new.source, new.run)
         assert old.weights != new.weights
+    asked, store = ComSemConfig(judge_url="", autoencoders=("x",)), cast(Any, SimpleNamespace(cells=[]))
+    assert contents(asked, before, store) == contents(asked, [*before], store)
+    assert contents(asked, before, store) != contents(asked, after, store), "scores are those of the weights"
 
 
 def test_the_folders_are_a_registry(tmp_path: Path):

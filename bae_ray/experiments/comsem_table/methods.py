@@ -39,9 +39,9 @@ class TableMethod(NamedTuple):
 
 
 def table_methods(sweep: Path, runs: Iterable[str], rescaled: Iterable[str], out: Path) -> list[TableMethod]:
-    """Copy the autoencoders of these runs into folders of `out`; the methods by layer, in the tables' order.
+    """Copy the autoencoders of these runs into folders of `out`; return the methods by layer, in the tables' order.
 
-    Architectures in `rescaled` are methods a second time, rescaled. A copy is made again where the weights differ.
+    Architectures in `rescaled` are also a second method, rescaled. A copy is made again where the weights differ.
     """
     found = [_Run(run, json.loads((sweep / run / RUN_FILE).read_text(encoding="utf-8"))) for run in runs]
     again = set(rescaled)

@@ -22,7 +22,7 @@ SCORED = ["scored", "interpretable", "score", "score_low", "score_high", "chance
           "judge_accuracy", "judge_useless"]  # fmt: skip
 
 
-def more_bit_table(
+def feature_table(
     results: pd.DataFrame, found: Mapping[str, FeatureRecords], examples: ExamplesConfig, scores: pd.DataFrame | None
 ) -> pd.DataFrame:
     """A row per autoencoder of `results`, ordered by layer and C.

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bae_ray.comsem.best_features import best
 from bae_ray.comsem.judge_check import JudgeCheck
-from bae_ray.comsem.methods import TableMethod
 from bae_ray.comsem.results_folder import FEATURES_FILE, SUMMARY_FILE, USAGE_FILE
 from bae_ray.comsem.summary import COUNTED
 from bae_ray.comsem.usage import Usage
+from bae_ray.experiments.comsem_table.best_features import best
+from bae_ray.experiments.comsem_table.methods import TableMethod
 
 FROM_RUN = ("mse_val", "fvu_train", "fvu_val", "spectral_norm")
 """Columns of `results`: L_r on held-out tokens, FVU on training and held-out tokens, ||Cov||."""

@@ -1,0 +1,79 @@
+"""Settings of the experiment on compression, and its presets."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from bae_ray.activations.config import CorpusConfig, ExtractConfig
+from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.experiments.extractions import news, pile
+from bae_ray.experiments.protocol import ExperimentConfig
+from bae_ray.training.config import TrainingConfig
+from bae_ray.training.sweep_config import SweepConfig
+
+
+class CompressionConfig(ExperimentConfig):
+    """Compression of held-out activations."""
+
+    extract: ExtractConfig
+    """The activations to fit on: position all."""
+    held_out: CorpusConfig
+    """The texts whose activations are compressed; all else of them is as above."""
+    held_out_vectors: int = Field(ge=2)
+    """How many of their vectors."""
+    sweep: SweepConfig
+    """The autoencoders: entropy weights are an axis."""
+    product_bytes: tuple[int, ...] = (8, 16, 32, 64)
+    """Sizes of product quantisation, divisors of the width."""
+    residual_bytes: tuple[int, ...] = (8, 16)
+    """Sizes of residual quantisation."""
+    quantizer_vectors: int = Field(default=16_384, ge=256)
+    """The quantisers are fitted on so many of the training vectors, at most."""
+    spliced_texts: int = Field(default=64, ge=1)
+    """Held-out texts over which the language model's loss is measured."""
+
+
+PRESETS = {
+    # 25 minutes on 2 busy cores. Fewer epochs than the paper's 2,000, so the weights are larger.
+    "laptop": CompressionConfig(
+        out=Path("runs/compression"),
+        extract=news((5, 20), vectors=16_384),
+        held_out=CorpusConfig(corpus="mr", max_texts=None),
+        held_out_vectors=8192,
+        sweep=SweepConfig(
+            autoencoder=BAEConfig(expansion=2),
+            training=TrainingConfig(epochs=24, batch_size=256, lr=2e-3, lr_decay=0.5, covariance_weight=1e-5),
+            axes=("training.entropy_weight=2e-4,2e-3",),
+        ),
+        residual_bytes=(8,),
+        quantizer_vectors=10_240,
+    ),
+    # One H100, at most an hour: an estimate, not measured. An eighth of the paper's vectors, and 33,000 steps in place
+    # of 2.6 million, so the loss weights are larger.
+    "gpu": CompressionConfig(
+        out=Path("runs/compression_gpu"),
+        extract=pile((5, 9, 11, 14), vectors=1_048_576, workers=1),
+        held_out=CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=None),
+        held_out_vectors=32_768,
+        sweep=SweepConfig(
+            training=TrainingConfig(epochs=20, lr_decay=0.5, precision="tf32"),
+            axes=("training.entropy_weight=1e-5,1e-4 training.covariance_weight=1e-7,1e-6",),
+            gpus_per_trial=0.25,
+        ),
+        spliced_texts=256,
+    ),
+    # Appendix A.5: Llama 3.2-1B, trained on the Pile, 117,864 vectors of BookCorpus.
+    "paper": CompressionConfig(
+        out=Path("runs/compression_paper"),
+        extract=pile((5, 9, 11, 14)),
+        held_out=CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=None),
+        held_out_vectors=117_864,
+        sweep=SweepConfig(
+            training=TrainingConfig(epochs=200),
+            axes=("training.entropy_weight=1e-7,1e-9 training.covariance_weight=1e-7,1e-9",),
+            gpus_per_trial=1,
+        ),
+        quantizer_vectors=65_536,
+        spliced_texts=1024,
+    ),
+}

@@ -1,0 +1,87 @@
+"""Settings of the experiment on in-context learning, and its presets."""
+
+from pathlib import Path
+from typing import Literal
+
+from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.inputs import ICLInput
+from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.experiments.extractions import LLAMA
+from bae_ray.experiments.protocol import ExperimentConfig
+from bae_ray.training.config import TrainingConfig
+from bae_ray.training.sweep_config import SweepConfig
+
+
+class ICLConfig(ExperimentConfig):
+    """In-context-learning prompts over the number of demonstrations."""
+
+    only: Literal["accuracy", "entropy"] | None = None
+    """What of it: accuracy, the model's answers over k (Fig. 7); entropy, by layer and k (Fig. 4). Left out: both."""
+    ks: tuple[int, ...] = (0, 1, 2, 4, 8)
+    """Numbers of demonstrations."""
+    demonstrations: tuple[Literal["sampled", "fixed"], ...] = ("sampled", "fixed")
+    """Ways of choosing them."""
+    extract: ExtractConfig
+    """The activations; input.k and input.demonstrations are taken from the two above."""
+    sweep: SweepConfig
+    """The autoencoders."""
+
+
+def _paper(out: str, prompts: int, workers: int, training: TrainingConfig) -> ICLConfig:
+    """Section 4.3, Appendix A.3."""
+    return ICLConfig(
+        out=Path(out),
+        extract=ExtractConfig(
+            model=LLAMA,
+            corpus="sst2",
+            input=ICLInput(),
+            layers=(0, 2, 4, 6, 8, 10, 12, 14, 16),
+            positions=("last",),
+            max_texts=prompts,
+            dtype="bfloat16",
+            batch_size=256,
+            batch_tokens=65_536,
+            shard_size=4096,
+            workers=workers,
+            gpus_per_worker=1,
+        ),
+        sweep=SweepConfig(
+            layers=(2, 4, 6, 8, 10, 12, 14, 16),
+            autoencoder=BAEConfig(expansion=4),
+            training=training,
+            gpus_per_trial=0.25,
+        ),
+    )
+
+
+PRESETS = {
+    # Some 40 minutes on 2 cores. 100 epochs of few steps in place of the paper's 2,000 of 410, so the loss weights are
+    # larger.
+    "laptop": ICLConfig(
+        out=Path("runs/icl"),
+        extract=ExtractConfig(
+            corpus="sst2",
+            input=ICLInput(),
+            layers=(0, 5, 10, 15, 20, 25, 30),
+            positions=("last",),
+            max_texts=256,
+            batch_size=16,
+            shard_size=64,
+        ),
+        sweep=SweepConfig(
+            layers=(5, 10, 20, 30),  # at 0 the last token's embedding is the same for all prompts
+            autoencoder=BAEConfig(expansion=2),
+            training=TrainingConfig(epochs=100, batch_size=256, lr=3e-3, entropy_weight=2e-3, covariance_weight=1e-5),
+            seeds=(0, 1),
+        ),
+    ),
+    # One H100, at most an hour: an estimate, not measured. A sixteenth of the paper's prompts, and 3,750 steps in place
+    # of 820,000, so the loss weights are larger.
+    "gpu": _paper(
+        "runs/icl_gpu",
+        16_384,
+        1,
+        TrainingConfig(epochs=150, entropy_weight=1e-4, covariance_weight=1e-6, precision="tf32"),
+    ),
+    "paper": _paper("runs/icl_paper", 262_144, 8, TrainingConfig()),
+}

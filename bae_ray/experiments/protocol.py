@@ -1,0 +1,74 @@
+"""What an experiment is, and how one is run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+
+from bae_ray.config import Config
+from bae_ray.files import write_text
+
+if TYPE_CHECKING:
+    from bae_ray.report.results_writer import Results
+
+CONFIG_FILE = "config.json"
+
+
+class ExperimentConfig(Config):
+    """Base of the experiments' configs."""
+
+    out: Path
+    """Folder of the experiment: all that is computed, and the results. The same command goes on with it."""
+
+    def resolved(self) -> str:
+        """The config as JSON, as `--config FILE` takes it."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    def record(self) -> None:
+        """Write the config into its folder."""
+        write_text(self.out / CONFIG_FILE, self.resolved())
+
+
+C = TypeVar("C", bound=ExperimentConfig)
+F = TypeVar("F")
+
+
+class Outcome(NamedTuple, Generic[F]):
+    """The result of running an experiment."""
+
+    found: F | None
+    """What the results are made of; None where there is nothing to report."""
+    failures: list[str]
+    """A line for each part that failed. The others count."""
+
+
+class Experiment(Protocol[C, F]):
+    """An experiment of the paper: its presets, its computation and its results."""
+
+    @property
+    def job(self) -> str:
+        """Name of its script: jobs/JOB.py."""
+        ...
+
+    @property
+    def presets(self) -> Mapping[str, C]:
+        """Its configs by name: laptop, gpu and paper, and others that it may have."""
+        ...
+
+    def run(self, config: C, /) -> Outcome[F]:
+        """Compute what is not computed yet. Raises `InvalidInputError` for a config that it does not accept."""
+        ...
+
+    def results(self, config: C, found: F, /) -> "Sequence[Results]":
+        """Tables, figures and pages of what was found. It only draws."""
+        ...
+
+
+def execute(experiment: Experiment[C, F], config: C) -> list[str]:
+    """Run an experiment and write its results. Returns a line for each part that failed."""
+    outcome = experiment.run(config)
+    if outcome.found is not None:
+        from bae_ray.report.results_writer import write_results
+
+        for results in experiment.results(config, outcome.found):
+            write_results(results, config.out, config.resolved())
+    return outcome.failures

@@ -1,0 +1,76 @@
+"""The one writer of results: tables, pictures and a page into a folder; tables, claims and paths on the terminal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from bae_ray.report.figures import save_png
+from bae_ray.report.html import write_report
+from bae_ray.report.terminal import print_tables
+from bae_ray.training.results import write_csv
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What a page of results is made of."""
+
+    page: str
+    """File name of the page."""
+    title: str
+    """Heading of the page."""
+    tables: Mapping[str, pd.DataFrame]
+    """By the name of their CSV file. The first one is on the page, too."""
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    """By the name of their PNG file, in the order of the page."""
+    printed: Sequence[Table] = ()
+    """For the terminal."""
+    notes: Sequence[str] = ()
+    """What a reader of the page has to know."""
+    claims: Sequence[str] = ()
+    """What the paper says beside what was found, a line each: on the page and on the terminal."""
+    remarks: Sequence[str] = ()
+    """Further lines for the terminal."""
+    warning: str = ""
+    """Stands above all else on the page."""
+    page_table: pd.DataFrame | None = None
+    """The table of the page, if it is not the first of the tables."""
+    sweep: Mapping[str, Any] | None = None
+    """Data of an interactive heat map."""
+    links: Sequence[Path] = ()
+    """Other pages."""
+
+
+def write_results(results: Results, out: Path, config_json: str) -> list[Path]:
+    """Write the files of `results` into `out`; print its tables and lines, and the paths, which are returned.
+
+    `config_json` is the resolved config, which the page shows.
+    """
+    for name, table in results.tables.items():
+        write_csv(table, out / name)
+    for name, figure in results.figures.items():
+        save_png(figure, out / name)
+    write_report(
+        out / results.page,
+        results.title,
+        list(results.figures.values()),
+        [*results.notes, *results.claims],
+        next(iter(results.tables.values())) if results.page_table is None else results.page_table,
+        config_json,
+        sweep=results.sweep,
+        links=[str(page.relative_to(out)) for page in results.links],
+        warning=results.warning,
+    )
+    print_tables(*results.printed)
+    for line in (*results.claims, *results.remarks):
+        print(line)
+    kinds = {"table": results.tables, "picture": results.figures, "page": (results.page,)}
+    written = [(kind, out / name) for kind, names in kinds.items() for name in names]
+    written += [("page", page) for page in results.links]
+    for kind, path in written:
+        print(f"{kind:8} {path}")
+    return [path for _, path in written]

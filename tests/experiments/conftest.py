@@ -1,0 +1,21 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bae_ray.cli.job import run_job
+from bae_ray.experiments.protocol import Experiment
+
+
+@pytest.fixture
+def run(ray_cluster: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run an experiment with these options of its laptop preset, in this process; what it printed."""
+
+    def call(experiment: Experiment[Any, Any], *options: object) -> str:
+        capsys.readouterr()
+        code = run_job(experiment, [*map(str, options)])
+        printed = capsys.readouterr()
+        assert code == 0, printed.err[-3000:]
+        return printed.out
+
+    return call
