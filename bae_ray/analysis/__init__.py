@@ -1,1 +1,1 @@
-"""Measures of autoencoders and their codes. Training reports them, so they know nothing of training."""
+"""Measures of autoencoders and their codes. Training reports them, so they do not import training."""

@@ -15,16 +15,16 @@ class Accuracy(NamedTuple):
     label_accuracy: float
     """The right label is the likeliest of the labels."""
     label_low: float
-    """95 % interval of it (Wilson's), as is the next."""
+    """Ends of its 95 % interval (Wilson)."""
     label_high: float
     full_accuracy: float
     """The right label's first token is the likeliest of the whole vocabulary."""
     full_low: float
     full_high: float
     chance: float
-    """Of guessing among the labels."""
+    """Accuracy of guessing among the labels."""
     majority: float
-    """Of always answering the commonest label."""
+    """Accuracy of always answering the most frequent label."""
 
 
 def accuracy(predictions: pd.DataFrame, n_labels: int) -> Accuracy:

@@ -1,4 +1,4 @@
-"""How results compare with what the paper says of its own: trends, told with their numbers whatever they are."""
+"""Comparing trends in results with the claims of the paper."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -12,17 +12,17 @@ CLEAR = 0.5
 
 
 class Trend(NamedTuple):
-    """Whether bits rise or fall with something, all else equal."""
+    """How a value rises or falls over a column, with all else equal."""
 
     correlation: float
     """Spearman's rank correlation, mean over the groups; NaN where none has three different values."""
     groups: int
     lowest: float
-    """Of a group."""
+    """Smallest correlation of a group."""
     highest: float
 
     def verdict(self, expected: Literal["rises", "falls"]) -> str:
-        """In a word, whether that is what was expected."""
+        """Whether the trend is as expected, in a word."""
         signed = self.correlation if expected == "rises" else -self.correlation
         if np.isnan(signed):
             return "cannot be told"
@@ -46,9 +46,9 @@ def trend(table: pd.DataFrame, over: str, within: Sequence[str], value: str = "e
 
 
 def last_share(table: pd.DataFrame, over: str, within: Sequence[str], value: str = "entropy_bits") -> float:
-    """What the last step of `over` adds to the whole rise of `value`, mean over groups that rise; NaN where none does.
+    """The share of the last step of `over` in the whole rise of `value`, mean over groups that rise; NaN without any.
 
-    Near 0: it has saturated; near one over the number of steps: it still rises evenly.
+    Near 0 the value has saturated; near one over the number of steps it still rises evenly.
     """
     shares: list[float] = []
     for _, group in table.dropna(subset=[value]).groupby(list(within), sort=False):
@@ -66,7 +66,7 @@ def claim(
     table: pd.DataFrame,
     measure: str = "bits",
 ) -> str:
-    """One line: the paper's claim, what was found, and on how much."""
+    """One line with the paper's claim, the result here, and the sample."""
     rho = f"{found.correlation:+.2f} (mean of {found.groups} groups, {found.lowest:+.2f} to {found.highest:+.2f}"
     return (
         f"Paper: {paper}. Here: {found.verdict(expected)}; rank correlation of {measure} with {what} {rho}; "
@@ -75,7 +75,7 @@ def claim(
 
 
 def sample(table: pd.DataFrame) -> str:
-    """How much rows of `results`, or of accuracies, are of: their n and seeds."""
+    """Numbers of samples and seeds of rows of `results` or of accuracies."""
     n = table["n"] if "n" in table else table["n_train"] + table["n_val"]
     return f"n = {_listed(n)}, seeds {_listed(table['seed'])}"
 

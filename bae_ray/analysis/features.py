@@ -1,4 +1,4 @@
-"""What is measured of an autoencoder on a set of activations, streamed in bounded memory.
+"""Measures of an autoencoder on a set of activations, in bounded memory.
 
 Shapes: N samples, D d_in, F d_latent.
 """
@@ -18,7 +18,7 @@ from bae_ray.values import check_type
 DENSE_RATE = 0.1
 """A feature that fires on more than this share of the samples counts as dense."""
 ROWS_AT_ONCE = 4096
-BYTES_PER_LATENT = 32  # measured: pre-activation, latent, and what the sums make of them
+BYTES_PER_LATENT = 32  # measured: pre-activation, latent, and intermediate results of the sums
 
 NEGLIGIBLE = torch.finfo(torch.float64).eps
 
@@ -37,9 +37,9 @@ class FeatureMetrics(NamedTuple):
     cosine: float
     """Cosine of activation and reconstruction, mean over the samples; a large common mean makes it large by itself."""
     cosine_centred: float
-    """The same after the mean of the activations is taken from both; in training, the mean of both splits together."""
+    """The same with the mean of the activations subtracted from both; in training, the mean of both splits together."""
     l0: float
-    """Latents that fire per sample, on average."""
+    """Mean number of latents that fire on a sample."""
     dead: float
     """Fraction of latents whose firing rate is at most `dead_rate`, by default those that never fire."""
     dense: float
@@ -49,9 +49,9 @@ class FeatureMetrics(NamedTuple):
 
 
 class FeatureStatistics:
-    """Accumulates, in double precision, what `FeatureMetrics` needs over any number of batches.
+    """Accumulates the sums for `FeatureMetrics` over any number of batches, in double precision.
 
-    The centred cosine is about `centre` [D]; left out, about the first batch's mean.
+    The centred cosine subtracts `centre` [D]; left out, the first batch's mean.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class FeatureStatistics:
         self._cosine_centred += cosines(centred, x_hat - self._origin).sum()
 
     def merge(self, other: Self) -> None:
-        """Add the samples of another set; its centred cosines are taken as they are, about its own centre."""
+        """Add the samples of another set; its centred cosines stay those about its own centre."""
         if other._origin is None:
             return
         if self._origin is None:
@@ -97,7 +97,7 @@ class FeatureStatistics:
             getattr(self, name).add_(getattr(other, name))
 
     def cpu(self) -> Self:
-        """These statistics, moved to main memory: so another process can have them, with a GPU or without."""
+        """These statistics in main memory, so that processes without a GPU can read them."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value.cpu())
@@ -119,7 +119,7 @@ class FeatureStatistics:
         return (self._latents_squared / self._n - self.latent_mean.square()).clamp_min(0).sqrt()
 
     def set_reference(self, autoencoder: Autoencoder) -> None:
-        """Make the samples the autoencoder's reference set: its prior, and what it standardises with if it does."""
+        """Make the samples the autoencoder's reference set: sets its prior, and statistics where it standardises."""
         autoencoder.prior.copy_(self.firing_rates)
         if autoencoder.standardize:
             autoencoder.latent_mean.copy_(self.latent_mean)
@@ -156,8 +156,8 @@ def feature_statistics(
 ) -> FeatureStatistics:
     """Statistics of an autoencoder over activations [N, D], a batch at a time on the autoencoder's device.
 
-    `target` [N, D] is what a transcoder reconstructs; left out, `x` itself. `centre` [D] is what the centred cosine is
-    about; left out, the mean of `target`. `batch_size`: left out, as many rows as take some 256 MiB.
+    `target` [N, D] is what a transcoder reconstructs; left out, `x` itself. `centre` [D] is subtracted
+    for the centred cosine; left out, the mean of `target`. Without `batch_size` a batch takes about 256 MiB.
     """
     for given in (x, target):
         if isinstance(given, Tensor):
@@ -175,7 +175,7 @@ def feature_statistics(
 
 
 def cosines(x: Tensor, y: Tensor) -> Tensor:
-    """Cosine [N] of the rows of float64 tensors [N, D], within [-1, 1] and whatever their scale; 0 with a row of zeros.
+    """Cosine [N] of the rows of float64 tensors [N, D], within [-1, 1] at any scale; 0 with a row of zeros.
 
     float64 holds the squares of all numbers of float32, subnormal ones too.
     """
@@ -189,13 +189,13 @@ def column_mean(x: Tensor | Rows) -> Tensor:
 
 
 def rows_at_once(autoencoder: Autoencoder) -> int:
-    """Rows whose latents and what is computed of them take no more than some 256 MiB."""
+    """Number of rows whose latents, with intermediate results, take at most about 256 MiB."""
     return max(1, min(ROWS_AT_ONCE, (256 << 20) // (BYTES_PER_LATENT * autoencoder.d_latent)))
 
 
 @contextmanager
 def evaluating(autoencoder: Autoencoder) -> Iterator[None]:
-    """The autoencoder in evaluation mode: in training, latents may depend on the batch."""
+    """Put the autoencoder into evaluation mode: in training mode, latents may depend on the batch."""
     training = autoencoder.training
     autoencoder.eval()
     try:
@@ -208,7 +208,7 @@ def evaluating(autoencoder: Autoencoder) -> Iterator[None]:
 def spectral_norm(dictionary: Tensor) -> float:
     """Spectral norm of the covariance matrix [F, F] of a dictionary's rows [F, D], each row a variable (Table 1).
 
-    Its largest eigenvalue, taken from the D x D matrix with the same one.
+    This is its largest eigenvalue, which a D x D matrix shares.
     """
     centred = dictionary.double() - dictionary.double().mean(1, keepdim=True)
     return float(torch.linalg.eigvalsh(centred.T @ centred)[-1]) / (dictionary.shape[1] - 1)

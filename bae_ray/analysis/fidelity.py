@@ -1,4 +1,4 @@
-"""What a language model loses when a layer's activations are replaced by a reconstruction of them.
+"""The loss of a language model with a layer's activations replaced by a reconstruction.
 
 Shapes: B texts, T tokens, D hidden size, M tokens replaced.
 """
@@ -19,22 +19,22 @@ from bae_ray.activations.probe import probe_loaded
 from bae_ray.errors import InvalidInputError
 
 Replace = Callable[[Tensor], Tensor]
-"""Activations [M, D] to what stands in for them."""
+"""From activations [M, D] to their replacement."""
 
 
 class SplicedLoss(NamedTuple):
     """Cross-entropies of the next token, in nats per token, over the same texts."""
 
     tokens: int
-    """Tokens predicted."""
+    """Number of predicted tokens."""
     clean: float
-    """The model as it is."""
+    """Of the unchanged model."""
     spliced: float
     """With the replacement."""
 
     @property
     def change(self) -> float:
-        """How much worse it is with the replacement, in nats per token."""
+        """Increase of the loss by the replacement, in nats per token."""
         return self.spliced - self.clean
 
 
@@ -60,8 +60,8 @@ class Splicer:
     ) -> SplicedLoss:
         """The cross-entropies over token ids, with `replace` at a layer, at every token or all but each text's first.
 
-        Texts of one token predict nothing. Raises `InvalidInputError` where all are, for a layer that is not there, or
-        for a text that is longer than the model takes.
+        Texts of one token predict nothing. Raises `InvalidInputError` where all texts have one token, for a missing
+        layer, and for a text that is too long for the model.
         """
         if not 0 <= layer <= len(self._blocks):
             raise InvalidInputError(f"layer {layer} is out of range: expected 0 to {len(self._blocks)}.")

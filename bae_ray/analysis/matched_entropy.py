@@ -1,7 +1,7 @@
-"""Entropy at matched distortion: an entropy is only comparable at a stated FVU.
+"""Entropy at matched distortion: entropies are only comparable at the same FVU.
 
-A small sweep of the entropy weight gives each cell a rate-distortion curve, bits against held-out FVU; read at one FVU
-for all cells, bits can be compared between them.
+A small sweep of the entropy weight gives each cell a rate-distortion curve, bits against held-out FVU. Read at the same
+FVU for all cells, bits can be compared.
 """
 
 import math
@@ -14,25 +14,25 @@ import pandas as pd
 from bae_ray.errors import InvalidInputError
 
 WEIGHT = "training.entropy_weight"
-"""What the points of a curve differ in."""
+"""The field in which the points of a curve differ."""
 CELL = ["layer", "site", "position"]
 COVERAGE = 0.95
 
 
 class Crossing(NamedTuple):
-    """Where one curve has the wanted FVU."""
+    """The bits of one curve at the wanted FVU."""
 
     bits: float
-    """NaN where it does not have it."""
+    """NaN where the curve does not have this FVU."""
     reason: str
-    """Why not; empty where it does."""
+    """Why the curve does not have it; empty where it does."""
 
 
 def bits_at(fvu: float, curve_fvu: np.ndarray, curve_bits: np.ndarray) -> Crossing:
     """Bits at an FVU by interpolation between neighbouring points [K] of a curve, in the order of their weights.
 
     Bits are linear in log FVU between two points: for a Gaussian source they are (Cover and Thomas, 10.3.2). Where the
-    curve passes the FVU several times, the fewest bits count: what is enough for this distortion.
+    curve has the FVU several times, the fewest bits count: they are enough for this distortion.
     """
     found: list[float] = []
     for (f0, b0), (f1, b1) in zip(
@@ -57,9 +57,9 @@ def matched_entropy(table: pd.DataFrame, fvu: float, fixed_weight: float | None 
     The rows differ in cell, seed and entropy weight only: curves of different architectures must not be mixed.
 
     Each seed has a curve of its own. `bits` is the mean over the seeds whose curve has that FVU, `low` and `high` the
-    ends of its 95 % interval (Student's t; NaN for one seed; no further than entropies go, from 0 to `d_latent`),
-    `seeds` how many those are, of `of`; `reason` says why the others have not. Beside them `fixed_bits`,
-    `fixed_fvu_train` and `fixed_fvu_val` at one weight, by default the smallest above 0.
+    ends of its 95 % interval (Student's t; NaN for one seed; cut to possible entropies, 0 to `d_latent`), `seeds` the
+    number of these seeds of all `of` seeds; `reason` says why the others do not have it. The columns `fixed_bits`,
+    `fixed_fvu_train` and `fixed_fvu_val` are of one weight, by default the smallest above 0.
 
     Raises `InvalidInputError` for a `fixed_weight` that no run has.
     """

@@ -1,4 +1,4 @@
-"""How sure an entropy is: a bootstrap interval over the samples, and what it would be with fewer of them.
+"""The uncertainty of an entropy: a bootstrap interval over the samples, and the entropy of fewer samples.
 
 Shapes: N samples, F d_latent, B replicates, S subsets.
 """
@@ -22,18 +22,18 @@ COVERAGE = 0.95
 
 
 class EntropyEstimate(NamedTuple):
-    """A marginal entropy in bits, and how far samples can be trusted to tell it."""
+    """A marginal entropy in bits, with its uncertainty."""
 
     bits: float
-    """Of the firing rates over all samples: the paper's number. The entropy of rates that are estimated is too low on
-    average (by `bias`)."""
+    """Entropy of the firing rates over all samples, as in the paper. Since the rates are estimated, it is on average too
+    low (by `bias`)."""
     low: float
     """Ends of the 95 % interval of the entropy that infinitely many samples would have: a basic bootstrap over the
     samples, the trained autoencoder as it is. It takes the bias out, so it reaches further above `bits` than below.
     Where it would leave `bits` out, it ends there; no entropy is below 0 or above one bit per latent."""
     high: float
     bias: float
-    """How much too low `bits` is on average, to first order (Miller and Madow): 1 / (2 N ln 2) for each latent that
+    """By how much `bits` is too low on average, to first order (Miller and Madow): 1 / (2 N ln 2) for each latent that
     fires on some samples and not on others."""
     subset_n: tuple[int, ...]
     """Sizes of nested random subsets of the samples."""

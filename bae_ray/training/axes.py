@@ -1,4 +1,4 @@
-"""Axes of a grid as text or mappings: which fields take which values, alone or together, and what is left out."""
+"""Parsing the axes and conditions of a grid, which are texts or mappings."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from bae_ray.names import nearest
 from bae_ray.training.config import TrainingConfig
 
 CELL_FIELDS = ("layer", "position", "site")
-"""What a condition may name besides the fields of the configs."""
+"""Fields of a condition besides those of the configs."""
 
 
 class Setting(NamedTuple):
@@ -27,7 +27,7 @@ Settings = tuple[Setting, ...]
 
 
 class Range(NamedTuple):
-    """A field of the configs and the values that it may take, whole ones where both ends are."""
+    """A field of the configs and the range of its values; whole numbers where both ends are."""
 
     field: str
     low: float
@@ -36,10 +36,10 @@ class Range(NamedTuple):
 
 
 def as_texts(entries: Any) -> Any:
-    """Axes or conditions as they may be written in Python or YAML, each as one text.
+    """Axes or conditions from Python or YAML, each as one text.
 
     An entry is a text, or a mapping from fields to values or lists of values; a single mapping is one entry per field.
-    Anything else is left to the config's own check.
+    Other entries are left to the validation of the config.
     """
     if isinstance(entries, Mapping):
         entries = [{field: values} for field, values in entries.items()]
@@ -49,14 +49,14 @@ def as_texts(entries: Any) -> Any:
 
 
 def as_conditions(entries: Any) -> Any:
-    """Conditions as they may be written, each as one text; a single mapping is one condition over all its fields."""
+    """Conditions, each as one text; a single mapping is one condition over all its fields."""
     return as_texts([entries] if isinstance(entries, Mapping) else entries)
 
 
 def parse_axis(text: str) -> list[Settings]:
-    """The points of one axis: FIELD=VALUE,VALUE,..., or several such, whose values go together, first with first.
+    """The points of one axis: FIELD=VALUE,VALUE,..., or several fields whose values go together, first with first.
 
-    Raises `InvalidInputError` for a field that is not known, and where fields that go together have not as many values.
+    Raises `InvalidInputError` for an unknown field, and where fields that go together have different numbers of values.
     """
     columns = [[Setting(field, value) for value in values] for field, values in _parse("axis", text, _fields())]
     if len({len(column) for column in columns}) > 1:
@@ -66,12 +66,12 @@ def parse_axis(text: str) -> list[Settings]:
 
 
 def parse_condition(text: str) -> dict[str, list[Any]]:
-    """Fields of the cell or the configs, and the values that fulfil the condition: FIELD=VALUE,... FIELD=VALUE,..."""
+    """The fields of a condition with their values: FIELD=VALUE,... FIELD=VALUE,..."""
     return dict(_parse("condition", text, [*CELL_FIELDS, *_fields()]))
 
 
 def parse_range(text: str) -> Range:
-    """A range of an axis. Raises `InvalidInputError` for what is none."""
+    """The range of a field. Raises `InvalidInputError` for an invalid one."""
     field, _, ends = text.partition("=")
     log = ends.startswith("log:")
     low, dots, high = (_value(end) for end in ends.removeprefix("log:").partition(".."))
@@ -104,7 +104,7 @@ def _fields() -> list[str]:
 
 
 def _known(what: str, given: str, known: list[str]) -> str:
-    """The field that a name stands for, written as in Python or as the flag is, with or without its dashes."""
+    """The field with this name, written as in Python or as a flag, with or without its dashes."""
     field = given.removeprefix("--").replace("-", "_")
     if field not in known:
         hint = nearest(field, known) or f" Fields: {', '.join(known)}."

@@ -13,14 +13,14 @@ from bae_ray.activations.rows import Rows
 Placement = Literal["device", "disk"]
 
 READ_AHEAD = 4
-"""Batches that are read while the device computes."""
+"""Number of batches that are read while the device computes."""
 ROWS_AT_ONCE = 8192
 SHARE_OF_MEMORY = 0.4
-"""The copy on the device may take this share of what is free there: several trainings may start at once."""
+"""Largest share of the device's free memory for the copy: several trainings may start at once."""
 
 
 class Batch(NamedTuple):
-    """Normalised activations [N, D] and what they are to be reconstructed as [N, D]."""
+    """Normalised activations [N, D] and the target [N, D] of their reconstruction."""
 
     x: Tensor
     target: Tensor
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 class Batches:
     """The rows of a split in any order, `batch_size` at a time, normalised, on the device.
 
-    Where the copy is, and so `placement`, changes the speed and not the numbers.
+    `placement` says where the copy is. It changes the speed, and not the numbers.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Batches:
         return len(self._x)
 
     def batches(self, order: Tensor, batch_size: int, first: int = 0, partial: bool = False) -> Iterator[Batch]:
-        """The whole batches of the rows in `order`, from number `first` on; if `partial`, a smaller last one too."""
+        """Batches of the rows in `order`, from number `first` on; a smaller last batch only if `partial`."""
         selections = list(order.split(batch_size))[first : None if partial else len(order) // batch_size]
         if self._resident is not None:
             x, target = self._resident
@@ -71,7 +71,7 @@ class Batches:
                 yield batch
 
     def _read_all(self) -> Batch:
-        """Everything, a piece at a time: never two copies of it."""
+        """All rows, read in pieces, so that memory never holds two copies."""
         x = torch.empty(self._x.shape, device=self._device)
         target = torch.empty_like(x) if self._target else x
         for rows in torch.arange(len(self._x)).split(ROWS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""How to train; and which run this is."""
+"""Settings of a training, and the config that identifies a run."""
 
 from typing import Literal, Self
 
@@ -52,7 +52,7 @@ class TrainingConfig(Config):
     l0_warmup: float = Field(default=0.0, ge=0)
     """How long the L0 term is left out."""
     warmup_unit: Literal["fraction", "epochs"] = "fraction"
-    """What the four above count: a fraction of the epochs, or epochs."""
+    """Unit of the four above: a fraction of the epochs, or epochs."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of the samples held out of training."""
     normalize: Literal["rms", "none"] = "rms"
@@ -61,13 +61,14 @@ class TrainingConfig(Config):
     decoder_norm: Literal["free", "unit"] = "free"
     """unit: the rows of the dictionary are kept at length 1."""
     revive_every: int | None = Field(default=None, ge=1)
-    """Every so many epochs, give latents that fire on no training sample a new start, at badly reconstructed samples.
-    Left out: dead latents stay as they are, as in the paper."""
+    """Number of epochs after which latents that never fire in training are restarted at badly reconstructed samples. Left
+    out: dead latents stay as they are, as in the paper."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop when the held-out objective has not fallen for so many epochs after the warm-ups, and go back to its lowest.
+    """Stop when the held-out objective has not fallen for this many epochs after the warm-ups; go back to its lowest.
     Left out: all epochs are trained."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Of the matrix products. tf32: faster on recent GPUs, no effect on a CPU. bf16: autocast; weights stay fp32."""
+    """Precision of matrix products. tf32: faster on recent GPUs, no effect on a CPU. bf16: autocast; weights stay
+    fp32."""
     compile: bool = False
     """Compile the training step with torch.compile; needs a C++ compiler."""
     log: Literal["epoch", "step"] = "epoch"
@@ -96,22 +97,22 @@ class CellConfig(Config):
     position: Position
     """Token index in the text, or last or all."""
     site: str = "residual"
-    """Where in the layer."""
+    """Place in the layer: residual, mlp_in or mlp_out."""
 
 
 class RunConfig(Config):
     """Everything that determines one trained autoencoder; its hash names the run."""
 
     cell: CellConfig
-    """Which activations."""
+    """The cell whose activations are encoded."""
     target: CellConfig | None = None
-    """transcoder: which activations it reconstructs from them."""
+    """transcoder: the cell whose activations are reconstructed."""
     data: str
     """Fingerprint of the activations in the store."""
     autoencoder: AutoencoderConfig = BAEConfig()
-    """Which autoencoder."""
+    """The architecture."""
     training: TrainingConfig = TrainingConfig()
-    """How it is trained."""
+    """The training."""
 
     @property
     def id(self) -> str:

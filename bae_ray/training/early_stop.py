@@ -1,4 +1,4 @@
-"""Early stop: when the held-out objective no longer falls, back to where it was lowest."""
+"""Early stopping: once the held-out objective no longer falls, its best weights are restored."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from bae_ray.training.objective import SCHEDULED, warmup_epochs
 
 
 class EarlyStop:
-    """Follows one member's held-out objective from the end of the warm-ups, before which the objective is another."""
+    """Follows one member's held-out objective from the end of the warm-ups: before, the objective is another one."""
 
     def __init__(self, training: TrainingConfig, names: tuple[str, ...]) -> None:
         self._patience = training.patience or 0
@@ -23,7 +23,7 @@ class EarlyStop:
         self.stopped = False
 
     def observe(self, epoch: int, loss: float, autoencoder: Autoencoder) -> None:
-        """Take note of the held-out objective after an epoch."""
+        """Note the held-out objective after an epoch."""
         if self.stopped or epoch <= self._begin:
             return
         if loss < self._lowest:

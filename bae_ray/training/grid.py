@@ -20,7 +20,7 @@ MAX_SHOWN = 5
 
 
 class IllegalRun(NamedTuple):
-    """A run of the grid that cannot be."""
+    """A run of the grid with invalid settings."""
 
     cell: Cell
     settings: Settings
@@ -32,7 +32,7 @@ class IllegalRun(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """All runs of a sweep, those of one cell together, and those that cannot be."""
+    """All runs of a sweep, those of one cell together, and those with invalid settings."""
 
     runs: list[RunConfig]
     illegal: list[IllegalRun]
@@ -46,8 +46,8 @@ def expand(config: SweepConfig, store: ActivationStore) -> list[RunConfig]:
 def plan_grid(config: SweepConfig, store: ActivationStore) -> Grid:
     """Every run of the grid, checked, before anything is trained.
 
-    Raises `InvalidInputError` that names what is not in the store or no field, and the axes and values of runs that
-    cannot be, unless `skip_illegal` has them listed.
+    Raises `InvalidInputError` for cells that the store lacks and unknown fields, and for runs with invalid settings
+    unless `skip_illegal` has them listed.
     """
     cells = selected_cells(config, store)
     if config.autoencoder.d_in not in (None, store.manifest.d):
@@ -86,12 +86,12 @@ def plan_grid(config: SweepConfig, store: ActivationStore) -> Grid:
 
 
 def plan_settings(config: SweepConfig, store: ActivationStore, cell: Cell, settings: Settings) -> RunConfig:
-    """The run of one cell with these settings. Raises `InvalidInputError` where it cannot be."""
+    """The run of one cell with these settings. Raises `InvalidInputError` where they are invalid."""
     return plan_run(store, cell, *_with_settings(config, settings))
 
 
 def selected_cells(config: SweepConfig, store: ActivationStore) -> list[Cell]:
-    """The cells of the store that a sweep is of. Raises `InvalidInputError` for what the store lacks."""
+    """The cells that a sweep selects. Raises `InvalidInputError` for cells that the store lacks."""
     _check_cells(config, store)
     return [cell for cell in store.cells if _selected(cell, config)]
 

@@ -9,7 +9,7 @@ from bae_ray.training.objective import SCHEDULED
 
 
 class MetricsLog:
-    """Writes the file. A resumed training writes anew what came after its state."""
+    """Writes the file. A resumed training replaces the lines after its state."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

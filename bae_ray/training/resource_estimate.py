@@ -1,4 +1,4 @@
-"""What a grid will take: time, memory and disk, from one of its packs that is trained for some steps."""
+"""Estimating time, memory and disk of a grid, by training one of its packs for some steps."""
 
 import time
 from collections.abc import Sequence
@@ -17,40 +17,40 @@ from bae_ray.training.splitting import held_out_count
 from bae_ray.training.trainer import train_many
 
 STEPS = 20
-"""Steps of an epoch of the measured training."""
+"""Number of steps per epoch of the measured training."""
 MARGIN = 1.3
-"""What a training may need beyond what was measured."""
+"""Factor by which a training may need more memory than was measured."""
 SMALLEST_SHARE = 1 / 16
 GPU_CONTEXT_BYTES = 500 * 10**6
-"""What a process takes of a GPU before its first tensor, about."""
+"""Memory of a GPU that a process takes before its first tensor, roughly."""
 MOST_TRIED = 8
 BYTES_PER_METRIC = 250
 
 
 class Measured(NamedTuple):
-    """One pack's training."""
+    """Time and memory of the training of one pack."""
 
     seconds_per_step: float
     peak_bytes: int
-    """On a GPU what torch had reserved at most, with the whole cell beside it; else how much the process grew."""
+    """On a GPU: the most that torch had reserved, and the whole cell. On a CPU: the growth of the process."""
     device_bytes: int
     """Memory of the whole device."""
     products: float
-    """Numbers that a step's matrix products multiply, up to a factor."""
+    """Multiplications in a step's matrix products, up to a constant factor."""
 
 
 class Estimate(NamedTuple):
-    """A whole grid."""
+    """Runs, time and disk of a whole grid."""
 
     runs: int
     packs: int
     device_hours: float
-    """Of all trainings one after another, on one device or one worker's CPUs."""
+    """Hours of all trainings one after another, on one device or one worker's CPUs."""
     disk_bytes: int
 
 
 class DryRun(NamedTuple):
-    """What a sweep would do."""
+    """The plan of a sweep."""
 
     runs: int
     finished: int
@@ -118,15 +118,15 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
 
 
 def gpu_share(measured: Measured) -> float:
-    """The part of a GPU that so much memory asks for: one over how many such trainings fit, of at most sixteen."""
+    """The share of a GPU for a training: one over the number of such trainings that fit, at most sixteen."""
     fit = int(measured.device_bytes / (MARGIN * max(measured.peak_bytes, 1)))
     return max(1 / max(fit, 1), SMALLEST_SHARE)
 
 
 def estimate(packs: Sequence[Pack], measured: Measured, n: int) -> Estimate:
-    """Time and disk of packs over cells of `n` samples, from what one of them took.
+    """Time and disk of packs over cells of `n` samples, estimated from one that was measured.
 
-    The time of a step is taken as proportional to the matrix products in it.
+    The time of a step is assumed to be proportional to its matrix products.
     """
     per_product = measured.seconds_per_step / measured.products
     seconds = sum(_steps(pack, n) * _products(pack) * per_product for pack in packs)
@@ -135,7 +135,7 @@ def estimate(packs: Sequence[Pack], measured: Measured, n: int) -> Estimate:
 
 
 def largest(packs: Sequence[Pack]) -> list[Pack]:
-    """Packs of as many cells, each the one that a step of takes most, the largest first."""
+    """For each cell the pack with the longest step; the longest first."""
     by_cell: dict[str, Pack] = {}
     for pack in sorted(packs, key=_products, reverse=True):
         by_cell.setdefault(pack.runs[0].data, pack)

@@ -1,4 +1,4 @@
-"""Run directories -> tables. Every table is built from the directories alone, never from memory or run names."""
+"""Tables of results, read from nothing but the folders of the runs."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -14,9 +14,9 @@ from bae_ray.files import atomic_path, read_text, write_text
 from bae_ray.training.run_folder import FAILURE_FILE, RESULT_FILE, RUN_FILE, STOPPED, Failure, RunResult
 
 GRID_FILE = "grid.json"
-"""The record of the sweep that was last begun in a folder."""
+"""The record of the last sweep in a folder."""
 ILLEGAL_PREFIX = "illegal-"
-"""What directories of runs begin with that cannot be."""
+"""Prefix of the folders of runs with invalid settings."""
 
 ENTROPY_COLUMNS = [
     "model",
@@ -42,18 +42,18 @@ ENTROPY_COLUMNS = [
 
 
 class GridRecord(BaseModel):
-    """What the sweep is that was last begun in a folder."""
+    """The last sweep in a folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     runs: list[str]
-    """Ids of its runs; of a search those that are known when it begins or ends."""
+    """Ids of its runs; for a search those known at its beginning or end."""
     drawn: int = 0
-    """How many runs a search draws."""
+    """Number of runs that a search draws."""
     ended: bool = False
 
     def write(self, out: Path) -> None:
-        """Write it down for whoever watches the folder."""
+        """Write the record, for whoever watches the folder."""
         write_text(out / GRID_FILE, self.model_dump_json() + "\n")
 
 
@@ -70,10 +70,10 @@ def results(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFrame
 
 
 def outcomes(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFrame:
-    """The same, and a row for each run that has no result: `status` and `reason` say why.
+    """The same with a row for each run without a result; `status` and `reason` say why.
 
-    The status is finished, failed, stopped (by a search) or illegal (it cannot be). `only` restricts it to runs of
-    these ids and those that cannot be.
+    The status is finished, failed, stopped (by a search) or illegal (invalid settings). `only` restricts the table to
+    runs of these ids and illegal ones.
     """
     runs = Path(runs)
     only = None if only is None else set(only)
@@ -97,7 +97,7 @@ def position_order(position: Position) -> tuple[bool, int, str]:
 
 
 def entropy_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of `results` that entropy.csv has: each entropy with its FVU on training and held-out data."""
+    """The columns of entropy.csv: each entropy with its FVU on training and held-out data."""
     return table.loc[:, ENTROPY_COLUMNS]
 
 

@@ -1,4 +1,4 @@
-"""Revival of dead latents: a new start at samples that are badly reconstructed (after Bricken et al., 2023).
+"""Restarting dead latents at badly reconstructed samples (after Bricken et al., 2023).
 
 Shapes: N samples, D d_in, F d_latent, K dead latents.
 """
@@ -13,16 +13,16 @@ from bae_ray.training.batches import Batches
 from bae_ray.training.stack import Member
 
 ENCODER_SHARE = 0.2
-"""Length of a revived latent's encoder column against the mean of the living ones: it should not fire everywhere."""
+"""Length of a restarted latent's encoder column relative to the others' mean, so that it does not fire everywhere."""
 
 
 MARGIN = 1.5
-"""How far above what the sample keeps at least the revived latent fires on it."""
+"""Pre-activation of a restarted latent on its sample, relative to the smallest that fires there."""
 
 
 @torch.no_grad()
 def revive(member: Member, data: Batches, batch_size: int, generator: torch.Generator) -> int:
-    """Restart every latent that fires on no training sample; how many there were.
+    """Restart every latent that fires on no training sample; gives their number.
 
     Each gets the direction of a sample, drawn with a probability proportional to its squared error, as its encoder
     column, long enough to fire on it, and, where a latent has a dictionary row of its own, as that row. Its biases are

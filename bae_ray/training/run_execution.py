@@ -35,11 +35,10 @@ def execute_run(
     device: str | None = None,
     on_epoch: Callable[[int], None] = lambda _: None,
 ) -> RunResult:
-    """Train the run's autoencoder and write its directory `runs/<id>`; a run that is finished is only read.
+    """Train the run's autoencoder and write its folder `runs/<id>`; a finished run is only read.
 
-    An interrupted run goes on from its last state. Whatever goes wrong is recorded in the directory and raised again;
-    but errors of the file system, which another attempt may not meet, are only raised.
-    `on_epoch` is told each finished epoch.
+    An interrupted run goes on from its last state. An error is recorded in the folder and raised again; an `OSError` is
+    only raised, since another attempt may succeed. `on_epoch` is called with each finished epoch.
     """
     (outcome,) = execute_runs(
         [run], store, runs, runs / run.id / STATE_FILE, device, lambda _, lines: on_epoch(lines[-1].epoch)
@@ -57,11 +56,11 @@ def execute_runs(
     device: str | None = None,
     on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None] = lambda *_: None,
 ) -> list[RunResult | Exception]:
-    """Train runs of one cell as one and write the directory of each; what is finished is never trained again.
+    """Train runs of one cell as one and write the folder of each; finished runs are never trained again.
 
-    `state` is the file of their common state, from which an interrupted training goes on: also one that was killed
-    while its results were written. A run that fails gets its reason in its directory and in its place here; so do all
-    where the cell is damaged or memory runs out. Raises `OSError` where the file system fails.
+    `state` is the file of their common state, from which an interrupted training goes on, even one that was killed
+    while it wrote its results. The failure of a run is recorded in its folder and returned in its place. All of them
+    fail where the cell is damaged or memory runs out. Raises `OSError` where the file system fails.
     """
     directories = _Directories(together, store, runs, on_epoch)
     if directories.unfinished:
@@ -83,7 +82,7 @@ def execute_runs(
 
 
 class _Directories:
-    """Writes the directories of runs that are trained together; those that were finished before are left alone."""
+    """Writes the folders of runs that are trained together; finished ones are not changed."""
 
     def __init__(
         self,
@@ -102,7 +101,7 @@ class _Directories:
         self._failures: dict[str, Exception] = {}
 
     def begin(self) -> None:
-        """Write what each run is."""
+        """Write the config of each run."""
         for run in self.unfinished:
             write_text(self._runs / run.id / RUN_FILE, run.model_dump_json(indent=2) + "\n")
             (self._runs / run.id / FAILURE_FILE).unlink(missing_ok=True)
@@ -114,7 +113,7 @@ class _Directories:
             self._on_epoch(self._together[number], lines)
 
     def put_away(self, number: int, outcome: Trained | Exception) -> None:
-        """Write what came of one run."""
+        """Write the result or the failure of one run."""
         run = self._together[number]
         if isinstance(outcome, Exception):
             self._failures[run.id] = outcome
@@ -124,18 +123,18 @@ class _Directories:
             write_result(self._runs, run, self._store, outcome)
 
     def fail(self, error: Exception) -> None:
-        """Write why all that have no outcome yet have none."""
+        """Write this failure for all runs without an outcome."""
         for number, run in enumerate(self._together):
             if not is_finished(self._runs, run) and run.id not in self._failures:
                 self.put_away(number, error)
 
     def outcomes(self) -> list[RunResult | Exception]:
-        """What came of each run."""
+        """The result or the failure of each run."""
         return [self._failures.get(run.id) or read_result(self._runs, run) for run in self._together]
 
 
 def as_out_of_memory(error: Exception) -> OutOfMemoryError | None:
-    """The same error by its own name, if torch ran out of memory; on a CPU it says so in words only."""
+    """An `OutOfMemoryError` for an error of torch that means this; None for others."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     ):

@@ -1,12 +1,12 @@
-"""One run: a trained autoencoder's directory.
+"""The folder of a run, which is one trained autoencoder.
 
 run.json            the RunConfig that determines it
 metrics.jsonl       a line per epoch, or per step
 state.safetensors   while it is trained: where to go on after an interruption
 config.json, model.safetensors     the autoencoder
 result.json         written last: the measures; a run without it is unfinished
-failure.json        instead of it, where training failed: the reason
-search.json         of a run whose settings a search has drawn: these
+failure.json        in its place where training failed: the reason
+search.json         settings that a search has drawn for the run
 """
 
 from pathlib import Path
@@ -50,7 +50,7 @@ class RunResult(BaseModel):
     """Ends of its 95 % interval, a bootstrap over the samples (analysis/sampling.py)."""
     entropy_high: float
     entropy_bias: float
-    """How much too low it is on average, since firing rates are estimated from n samples."""
+    """By how much the entropy is too low on average, since firing rates are estimated from n samples."""
     subset_n: tuple[int, ...]
     """Sizes of nested random subsets of the samples, and the entropy over each."""
     subset_bits: tuple[float, ...]
@@ -58,13 +58,13 @@ class RunResult(BaseModel):
     fvu_val: float
     mse_val: float
     cosine_val: float
-    """Centred."""
+    """Cosine after centring."""
     l0: float
     """Over all n, as are the next two."""
     dead: float
     dense: float
     spectral_norm: float
-    """Of the covariance of the dictionary's rows (the paper's Table 1)."""
+    """Spectral norm of the covariance of the dictionary's rows (the paper's Table 1)."""
     seed: int
     run: str
     seconds: float
@@ -80,7 +80,7 @@ class Failure(BaseModel):
     message: str
     cell: dict[str, Any]
     settings: dict[str, Any] = {}
-    """Of a run that cannot be, and so has no config: its values on the grid's axes."""
+    """Values on the grid's axes of a run with invalid settings, which has no config."""
 
 
 def is_finished(runs: Path, run: RunConfig) -> bool:
@@ -89,7 +89,7 @@ def is_finished(runs: Path, run: RunConfig) -> bool:
 
 
 def read_failure(runs: Path, run: RunConfig) -> Failure | None:
-    """Why the last attempt at this run failed, if it left word."""
+    """The failure record of the last attempt at this run."""
     file = runs / run.id / FAILURE_FILE
     return Failure.model_validate_json(read_text(file)) if file.exists() else None
 
@@ -100,7 +100,7 @@ def read_result(runs: Path, run: RunConfig) -> RunResult:
 
 
 def write_failure(runs: Path, run: RunConfig, failure: Failure) -> None:
-    """Write down why a run has no result."""
+    """Write the failure record of a run."""
     write_text(runs / run.id / FAILURE_FILE, failure.model_dump_json(indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""The state of an unfinished training on disk: one safetensors file, replaced whole, that resumes it exactly."""
+"""The saved state of an unfinished training: one safetensors file, from which it resumes exactly."""
 
 import json
 from pathlib import Path

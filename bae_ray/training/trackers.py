@@ -1,4 +1,4 @@
-"""Where the metrics of runs are logged to besides their directories: TensorBoard, Weights & Biases, MLflow."""
+"""Logging the metrics of runs to TensorBoard, Weights & Biases and MLflow, besides their folders."""
 
 import os
 from pathlib import Path
@@ -13,14 +13,14 @@ from bae_ray.training.sweep_config import ExecutionConfig
 
 
 class Tracker(Protocol):
-    """A place that metrics of many runs go to."""
+    """A service or folder to which the metrics of many runs are logged."""
 
     def log(self, run: RunConfig, lines: list[TrainingMetrics]) -> None:
         """Metrics of an epoch."""
         ...
 
     def finish(self, run: RunConfig, result: RunResult | None) -> None:
-        """The measures of a run that is finished; None of one that failed."""
+        """Log the measures of a finished run; None for one that failed."""
         ...
 
 
@@ -151,7 +151,7 @@ class MLflow:
         return logged
 
     def _experiment(self, name: str) -> str:
-        """The experiment's id; made if it is not there yet."""
+        """The experiment's id. Creates the experiment if it is missing."""
         if (found := self._client.get_experiment_by_name(name)) is not None:
             return found.experiment_id
         try:
