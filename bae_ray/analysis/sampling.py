@@ -25,8 +25,8 @@ class EntropyEstimate(NamedTuple):
     """A marginal entropy in bits, with its uncertainty."""
 
     bits: float
-    """Entropy of the firing rates over all samples, as in the paper. Since the rates are estimated, it is on average too
-    low (by `bias`)."""
+    """Entropy of the firing rates over all samples, as in the paper. Since rates are estimated, it is too low on
+    average, by `bias`."""
     low: float
     """Ends of the 95 % interval of the entropy that infinitely many samples would have: a basic bootstrap over the
     samples, the trained autoencoder as it is. It takes the bias out, so it reaches further above `bits` than below.

@@ -61,8 +61,8 @@ class TrainingConfig(Config):
     decoder_norm: Literal["free", "unit"] = "free"
     """unit: the rows of the dictionary are kept at length 1."""
     revive_every: int | None = Field(default=None, ge=1)
-    """Number of epochs after which latents that never fire in training are restarted at badly reconstructed samples. Left
-    out: dead latents stay as they are, as in the paper."""
+    """Number of epochs after which latents that fire on no sample are restarted at badly reconstructed samples.
+    Left out: dead latents stay as they are, as in the paper."""
     patience: int | None = Field(default=None, ge=1)
     """Stop when the held-out objective has not fallen for this many epochs after the warm-ups; go back to its lowest.
     Left out: all epochs are trained."""
