@@ -1,4 +1,4 @@
-"""Local copies of a remote store's files, so that they can be memory-mapped; the least recently used go first."""
+"""Local copies of a remote store's files for memory-mapping; the least recently used are removed first."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ DEFAULT_LIMIT_GB = 50.0
 
 
 class FileCache:
-    """Copies by content: a file's name here is its checksum, so a copy is never out of date."""
+    """Copies named by their checksums, so that a copy is never out of date."""
 
     def __init__(self, limit_gb: float, folder: Path | None = None) -> None:
         self._limit = int(limit_gb * 1e9)
@@ -24,13 +24,13 @@ class FileCache:
 
     @contextmanager
     def copies(self, remote: Folder, wanted: dict[str, FileRecord]) -> Iterator[list[Path]]:
-        """Paths of copies of these files, downloaded where they are missing; they stay while the context is open.
+        """Paths of copies of these files, downloaded if necessary; they stay while the context is open.
 
-        Meanwhile no other process of this machine touches the cache: open the files, and let go. What is mapped lives
-        on, whether or not its copy is dropped.
+        Meanwhile no other process of this machine can use the cache: open the files, and leave the context. Maps of
+        files stay valid when the copies are removed.
 
-        Raises `CorruptShardError` where a file is not what was recorded, and `InvalidInputError` where together they
-        are larger than the cache may be.
+        Raises `CorruptShardError` for a file that differs from its record, and `InvalidInputError` where the files are
+        together larger than the cache.
         """
         needed = sum(record.size for record in wanted.values())
         if needed > self._limit:
@@ -64,7 +64,7 @@ class FileCache:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process at a time: else one drops what another has just found or is about to write."""
+        """Let one process in at a time: it may remove what another has just found or is about to write."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with open(self._folder / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -83,7 +83,7 @@ class FileCache:
         return True
 
     def _make_room(self, needed: int, keep: set[Path]) -> None:
-        """Drop copies, and what killed processes left of them, until `needed` bytes more are within the limit."""
+        """Remove copies, and parts left by killed processes, until `needed` more bytes are within the limit."""
         copies = [(path, path.stat()) for path in self._folder.glob("*/*") if path.is_file()]
         total = sum(stats.st_size for _, stats in copies)
         for path, stats in sorted(copies, key=lambda copy: copy[1].st_mtime_ns):

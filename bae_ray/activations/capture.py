@@ -16,11 +16,11 @@ from bae_ray.activations.model_parts import decoder_of, find_blocks, logits_at
 from bae_ray.errors import InvalidInputError
 
 SITES = ("residual", "mlp_in", "mlp_out")
-"""In the order in which a block comes to them."""
+"""In the order of the forward pass."""
 MLP_NAMES = ("mlp", "ffn", "feed_forward", "block_sparse_moe", "shared_mlp")
 """What the architectures of transformers call the MLP of a block."""
 PARALLEL_MLP_NAMES = ("residual_mlp", "experts", "mlps")
-"""What they call one that is never alone: its output is added to that of the MLP beside it."""
+"""Names of MLPs whose output is added to that of another MLP beside them."""
 
 
 class Tap(NamedTuple):
@@ -76,8 +76,8 @@ class Capture:
     def __call__(self, token_ids: Tensor, index: Tensor, asked: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Activations [S, M, D] of `taps`, for token ids [B, T] padded on the right, on the model's device.
 
-        `index` [M] says which, counting through the B T tokens; `asked` likewise, with `answers`, after which of them
-        the model's own logits [len(asked), V] are returned beside.
+        `index` [M] are indices into the B T tokens. With `answers`, `asked` are indices after which the model's own
+        logits [len(asked), V] are returned as well.
 
         Raises `InvalidInputError` where the model's blocks do not all run, or not on vectors [B, T, D].
         """

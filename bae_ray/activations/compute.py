@@ -26,7 +26,7 @@ MAX_CELLS_SHOWN = 10
 
 
 class Work(NamedTuple):
-    """What a worker has to know."""
+    """What a worker needs to know."""
 
     model: ModelSource
     layers: tuple[int, ...]
@@ -63,7 +63,7 @@ class ShardComputer:
 
     @property
     def made_with(self) -> dict[str, str]:
-        """What the vectors' last digits depend on: the device, the threads of a CPU, and the versions of libraries."""
+        """What rounding depends on: the device, the threads of a CPU, and the versions of libraries."""
         return {
             "device": torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
             "threads": str(torch.get_num_threads()),
@@ -72,7 +72,7 @@ class ShardComputer:
         }
 
     def measure(self, rows: pa.Table) -> float:
-        """Tokens per second of one batch of these texts, of middling length, after two of its texts to warm up."""
+        """Tokens per second of one batch of these texts, of medium length, after two of its texts to warm up."""
         batches = list(self._batches(Ragged.of(rows["token_ids"])))
         batch = batches[len(batches) // 2]
         started = 0.0
@@ -114,7 +114,7 @@ class ShardComputer:
         return vectors, _predictions(rows, answers) if self._answers else None
 
     def _batches(self, token_ids: Ragged) -> Iterator[Batch]:
-        """All texts, the longest first: those of like length together, and what does not fit memory fails at once."""
+        """All texts in batches of similar lengths; the longest first, so that a lack of memory shows at once."""
         lengths = token_ids.lengths
         order = np.argsort(-lengths, kind="stable")
         while len(order):
@@ -140,12 +140,12 @@ class ShardComputer:
 
 
 def _last(batch: Batch) -> Ints:
-    """Where each text's last token is among the batch's B T tokens."""
+    """Index of each text's last token among the batch's B T tokens."""
     return np.arange(len(batch.texts)) * batch.token_ids.shape[1] + batch.lengths - 1
 
 
 def _wanted(position: Position, batch: Batch, kept: Ragged | None) -> tuple[Ints, Ints]:
-    """Where the vectors of a position are among the batch's B T tokens, and which rows of the matrix they are."""
+    """Indices of a position's vectors among the batch's B T tokens, and their rows of the matrix."""
     longest = batch.token_ids.shape[1]
     if position == "last":
         return _last(batch), batch.texts

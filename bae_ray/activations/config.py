@@ -41,18 +41,18 @@ class CorpusConfig(Config):
     corpus_revision: str | None = None
     """Revision of a hub data set."""
     max_texts: int | None = Field(default=2048, ge=2)
-    """Use the first this many texts (windows, sequences) that are long enough. Prompts: draw so many, of which those
-    too long for the model are left out, not replaced, and counted. With position all, --tokens.max-vectors is a second
-    limit, and the first one reached ends the corpus. None: all there are."""
+    """Largest number of texts (windows, sequences): the first that are long enough are used. Of as many prompts, those
+    too long for the model are left out and counted, not replaced. With position all, --tokens.max-vectors is a second
+    limit. None: no limit."""
 
 
 class TokensConfig(Config):
     """With position `all`: which tokens of a text are taken."""
 
     per_text: int | None = Field(default=None, ge=1)
-    """At most so many of each text, drawn at random. Left out: all."""
+    """Largest number of tokens of each text, drawn at random. Left out: all."""
     max_vectors: int | None = Field(default=None, ge=2)
-    """Stop at so many vectors in all (the paper trains on 8,243,323). Left out: no limit."""
+    """Largest number of vectors in all (the paper trains on 8,243,323). Left out: no limit."""
     special: bool = True
     """Take special tokens, such as the start of a text, too."""
     first: bool = True
@@ -65,7 +65,7 @@ class ExtractConfig(CorpusConfig):
     """One pass of a language model over a corpus, for every requested layer x site x position."""
 
     input: InputConfig = TextsInput()
-    """What the model reads, made of the corpus."""
+    """What the model reads, made from the corpus."""
     model: str = DEFAULT_MODEL
     """The bundled smollm2-135m, a local folder, or a model id on the Hugging Face hub. It reads from left to right,
     which is tried first; code of its own is not run, and an adapter has to be merged."""
@@ -116,7 +116,7 @@ class ExtractConfig(CorpusConfig):
 
     @property
     def all_positions(self) -> tuple[Position, ...]:
-        """The positions, the powers of two counted out; indices in order, then names."""
+        """The positions, also those of `powers_of_two`; indices in order, then names."""
         if self.powers_of_two is not None:
             return tuple(1 << i for i in range(self.powers_of_two.bit_length()))
         indices = sorted(position for position in self.positions if isinstance(position, int))

@@ -20,7 +20,7 @@ class LocalFiles(NamedTuple):
 
     paths: tuple[Path, ...]
     columns: Columns
-    """What is read of them."""
+    """The columns that are read."""
 
     @property
     def are_lines(self) -> bool:
@@ -30,7 +30,7 @@ class LocalFiles(NamedTuple):
 
     @property
     def are_tables_of_text(self) -> bool:
-        """Whether they cannot tell a number from text, as .csv and .tsv cannot."""
+        """Whether the format cannot tell numbers from text, as .csv and .tsv."""
         kind = kind_of(self.paths[0])
         return kind is not None and kind.format in ("csv", "tsv")
 
@@ -43,10 +43,10 @@ class HubDataset(NamedTuple):
 
 
 def resolve(config: CorpusConfig, label: str | None = None) -> LocalFiles | HubDataset:
-    """What `config.corpus` stands for; its files must have a text column and, if it is named, one of labels.
+    """The corpus that `config.corpus` names; its files must have the text column and the label column, if one is named.
 
-    Raises `UnknownCorpusError` where it stands for nothing, and `UnreadableFileError` where its files are not what
-    their names say or lack a column.
+    Raises `UnknownCorpusError` for an unknown one, and `UnreadableFileError` where its files are not of the format of
+    their names or lack a column.
     """
     columns = Columns(config.text_column, label, document=config.txt == "document")
     if config.corpus in BUNDLED_CORPORA:
@@ -72,12 +72,12 @@ def resolve(config: CorpusConfig, label: str | None = None) -> LocalFiles | HubD
 
 
 def _is_data(path: Path) -> bool:
-    """Whether no part of it has a name that hides it, as notebooks' copies and other tools' notes have."""
+    """Whether no part of the path is hidden, as the files of notebooks and other tools are."""
     return not any(part.startswith((".", "_")) for part in path.parts)
 
 
 def identity(config: CorpusConfig, source: LocalFiles | HubDataset) -> dict[str, object]:
-    """What tells this corpus from another, down to its content: hashes of local files, the commit of a hub data set."""
+    """What identifies the corpus and its content: hashes of local files, the commit of a hub data set."""
     fields: dict[str, object] = {"text_column": config.text_column, "max_texts": config.max_texts}
     if config.txt != "line":  # stores of earlier versions do not say
         fields["txt"] = config.txt

@@ -1,4 +1,4 @@
-"""A corpus as a data set of Ray Data: its files are read beside each other, and come in order."""
+"""A corpus as a data set of Ray Data: its files are read in parallel, and come in order."""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -19,11 +19,11 @@ from bae_ray.cluster import configure_data
 from bae_ray.errors import UnknownCorpusError, UnreadableFileError
 
 READERS = 8
-"""Files that are read at a time."""
+"""Number of files that are read at a time."""
 
 
 def tables(dataset: ray.data.Dataset, config: CorpusConfig) -> Iterator[pa.Table]:
-    """The rows of a data set in order. Raises `UnreadableFileError` at the first row that says what is wrong."""
+    """The rows of a data set in order. Raises `UnreadableFileError` at the first row with a problem."""
     batches = cast(Generator[pa.Table, None, None], iter(dataset.iter_batches(batch_format="pyarrow", batch_size=None)))
     with closing(batches):  # whatever is read ahead of the last wanted text is given up at once
         while (table := _next(batches, config)) is not None:

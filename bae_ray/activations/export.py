@@ -1,4 +1,4 @@
-"""Cells of an activation store as files that other tools read, and the texts beside them."""
+"""Exporting cells of an activation store to files for other tools, with the texts beside them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def export_cells(
     positions: Sequence[Position] | None = None,
     sites: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write the chosen cells (None: all) below `out`, with rows.parquet; the paths of what was written.
+    """Write the chosen cells (None: all) below `out`, with rows.parquet; gives the paths.
 
     bfloat16, which NumPy and Arrow lack, is written as float32. Raises `InvalidInputError` where the store holds none
     of the cells, or `out` has files.

@@ -17,7 +17,7 @@ from bae_ray.errors import NoTextLongEnoughError
 from bae_ray.progress import track
 
 ROWS_SCHEMA = pa.schema([("text_id", pa.int64()), ("token_ids", pa.list_(pa.int32())), ("text", pa.string())])
-"""What every rows file holds; `kept` with position all, and what the kind of the texts adds, come after."""
+"""Columns of every rows file; `kept`, with position all, and the columns of the kind of input follow."""
 KEPT = pa.field("kept", pa.list_(pa.int32()))
 
 
@@ -32,8 +32,8 @@ def write_rows(
 ) -> RowsIndex:
     """Write the rows of the first `config.max_texts` texts that are long enough, cut into shards.
 
-    `tables` hold token_ids, text and what their kind adds, in the order of the corpus; texts are numbered in it.
-    `bytes_per_vector` is what one vector of every cell takes; `windowed` counts the texts that windows are cut out of.
+    `tables` hold token_ids, text and the columns of their kind, in the order of the corpus, which numbers the texts.
+    `bytes_per_vector` is the size of one vector of every cell; `windowed` counts the texts that windows are cut out of.
     Raises `NoTextLongEnoughError`.
     """
     counts = _Counts()
@@ -61,7 +61,7 @@ def write_rows(
 
 @dataclass
 class _Counts:
-    """What was seen of the corpus."""
+    """Counts of the texts of the corpus."""
 
     read: int = 0
     too_short: int = 0
@@ -139,7 +139,7 @@ def _chosen(
 
 
 def _vectors(rows: pa.Table) -> Ints:
-    """How many vectors each text gives a cell."""
+    """Number of vectors of each text in a cell."""
     if KEPT.name not in rows.column_names:
         return np.ones(len(rows), dtype=np.int64)
     return Ragged.of(rows[KEPT.name]).lengths
@@ -159,7 +159,7 @@ def _cut(tables: Iterator[pa.Table], size: int, most_vectors: int) -> Iterator[p
 
 
 def _first_cut(rows: pa.Table, size: int, most_vectors: int) -> int | None:
-    """How many rows make the first shard; None where further rows may still belong to it."""
+    """Number of rows of the first shard; None where further rows may belong to it."""
     if not len(rows):
         return None
     ends = np.cumsum(_vectors(rows.slice(0, size)))

@@ -1,4 +1,4 @@
-"""The configs of what the model reads: texts as they are, windows, in-context-learning prompts, random sequences."""
+"""Kinds of input of the language model: texts, windows, in-context-learning prompts, random sequences."""
 
 from typing import Annotated, Literal
 
@@ -47,9 +47,9 @@ class ICLInput(Config):
     """The word for each label, in the order of their numbers. Left out: the bundled corpus's own, or the labels
     themselves where they are words."""
     text_prefix: str | None = None
-    """What stands before a text. Left out: the bundled corpus's own, else "sentence: "."""
+    """Text before each example's text. Left out: the bundled corpus's own, else "sentence: "."""
     label_prefix: str | None = None
-    """What stands before a label. Left out: the bundled corpus's own, else "label: "."""
+    """Text before each label. Left out: the bundled corpus's own, else "label: "."""
 
 
 class RandomTokensInput(Config):

@@ -1,4 +1,4 @@
-"""In-context-learning prompts of a labelled corpus, and the tokens that answer them."""
+"""In-context-learning prompts of a labelled corpus, and the tokens of their answers."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ PROMPTS_PER_BLOCK = 1024
 
 
 class Labelled(NamedTuple):
-    """A labelled corpus, and how its prompts are written."""
+    """A labelled corpus with the format of its prompts."""
 
     texts: list[str]
     labels: np.ndarray[tuple[int], np.dtype[np.int32]]
@@ -121,7 +121,7 @@ def numbered(
 def label_tokens(form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The token that begins each label's word after a prompt.
 
-    Raises `InvalidInputError` where two labels begin with the same one, or a word melts into what is before it.
+    Raises `InvalidInputError` where two labels begin with the same token, or a word is joined to the text before it.
     """
     prompt = form.write(["a"], np.zeros(1, dtype=np.int32), [], 0)
     before = tokenizer(prompt, add_special_tokens=False)["input_ids"]

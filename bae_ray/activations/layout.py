@@ -1,4 +1,4 @@
-"""The layout of an activation store: names of its files and the records that describe it (docs/formats.md).
+"""The files of an activation store and the records that describe it (docs/formats.md).
 
 request.json                          written first: what the store is for
 rows.json                             what was found in the corpus, and a record of each rows file
@@ -73,13 +73,13 @@ class Record(BaseModel):
 
 
 class Request(Record):
-    """What a store is for; two stores with equal requests hold the same vectors."""
+    """What determines a store: two stores with equal requests hold the same vectors."""
 
     format_version: Literal[2] = FORMAT_VERSION
     model: dict[str, Any]
     tokenizer: dict[str, Any]
     input: dict[str, Any]
-    """The kind of the texts, the corpus they are of, down to its content, and how they were made of it."""
+    """The kind of the texts, the corpus with its content, and how the texts are made from it."""
     layers: tuple[int, ...]
     sites: tuple[str, ...]
     positions: tuple[Position, ...]
@@ -87,7 +87,7 @@ class Request(Record):
     """With position `all`: which tokens of a text were taken."""
     dtype: Precision
     compile: bool = False
-    """Whether the model was compiled, which changes last digits. Earlier stores do not say."""
+    """Whether the model was compiled, which changes rounding. Unknown in earlier stores."""
     batch_size: int
     batch_tokens: int
     shard_size: int
@@ -106,7 +106,7 @@ class ShardRows(Record):
 
     texts: int
     n: int
-    """Vectors that each cell gets of them: one per text, or with position `all` one per token taken."""
+    """Number of their vectors in each cell: one per text, or with position `all` one per token taken."""
     tokens: int
     file: FileRecord
 
@@ -135,7 +135,7 @@ class WindowedTexts(Record):
 
 
 class RowsIndex(Record):
-    """What was found in the corpus; written when every rows file is."""
+    """The counts of the corpus; written when every rows file is."""
 
     texts_read: int
     texts_too_short: int
@@ -161,24 +161,24 @@ class RowsIndex(Record):
 
 
 class Receipt(Record):
-    """One finished shard: its numbers of texts and vectors, and what each of its files must be like."""
+    """One finished shard: its numbers of texts and vectors, and the records of its files."""
 
     shard: int
     texts: int
     n: int
     files: dict[str, FileRecord]
     made_with: dict[str, str] = {}
-    """What computed it: the device and the versions of libraries, on which the vectors' last digits depend."""
+    """The device and the versions of libraries, on which rounding depends."""
 
 
 class Failure(Record):
-    """A shard that could not be computed or written, however often it was tried."""
+    """A shard that could not be computed or written in any attempt."""
 
     shard: int
     texts: int
     first_text_id: int | None
     last_text_id: int | None
-    """Its texts, of whose numbers these are the first and the last; None where its rows cannot be read."""
+    """Number of its last text, as the one above of its first; None where its rows cannot be read."""
     reason: str
 
     def __str__(self) -> str:
@@ -193,7 +193,7 @@ class Failures(Record):
 
 
 class Probe(Record):
-    """How the model's vectors came out before the extraction, where nothing but the token's own past may matter.
+    """The test of the model before the extraction: a vector may depend only on the tokens up to its own.
 
     Differences are relative to the vectors' length, averaged over tokens, the largest of all layers and sites.
     """
@@ -228,11 +228,11 @@ class Manifest(Record):
     n: int
     """Vectors of each cell."""
     texts: int
-    """Texts they are of."""
+    """Number of texts of these vectors."""
     tokens: int
     """Tokens of these texts."""
     texts_read: int
-    """Texts of the corpus that were looked at."""
+    """Texts of the corpus that were read."""
     texts_too_short: int
     """How many of them did not reach the last position, or had no token to take."""
     texts_too_long: int
@@ -242,8 +242,8 @@ class Manifest(Record):
     windowed: WindowedTexts | None = None
     """Windows: the texts that they were cut out of."""
     shards: tuple[Receipt, ...]
-    """In the order of their numbers, of which those that failed are missing."""
+    """Receipts in the order of their shards; those of failed shards are missing."""
     failed: tuple[Failure, ...] = ()
-    """The shards that the store was finished without, as was asked for."""
+    """Failed shards, without which the store was finished as requested."""
     probe: Probe | None = None
-    """What was found of the model before it began. Earlier stores do not say."""
+    """Results of the test of the model. Missing in earlier stores."""

@@ -1,4 +1,4 @@
-"""Loading a language model's weights, none of which may be missing: transformers fills those with random numbers."""
+"""Loading a language model's weights. Missing ones are an error: transformers would fill them with random numbers."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -30,15 +30,15 @@ BUFFERS = re.compile(
 )
 """Constants that older versions of transformers saved beside the weights."""
 HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.")
-"""What causal models call their head, which `load_model` leaves away."""
+"""Names of heads of causal models, which `load_model` does not load."""
 STACK_PARTS = r"\w*([Nn]orm|[Ee]mbed|position)|(ln|wte|wpe)\b|ln_"
-"""How names of the parts outside the blocks begin, in files that hold a stack alone: no prefix says what is of it."""
+"""Beginnings of the names of parts outside the blocks, in files that hold only a stack and so no prefix."""
 WRAPPERS = {
     "_orig_mod.": "a model that torch.compile had wrapped: save its `_orig_mod`",
     "base_model.model.": "a model that PEFT had wrapped: save what its `merge_and_unload()` returns",
     "module.": "a model that DataParallel had wrapped: save its `module`",
 }
-"""What the names of weights begin with, and the model that was saved then."""
+"""Prefixes of the names of weights, and the model that was saved then."""
 
 
 def load_model(source: ModelSource, dtype: Precision, device: str) -> PreTrainedModel:
@@ -97,7 +97,7 @@ def _loaded(kind: Any, source: ModelSource, dtype: Precision) -> tuple[PreTraine
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the progress bars and the report of transformers: what matters of it is raised."""
+    """Turn off the progress bars and the report of transformers; what matters is raised as an error."""
     before = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -140,9 +140,9 @@ def _check(source: ModelSource, model: PreTrainedModel, notes: dict[str, Any], m
 
 
 def _of_stack(model: PreTrainedModel) -> re.Pattern[str]:
-    """What names of weights in the model's decoder, and in its blocks, match, with the model's own prefix or without.
+    """A pattern for the names of weights in the model's decoder and blocks, with the model's own prefix or without.
 
-    Not those of heads, and of whatever else lies beside the decoder.
+    Does not match those of heads and of other parts beside the decoder.
     """
     prefix, decoder = model.base_model_prefix, decoder_of(model)
     paths = {id(module): name for name, module in model.named_modules()}

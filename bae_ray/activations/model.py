@@ -1,4 +1,4 @@
-"""Finding a causal language model, its config and its tokenizer; the weights are loaded elsewhere."""
+"""Finding a causal language model, its config and its tokenizer; loading.py loads the weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 class ModelSource(NamedTuple):
-    """A language model by name, and what was read of its config. Holds on any machine of a cluster."""
+    """A language model by name, with facts from its config. Valid on any machine of a cluster."""
 
     name: str
     """The bundled model's name, a folder, or a hub id."""
@@ -47,8 +47,8 @@ class ModelSource(NamedTuple):
 def find_model(name: str, revision: str | None = None) -> ModelSource:
     """Resolve a model's name and read its config, without its weights.
 
-    Raises `UnknownModelError` where there is no such model, and `InvalidInputError` where it is none that reads texts
-    from left to right.
+    Raises `UnknownModelError` for an unknown model, and `InvalidInputError` for one that does not read from left to
+    right.
     """
     folder = Path(name).expanduser().absolute()
     if name == BUNDLED_MODEL:
@@ -95,7 +95,7 @@ def _unknown(name: str, error: Exception) -> UnknownModelError:
 
 
 def _refuse_adapter(name: str, path: str, commit: str | None) -> None:
-    """An adapter would be left out without a word, where the package peft is not installed."""
+    """Raise `InvalidInputError` for an adapter: without the package peft it would be ignored silently."""
     quietly: dict[str, Any] = dict.fromkeys(
         ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors",
          "_raise_exceptions_for_gated_repo"), False
@@ -149,7 +149,7 @@ def _refuse_looking_ahead(name: str, whole: PretrainedConfig, config: Pretrained
 
 
 def _longest_of_one_kind(config: PretrainedConfig) -> int | None:
-    """Up to how many tokens a text's rotary factors are the same, whatever is beside it. None: always."""
+    """Number of tokens up to which rotary factors do not depend on the batch. None: they never do."""
     rope: Any = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [rope, *(part for part in rope.values() if isinstance(part, dict))]
     lengths = [
@@ -163,7 +163,7 @@ def _longest_of_one_kind(config: PretrainedConfig) -> int | None:
 
 
 def model_identity(source: ModelSource) -> dict[str, object]:
-    """What tells a model and its tokenizer from others: the hub commit, or the checksums of a folder's files."""
+    """What identifies a model and its tokenizer: the hub commit, or the checksums of a folder's files."""
     if source.revision is not None:
         return {"name": source.name, "commit": source.revision}
     files = sorted(file for file in Path(source.path).iterdir() if file.is_file() and not file.name.startswith("."))
@@ -173,7 +173,7 @@ def model_identity(source: ModelSource) -> dict[str, object]:
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """The model's tokenizer.
 
-    Raises `InvalidInputError` where there is none, or one that gives ordinary tokens the model does not have.
+    Raises `InvalidInputError` for a missing one, or one with ordinary tokens that the model does not have.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)

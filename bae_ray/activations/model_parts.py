@@ -1,4 +1,4 @@
-"""The parts of a language model that a text goes through: its decoder stack, its blocks, its own head."""
+"""Finding the parts of a language model for texts: its decoder stack, its blocks and its head."""
 
 from collections.abc import Iterator
 
@@ -9,26 +9,26 @@ from bae_ray.errors import InvalidInputError
 
 
 def stack_of(causal: PreTrainedModel) -> PreTrainedModel:
-    """What a causal model's head is put on: it gives the last vectors."""
+    """The part of a causal model below its head, which gives the last vectors."""
     stack = next(_inside(causal), causal)
     return stack_of(stack) if stack is not causal and stack.get_output_embeddings() is not None else stack
 
 
 def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The innermost part that reads texts, without a head, and without what reads images or sounds beside it."""
+    """The innermost part that reads texts, without a head and without parts for images or sounds."""
     inner = next(_inside(model), None)
     return model if inner is None else decoder_of(inner)
 
 
 def _inside(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """The model that one wraps, as far as transformers says so: a Llama 4 does not, but calls it `model`."""
+    """The models inside a model, as far as transformers names them; a Llama 4 only has `model`."""
     for inner in (model.base_model, model.get_decoder(), getattr(model, "model", None)):
         if isinstance(inner, PreTrainedModel) and inner is not model:
             yield inner
 
 
 def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The list of the model's blocks: the only ModuleList with one entry per layer in what reads its texts.
+    """The list of the model's blocks: the only ModuleList of its decoder with one entry per layer.
 
     Raises `InvalidInputError` where there is none, or more than one.
     """

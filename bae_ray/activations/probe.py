@@ -1,6 +1,6 @@
-"""Whether a model's vectors are what an extraction takes them for: of the text alone, and of its earlier tokens alone.
+"""A test whether a model's vectors depend on nothing but the text itself, up to their own token.
 
-The model itself is asked, on a few short texts, before a corpus is tokenised for it.
+The model is run on a few short texts before a corpus is tokenised for it.
 
 Shapes: S = layers x sites, T tokens, D hidden size.
 """
@@ -22,10 +22,10 @@ from bae_ray.activations.model_parts import stack_of
 from bae_ray.errors import BaeRayError, InvalidInputError, first_line
 
 LENGTHS = (20, 12)
-"""Tokens of the texts that are made up."""
+"""Lengths of the random texts in tokens."""
 TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.1}
-"""How far the vectors of a text may be apart, relative to their length, on average: what rounding explains. Where a
-router of experts is nearly undecided, rounding to 16 bits decides."""
+"""Largest mean distance of vectors relative to their length that rounding explains. Where a router of experts is nearly
+undecided, rounding to 16 bits decides."""
 
 
 class _Compared(NamedTuple):
@@ -79,7 +79,7 @@ def probe_loaded(
 
 
 def _made_up(work: Work, model: PreTrainedModel) -> list[list[int]]:
-    """Texts of ordinary tokens, drawn at random: none that stands for an image, say, or for the end."""
+    """Texts of random tokens, without special ones such as those for an image or the end."""
     fields = {**model.config.to_dict(), **model.config.get_text_config().to_dict()}
     other = {value for name, value in fields.items() if "token" in name and isinstance(value, int)}
     special = {*load_tokenizer(work.model).all_special_ids, *other}
@@ -92,7 +92,7 @@ def _made_up(work: Work, model: PreTrainedModel) -> list[list[int]]:
 
 
 def _compare(work: Work, capture: Capture, ids: list[Tensor], cut: int | None, device: str) -> dict[str, _Compared]:
-    """How far apart the vectors are: by name of what was changed."""
+    """The distances of the vectors, by what was changed."""
     worst = {name: _Compared(0.0, capture.taps[0]) for name in ("later_token", "batched", "cut")}
 
     def run(batch: Tensor, row: int, length: int) -> Tensor:
@@ -160,7 +160,7 @@ def _refuse(work: Work, found: dict[str, _Compared]) -> None:
 
 
 def _numbering(work: Work, model: PreTrainedModel, capture: Capture, text: Tensor, device: str) -> str:
-    """How our layers are those of transformers' `hidden_states`."""
+    """How our layers correspond to transformers' `hidden_states`."""
     ids, stack = text[None].to(device), model if work.label_tokens is None else stack_of(model)
     with torch.inference_mode():
         theirs = stack(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states

@@ -1,4 +1,4 @@
-"""What the model reads besides plain texts: in-context-learning prompts, and random sequences of known entropy."""
+"""Inputs besides plain texts: in-context-learning prompts, and random sequences of known entropy."""
 
 import random
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Drawn(NamedTuple):
 
 
 class SampledPrompts:
-    """Queries and demonstrations drawn at random: prompt i is the same whoever draws it, and whenever.
+    """Queries and demonstrations drawn at random: prompt i is the same in every process.
 
     Every example is a query once before any is twice. A prompt's demonstrations are different examples, none with its
     query's text. Those of a smaller k are the first of a larger one's.

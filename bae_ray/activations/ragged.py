@@ -1,4 +1,4 @@
-"""Lists of different lengths, laid end to end: how Arrow keeps them, as NumPy arrays."""
+"""Lists of different lengths in one NumPy array, one after another, as Arrow stores them."""
 
 from typing import Any, NamedTuple
 

@@ -11,12 +11,12 @@ from bae_ray.values import check_type
 class Rows:
     """Activations [N, D] that lie in one or more pieces, such as a store's memory-mapped shards.
 
-    Only what is taken is read and made float32, so N may be larger than memory. Whether it is finite then is for those
-    to see who compute with it.
+    Only the rows that are taken are read and converted to float32, so N may be larger than memory. They are not checked
+    for finite numbers.
     """
 
     def __init__(self, pieces: Sequence[Tensor], selected: Tensor | None = None) -> None:
-        """Raises `InvalidInputError` for what are no real numbers."""
+        """Raises `InvalidInputError` for pieces that are not real numbers."""
         for piece in pieces:
             check_type(piece, "x")
         self._pieces = pieces

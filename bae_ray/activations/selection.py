@@ -1,4 +1,4 @@
-"""Which texts are long enough, and which of their tokens give a vector."""
+"""Selecting the texts that are long enough, and the tokens whose vectors are kept."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from bae_ray.activations.ragged import Ints
 
 
 class Lengths(NamedTuple):
-    """What the positions ask of a text's length in tokens."""
+    """Limits that the positions set to the length of a text, in tokens."""
 
     least: int
     """Shorter texts are left out."""
@@ -26,9 +26,9 @@ class Lengths(NamedTuple):
 
 
 def lengths(positions: Sequence[Position], longest: int | None, whole: bool = False) -> Lengths:
-    """What these positions ask for, where the model takes `longest` tokens at most.
+    """The limits of these positions, for a model of at most `longest` tokens.
 
-    `whole`: texts are never cut, since the model is asked what follows them.
+    `whole`: texts are never cut, since the model has to predict what follows them.
     """
     least = 1 + max((position for position in positions if isinstance(position, int)), default=0)
     if whole or "last" in positions:

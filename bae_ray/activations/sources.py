@@ -1,4 +1,4 @@
-"""What the model reads: texts, windows, in-context-learning prompts, random sequences."""
+"""The texts that the model reads, from a corpus or made up: texts, windows, prompts or random sequences."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -22,12 +22,12 @@ BLOCK_ROWS = 8192
 
 
 class Source(NamedTuple):
-    """What the model is to read."""
+    """The texts that the model reads."""
 
     identity: dict[str, object]
-    """What tells it from another, down to its content."""
+    """What identifies them, including their content."""
     tables: Callable[[], Iterator[pa.Table]]
-    """Its texts in order, as tables of text, token_ids, and what their kind adds."""
+    """The texts in order, as tables of text, token_ids, and the columns of their kind."""
     label_tokens: tuple[int, ...] | None = None
     """Prompts: the token that begins each label's word."""
     windowed: CorpusTexts | None = None
@@ -35,10 +35,10 @@ class Source(NamedTuple):
 
 
 def find_source(config: ExtractConfig, model: ModelSource, read: int | None) -> Source:
-    """What `config` asks the model to read, of each text the first `read` tokens (None: all of them).
+    """The texts of a config, of each the first `read` tokens (None: all of them).
 
-    Raises an `InvalidInputError` for a corpus that cannot be used so; connects to Ray only where a labelled corpus has
-    to be read for that.
+    Raises an `InvalidInputError` for a corpus that cannot be used in this way. Connects to Ray only where a labelled
+    corpus has to be read.
     """
     chosen = config.input
     kind = chosen.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Reading an activation store: one matrix per cell, and the texts that its rows are of."""
+"""Reading an activation store: one matrix per cell, and the text of each row."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -84,10 +84,10 @@ class ActivationStore:
         return self.rows_table().to_pandas()
 
     def rows_table(self) -> pa.Table:
-        """What each row of the matrices is of, in their order.
+        """The text or token of each row of the matrices, in their order.
 
-        A row per text, with text_id, token_ids, text and what the kind of the texts adds; with position `all`, a row
-        per token taken: text_id, position, token_id.
+        A row per text, with text_id, token_ids, text and the columns of its kind; with position `all`, a row per token
+        taken: text_id, position, token_id.
         """
         texts = self.texts_table()
         if "all" not in self.manifest.request.positions:
@@ -103,7 +103,7 @@ class ActivationStore:
 
     @property
     def texts(self) -> pd.DataFrame:
-        """A row per text: text_id, token_ids, text, and what the kind of the texts adds."""
+        """A row per text: text_id, token_ids, text, and the columns of its kind."""
         return self.texts_table().to_pandas()
 
     def texts_table(self) -> pa.Table:
@@ -112,9 +112,9 @@ class ActivationStore:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """What the model answered to each prompt: text_id, label, predicted, label_token, predicted_token.
+        """The model's answer to each prompt: text_id, label, predicted, label_token, predicted_token.
 
-        Raises `InvalidInputError` where the texts are no prompts.
+        Raises `InvalidInputError` where the texts are not prompts.
         """
         if self.manifest.request.input["kind"] != "icl":
             raise InvalidInputError(

@@ -24,7 +24,7 @@ def tokenize(
 
     A missing text has no tokens, not even a start token. `added`: with the tokens that the tokenizer puts before and
     after a text; else only with those before it, so that the last one is the text's own. `chat`: the texts are messages
-    as JSON, of which the model's template makes a text with the special tokens that it wants.
+    as JSON, from which the model's template makes a text with special tokens.
     """
     tokenizer = tokenizer_of(model)
     texts: list[str | None] = table[column].to_pylist()
@@ -67,7 +67,7 @@ def _chats(
     for i, (chat, place) in enumerate(zip(chats, table[PLACE].to_pylist(), strict=True)):
         try:
             texts.append(None if chat is None else tokenizer.apply_chat_template(json.loads(chat), tokenize=False))
-        except Exception as error:  # whatever the template raises: it is a program of the model's makers
+        except Exception as error:  # the template is a program, which may raise anything
             texts.append(None)
             problems[i] = f"{place}: the model's chat template refuses the messages: {reason(error)}"
     return texts, table.drop_columns([PLACE, PROBLEM]).append_column(PROBLEM, pa.array(problems, pa.string()))

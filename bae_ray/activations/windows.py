@@ -16,12 +16,12 @@ from bae_ray.errors import InvalidInputError
 
 @dataclass
 class CorpusTexts:
-    """What was found of the texts that windows are cut out of; lengths are in tokens."""
+    """Counts of the texts that windows are cut out of; lengths are in tokens."""
 
     lines: bool = False
     """Whether each is a line of a .txt file."""
     texts: int = 0
-    """Those that are not missing, empty or blank."""
+    """Number of texts that are not missing, empty or blank."""
     empty: int = 0
     tokens: int = 0
     shortest: int = 0
@@ -53,7 +53,7 @@ def windows(
     found: CorpusTexts,
     framed: bool = True,
 ) -> Iterator[pa.Table]:
-    """Windows of the texts, one after another, of each the first `read` tokens; their `text` is what the whole spells.
+    """Windows of the texts, one after another, of each the first `read` tokens; `text` is the text of the whole window.
 
     `framed`: the texts begin with the tokens that the tokenizer puts before one.
     """
@@ -85,7 +85,7 @@ def windows(
 
 
 def token_table(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, read: int | None) -> pa.Table:
-    """Rows of token ids of equal length, cut after `read`, and what they spell whole."""
+    """Rows of token ids of equal length, cut after `read`, with the text of the whole."""
     texts = tokenizer.batch_decode(ids.tolist(), clean_up_tokenization_spaces=False)
     ids = ids[:, :read]  # in a causal model later tokens change nothing before them
     offsets = np.arange(0, ids.size + 1, ids.shape[1], dtype=np.int32)

@@ -1,4 +1,4 @@
-"""Where activations to compress come from: a cell of an activation store, or a file of one matrix.
+"""Activations to compress: a cell of an activation store, or a file with one matrix.
 
 Sources are small and may be sent to other processes, which open them there. Shapes: N rows, D d_in.
 """
@@ -22,7 +22,7 @@ from bae_ray.values import check_type
 
 
 def on_any_process(location: str) -> str:
-    """A location as processes with another working directory find it: a local path made absolute."""
+    """A location that is valid in processes with another working directory: a local path is made absolute."""
     return str(Path(location).absolute()) if Path(location).exists() else location
 
 
@@ -59,7 +59,7 @@ class FileSource(NamedTuple):
 
     path: str
     tensor: str | None = None
-    """Its name in a safetensors file; None: the only one."""
+    """Name of the tensor in a safetensors file; None: its only tensor."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Activations as bytes through a binary autoencoder, and back, at the autoencoder's loss.
+"""Compressing activations by a binary autoencoder and reconstructing them, with the autoencoder's error.
 
 Shapes: N samples, D d_in, F d_latent.
 """
@@ -32,7 +32,7 @@ from bae_ray.values import check_finite, check_type
 
 
 def check_compressible(autoencoder: Autoencoder) -> None:
-    """Raise `InvalidInputError` for an autoencoder whose latents are no codes."""
+    """Raise `InvalidInputError` for an autoencoder that is not binary."""
     if not autoencoder.architecture.is_binary:
         raise InvalidInputError(
             f"the autoencoder's architecture is {autoencoder.config.name}, whose latents are "
@@ -51,10 +51,9 @@ def compress_activations(
 ) -> bytes:
     """Activations [N, D] as a container of their codes, which names the autoencoder; for options see `compress`.
 
-    `prior`: rates [F], or whose they are to be; see `chosen_prior`. `table`: by default `reference` where those are the
-    autoencoder's own, which whoever decompresses has; with other rates the container holds them. Raises
-    `InvalidInputError` for an autoencoder that is not binary, activations of another width, or a threshold of
-    burstiness where the autoencoder has no prior.
+    `prior` are rates [F], or a choice of these; see `chosen_prior`. `table` is by default `reference` for the rates of
+    the autoencoder itself, which the reader has as well; other rates are in the container. Raises `InvalidInputError`
+    for an autoencoder that is not binary, activations of another width, or a threshold of burstiness without a prior.
     """
     check_compressible(autoencoder)
     options.setdefault("table", "reference")
@@ -78,8 +77,8 @@ def write_activations(
 ) -> None:
     """The same for batches [n, D] of activations into a file, in bounded memory.
 
-    `prior` [F] is by default the autoencoder's own; `first_row` is what errors are to call the first row. Options may
-    tell its `model_hash`, where that is known already.
+    `prior` [F] is by default the autoencoder's own; `first_row` is the number of the first row in messages. The options
+    may hold the `model_hash`, if it is known already.
     """
     check_compressible(autoencoder)
     device = autoencoder.mean.device
@@ -97,7 +96,7 @@ def write_activations(
 
 
 def table_for(autoencoder: Autoencoder, prior: Tensor | None, table: TableChoice) -> TableChoice:
-    """Where the table of the rates `prior` [F] is: only the autoencoder's own can be referred to."""
+    """The place of the table of rates `prior` [F]: only the autoencoder's own can be referred to."""
     own = prior is None or PriorTable.of(prior).hash == PriorTable.of(autoencoder.prior).hash
     return table if own else "embedded"
 
@@ -113,7 +112,7 @@ def decompress_activations(
 ) -> Tensor:
     """The reconstructions [N, D] of a container's activations, or of rows `start` to `stop` - 1, on the CPU.
 
-    `known_hash`: the autoencoder's `model_hash`, where it has been taken already.
+    `known_hash` is the autoencoder's `model_hash`, if it is known already.
 
     Raises `ForeignModelError` where another autoencoder made the codes, and what `decompress` does.
     """
@@ -142,7 +141,7 @@ def reconstructions(autoencoder: Autoencoder, reader: ContainerReader, start: in
 def check_model(autoencoder: Autoencoder, reader: ContainerReader, known_hash: str | None = None) -> None:
     """Raise `ForeignModelError` where the codes are not this autoencoder's, whose hash may be known.
 
-    A container that refers to a table of rates is then read by the autoencoder's.
+    A container that refers to a table of rates is then read with the autoencoder's.
     """
     check_compressible(autoencoder)
     header, own = reader.header, known_hash or model_hash(autoencoder)

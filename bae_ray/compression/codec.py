@@ -1,4 +1,4 @@
-"""Codes of 0 and 1 as bytes, and back.
+"""Compressing codes of 0 and 1, and decompressing them.
 
 Shapes: N samples, F d_latent.
 """
@@ -21,14 +21,14 @@ from bae_ray.errors import ContainerTooLargeError, InvalidInputError
 from bae_ray.values import check_type
 
 MAX_BYTES = 4 << 30
-"""What decoding may take by default, in bytes."""
+"""Default limit of the size of decoded codes, in bytes."""
 
 Source = bytes | bytearray | memoryview | str | Path | BinaryIO
 """A container: its bytes, the path of its file, or the file itself, open for reading."""
 
 
 class CodeOptions(TypedDict, total=False):
-    """How codes are written; `compress` says what each does. Those left out are as `CodeWriter` has them."""
+    """Options of writing codes; see `compress`. The defaults are those of `CodeWriter`."""
 
     block_rows: int
     threshold: float | None
@@ -37,9 +37,9 @@ class CodeOptions(TypedDict, total=False):
 
 
 class CodeWriter:
-    """Writes codes into a container as they come, in memory for one block of them and its code.
+    """Writes codes into a container as they come; memory holds only one block of them.
 
-    Use as a context: the container is whole when it is left without an error.
+    A context manager: the container is complete when it is left without an error.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class CodeWriter:
         self._size, self._waiting, self._rows = block_rows, [], 0
 
     def write(self, code: Tensor) -> None:
-        """Add codes [n, F]. Raises `InvalidInputError` for what is no code of this prior."""
+        """Add codes [n, F]. Raises `InvalidInputError` for invalid codes or another width."""
         if code.ndim != 2 or code.shape[1] != len(self._typical):
             raise InvalidInputError(
                 f"code has shape {tuple(code.shape)}; the prior is of {len(self._typical)} latents: expected "
@@ -80,7 +80,7 @@ class CodeWriter:
                 self._flush()
 
     def finish(self) -> Header:
-        """Write what is left; what the container holds."""
+        """Write the rest; gives the header."""
         if self._rows:
             self._flush()
         return self._writer.finish()
@@ -131,8 +131,8 @@ def compress(code: Tensor, prior: Tensor, scheme: Scheme = "entropy", **options:
     A.5): the indices of the bits whose burstiness, log2 |code - prior|, is above `threshold`, in [log2 0.5, 0] and by
     default log2 0.5; that loses nothing but for latents whose prior is exactly 0.5, which come back as 0. Blocks of
     `block_rows` rows (by default 1024) can be read without the others. `model_hash` is kept in the header. `table`:
-    `embedded`, by default, for a container that can be read by itself; `reference` for one that holds a digest of the
-    quantised prior in its place, and is read with the same prior.
+    `embedded`, the default, for a container that can be read by itself; `reference` for one that holds only a digest of
+    the quantised prior, and is read with the same prior.
 
     Raises `InvalidInputError` for a code that is not of 0 and 1, or a prior that does not fit it.
     """
@@ -143,11 +143,10 @@ def compress(code: Tensor, prior: Tensor, scheme: Scheme = "entropy", **options:
 
 
 def decompress(data: Source, *, prior: Tensor | None = None, max_bytes: int = MAX_BYTES) -> Tensor:
-    """The codes of a container, [N, F] in uint8. `prior` [F]: for one that refers to its table of rates.
+    """The codes of a container, [N, F] in uint8. `prior` [F] is needed for one that refers to its table of rates.
 
-    Raises `CorruptContainerError` for what is no container, or a damaged one, `ForeignModelError` for another prior
-    than it refers to, or none, and `ContainerTooLargeError` where the codes would take more than `max_bytes`, before
-    they take any.
+    Raises `CorruptContainerError` for an invalid or damaged container, `ForeignModelError` for a missing or wrong
+    prior, and `ContainerTooLargeError`, before any memory is taken, for codes of more than `max_bytes`.
     """
     with open_container(data, prior) as reader:
         return _read(reader, 0, len(reader), max_bytes)
@@ -158,7 +157,7 @@ def read_rows(
 ) -> Tensor:
     """The codes of rows `start` to `stop` - 1 of a container, [stop - start, F]; only their blocks are decoded.
 
-    Raises what `decompress` does, and `InvalidInputError` for rows that are not there.
+    Raises what `decompress` does, and `InvalidInputError` for missing rows.
     """
     with open_container(data, prior) as reader:
         check_rows(reader, start, stop)
@@ -166,7 +165,7 @@ def read_rows(
 
 
 def read_header(data: Source) -> Header:
-    """What a container holds. Its header and tables are checked, its blocks not read; see `decompress`."""
+    """The header of a container. It is checked with the tables; blocks are not read. See `decompress`."""
     with open_container(data) as reader:
         return reader.header
 

@@ -2,8 +2,8 @@
 
     MAGIC | blocks | fields | digest | length of the fields
 
-Made for few vectors: one of 76 bits takes some 55 bytes. All but the blocks stands at the end, so that it is as short
-as its numbers are and is written when they are known.
+Made for few vectors: one of 76 bits takes about 55 bytes. All but the blocks is at the end, since its length depends on
+numbers that are known only then.
 """
 
 import re
@@ -21,15 +21,15 @@ MAGIC = b"BAE\x02"
 DIGEST_SIZE = 8
 TABLE_DIGEST_SIZE = 8
 RATES = 0
-"""Kind of what tells how likely bits are: a rate for each latent. The upper four bits of the first field."""
+"""Kind of the probabilities of bits: a rate for each latent. The upper four bits of the first field."""
 SCHEMES = get_args(Scheme)
 UNNAMED, HASHED = 0, 1
-"""What the second field says: no autoencoder is named, or by 16 bytes; n > 1: by a text of n - 1 bytes."""
+"""Values of the second field: no autoencoder is named, or by 16 bytes; n > 1: by a text of n - 1 bytes."""
 LONGEST_LENGTH = 9
 
 
 class Fields(NamedTuple):
-    """What stands behind the blocks."""
+    """The fields after the blocks."""
 
     header: Header
     sizes: Sequence[int]
@@ -37,11 +37,11 @@ class Fields(NamedTuple):
     checksums: Sequence[int]
     """xxh3-64 of each block."""
     digest: bytes
-    """Of all of the container."""
+    """Digest of the whole container."""
 
 
 def write_fields(header: Header, sizes: Sequence[int], checksums: Sequence[int]) -> bytes:
-    """What stands behind the blocks, to the container's end."""
+    """The bytes after the blocks, up to the end of the container."""
     name = header.model_hash
     hashed = re.fullmatch(r"[0-9a-f]{32}", name)
     fields = bytes(
@@ -57,9 +57,9 @@ def write_fields(header: Header, sizes: Sequence[int], checksums: Sequence[int])
 
 
 def read_fields(file: BinaryIO, size: int) -> Fields:
-    """What stands behind the blocks of a container of `size` bytes. Raises `CorruptContainerError`.
+    """The fields after the blocks of a container of `size` bytes. Raises `CorruptContainerError`.
 
-    Memory is taken for what the file holds, never for what it claims.
+    Takes memory only for what the file really holds.
     """
     file.seek(max(0, size - LONGEST_LENGTH))
     (length,), taken = read_varints(file.read(LONGEST_LENGTH)[::-1], 1)
@@ -77,7 +77,7 @@ def read_fields(file: BinaryIO, size: int) -> Fields:
         file.seek(len(MAGIC))
         checksums = [xxhash.xxh3_64_intdigest(file.read(sizes[0]))]
         sums = np.array(checksums, "<u8").tobytes()
-    # There is one way to write it; another one is as little ours as a digest that does not fit.
+    # There is only one way to write it: any other is as invalid as a wrong digest.
     file.seek(start)
     if _digest(sums, fields) != digest or write_fields(header, sizes, checksums) != file.read():
         raise _damaged("its bytes are not those that were written")

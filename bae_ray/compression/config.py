@@ -12,7 +12,7 @@ ArrayFormat = Literal["npy", "safetensors"]
 
 
 class ParallelConfig(Config):
-    """How the work is shared out."""
+    """How the work is distributed."""
 
     part_rows: int = Field(default=65_536, ge=1)
     """Vectors per part, rounded to whole blocks: the unit of work that is retried and resumed."""
@@ -36,18 +36,17 @@ class CompressConfig(ParallelConfig):
     """Scheme indices: the burstiness above which a bit is kept, log2 of |code - prior|, in [log2 0.5, 0]. Left out:
     log2 0.5."""
     prior: PriorChoice = "encoder"
-    """encoder: firing rates of the autoencoder's reference set. data: those of the activations compressed, of 16,384 of
-    them where there are more, which are read and encoded once more for it. auto: whichever makes these smaller."""
+    """encoder: firing rates of the autoencoder's reference set. data: rates of the activations themselves, or of
+    16,384 of them, which takes a further pass. auto: the one that makes the sample smaller."""
     table: TableChoice = "reference"
-    """Where the table of firing rates is. reference: with the autoencoder, which whoever decompresses has; rates that
-    are not its own are in the container all the same. embedded: in the container, NAME.codes.safetensors, whose codes
-    can be read by themselves."""
+    """Where the table of firing rates is. reference: with the autoencoder, which the reader needs anyway; rates other
+    than its own are in the container. embedded: in the container, NAME.codes.safetensors, which is read by itself."""
     block_rows: int = Field(default=BLOCK_ROWS, ge=1)
     """Vectors per block: fewer make reading single vectors quicker, and the files larger."""
 
 
 class DecompressConfig(ParallelConfig):
-    """How containers of codes become activations again."""
+    """How activations are reconstructed from containers."""
 
     format: ArrayFormat = "npy"
     """npy: a NumPy array. safetensors: one tensor `activations`. Both of float32."""

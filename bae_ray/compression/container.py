@@ -23,7 +23,7 @@ Coder = EntropyCoder | RatedCoder | IndexCoder
 
 
 def coder_for(header: Header, table: PriorTable) -> Coder:
-    """What codes the blocks of a container."""
+    """The coder of the blocks of a container."""
     if header.scheme == "indices":
         return IndexCoder(len(table.entries))
     return EntropyCoder(table) if header.table == "embedded" else RatedCoder(table)
@@ -32,7 +32,7 @@ def coder_for(header: Header, table: PriorTable) -> Coder:
 class ContainerWriter:
     """Writes a container into a file that is open for writing and can seek: blocks one by one, the header last.
 
-    Where the header's table is `reference` of version 2, else of version 1.
+    With a header whose table is `reference` of version 2, else of version 1.
     """
 
     def __init__(self, file: BinaryIO, header: Header, table: PriorTable) -> None:
@@ -52,7 +52,7 @@ class ContainerWriter:
             self._add(part.read(block), part.header.rows_of(block))
 
     def finish(self) -> Header:
-        """Write the tables and the header; what the container holds."""
+        """Write the tables and the header; gives the header."""
         file, payload_size = self._file, self._offsets[-1]
         if self._header.table == "reference":
             file.write(compact.write_fields(self._header, np.diff(self._offsets).tolist(), self._checksums))
@@ -74,13 +74,13 @@ class ContainerWriter:
 
 
 class ContainerReader:
-    """Reads a container from a file that can seek. All but the blocks is checked at once, each block as it is read."""
+    """Reads a container from a file that can seek. Blocks are checked as they are read, everything else at once."""
 
     def __init__(self, file: BinaryIO, table: PriorTable | None = None) -> None:
-        """`table`: the autoencoder's, for a container that refers to it; without it no code of such a one is read.
+        """`table` is the autoencoder's; it is needed to read codes from a container that refers to it.
 
-        Raises `CorruptContainerError`, and `ForeignModelError` for another table than the container refers to. Memory
-        is taken for what the file holds, never for what it claims.
+        Raises `CorruptContainerError`, and `ForeignModelError` for another table than the container refers to. Takes
+        memory only for what the file really holds.
         """
         self._file = file
         size = file.seek(0, 2)
@@ -97,14 +97,14 @@ class ContainerReader:
             self._coder = coder_for(self.header, self._table)
 
     def use_table(self, table: PriorTable) -> None:
-        """Read by this table where the container refers to one. Raises `ForeignModelError` for another one."""
+        """Use this table where the container refers to one. Raises `ForeignModelError` for a wrong one."""
         if self.header.table == "reference":
             _check_table(self.header, table)
             self._table, self._coder = table, coder_for(self.header, table)
 
     @property
     def table(self) -> PriorTable:
-        """The table of rates. Raises `ForeignModelError` where it is with the autoencoder and was not given."""
+        """The table of rates. Raises `ForeignModelError` where the container refers to one that was not given."""
         if self._table is None:
             raise ForeignModelError(
                 f"the container refers to the table of firing rates {self.header.prior_hash}, which is its "
@@ -141,7 +141,7 @@ class ContainerReader:
         return self.header.rows
 
     def read(self, block: int) -> bytes:
-        """The bytes of a block. Raises `CorruptContainerError` where they are not those that were written."""
+        """The bytes of a block. Raises `CorruptContainerError` where they are damaged."""
         first, last = self._offsets[block : block + 2].tolist()
         content = self._bytes(self._start + first, self._start + last)
         if xxhash.xxh3_64_intdigest(content) != int(self._checksums[block]):

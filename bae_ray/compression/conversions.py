@@ -1,4 +1,4 @@
-"""What `bae-ray compress` and `decompress` make: one file each, in parts that any process can write and one joins."""
+"""The files that `bae-ray compress` and `decompress` write, in parts that any process can write and one joins."""
 
 import io
 import json
@@ -34,7 +34,7 @@ from bae_ray.errors import InvalidInputError
 
 TENSOR = "activations"
 CODES_SUFFIXES: dict[TableChoice, str] = {"reference": ".codes", "embedded": ".codes.safetensors"}
-"""What containers are called: only those that hold their table are safetensors."""
+"""Suffixes of containers: only those with a table are safetensors files."""
 BATCH_ROWS = 1024
 
 
@@ -44,7 +44,7 @@ class Conversion(ABC):
     name: str
     """Path of the output, relative to the folder of outputs."""
     excluded: tuple[str, ...] = ()
-    """What the output would be called with other options: it is not to stand beside it."""
+    """Names of the output with other options: these must not be beside it."""
     rows: int
     block_rows: int
     """Parts begin at multiples of it."""
@@ -63,7 +63,7 @@ class Conversion(ABC):
 
 
 class Compression(Conversion):
-    """Activations to a container of their codes."""
+    """From activations to a container of their codes."""
 
     def __init__(self, source: ActivationSource, autoencoder: str, name: str, config: CompressConfig) -> None:
         """Raises a `BaeRayError` where the activations cannot be compressed with the autoencoder."""
@@ -116,7 +116,7 @@ class Compression(Conversion):
 
 
 class Decompression(Conversion):
-    """A container of codes to the activations that the autoencoder reconstructs."""
+    """From a container of codes to reconstructed activations."""
 
     def __init__(self, container: str, autoencoder: str, name: str, format: ArrayFormat) -> None:  # noqa: A002
         """Raises a `CompressionError` for a damaged container, or one of another autoencoder's codes."""

@@ -28,15 +28,15 @@ Positions = np.ndarray[Any, np.dtype[np.int64]]
 
 RATES = 128
 ESCAPE = 255
-"""High part that says: 255 or more, and the rest of it follows."""
+"""High part that stands for 255 or more; the rest follows."""
 MAX_LOW_BITS = 20
 HALF_BITS = 16
 CHUNK = 1 << 16
-"""Flips that are coded at a time, so that a decoder's memory is bounded."""
+"""Number of flips that are coded at a time, so that a decoder's memory is bounded."""
 
 COUNTED, RATED = 0, 1
 MOST_RATED_BITS = 1 << 20
-"""Bits of a block that are coded one by one at most: from there on, counts are no longer worth avoiding."""
+"""Largest block in bits that is coded bit by bit: in a larger one the counts hardly matter."""
 TOTAL = 1 << 24
 OCTAVE = (9_975_792, 7_053_950)
 """2^-0.75 and 2^-1.25 of `TOTAL`."""

@@ -1,4 +1,4 @@
-"""What a container holds; and the header of version 1, as that of a safetensors file (docs/formats.md).
+"""The header of a container; that of version 1 is the header of a safetensors file (docs/formats.md).
 
 Such a header is written in one way only and has a fixed size, so a reader compares it byte by byte with the one that
 its fields give, and a writer fills it in when all the rest is written.
@@ -13,39 +13,39 @@ from bae_ray.errors import CorruptContainerError, InvalidInputError
 
 Scheme = Literal["entropy", "indices"]
 TableChoice = Literal["reference", "embedded"]
-"""Where the table of rates is: with the autoencoder, known by its digest (version 2), or in it (version 1)."""
+"""Where the table of rates is: with the autoencoder, named by a digest (version 2), or in the container (version 1)."""
 
 FORMAT = "bae_ray.codes"
 VERSION = 1
 BLOCK_ROWS = 1024
-"""Rows per block, unless others are asked for."""
+"""Default number of rows per block."""
 HEADER_SIZE = 896
 """Bytes before the payload: 8 with the length of the rest, and JSON filled up with spaces."""
 MAX_ROWS = 1 << 48
 MAX_LATENTS = 1 << 24
 MAX_BLOCK_BITS = 1 << 28
-"""Largest block: its bits take a byte each once decoded."""
+"""Largest block in bits, of which each takes a byte once decoded."""
 DIGEST_SIZE = 16
 _HASH = re.compile(r"[0-9A-Za-z._:-]{0,128}")
 
 
 class Header(NamedTuple):
-    """What a container holds."""
+    """The numbers and options of a container."""
 
     rows: int
-    """Codes."""
+    """Number of codes."""
     d_latent: int
-    """Bits of each."""
+    """Bits of each code."""
     scheme: Scheme
-    """How they are coded."""
+    """How the codes are compressed."""
     block_rows: int
     """Rows of each block but the last, which may have fewer; a block is decoded at once."""
     model_hash: str
-    """The autoencoder that made the codes (`model_hash`); empty where nobody said."""
+    """`model_hash` of the autoencoder that made the codes; empty where it is unknown."""
     prior_hash: str
-    """The quantised prior; of a table that is referred to, the first 16 hex digits."""
+    """Hash of the quantised prior; its first 16 hex digits where the table is referred to."""
     table: TableChoice = "embedded"
-    """Where that is."""
+    """Place of the table."""
 
     @property
     def blocks(self) -> int:
@@ -57,7 +57,7 @@ class Header(NamedTuple):
         return min(self.block_rows, self.rows - block * self.block_rows)
 
     def check(self) -> None:
-        """Raise `InvalidInputError` for what no container can have."""
+        """Raise `InvalidInputError` for invalid numbers or options."""
         ranges = {"rows": (0, MAX_ROWS), "d_latent": (1, MAX_LATENTS), "block_rows": (1, MAX_BLOCK_BITS)}
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
@@ -120,7 +120,7 @@ def write_header(header: Header, payload_size: int) -> bytes:
 
 
 def parse_header(content: bytes, size: int) -> tuple[Header, Layout]:
-    """What the first `HEADER_SIZE` bytes of a container of `size` bytes say. Raises `CorruptContainerError`."""
+    """The header in the first `HEADER_SIZE` bytes of a container of `size` bytes. Raises `CorruptContainerError`."""
     try:
         if len(content) != HEADER_SIZE or struct.unpack("<Q", content[:8])[0] != HEADER_SIZE - 8:
             raise ValueError("it does not begin like one")

@@ -1,4 +1,4 @@
-"""Scheme `indices`, the paper's (Appendix A.5): the indices of the flipped latents of each row, as they are.
+"""Scheme `indices` (the paper's Appendix A.5): the indices of the flipped latents of each row, uncompressed.
 
 Shapes: R rows of a block, F d_latent, M flips.
 """
@@ -16,7 +16,7 @@ LOWEST = -1.0
 
 
 class IndexCoder:
-    """Codes blocks of flipped bits as a count for each row and then its indices, 16 bits each (32 where F asks it)."""
+    """Codes a block as a count for each row and then its indices, of 16 bits each (32 for a large F)."""
 
     def __init__(self, d_latent: int) -> None:
         self._d_latent = d_latent

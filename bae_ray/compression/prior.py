@@ -1,4 +1,4 @@
-"""The prior as integers: what both sides of the codec know of each latent, the same on every machine.
+"""The prior as integers, the same on every machine: what writer and reader know of each latent.
 
 Shapes: F d_latent.
 """
@@ -18,7 +18,7 @@ NEVER = 0
 """Level of a latent whose prior is 0 or 1."""
 LEVELS = 64
 STEPS_PER_OCTAVE = 2
-"""Latents of one level have flip probabilities within a factor of sqrt(2): 0.1 % of the entropy is lost by it."""
+"""Latents of one level have flip probabilities within a factor of sqrt(2); this costs 0.1 % of the entropy."""
 
 
 class PriorTable:

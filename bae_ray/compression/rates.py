@@ -1,7 +1,7 @@
-"""Which prior codes are written by: the autoencoder's own, or the rates of the activations at hand.
+"""The choice of the prior for compression: the autoencoder's own, or the rates of the activations themselves.
 
-A container refers to the autoencoder's own, and holds any other one, in a byte per latent: what that saves is what the
-rates of the autoencoder's reference set lose on other data.
+A container refers to the autoencoder's own prior. It holds any other one, at a byte per latent, which pays where the
+activations differ from the autoencoder's reference set.
 
 Shapes: N samples, F d_latent.
 """
@@ -22,7 +22,7 @@ from bae_ray.compression.header import BLOCK_ROWS, Scheme
 from bae_ray.errors import InvalidInputError, NoPriorError
 
 SAMPLE_ROWS = 16_384
-"""Activations that rates are taken of: all where there are no more, else so many, evenly spaced."""
+"""Largest sample of activations for rates, evenly spaced."""
 
 
 @torch.no_grad()
@@ -33,10 +33,10 @@ def chosen_prior(
     scheme: Scheme = "entropy",
     **options: Unpack[CodeOptions],
 ) -> Tensor:
-    """Firing rates [F] to compress the codes of activations [N, D] by, which are read once more for it.
+    """Firing rates [F] with which the codes of activations [N, D] are compressed; takes a further pass over these.
 
-    `encoder`: the autoencoder's prior. `data`: the rates of these codes, of a sample of them where they are many.
-    `auto`: whichever of the two makes the smaller container of the sample. Raises `InvalidInputError` for `auto` with
+    `encoder`: the autoencoder's prior. `data`: the rates of these codes, or of a sample of them. `auto`: the one of the
+    two that makes the smaller container of the sample. Raises `InvalidInputError` for `auto` with
     a threshold, by which the two would keep different bits.
     """
     if choice == "encoder":
@@ -56,7 +56,7 @@ def chosen_prior(
         bits = as_bits(autoencoder.fires(batch.to(autoencoder.mean.device))).cpu()
         fired += bits.sum(0)
         packed.append(np.packbits(bits.numpy(), axis=1))
-    rates = (fired + 0.5) / (len(rows) + 1)  # a latent that is not seen to fire may still do so elsewhere
+    rates = (fired + 0.5) / (len(rows) + 1)  # a latent that does not fire in the sample may fire elsewhere
     if choice == "data":
         return rates
 
@@ -72,6 +72,6 @@ def chosen_prior(
 
 
 def check_threshold(autoencoder: Autoencoder, threshold: float | None) -> None:
-    """Raise `NoPriorError` where a threshold of burstiness is to be of an autoencoder's prior that is not there."""
+    """Raise `NoPriorError` for a threshold of burstiness where the autoencoder has no prior."""
     if threshold is not None and not autoencoder.has_prior:
         raise NoPriorError(NO_PRIOR)

@@ -1,4 +1,4 @@
-"""Records as Arrow tables: the texts of a corpus, in the form in which they travel to the tokenizer."""
+"""The records of a corpus as Arrow tables, which are sent to the tokenizer."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +12,12 @@ from bae_ray.activations.reading.records import Record, records
 from bae_ray.errors import UnreadableFileError
 
 ROWS, CHARACTERS = 2048, 1 << 22
-"""A table has no more of them."""
+"""Largest numbers of rows and of characters of a table."""
 TEXT, LABEL, PLACE, PROBLEM = "text", "label", "place", "problem"
 
 
 class Columns(NamedTuple):
-    """What is asked of each record."""
+    """The columns that are read from each record."""
 
     text: str
     """Name of the column of the texts."""
@@ -30,19 +30,19 @@ class Columns(NamedTuple):
 
     @property
     def names(self) -> list[str]:
-        """Those there must be."""
+        """Names of the required columns."""
         return [self.text, *([self.label] if self.label is not None else [])]
 
 
 class Row(NamedTuple):
-    """What a record says."""
+    """The values of a record."""
 
     text: str | None
     label: str | None
 
 
 def row_of(record: Record, columns: Columns, where: str) -> Row:
-    """What is asked of a record. Raises `UnreadableFileError` for values that are none of their kind."""
+    """The values of a record. Raises `UnreadableFileError` for invalid ones."""
     read: dict[str, Callable[[object], str | None]] = {columns.text: as_chat if columns.chat else as_text}
     if columns.label is not None:
         read[columns.label] = as_label
@@ -65,8 +65,8 @@ def file_blocks(path: Path, columns: Columns) -> Iterator[pa.Table]:
 def blocks(found: Iterator[Record], columns: Columns, where: str) -> Iterator[pa.Table]:
     """Tables of text, and, where labels are asked for or the texts are chats, label and place; and `problem`.
 
-    A text or label that is missing is null. A record that cannot be read ends the tables, whose last row then says why
-    in `problem`: so those before it are whole, wherever they are used.
+    A missing text or label is null. An unreadable record ends the tables: the last row then says why in `problem`, so
+    that those before it can be used.
     """
     rows = _Rows(columns)
     problem = None

@@ -1,4 +1,4 @@
-"""A look at the beginning of each file: what cannot be used is found before long work starts."""
+"""A check of the beginning of each file, so that unusable files are found before long work starts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from bae_ray.activations.reading.records import records
 from bae_ray.errors import UnreadableFileError
 
 RECORDS, CHARACTERS = 1000, 1 << 20
-"""A file is judged by its first records: so many, or so many characters of text."""
+"""Numbers of records, and of characters of text, at the beginning of a file that are checked."""
 _OPTIONS = ("--text-column", "--input.label-column")
 
 

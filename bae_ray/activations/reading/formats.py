@@ -1,4 +1,4 @@
-"""Which files hold a corpus, told by their names, and how their bytes are opened."""
+"""File formats of corpora, known by the names of files, and how files are opened."""
 
 import bz2
 import gzip
@@ -25,7 +25,7 @@ COMPRESSIONS = (".gz", ".zst", ".bz2", ".xz")
 READ = ".txt, .json, .jsonl (or .ndjson), .csv, .tsv, each also with .gz, .zst, .bz2 or .xz after it; and .parquet"
 """What is read, for messages."""
 FAILURES = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, UnicodeDecodeError)
-"""What libraries raise of a file that is not whole, or not of its format."""
+"""Errors of libraries for a damaged file, or one of another format."""
 _OTHER_CONTENT = {
     b"\x1f\x8b": ".gz",
     b"\x28\xb5\x2f\xfd": ".zst",
@@ -46,7 +46,7 @@ class Kind(NamedTuple):
 
 
 def kind_of(path: Path) -> Kind | None:
-    """What a file's name says of its content; None where it is none of what is read."""
+    """The format that a file's name says; None for an unknown one."""
     endings = [ending.lower() for ending in path.suffixes]
     compression = endings.pop() if endings and endings[-1] in COMPRESSIONS else None
     found = FORMATS.get(endings[-1]) if endings else None
@@ -77,13 +77,13 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 def other_content(path: Path) -> str | None:
-    """The ending that the first bytes of a file call for, where it is one of another content than text."""
+    """The ending that fits the first bytes of a file, where these are not text."""
     with open_bytes(path) as file:
         head = file.read(8)
     return next((name for mark, name in _OTHER_CONTENT.items() if head.startswith(mark)), None)
 
 
 def reason(error: BaseException) -> str:
-    """What a library says of a file, as one sentence."""
+    """The reason in a library's error, as one sentence."""
     said = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"{said.removesuffix('.')}."

@@ -95,7 +95,7 @@ class _Recoded(io.RawIOBase):
 
 
 def _unmarked(head: bytes) -> str | None:
-    """UTF-16 that does not say so: of its ASCII characters every second byte is 0."""
+    """The encoding of UTF-16 without a mark, whose ASCII characters have 0 as every second byte; None for others."""
     for first, name in ((1, "UTF-16LE"), (0, "UTF-16BE")):
         half = head[first::2]
         if half.count(0) > len(half) / 4 and head[1 - first :: 2].count(0) == 0:

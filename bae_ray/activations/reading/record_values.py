@@ -1,4 +1,4 @@
-"""What a value of a record is: a text, a chat, a label. Types are not guessed: a text is what the file says is one."""
+"""Values of records as texts, chats and labels. Types are not guessed: only what the file marks as text is text."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def is_chat(value: object) -> bool:
 
 
 def as_text(value: object) -> str | None:
-    """The text; None for a missing, empty or blank one. Raises `ValueError` where it is none."""
+    """The text; None for a missing, empty or blank one. Raises `ValueError` for other types."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -38,7 +38,7 @@ def as_text(value: object) -> str | None:
 
 
 def as_chat(value: object) -> str | None:
-    """The messages as JSON; None for a missing or empty list. Raises `ValueError` where it is no list of messages."""
+    """The messages as JSON; None for a missing or empty list. Raises `ValueError` for other values."""
     if value is None or value == []:
         return None
     if not isinstance(value, list):
@@ -61,7 +61,7 @@ def as_chat(value: object) -> str | None:
 
 
 def as_label(value: object) -> str | None:
-    """The label as JSON, a whole number or a word; None for a missing one. Raises `ValueError` where it is neither."""
+    """The label as JSON, a whole number or a word; None for a missing one. Raises `ValueError` for other values."""
     if value is None:
         return None
     if isinstance(value, str):
