@@ -108,7 +108,7 @@ def _known(what: str, given: str, known: list[str]) -> str:
     field = given.removeprefix("--").replace("-", "_")
     if field not in known:
         hint = nearest(field, known) or f" Fields: {', '.join(known)}."
-        raise InvalidInputError(f"{what} '{given}': no field is called so.{hint}")
+        raise InvalidInputError(f"{what} '{given}': unknown field.{hint}")
     return field
 
 

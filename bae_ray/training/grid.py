@@ -77,11 +77,11 @@ def plan_grid(config: SweepConfig, store: ActivationStore) -> Grid:
         more = f"\n  and {len(illegal) - MAX_SHOWN} more" if len(illegal) > MAX_SHOWN else ""
         listed = "".join(f"\n  {run}" for run in illegal[:MAX_SHOWN])
         raise InvalidInputError(
-            f"{len(illegal)} runs of the grid cannot be:{listed}{more}\nMend the axes, or leave such runs out with "
-            "--skip-illegal."
+            f"{len(illegal)} runs of the grid have invalid settings:{listed}{more}\nCorrect the axes, or leave such "
+            "runs out with --skip-illegal."
         )
     if not runs:
-        raise InvalidInputError("the grid is empty: exclude leaves out, or none of the settings allow, every run.")
+        raise InvalidInputError("the grid is empty: no run has valid settings and is not excluded.")
     return Grid(list(runs.values()), illegal)
 
 

@@ -77,7 +77,7 @@ def test_a_transcoder_is_given_its_target(store: ActivationStore):
     [
         ({"layers": (0, 9)}, r"layer 9 is not in the store .* it has \[0, 1, 2, 3\]"),
         ({"positions": (5,)}, r"position 5 is not in the store .* it has \[2, 7\]"),
-        ({"axes": ("training.sed=1",)}, r"axis 'training\.sed': no field is called so\. Did you mean training\.seed"),
+        ({"axes": ("training.sed=1",)}, r"axis 'training\.sed': unknown field\. Did you mean training\.seed"),
         ({"axes": ("training.seed=0,1", "training.seed=2")}, r"axis training\.seed is given more than once"),
         ({"axes": ("training.lr=1e-3 training.lr=1e-2",)}, r"axis training\.lr is given more than once"),
         ({"axes": ("training.seed=0,1",), "seeds": (2,)}, r"axis training\.seed is given more than once"),
@@ -85,15 +85,15 @@ def test_a_transcoder_is_given_its_target(store: ActivationStore):
             {"axes": ("training.lr=1e-3,1e-2 training.batch_size=64",)},
             r"go together, but training\.lr has 2 and training\.batch_size has 1 values",
         ),
-        ({"exclude": ("layers=0",)}, r"condition 'layers': no field is called so\. Did you mean layer\b"),
+        ({"exclude": ("layers=0",)}, r"condition 'layers': unknown field\. Did you mean layer\b"),
         ({"exclude": ("training.seed=0",)}, r"the grid is empty"),
         ({"sites": ("mlp_in",)}, r"site mlp_in is not in the store .* it has \['residual'\]"),
         ({"autoencoder": BAEConfig(d_in=5)}, r"autoencoder\.d_in is 5 but the store's activations are 16 wide"),
-        ({"axes": ("seed=1",)}, r"axis 'seed': no field is called so\. Did you mean training\.seed"),
+        ({"axes": ("seed=1",)}, r"axis 'seed': unknown field\. Did you mean training\.seed"),
         ({"axes": ("training.lr=",)}, r"axis 'training\.lr=' is not FIELD=VALUE"),
         (
             {"axes": ("training.lr=1e-3,-1",)},
-            r"8 runs .*cannot be:\n  training\.lr=-1 at \(layer 0, residual, position 2\): lr is -1: .*greater than 0",
+            r"8 runs .*settings:\n  training\.lr=-1 at \(layer 0, residual, position 2\): lr is -1: .*greater than 0",
         ),
         ({"axes": ("training.epochs=many",)}, r"training\.epochs=many at .*: epochs is 'many'"),
         (

@@ -105,7 +105,7 @@ def test_ranges():
 def test_bad_ranges_are_refused(text: str):
     with pytest.raises(InvalidInputError, match=r"is not FIELD=LOW\.\.HIGH"):
         parse_range(text)
-    with pytest.raises(InvalidInputError, match=r"range 'lr': no field is called so\. Did you mean training\.lr"):
+    with pytest.raises(InvalidInputError, match=r"range 'lr': unknown field\. Did you mean training\.lr"):
         parse_range("lr=1..2")
 
 

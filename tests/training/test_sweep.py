@@ -159,7 +159,7 @@ def test_illegal_diverging_and_too_large_runs_are_marked_and_the_others_finish(
     ]  # fmt: skip
     code, out, err = bae_ray(*command)
     assert code == 2
-    assert "2 runs of the grid cannot be:" in err
+    assert "2 runs of the grid have invalid settings:" in err
     assert "autoencoder.bits_per_feature=3 at (layer 1, residual, position 2): d_latent is 32, which 3 bits" in err
     assert not (tmp_path / "out").exists()
 
