@@ -6,7 +6,11 @@ step's five matrix products alone, and these with the fused Adam step. On a CPU 
 own, so that peak memory is its own; the sides take turns, and each figure is the median over the turns. Other packages
 run in virtual environments of their own, made on first use.
 
-    python benchmarks/training.py [--steps 20] [--store runs/demo/store] [--no-peers] [--markdown]
+On a GPU ours is a CUDA graph of the step. A table of its own has it beside the step that is not captured, and both
+floors at once as one graph.
+
+    python benchmarks/training.py [--parts steps graph trained peers many] [--steps 20] [--store runs/demo/store]
+                                  [--no-peers] [--markdown]
 """
 
 import itertools
@@ -17,17 +21,26 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal, get_args
 
 import tyro
 from peers import environment
 from rich.console import Console
 from rich.progress import Progress
-from training_tables import COMPARED, Result, Section, compared, machine, ms
+from training_tables import CAPTURED, COMPARED, Result, Section, captured, compared, machine, ms
 
 PEERS = {"sae-lens": "sae-lens==6.54.12", "dictionary-learning": "dictionary-learning==0.1.0"}
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
 MANY = {"d": 128, "batch_size": 4096, "steps": 5}  # `steps` of epochs, `batch_size` activations in all
+CAPTURED_SHAPES: list[Result] = [
+    {"d": 576, "expansion": 2, "precision": "tf32"},
+    {"d": 2048, "precision": "tf32"},
+    {"d": 2048, "precision": "bf16"},
+    {"d": 2048, "precision": "bf16", "batch_size": 4096},
+    {"d": 576, "precision": "tf32", "members": 8},
+    {"d": 576, "expansion": 2, "precision": "tf32", "members": 32},
+]
+Part = Literal["steps", "graph", "trained", "peers", "many"]
 DEMO_STORE = Path("runs/demo/store")
 TABLE_WIDTH = 130
 FOLDER = Path(__file__).parent
@@ -94,6 +107,7 @@ def main(
     budget_s: float = 4.0,
     threads: int = os.cpu_count() or 1,
     quick: bool = False,
+    parts: tuple[Part, ...] = get_args(Part),
     peers: bool = True,
     markdown: bool = False,
 ) -> None:
@@ -110,6 +124,7 @@ def main(
         budget_s: Seconds of steps per turn; three steps are timed in any case.
         threads: Threads of each side.
         quick: Tiny sizes, to see whether everything runs.
+        parts: Tables to make; `graph` is of a GPU.
         peers: Measure other packages; installs them on first use.
         markdown: Print Markdown in place of tables.
     """
@@ -121,11 +136,15 @@ def main(
         common = {"device": device, "threads": threads, "steps": steps, "budget_s": budget_s}
         bench = Bench(common, repeats, progress)
         facts = {**bench.once(side="facts"), "load": os.getloadavg()[0]}
-        sections = _synthetic(bench, sizes, varying, quick)
-        sections.append(_trained(bench, store or (DEMO_STORE if DEMO_STORE.exists() else None), quick))
-        if peers:
+        sections = _synthetic(bench, sizes, varying, quick) if "steps" in parts else []
+        if "graph" in parts and device == "cuda":
+            sections.append(_captured(bench))
+        if "trained" in parts:
+            sections.append(_trained(bench, store or (DEMO_STORE if DEMO_STORE.exists() else None), quick))
+        if "peers" in parts and peers:
             sections.append(_peers(bench, peer_sizes))
-        sections.append(_many(bench, quick))
+        if "many" in parts:
+            sections.append(_many(bench, quick))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"machine": facts, "measurements": bench.answers}, indent=2) + "\n", encoding="utf-8")
     for section in sections:
@@ -160,6 +179,19 @@ def _synthetic(bench: Bench, sizes: tuple[int, ...], varying: tuple[float, ...],
         )
         sections.append(Section(title, COMPARED, rows))
     return sections
+
+
+def _captured(bench: Bench) -> Section:
+    """On a GPU, steps as one graph each, beside those that are not and the graphed floor."""
+    sides: list[Result] = [{"side": "graphed_floor"}]
+    sides += [{"side": "ours", "varying": share} for share in (0.05, 0.2, 1.0)]
+    sides += [{"side": "uncaptured", "varying": 0.2}]
+    rows = [
+        captured(bench.in_turns("steps as one graph", [{**shape, **side} for side in sides]))
+        for shape in CAPTURED_SHAPES
+    ]
+    title = "A step of binary autoencoders as a CUDA graph; floor: its five matrix products and Adam as one graph"
+    return Section(title, CAPTURED, rows)
 
 
 def _trained(bench: Bench, store: Path | None, quick: bool) -> Section:

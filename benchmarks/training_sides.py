@@ -8,6 +8,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from training_plain import PlainBAE, plain_terms
 from training_timing import Side, Spec, answer, autocast, measure, random_batch
 
+from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import (
     ArchitectureConfig,
@@ -28,9 +30,10 @@ from bae_ray.autoencoders import (
     load_autoencoder,
 )
 from bae_ray.errors import BaeRayError
-from bae_ray.training.batches import Batch
+from bae_ray.training.batches import Batch, Batches
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.measuring import Trained
+from bae_ray.training.resident import ResidentSteps
 from bae_ray.training.stack import Stack
 from bae_ray.training.trainer import train, train_many
 
@@ -47,6 +50,8 @@ DEMO = (  # jobs/layer_position_entropy.py
 LAYER, POSITION = 10, 16
 ACTIVATIONS = "activations.safetensors"
 MEMBERS = 4
+STEPS_BETWEEN_READS = 1000
+"""Of an epoch, on a GPU."""
 
 
 def plain(spec: Spec) -> Side:
@@ -84,7 +89,16 @@ def plain(spec: Spec) -> Side:
 
 
 def ours(spec: Spec) -> Side:
-    """The package's own step."""
+    """The package's own step: on a GPU, as in a training, a CUDA graph of it."""
+    return _stepped(spec, spec.device == "cuda")
+
+
+def uncaptured(spec: Spec) -> Side:
+    """The package's own step, an operation after another."""
+    return _stepped(spec, False)
+
+
+def _stepped(spec: Spec, captured: bool) -> Side:
     start, batches = _start(spec), [Batch(x, x) for x in _batches(spec)]
     config: ArchitectureConfig = start.config
     training = TrainingConfig.model_validate(
@@ -98,16 +112,12 @@ def ours(spec: Spec) -> Side:
         }
         | ({"decoder_norm": "unit", "grad_clip": 1.0} if spec.constrained else {})
     )
-    stack = Stack(config, [training], torch.device(spec.device), n_steps=1_000_000)
+    stack = Stack(config, [training] * spec.members, torch.device(spec.device), n_steps=1_000_000)
     member = stack.members[0].autoencoder
-    member.load_state_dict(start.state_dict())
+    for one in stack.members:
+        one.autoencoder.load_state_dict(start.state_dict())
     del start
-    weights, active = stack.weights(1), frozenset(stack.names)
-    stream = itertools.cycle(batches)
-    numbers = itertools.count()
-
-    def step() -> Tensor:
-        return stack.step(next(stream), weights, active, next(numbers))
+    step = _captured(stack, batches) if captured else _one_by_one(stack, batches)
 
     def facts() -> dict[str, Any]:
         if spec.architecture != "bae":
@@ -115,39 +125,71 @@ def ours(spec: Spec) -> Side:
         with torch.no_grad(), autocast(spec):
             codes = [member.activate(member.pre_activations(batch.x)) for batch in batches]
         return {
-            "terms": stack.step(batches[0], weights, active, 0)[1:, 0].tolist(),
+            "terms": stack.step(batches[0], stack.weights(1), frozenset(stack.names), 0)[1:, 0].tolist(),
             "found_varying": _varying(codes),
         }
 
     return Side(step, facts)
 
 
+def _one_by_one(stack: Stack, batches: list[Batch]) -> Callable[[], object]:
+    weights, active, stream = stack.weights(1), frozenset(stack.names), itertools.cycle(batches)
+    return lambda: stack.step(next(stream), weights, active, 0)
+
+
+def _captured(stack: Stack, batches: list[Batch]) -> Callable[[], object]:
+    x = torch.cat([batch.x for batch in batches])
+    data = Batches(Rows([x.cpu()]), None, lambda x: x, lambda y: y, stack.device, "device")
+    n_steps = len(batches) * -(-STEPS_BETWEEN_READS // len(batches))
+    records = torch.zeros(n_steps, 1 + len(stack.names), len(stack.members), device=stack.device)
+    steps = ResidentSteps([stack], data, len(batches[0].x), [records], capture=True)
+    order = torch.arange(len(x)).repeat(n_steps // len(batches))
+    epochs = (steps.run(order, 0, 0, [stack.weights(1)], [frozenset(stack.names)]) for _ in itertools.count())
+    stream = itertools.chain.from_iterable(epochs)
+    return lambda: next(stream)
+
+
+def graphed_floor(spec: Spec) -> Side:
+    """The five matrix products and Adam's step of all members, as one CUDA graph."""
+    products, optimizer = floor(spec), adam(spec)
+    for side in (products, optimizer):
+        side.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        products.step()
+        optimizer.step()
+    return Side(graph.replay, products.facts)
+
+
 def floor(spec: Spec) -> Side:
     """The five matrix products of a step: two forward, three backward; into memory that is there already."""
     dtype = torch.bfloat16 if spec.precision == "bf16" else torch.float32
-    n, d, f = spec.batch_size, spec.d, spec.d * spec.expansion
+    n, d, f, m = spec.batch_size, spec.d, spec.d * spec.expansion, spec.members
+    members = () if m == 1 else (m,)
+    multiply = torch.mm if m == 1 else torch.bmm
     x, code, W_enc, W_dec = (
-        torch.randn(shape, device=spec.device).to(dtype) for shape in ((n, d), (n, f), (d, f), (f, d))
+        torch.randn(*members, *shape, device=spec.device).to(dtype) for shape in ((n, d), (n, f), (d, f), (f, d))
     )
     to_latents, to_activations, to_W_enc, to_W_dec = (torch.empty_like(like) for like in (code, x, W_enc, W_dec))
 
     def step() -> None:
-        torch.mm(x, W_enc, out=to_latents)
-        torch.mm(code, W_dec, out=to_activations)
-        torch.mm(x, W_dec.T, out=to_latents)
-        torch.mm(code.T, x, out=to_W_dec)
-        torch.mm(x.T, code, out=to_W_enc)
+        multiply(x, W_enc, out=to_latents)
+        multiply(code, W_dec, out=to_activations)
+        multiply(x, W_dec.mT, out=to_latents)
+        multiply(code.mT, x, out=to_W_dec)
+        multiply(x.mT, code, out=to_W_enc)
 
-    return Side(step, lambda: {"flop": 10 * n * d * f})
+    return Side(step, lambda: {"flop": 10 * m * n * d * f})
 
 
 def adam(spec: Spec) -> Side:
     """The optimizer's step alone, fused, over the parameters of an autoencoder."""
     d, f = spec.d, spec.d * spec.expansion
-    parameters = [nn.Parameter(torch.randn(shape, device=spec.device)) for shape in ((d, f), (f,), (f, d), (d,))]
+    shapes = [(d, f), (f,), (f, d), (d,)] * spec.members
+    parameters = [nn.Parameter(torch.randn(shape, device=spec.device)) for shape in shapes]
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
-    optimizer = torch.optim.Adam(parameters, lr=FROZEN, fused=True)
+    optimizer = torch.optim.Adam(parameters, lr=FROZEN, fused=True, capturable=spec.device == "cuda")
     n_bytes = 4 * sum(parameter.numel() for parameter in parameters)
     # It reads weights, gradients and both moments, and writes all but the gradients.
     return Side(optimizer.step, lambda: {"traffic_bytes": 7 * n_bytes})
@@ -257,7 +299,15 @@ def _varying(codes: list[Tensor]) -> float:
     return statistics.fmean(float(((rate > 0) & (rate < 1)).float().mean()) for rate in rates)
 
 
-TIMED = {"plain": plain, "ours": ours, "floor": floor, "adam": adam, "peak": peak}
+TIMED = {
+    "plain": plain,
+    "ours": ours,
+    "uncaptured": uncaptured,
+    "floor": floor,
+    "adam": adam,
+    "graphed_floor": graphed_floor,
+    "peak": peak,
+}
 WHOLE = {"train": train_on_store, "many": many, "facts": facts}
 
 if __name__ == "__main__":

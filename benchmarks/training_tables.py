@@ -21,6 +21,20 @@ COMPARED = (
 )
 """Columns of the tables that compare ours with the plain implementation and with the floors."""
 
+CAPTURED = (
+    "d, d_latent, batch, members, precision",
+    "floor ms (MiB)",
+    "5% varying",
+    "/ floor",
+    "20%",
+    "/ floor",
+    "100%",
+    "/ floor",
+    "20%, not captured",
+    "/ floor",
+)
+"""Columns of the table of steps as CUDA graphs."""
+
 
 class Section(NamedTuple):
     """One table of the report."""
@@ -64,6 +78,15 @@ def compared(name: str, floor: Result, adam: Result, plain: Result, ours: Result
     )
 
 
+def captured(answers: list[Result]) -> tuple[str, ...]:
+    """The row of `CAPTURED` for one shape, of the floor and then each side."""
+    floor, *sides = answers
+    d, batch, members = (floor[key] for key in ("d", "batch_size", "members"))
+    shape = f"{d}, {d * floor['expansion']}, {batch}, {members}, {floor['precision']}"
+    cells = ((ms(side, 2), f"{side['s'] / floor['s']:.2f}") for side in sides)
+    return shape, ms(floor, 2), *(cell for pair in cells for cell in pair)
+
+
 def _check_equal(plain: Result, ours: Result) -> None:
     """Both sides must have computed the same numbers on the code that was asked for."""
     tolerance = 0.05 if ours["precision"] == "bf16" else 0.001
@@ -73,10 +96,10 @@ def _check_equal(plain: Result, ours: Result) -> None:
         assert side["trained"] or abs(side["found_varying"] - side["varying"]) < VARYING_TOLERANCE, side
 
 
-def ms(result: Result) -> str:
+def ms(result: Result, decimals: int = 1) -> str:
     """Milliseconds of a step, and its peak memory in MiB."""
     milliseconds = result["s"] * 1000
-    return f"{milliseconds:,.{0 if milliseconds >= 1000 else 1}f} ({result['peak_mib']:,.0f})"
+    return f"{milliseconds:,.{0 if milliseconds >= 1000 else decimals}f} ({result['peak_mib']:,.0f})"
 
 
 def machine(facts: Result) -> str:

@@ -32,6 +32,8 @@ class Spec:
     batch_size: int = 512
     varying: float = 1.0
     """Share of the latents that vary in the batch; the others are held constant by their biases."""
+    members: int = 1
+    """Autoencoders trained as one."""
     architecture: str = "bae"
     constrained: bool = False
     """Ours with a unit dictionary and clipped gradients, as other packages always have them."""

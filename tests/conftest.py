@@ -4,6 +4,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,19 @@ D = 16
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In several processes: files of few tests first. Theirs are the long ones; short ones fill up the end."""
+    """In several processes: files of few tests first. Theirs are the long ones; short ones fill up the end.
+
+    Tests of Triton's kernels are skipped where these do not run.
+    """
     if "PYTEST_XDIST_WORKER" in os.environ:
         tests = Counter(item.path for item in items)
         items.sort(key=lambda item: (tests[item.path], item.path))
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    for item in items:
+        for marker in item.iter_markers("triton"):
+            on_gpu = torch.cuda.is_available() and not marker.kwargs.get("interpreted")
+            if not find_spec("triton") or not (interpreted or on_gpu):
+                item.add_marker(pytest.mark.skip(reason="needs Triton, and TRITON_INTERPRET=1 or a GPU"))
 
 
 @pytest.fixture(scope="session")

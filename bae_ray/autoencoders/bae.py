@@ -1,5 +1,7 @@
 """The binary autoencoder (paper, Eq. 1-2 and 7)."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -8,7 +10,9 @@ from bae_ray.autoencoders.base import Autoencoder
 from bae_ray.autoencoders.binarize import Gradient, binarize, fires
 from bae_ray.autoencoders.burstiness import burstiness
 from bae_ray.autoencoders.config import BAEConfig
+from bae_ray.autoencoders.covariance import has_kernels
 from bae_ray.autoencoders.decoding import decode_varying
+from bae_ray.autoencoders.waiting import must_not_wait
 from bae_ray.errors import InvalidInputError, NoPriorError
 
 NO_PRIOR = (
@@ -41,6 +45,15 @@ class BinaryAutoencoder(Autoencoder):
     @override
     def activate(self, pre_activations: Tensor) -> Tensor:
         return binarize(pre_activations, self.gradient)
+
+    @override
+    def with_penalties(self, pre: Tensor, printed_entropy: bool, active: Collection[str]) -> tuple[Tensor, ...] | None:
+        members = pre.ndim == 3 and pre.dtype != torch.float64
+        if not (members and must_not_wait(pre.device) and has_kernels()):
+            return None
+        from bae_ray.autoencoders.binary_triton import binary_terms  # Triton is where torch is built for a GPU
+
+        return binary_terms(pre, self.gradient, printed_entropy, active)
 
     @override
     def fires(self, x: Tensor) -> Tensor:

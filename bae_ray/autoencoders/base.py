@@ -6,6 +6,7 @@ may carry one more, leading dimension of members: autoencoders of one architectu
 """
 
 from abc import abstractmethod
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,6 +18,7 @@ from bae_ray.autoencoders.architectures import architecture_of
 from bae_ray.autoencoders.checkpoint import load_autoencoder, save_autoencoder
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.autoencoders.hub import OnHub
+from bae_ray.autoencoders.waiting import must_not_wait
 from bae_ray.errors import InvalidInputError
 from bae_ray.values import LARGE, check_finite, check_type, largest
 
@@ -195,6 +197,13 @@ class Autoencoder(nn.Module, OnHub):
         """The numbers [N, F] that the penalties of training are taken of."""
         return latents
 
+    def with_penalties(self, pre: Tensor, printed_entropy: bool, active: Collection[str]) -> tuple[Tensor, ...] | None:  # noqa: ARG002
+        """Latents of pre-activations, then the penalties of training, where kernels give them at once; None elsewhere.
+
+        Penalties that are not `active` have no gradient.
+        """
+        return None
+
     def restart(self, dead: Tensor, living: Tensor) -> list[str]:  # noqa: ARG002
         """Set the biases of the latents `dead` (indices) to 0, their thresholds to the mean of those `living` (a mask).
 
@@ -225,6 +234,8 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if x.ndim == 2 and weight.ndim == 2:
         return x @ weight if bias is None else torch.addmm(bias, x, weight)
     x = x.expand(weight.shape[0], *x.shape[-2:])
+    if len(weight) == 1 and must_not_wait(weight.device):  # then the bias takes no pass over memory of its own
+        return affine(x.squeeze(0), weight.squeeze(0), None if bias is None else bias.squeeze(0)).unsqueeze(0)
     return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias.unsqueeze(-2), x, weight)
 
 

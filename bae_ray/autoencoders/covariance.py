@@ -9,11 +9,13 @@ would take a random sign at zero, and its gradient is that sign.
 
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from bae_ray.autoencoders.waiting import must_not_wait
 from bae_ray.errors import InvalidInputError
 
 Precision = Literal["float", "bfloat16", "int8"]
@@ -44,6 +46,12 @@ def covariance_penalty(code: Tensor, precision: Precision | None = None, working
     `working_set` (bytes; besides, some 10 for each of the N x V entries that vary) change the speed and not the result.
     Left out, the device decides. Raises `InvalidInputError` for int8 on a GPU, whose products take not every shape.
     """
+    if precision is None and must_not_wait(code.device) and code.dtype != torch.float64 and has_kernels():
+        from bae_ray.autoencoders import covariance_triton  # Triton is where torch is built for a GPU
+
+        members = code if code.ndim == 3 else code[None]
+        value = covariance_triton.covariance_penalty(members, working_set)
+        return value if code.ndim == 3 else value[0]
     if code.ndim == 3:
         return torch.stack([covariance_penalty(member, precision, working_set) for member in code.unbind(0)])
     if precision == "int8" and code.is_cuda:
@@ -129,6 +137,12 @@ def _bfloat16_product(a: Tensor, b: Tensor) -> Tensor:
     for left, right in zip(a.split(BFLOAT16_EXACT, 1), b.split(BFLOAT16_EXACT, 0), strict=True):
         total += left @ right
     return total
+
+
+@cache
+def has_kernels() -> bool:
+    """Whether Triton is installed, without which the penalty waits for a GPU to count the varying latents."""
+    return find_spec("triton") is not None
 
 
 def _fastest(device: str, n: int) -> Precision:

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bae_ray.autoencoders.base import affine
+from bae_ray.autoencoders.waiting import must_not_wait
+
 DENSE_SHARE = 0.5
 """From this share of varying latents on, selecting them costs more than it saves."""
 
@@ -18,8 +21,11 @@ def decode_varying(latents: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     A latent that is constant in the batch adds the same multiple of its row to every sample, and its row's gradient is
     that multiple of the output's summed gradient. So two of the three products, latents W and the gradient of W, are
-    taken over the varying latents only. To rounding, value and gradients are those of the plain product.
+    taken over the varying latents only. To rounding, value and gradients are those of the plain product, which it is
+    on a GPU: to learn there which latents vary would take longer.
     """
+    if must_not_wait(latents.device):
+        return affine(latents, weight, bias)
     if weight.ndim == 3:
         return _Decode.apply(latents, weight, bias)  # pyright: ignore[reportReturnType]
     return decode_varying(latents[None], weight[None], bias[None])[0]

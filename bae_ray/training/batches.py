@@ -45,9 +45,10 @@ class Batches:
         self._normalize, self._normalize_target = normalize, normalize_target
         self._device = device
         n_bytes = 4 * x.shape[0] * x.shape[1] * (2 if target else 1)
-        self._resident = None
+        self.resident: Batch | None = None
+        """All rows in their order, where they are on the device."""
         if (placement or ("device" if n_bytes <= SHARE_OF_MEMORY * free_memory(device) else "disk")) == "device":
-            self._resident = self._read_all()
+            self.resident = self._read_all()
 
     def __len__(self) -> int:
         return len(self._x)
@@ -55,8 +56,8 @@ class Batches:
     def batches(self, order: Tensor, batch_size: int, first: int = 0, partial: bool = False) -> Iterator[Batch]:
         """Batches of the rows in `order`, from number `first` on; a smaller last batch only if `partial`."""
         selections = list(order.split(batch_size))[first : None if partial else len(order) // batch_size]
-        if self._resident is not None:
-            x, target = self._resident
+        if self.resident is not None:
+            x, target = self.resident
             for rows in selections:
                 here = rows.to(self._device)
                 taken = x[here]

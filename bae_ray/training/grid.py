@@ -142,7 +142,7 @@ def _fulfils(cell: Cell, settings: Settings, config: SweepConfig, condition: dic
 
 
 def _with_settings(config: SweepConfig, settings: Settings) -> tuple[ArchitectureConfig, TrainingConfig]:
-    values = {"autoencoder": config.autoencoder.model_dump(), "training": config.training.model_dump()}
+    values = {"autoencoder": config.autoencoder.model_dump(), "training": dict(config.training)}
     changes: dict[str, dict[str, Any]] = {"autoencoder": {}, "training": {}}
     for field, value in settings:
         section, _, name = field.partition(".")

@@ -5,18 +5,20 @@ its last saved state with the numbers of one that was not.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from bae_ray.autoencoders.waiting import must_not_wait
 from bae_ray.errors import DivergedError
 from bae_ray.seeds import stream
 from bae_ray.training.batches import Batches
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.early_stop import EarlyStop
+from bae_ray.training.resident import ResidentSteps, may_capture
 from bae_ray.training.revival import revive
 from bae_ray.training.stack import Stack
 from bae_ray.training.state import load_state, save_state
@@ -77,6 +79,10 @@ class Loop:
         self._records = [
             torch.zeros(self.n_steps, 1 + len(stack.names), len(stack.members), device=stack.device) for stack in stacks
         ]
+        self._resident: ResidentSteps | None = None
+        if must_not_wait(stacks[0].device):
+            capture = may_capture(stacks, shared)
+            self._resident = ResidentSteps(stacks, data, self._batch_size, self._records, capture)
         self._checked = 0
         self._stops = {
             (i, j): EarlyStop(member.training, stack.names)
@@ -96,6 +102,7 @@ class Loop:
                 break
             self._epoch = epoch
             self._run_epoch()
+        self._resident = None  # with it goes the memory of its graph
         if self._resume is not None and len(members) > 1:  # until all of them are put away
             self._save_if_due(at_once=True)
         for (i, j), stop in self._stops.items():
@@ -106,17 +113,16 @@ class Loop:
         return self.failures.keys() | {key for key, stop in self._stops.items() if stop.stopped}
 
     def _run_epoch(self) -> None:
-        epoch, first = self._epoch, self._step
+        epoch = self._epoch
         order = torch.randperm(len(self._data), generator=stream(self._shared.seed, "order", epoch))
         weights = [stack.weights(epoch) for stack in self._stacks]
-        active = [
-            frozenset(name for name, row in zip(stack.names, rows.tolist(), strict=True) if any(row))
-            for stack, rows in zip(self._stacks, weights, strict=True)
-        ]
-        for batch in self._data.batches(order, self._batch_size, first):
-            done = (epoch - 1) * self.n_steps + self._step
-            for i, stack in enumerate(self._stacks):
-                self._records[i][self._step] = stack.step(batch, weights[i], active[i], done)
+        active = [stack.active(epoch) for stack in self._stacks]
+        done = (epoch - 1) * self.n_steps
+        if self._resident is not None:
+            steps = self._resident.run(order, self._step, done, weights, active)
+        else:
+            steps = self._steps(order, done, weights, active)
+        for _ in steps:
             self._step += 1
             if self._step % STEPS_BETWEEN_CHECKS == 0 and self._step < self.n_steps:
                 self._check_finite()
@@ -127,6 +133,14 @@ class Loop:
         self._after_epoch(weights)
         self._epoch, self._step, self._checked = epoch + 1, 0, 0
         self._save_if_due(at_once=epoch == 1)
+
+    def _steps(self, order: Tensor, done: int, weights: list[Tensor], active: list[frozenset[str]]) -> Iterator[None]:
+        """Take the steps of an epoch, from the next one on; `done` steps were before the epoch."""
+        for batch in self._data.batches(order, self._batch_size, self._step):
+            for i, stack in enumerate(self._stacks):
+                measured = stack.step(batch, weights[i], active[i], done + self._step)
+                self._records[i][self._step] = measured
+            yield
 
     def _check_finite(self) -> None:
         for i, stack in enumerate(self._stacks):

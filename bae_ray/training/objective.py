@@ -49,6 +49,11 @@ def terms(autoencoder: Autoencoder, x: Tensor, target: Tensor, forms: Forms, act
     `x` and `target` [N, D] are normalised. Terms that are not `active` are measured without a gradient.
     """
     pre_activations = autoencoder.pre_activations(x)
+    at_once = autoencoder.with_penalties(pre_activations, forms.entropy == "printed", active)
+    if at_once is not None:
+        latents, *penalties = at_once
+        x_hat = autoencoder.decode_normalized(latents)
+        return [reconstruction_loss(x_hat, target, forms.reconstruction), *penalties]
     latents = autoencoder.activate(pre_activations)
     x_hat = autoencoder.decode_normalized(latents)
     measured = [reconstruction_loss(x_hat, target, forms.reconstruction)]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bae_ray.autoencoders import Autoencoder, build_autoencoder
 from bae_ray.autoencoders.config import ArchitectureConfig
+from bae_ray.autoencoders.waiting import must_not_wait
 from bae_ray.seeds import stream
 from bae_ray.training.batches import Batch
 from bae_ray.training.config import TrainingConfig
@@ -27,6 +28,7 @@ class Member(NamedTuple):
     autoencoder: Autoencoder
     training: TrainingConfig
     optimizer: torch.optim.Adam
+    """Its own; on a GPU that of all members with the same settings, in one launch."""
 
 
 class Stack:
@@ -46,46 +48,66 @@ class Stack:
             built.append(autoencoder.to(device))
         self.module = _stacked(built)
         self.names = term_names(self.module)
-        self.members = [
-            Member(
-                autoencoder,
-                training,
-                torch.optim.Adam(
-                    autoencoder.parameters(), lr=training.lr, betas=(training.beta1, training.beta2), fused=True
-                ),
-            )
-            for autoencoder, training in zip(built, trainings, strict=True)
-        ]
+        self._ahead = must_not_wait(device)
+        self.members = _members(built, trainings, self._ahead)
+        self._optimizers = {id(member.optimizer): member for member in self.members}.values()
+        self.rates = torch.zeros(len(self._optimizers), device=device)
+        """Learning rate of each optimizer, where it is kept on the device."""
+        if self._ahead:
+            for number, (_, _, optimizer) in enumerate(self._optimizers):
+                optimizer.param_groups[0]["lr"] = self.rates[number]
         self._terms = torch.compile(terms) if trainings[0].compile else terms
         for member in self.members:
             _constrain(member)
 
     def weights(self, epoch: int) -> Tensor:
         """Weight of each term for each member in an epoch, [terms, M]."""
-        rows = [weights(self.names, member.training, epoch) for member in self.members]
-        return torch.tensor(rows, device=self.device).T
+        return torch.tensor(self._weights(epoch), device=self.device).T
+
+    def active(self, epoch: int) -> frozenset[str]:
+        """Names of the terms that have a weight for some member in an epoch."""
+        return frozenset(
+            name for name, row in zip(self.names, zip(*self._weights(epoch), strict=True), strict=True) if any(row)
+        )
+
+    def _weights(self, epoch: int) -> list[list[float]]:
+        return [weights(self.names, member.training, epoch) for member in self.members]
 
     def step(self, batch: Batch, weights: Tensor, active: frozenset[str], step: int) -> Tensor:
         """One optimizer step of every member; objective and terms before it, [1 + terms, M].
 
         `active` names the terms that have a weight for some member; `step` is counted from 0 over the training.
         """
+        for number, (member, rate) in enumerate(zip(self._optimizers, self.rates_at(step), strict=True)):
+            if self._ahead:
+                self.rates[number] = rate
+            else:
+                member.optimizer.param_groups[0]["lr"] = rate
+        return self.advance(batch, weights, active)
+
+    def rates_at(self, step: int) -> list[float]:
+        """Learning rate of each optimizer in a step."""
+        return [learning_rate(member.training, step, self._n_steps) for member in self._optimizers]
+
+    def advance(self, batch: Batch, weights: Tensor, active: frozenset[str]) -> Tensor:
+        """`step` with the learning rates as they are. On a GPU it reads no number and can be captured as a graph."""
         with self._autocast():
             measured = torch.stack(self._terms(self.module, batch.x, batch.target, self._forms, active))
         objective = (measured * weights).sum(0)
-        objective.sum().backward()
-        gradients = [parameter.grad for parameter in self.module.parameters()]
+        gradients = torch.autograd.grad(objective.sum(), list(self.module.parameters()), allow_unused=True)
         for number, member in enumerate(self.members):
             for parameter, gradient in zip(member.autoencoder.parameters(), gradients, strict=True):
                 parameter.grad = None if gradient is None else gradient[number]
             _project(member)
             if member.training.grad_clip is not None:
                 nn.utils.clip_grad_norm_(member.autoencoder.parameters(), member.training.grad_clip)
-            member.optimizer.param_groups[0]["lr"] = learning_rate(member.training, step, self._n_steps)
-            member.optimizer.step()
+        capturing = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        for _, _, optimizer in self._optimizers:
+            optimizer.param_groups[0]["capturable"] = capturing
+            optimizer.step()
+            optimizer.zero_grad()
+        for member in self.members:
             _constrain(member)
-        for parameter in self.module.parameters():
-            parameter.grad = None
         return torch.cat([objective.detach().unsqueeze(0), measured.detach()])
 
     @torch.no_grad()
@@ -99,7 +121,7 @@ class Stack:
     def is_finite(self, number: int) -> bool:
         """Whether a member's weights and moments are; its loss may still be, from before its last step."""
         tensors = [tensor for name, tensor in self.state().items() if name.startswith(f"{number}.")]
-        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+        return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
     def release(self) -> None:
         """Give the members weights of their own, with no gradients, so that each can go its way."""
@@ -141,6 +163,26 @@ class Stack:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self._precision == "bf16" else nullcontext()
+
+
+def _members(built: list[Autoencoder], trainings: list[TrainingConfig], together: bool) -> list[Member]:
+    """The members; those that Adam treats alike at every step share one, if `together`."""
+    settings = [
+        (training.lr, training.lr_warmup, training.lr_decay, training.beta1, training.beta2) if together else number
+        for number, training in enumerate(trainings)
+    ]
+    optimizers: dict[object, torch.optim.Adam] = {}
+    for autoencoder, training, setting in zip(built, trainings, settings, strict=True):
+        parameters = list(autoencoder.parameters())
+        if setting in optimizers:
+            optimizers[setting].param_groups[0]["params"] += parameters
+        else:
+            betas = (training.beta1, training.beta2)
+            optimizers[setting] = torch.optim.Adam(parameters, lr=training.lr, betas=betas, fused=True)
+    return [
+        Member(autoencoder, training, optimizers[setting])
+        for autoencoder, training, setting in zip(built, trainings, settings, strict=True)
+    ]
 
 
 def _stacked(members: list[Autoencoder]) -> Autoencoder:

@@ -20,7 +20,7 @@ from bae_ray.values import largest
 Members = Sequence[tuple[ArchitectureConfig, TrainingConfig]]
 """What is trained together: an architecture and its training for each autoencoder."""
 
-SHARED = ("epochs", "batch_size", "val_fraction", "normalize", "precision", "compile", "seed")
+SHARED = ("epochs", "batch_size", "val_fraction", "normalize", "precision", "compile", "graph", "seed")
 """Fields of the training that members trained together have in common: they share the batches and the process."""
 
 LARGEST = torch.finfo(torch.float32).max / 4

@@ -38,6 +38,15 @@ def test_a_run_is_named_by_what_determines_it(store: ActivationStore):
     assert other.id != first.id
 
 
+def test_how_steps_are_taken_is_in_every_run_and_no_name(store: ActivationStore):
+    given = {"graph": "off", "lr": 0.5}
+    config = SweepConfig.model_validate({"layers": (1,), "axes": ("autoencoder.expansion=2,4",), "training": given})
+    captured = SweepConfig.model_validate({**config.model_dump(), "training": {"lr": 0.5}})
+    assert {run.training.graph for run in expand(config, store)} == {"off"}
+    assert [run.id for run in expand(config, store)] == [run.id for run in expand(captured, store)]
+    assert "graph" not in expand(config, store)[0].model_dump_json()
+
+
 def test_architectures_are_an_axis(store: ActivationStore):
     config = SweepConfig(
         layers=(1,),
