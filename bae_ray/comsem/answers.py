@@ -14,8 +14,6 @@ from bae_ray.comsem.probabilities import p_yes
 from bae_ray.comsem.reasoning import separate
 from bae_ray.comsem.refusal_phrases import refuses
 
-__all__ = ["CHOICES", "Answer", "Decision", "Explanation", "Problem", "read_decision", "read_explanation", "shown"]
-
 Problem = Literal["", "refusal", "unreadable"]
 
 CHOICES = ("Yes", "No")

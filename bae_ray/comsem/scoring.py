@@ -9,7 +9,8 @@ import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
-from bae_ray.comsem.answers import Answer, Decision, Explanation, read_decision, read_explanation, shown
+from bae_ray.comsem.answers import Decision, Explanation, read_decision, read_explanation, shown
+from bae_ray.comsem.completions import Answer
 from bae_ray.comsem.judge import Judge
 from bae_ray.comsem.judge_prompts import Example, interpret_prompt, judge_prompt
 from bae_ray.errors import JudgeError, UnansweredError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bae_ray.comsem.answer_cache import AnswerCache
-from bae_ray.comsem.answers import Answer
+from bae_ray.comsem.completions import Answer
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.judge import Judge
 from bae_ray.comsem.judge_prompts import Example, Message, judge_prompt

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from bae_ray.comsem.answers import Answer
+from bae_ray.comsem.completions import Answer
 
 THOUGHT = "Okay, let me see. It may well be no verb, yes? I would say so."
 HARMONY = "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>"

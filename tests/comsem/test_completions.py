@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bae_ray.comsem.answers import Answer, read_decision, read_explanation
+from bae_ray.comsem.answers import read_decision, read_explanation
+from bae_ray.comsem.completions import Answer
 from tests.comsem.scripted_answers import answer, in_all_forms, token
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from bae_ray.comsem.answers import MAX_SHOWN, Answer, read_explanation, shown
+from bae_ray.comsem.answers import MAX_SHOWN, read_explanation, shown
+from bae_ray.comsem.completions import Answer
 from tests.comsem.scripted_answers import HARMONY, HARMONY_STRIPPED, answer
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bae_ray.comsem.answer_cache import AnswerCache
-from bae_ray.comsem.answers import Answer, read_decision
+from bae_ray.comsem.answers import read_decision
+from bae_ray.comsem.completions import Answer
 from bae_ray.comsem.judge import Judge
 from bae_ray.comsem.scoring import gather_all
 from tests.comsem.asking import Serve, ask, config, good, prompts

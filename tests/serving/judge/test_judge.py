@@ -19,7 +19,8 @@ import yaml
 
 from bae_ray.activations.model import find_model, load_tokenizer
 from bae_ray.comsem.answer_cache import AnswerCache
-from bae_ray.comsem.answers import Answer, read_decision
+from bae_ray.comsem.answers import read_decision
+from bae_ray.comsem.completions import Answer
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.judge import Judge
 from bae_ray.comsem.judge_check import check_prompts
