@@ -186,10 +186,9 @@ def _captured(bench: Bench) -> Section:
     sides: list[Result] = [{"side": "graphed_floor"}]
     sides += [{"side": "ours", "varying": share} for share in (0.05, 0.2, 1.0)]
     sides += [{"side": "uncaptured", "varying": 0.2}]
-    rows = [
-        captured(bench.in_turns("steps as one graph", [{**shape, **side} for side in sides]))
-        for shape in CAPTURED_SHAPES
-    ]
+    specs = [{**shape, **side} for shape in CAPTURED_SHAPES for side in sides]
+    answers = bench.in_turns("steps as one graph", specs)
+    rows = [captured(answers[start : start + len(sides)]) for start in range(0, len(answers), len(sides))]
     title = "A step of binary autoencoders as a CUDA graph; floor: its five matrix products and Adam as one graph"
     return Section(title, CAPTURED, rows)
 

@@ -1,5 +1,6 @@
 """The kernels of a binary code and its penalties against these one by one, on a CPU."""
 
+import os
 from typing import get_args
 
 import pytest
@@ -11,7 +12,7 @@ from bae_ray.autoencoders.losses import covariance_penalty, marginal_entropy
 
 pytestmark = pytest.mark.triton
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = "cuda" if torch.cuda.is_available() and "TRITON_INTERPRET" not in os.environ else "cpu"
 HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # the interpreter cannot cast to bfloat16
 EVERYTHING = frozenset({"entropy", "covariance"})
 
