@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -16,6 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTo
 from bae_ray import cli
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.autoencoders import Autoencoder
+
+hypothesis.settings.register_profile("busy machine", deadline=None)  # a busy machine fails no test
+hypothesis.settings.load_profile("busy machine")
 
 WORDS = [f"w{i}" for i in range(60)]
 N_LAYERS = 3

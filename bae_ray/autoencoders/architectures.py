@@ -125,8 +125,10 @@ def _validated(value: Any) -> Any:
 
 @cache
 def _any_of(configs: tuple[type[ArchitectureConfig], ...]) -> TypeAdapter[Any]:
-    union: Any = Union[configs]  # noqa: UP007  # pyright: ignore - as many as are known
-    return TypeAdapter(Annotated[union, Field(discriminator="architecture")])
+    # Type checkers do not know unions whose members are only known when it runs.
+    union: Any = Union[configs]  # noqa: UP007  # pyright: ignore[reportInvalidTypeArguments, reportInvalidTypeForm]
+    tagged: Any = Annotated[union, Field(discriminator="architecture")]  # pyright: ignore[reportInvalidTypeForm]
+    return TypeAdapter(tagged)
 
 
 AutoencoderConfig = Annotated[SerializeAsAny[ArchitectureConfig], BeforeValidator(_validated)]
