@@ -142,7 +142,7 @@ def test_how_results_are_shown_makes_no_summary_foreign(
     def interrupted(*_: object) -> None:
         raise InvalidInputError("cut off")
 
-    monkeypatch.setattr("bae_ray.comsem.name_and_score.find", interrupted)
+    monkeypatch.setattr("bae_ray.comsem.name_and_score.collect_records", interrupted)
     code, _, err = bae_ray("comsem", "--config", out / CONFIG_FILE, "--publish")
     assert (code, err.splitlines()[-1]) == (2, "error: cut off")
     assert json.loads((out / CONFIG_FILE).read_text()) == {**written, "publish": True}
