@@ -31,7 +31,7 @@ class Usage(NamedTuple):
 
     def after(self, first: "Usage") -> "Usage":
         """The sum with the usage of a first question, which this run has then found in the cache."""
-        together = Usage(*(a + b for a, b in zip(first, self, strict=True)))
+        together = Usage._make(a + b for a, b in zip(first, self, strict=True))
         return together._replace(from_cache=self.from_cache - first.answered)
 
 
@@ -41,8 +41,8 @@ class Account:
     def __init__(self, config: JudgeConfig, cache: AnswerCache) -> None:
         self._cache = cache
         self._budget = Budget(config.input_price, config.output_price, config.max_cost, cache.tokens())
-        self._counts = dict.fromkeys(("sent", "answered", "from_cache", "retried", "estimated"), 0)
-        self._tokens = dict.fromkeys(("prompt_tokens", "completion_tokens", "prefix_tokens"), 0)
+        self._counts: dict[str, int] = dict.fromkeys(("sent", "answered", "from_cache", "retried", "estimated"), 0)
+        self._tokens: dict[str, int] = dict.fromkeys(("prompt_tokens", "completion_tokens", "prefix_tokens"), 0)
 
     @property
     def usage(self) -> Usage:
