@@ -13,10 +13,12 @@ BaeRayError
 │   ├── ForeignStoreError
 │   ├── IncompleteStoreError
 │   └── CorruptShardError
-├── ExtractionError        shards could not be computed
-├── TrainingError          one autoencoder could not be trained
-│   ├── DivergedError
-│   └── OutOfMemoryError
+├── UnfinishedError        units of the work failed, or it stopped; what is finished is kept
+│   ├── ExtractionError    shards could not be computed
+│   ├── TrainingError      one autoencoder could not be trained
+│   │   ├── DivergedError
+│   │   └── OutOfMemoryError
+│   └── ConversionError    parts of files could not be compressed or decompressed; a CompressionError too
 ├── CompressionError       codes cannot be compressed, or a container not be read
 │   ├── CorruptContainerError
 │   ├── ContainerTooLargeError
@@ -84,11 +86,15 @@ class CorruptShardError(StoreError):
     """A file of the store is missing or does not have its recorded checksum."""
 
 
-class ExtractionError(BaeRayError):
+class UnfinishedError(BaeRayError):
+    """Units of the work failed, or it stopped before its end; the same call goes on from what is finished."""
+
+
+class ExtractionError(UnfinishedError):
     """One or more shards could not be computed."""
 
 
-class TrainingError(BaeRayError):
+class TrainingError(UnfinishedError):
     """One autoencoder could not be trained."""
 
 
@@ -102,6 +108,10 @@ class OutOfMemoryError(TrainingError):
 
 class CompressionError(BaeRayError):
     """Codes cannot be compressed, or a container of codes cannot be read."""
+
+
+class ConversionError(CompressionError, UnfinishedError):
+    """Parts of files could not be compressed or decompressed."""
 
 
 class CorruptContainerError(CompressionError):

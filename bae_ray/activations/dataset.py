@@ -15,7 +15,7 @@ from bae_ray.activations.corpus import HubDataset, LocalFiles
 from bae_ray.activations.reading.blocks import PROBLEM, Columns, blocks, file_blocks
 from bae_ray.activations.reading.formats import reason
 from bae_ray.activations.reading.records import arrow_records
-from bae_ray.cluster import configure_data
+from bae_ray.cluster import configure_data, connect
 from bae_ray.errors import UnknownCorpusError, UnreadableFileError
 
 READERS = 8
@@ -47,6 +47,7 @@ def _next(batches: Iterator[pa.Table], config: CorpusConfig) -> pa.Table | None:
 
 def read_corpus(source: LocalFiles | HubDataset, config: CorpusConfig, label: str | None = None) -> ray.data.Dataset:
     """The texts of a corpus, and their labels if the column is named, as `reading.blocks` gives them."""
+    connect()
     configure_data()  # before the data set is made: it keeps the settings of that moment
     if isinstance(source, HubDataset):
         return _read_hub(source, config, label)

@@ -8,7 +8,7 @@ from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.ingest import write_rows
 from bae_ray.activations.inputs import ICLInput
-from bae_ray.activations.layout import FAILURES, MANIFEST, Failure, Manifest, Probe, Request, RowsIndex
+from bae_ray.activations.layout import MANIFEST, Failure, Manifest, Probe, Request, RowsIndex
 from bae_ray.activations.loading import TORCH_DTYPES
 from bae_ray.activations.model import (
     ModelSource,
@@ -17,26 +17,27 @@ from bae_ray.activations.model import (
     load_tokenizer,
     model_identity,
 )
-from bae_ray.activations.pipeline import gpus_of, run_probe, run_shards, writing
+from bae_ray.activations.pipeline import run_probe, run_shards, share_of, writing
 from bae_ray.activations.selection import Lengths, lengths
 from bae_ray.activations.sources import Source, find_source
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.writer import StoreWriter
-from bae_ray.cluster import check_fits, connect
 from bae_ray.errors import ExtractionError, InvalidInputError, NotEnoughDiskError, NoTextLongEnoughError
 from bae_ray.progress import console
 from bae_ray.storage import Location, folder_at
+from bae_ray.work.executor import Executor
+from bae_ray.work.executors import ExecutorName, data_executor
+from bae_ray.work.failures import FAILURES, listed
 
-MAX_PROBLEMS_SHOWN = 10
 
-
-def extract(config: ExtractConfig, out: Location) -> ActivationStore:
+def extract(config: ExtractConfig, out: Location, executor: Executor | ExecutorName = "ray") -> ActivationStore:
     """Extract activations into the store `out`, or finish the one that an earlier call has begun there.
 
     `out` is a path, or a URI of any file system that pyarrow knows. Raises an `InvalidInputError` or
     `ForeignStoreError` before any long work starts, and `ExtractionError` where shards failed; what is finished by then
-    is kept.
+    is kept. With the executor `inline` this process computes all shards; only the corpus is read by Ray.
     """
+    executor = data_executor(executor)
     writer = StoreWriter(folder_at(out))
     model = find_model(config.model, config.revision)
     layers = tuple(sorted(config.layers)) if config.layers is not None else _all_layers(model, config.sites)
@@ -68,14 +69,14 @@ def extract(config: ExtractConfig, out: Location) -> ActivationStore:
         return store
     work = _work(config, model, layers, source)
     try:
-        index, probed = _ingest(config, work, source, request, wanted, writer)
+        index, probed = _ingest(config, work, source, request, wanted, writer, executor)
     except InvalidInputError:  # what cannot be used leaves the folder free for another try
         if new:
             writer.give_up()
         raise
     # Only now: where the disk is too small for what was found in the texts, their rows stay for the next try.
     _check_disk(writer, f"{index.n}", index.n * _bytes_per_vector(request, model))
-    failures = run_shards(config, work, writer, index)
+    failures = run_shards(config, work, writer, index, executor)
     if failures and not (config.finish_without_failed and len(failures) < len(index.shards)):
         raise ExtractionError(_failed(writer, index, failures))
     held = sorted(set(range(len(index.shards))) - {failure.shard for failure in failures})
@@ -119,8 +120,8 @@ def check(config: ExtractConfig) -> Probe:
     longest = config.max_tokens or model.max_positions
     wanted = lengths(config.all_positions, longest, whole=isinstance(config.input, ICLInput))
     source = find_source(config, model, longest)
-    connect()
-    check_fits("a worker", config.cpus_per_worker, gpus_of(config))
+    executor = data_executor("ray")
+    share_of(config, executor)
     first = next(source.tables(), None)
     ids: list[list[int]] = [] if first is None else first["token_ids"].to_pylist()
     fitting = sorted((row[:longest] for row in ids if len(row) >= max(2, wanted.least)), key=len)
@@ -130,14 +131,12 @@ def check(config: ExtractConfig) -> Probe:
             "for smaller positions, or give longer texts."
         )
     texts = [fitting[0], fitting[len(fitting) // 2], fitting[-1]]
-    return run_probe(config, _work(config, model, layers, source), texts, wanted.cut)
+    return run_probe(config, _work(config, model, layers, source), executor, texts, wanted.cut)
 
 
 def _failed(writer: StoreWriter, index: RowsIndex, failures: list[Failure]) -> str:
-    shown = "\n  ".join(map(str, failures[:MAX_PROBLEMS_SHOWN]))
-    more = f"\n  and {len(failures) - MAX_PROBLEMS_SHOWN} more" if len(failures) > MAX_PROBLEMS_SHOWN else ""
     return (
-        f"{len(failures)} of {len(index.shards)} shards were not written:\n  {shown}{more}\n"
+        f"{listed(failures, len(index.shards), 'shards')}\n"
         f"All are named in {writer.folder}/{FAILURES}. Finished shards are kept; the same command tries the others "
         "again, and with --finish-without-failed the store is finished without those that fail."
     )
@@ -189,6 +188,7 @@ def _ingest(
     request: Request,
     wanted: Lengths,
     writer: StoreWriter,
+    executor: Executor,
 ) -> tuple[RowsIndex, Probe]:
     """Check that there is room, try the model, write the rows or find them written, and say what is to be done."""
     model = work.model
@@ -201,9 +201,7 @@ def _ingest(
         )
     if (most := most_vectors(config)) is not None:
         _check_disk(writer, f"at most {most}", most * bytes_per_vector)
-    connect()
-    check_fits("a worker", config.cpus_per_worker, gpus_of(config))
-    probed = run_probe(config, work)
+    probed = run_probe(config, work, executor)
     console.print(f"Plan: {probed}.")
     index = writer.index()
     if index is None:

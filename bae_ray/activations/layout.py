@@ -22,7 +22,6 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 REQUEST = "request.json"
 ROWS_INDEX = "rows.json"
-FAILURES = "failures.json"
 TENSOR = "activations"
 
 
@@ -180,16 +179,12 @@ class Failure(Record):
     last_text_id: int | None
     """Number of its last text, as the one above of its first; None where its rows cannot be read."""
     reason: str
+    traceback: str = ""
+    """Where an unexpected error arose. Earlier stores do not say."""
 
     def __str__(self) -> str:
         ids = "" if self.first_text_id is None else f", text_id {self.first_text_id} to {self.last_text_id}"
         return f"shard {self.shard} ({self.texts} texts, {rows_file(self.shard)}{ids}): {self.reason}"
-
-
-class Failures(Record):
-    """Every shard that failed in a run."""
-
-    failures: tuple[Failure, ...]
 
 
 class Probe(Record):

@@ -1,24 +1,23 @@
-"""The shards of a store that are missing, on a pool of Ray Data actors: how they come along, and which of them fail."""
+"""The shards of a store that are missing, given to an executor: how they come along, and which of them fail."""
 
 import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-
-import ray
-import ray.data
-import torch
-from ray.exceptions import RayError, RayTaskError
+from functools import partial
 
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
-from bae_ray.activations.extractor import MEASURE, RESULT, ShardExtractor
+from bae_ray.activations.extractor import MEASURE, ShardExtractor, ShardOutcome, ShardTask
 from bae_ray.activations.layout import Failure, Probe, RowsIndex
 from bae_ray.activations.probe import probe
 from bae_ray.activations.writer import StoreWriter
-from bae_ray.cluster import configure_data, only_machine, total
-from bae_ray.errors import BaeRayError, CorruptShardError, ExtractionError, InvalidInputError, first_line
+from bae_ray.errors import CorruptShardError, ExtractionError, InvalidInputError, UnfinishedError
 from bae_ray.progress import console, track
+from bae_ray.work.attempts import Attempts
+from bae_ray.work.capacity import Share
+from bae_ray.work.executor import Executor, WorkOrder
+from bae_ray.work.failures import write_failures
 
 
 @contextmanager
@@ -37,49 +36,39 @@ def _unwritable(writer: StoreWriter, problem: str) -> str:
     )
 
 
-def gpus_of(config: ExtractConfig) -> float:
-    """The GPU share of each worker."""
-    return config.gpus_per_worker if config.gpus_per_worker is not None else float(total("GPU") > 0)
+def share_of(config: ExtractConfig, executor: Executor) -> Share:
+    """What each worker gets. Raises `InvalidInputError` where that can never fit."""
+    return executor.share("a worker", config.cpus_per_worker, config.gpus_per_worker)
 
 
 def run_probe(
-    config: ExtractConfig, work: Work, texts: Sequence[Sequence[int]] | None = None, cut: int | None = None
+    config: ExtractConfig,
+    work: Work,
+    executor: Executor,
+    texts: Sequence[Sequence[int]] | None = None,
+    cut: int | None = None,
 ) -> Probe:
-    """`probe` where a worker would run: with a GPU or several machines in a process of its own, else here.
-
-    Raises `InvalidInputError` where the model cannot be used, or its process died.
-    """
-    gpus = gpus_of(config)
-    arguments = work, config.cpus_per_worker, gpus, texts, cut
-    if not gpus and only_machine() is not None:  # no new process, which would import its libraries for seconds
-        return _probe(*arguments)
-    task = ray.remote(num_cpus=config.cpus_per_worker, num_gpus=gpus, max_calls=1, max_retries=config.attempts - 1)(
-        _probe
-    )
+    """`probe` where a worker would run. Raises `InvalidInputError` where the model cannot be used or a process dies."""
+    probing = partial(_probe, work, texts, cut)
     try:
-        return ray.get(task.remote(*arguments))
-    except RayTaskError as error:
-        if isinstance(error.cause, BaeRayError):
-            raise error.cause from None
-        raise
-    except RayError as error:
+        return executor.once(probing, share_of(config, executor), config.attempts, here=True)
+    except UnfinishedError as error:
         raise InvalidInputError(
-            f"a process that loaded model '{work.model.name}' died: {first_line(error)} Too little memory is the usual "
-            "reason: give a smaller --dtype, or machines with more memory."
+            f"a process that loaded model '{work.model.name}' died: {error} Too little memory is the usual reason: "
+            "give a smaller --dtype, or machines with more memory."
         ) from error
 
 
-def _probe(work: Work, cpus: float, gpus: float, texts: Sequence[Sequence[int]] | None, cut: int | None) -> Probe:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, int(cpus)))
+def _probe(work: Work, texts: Sequence[Sequence[int]] | None, cut: int | None, device: str) -> Probe:
     try:
-        return probe(work, "cuda" if gpus and torch.cuda.is_available() else "cpu", texts, cut)
+        return probe(work, device, texts, cut)
     finally:
-        torch.set_num_threads(threads)
         gc.collect()  # the model and its hooks hold each other
 
 
-def run_shards(config: ExtractConfig, work: Work, writer: StoreWriter, index: RowsIndex) -> list[Failure]:
+def run_shards(
+    config: ExtractConfig, work: Work, writer: StoreWriter, index: RowsIndex, executor: Executor
+) -> list[Failure]:
     """Compute the shards that have no receipt yet; those that could not be, which failures.json in the store names too.
 
     Raises `ExtractionError` where the run cannot go on.
@@ -87,72 +76,49 @@ def run_shards(config: ExtractConfig, work: Work, writer: StoreWriter, index: Ro
     missing = [shard for shard in range(len(index.shards)) if writer.receipt(shard) is None]
     if not missing:
         return []
-    gpus = gpus_of(config)
-    fit = int(total("GPU") // gpus) if gpus else int(total("CPU") // config.cpus_per_worker)
-    workers = min(config.workers or max(fit, 1), len(missing))
+    share = share_of(config, executor)
+    workers = min(config.workers or executor.fitting(share), len(missing))
     # The first worker measures first; the others are still loading their models then.
-    tasks = [{"shard": MEASURE, "like": missing[0]}, *({"shard": shard, "like": shard} for shard in missing)]
+    tasks = [ShardTask(MEASURE, missing[0]), *(ShardTask(shard, shard) for shard in missing)]
+    attempts = Attempts(writer.folder, config.attempts)
     with writing(writer):
-        writer.forget_attempts()
-    configure_data(keep_order=False)
-    results = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-        ShardExtractor,
-        fn_constructor_args=(work, config.attempts, workers, config.cpus_per_worker, gpus, writer, index),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=1,
-            max_size=workers,
-            # Two calls at a time, of which one computes: meanwhile the other one writes.
-            max_concurrent_calls_per_actor=2,
-            enable_true_multi_threading=True,
-        ),
-        num_cpus=config.cpus_per_worker,
-        num_gpus=gpus,
-    )
+        attempts.forget()
     failures: list[Failure] = []
+    worker = partial(ShardExtractor, work=work, attempts=config.attempts, workers=workers, writer=writer, index=index)
+    started, done, left = time.monotonic(), 0, sum(index.shards[shard].tokens for shard in missing)
+
+    def told(task: ShardTask, ended: ShardOutcome) -> None:
+        """Raise `ExtractionError` as soon as a shard cannot be written: no other could."""
+        nonlocal done
+        if task.shard == MEASURE:
+            rate = ended.tokens_per_s
+            console.print(_told(left, rate, workers) if rate else _untold(left, ended.problem))
+            return
+        if ended.outcome == "unwritable":
+            raise ExtractionError(_unwritable(writer, ended.problem))
+        if ended.outcome == "failed":
+            failures.append(_failure(writer, index, ended))
+        rows = index.shards[task.shard]
+        done += rows.tokens
+        tracker.advance(rows.texts, f"{done / (time.monotonic() - started):.0f} tokens/s")
+
     try:
-        _follow(results, missing, writer, index, workers, failures)
-    except RayError as error:
+        with track("Extracting", index.texts) as tracker:
+            tracker.advance(index.texts - sum(index.shards[shard].texts for shard in missing))
+            executor.run(WorkOrder([[task] for task in tasks], worker, told, share, workers, overlap=True))
+    except ExtractionError:
+        raise
+    except UnfinishedError as error:
         raise ExtractionError(
             f"extraction stopped: {error}. Finished shards are kept in {writer.folder}; the same command goes on."
         ) from error
     finally:
+        failures.sort(key=lambda failure: failure.shard)
         with suppress(OSError):
-            writer.record_failures(failures)
+            write_failures(writer.folder, failures)
     with writing(writer):
-        writer.forget_attempts()
+        attempts.forget()
     return failures
-
-
-def _follow(
-    results: ray.data.Dataset,
-    missing: list[int],
-    writer: StoreWriter,
-    index: RowsIndex,
-    workers: int,
-    failures: list[Failure],
-) -> None:
-    """Show how the shards come along, and add those that fail to `failures`.
-
-    Raises `ExtractionError` as soon as one cannot be written: neither could the others.
-    """
-    started = time.monotonic()
-    tokens, left = 0, sum(index.shards[shard].tokens for shard in missing)
-    with track("Extracting", index.texts) as tracker:
-        tracker.advance(index.texts - sum(index.shards[shard].texts for shard in missing))
-        for batch in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-            for shard, outcome, problem, rate in zip(*(batch[name].tolist() for name in RESULT), strict=True):
-                if shard == MEASURE:
-                    console.print(_told(left, rate, workers) if rate else _untold(left, problem))
-                    continue
-                if outcome == "unwritable":
-                    raise ExtractionError(_unwritable(writer, problem))
-                if outcome == "failed":
-                    failures.append(_failure(writer, index, shard, problem))
-                rows = index.shards[shard]
-                tokens += rows.tokens
-                tracker.advance(rows.texts, f"{tokens / (time.monotonic() - started):.0f} tokens/s")
-    failures.sort(key=lambda failure: failure.shard)
 
 
 def _told(tokens: int, rate: float, workers: int) -> str:
@@ -166,13 +132,16 @@ def _untold(tokens: int, problem: str) -> str:
     return f"Plan: {tokens} tokens; how long they take is not known: {problem}."
 
 
-def _failure(writer: StoreWriter, index: RowsIndex, shard: int, reason: str) -> Failure:
-    rows = index.shards[shard]
+def _failure(writer: StoreWriter, index: RowsIndex, ended: ShardOutcome) -> Failure:
+    shard, rows = ended.shard, index.shards[ended.shard]
     first = last = None
     with suppress(CorruptShardError, OSError):
         ids = writer.read_rows(shard, rows.file)["text_id"]
         first, last = ids[0].as_py(), ids[-1].as_py()
-    return Failure(shard=shard, texts=rows.texts, first_text_id=first, last_text_id=last, reason=reason)
+    return Failure(
+        shard=shard, texts=rows.texts, first_text_id=first, last_text_id=last, reason=ended.problem,
+        traceback=ended.traceback,
+    )  # fmt: skip
 
 
 def _duration(seconds: float) -> str:

@@ -2,8 +2,7 @@
 
 import io
 import platform
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,15 +11,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bae_ray.activations.layout import (
-    FAILURES,
     FORMAT_VERSION,
     MANIFEST,
     REQUEST,
     ROWS_INDEX,
     TENSOR,
     Cell,
-    Failure,
-    Failures,
     Manifest,
     Receipt,
     Request,
@@ -33,8 +29,7 @@ from bae_ray.activations.layout import (
 from bae_ray.errors import CorruptShardError, ForeignStoreError
 from bae_ray.files import TEMPORARY_SUFFIX
 from bae_ray.storage import FileRecord, Folder
-
-STARTS = "attempts/starts"
+from bae_ray.work.receipts import read_receipt
 
 
 class StoreWriter:
@@ -104,11 +99,8 @@ class StoreWriter:
 
     def index(self) -> RowsIndex | None:
         """The index of the rows, if all of them were written and are still there."""
-        if not self.folder.exists(ROWS_INDEX):
-            return None
-        try:
-            index = RowsIndex.model_validate_json(self.folder.read(ROWS_INDEX))
-        except ValidationError:  # damaged: the corpus is read again
+        index = read_receipt(self.folder, ROWS_INDEX, RowsIndex)
+        if index is None:
             return None
         sizes = self.folder.sizes(rows_file(shard) for shard in range(len(index.shards)))
         return index if sizes == [shard.file.size for shard in index.shards] else None
@@ -139,48 +131,10 @@ class StoreWriter:
         """Bytes of the activations that are there already."""
         return sum(self.folder.files("cells").values())
 
-    def begin_attempt(self, work: str) -> int:
-        """Count an attempt at a piece of work, across workers that died on it; which attempt this is, from 1."""
-        name = f"attempts/{work}"
-        attempt = int(self.folder.read_text(name)) + 1 if self.folder.exists(name) else 1
-        self.folder.write_text(name, str(attempt))
-        return attempt
-
-    def explain_attempt(self, work: str, problem: str) -> None:
-        """Write down what the latest attempt died of."""
-        self.folder.write_text(f"attempts/{work}-problem", problem)
-
-    def explanation(self, work: str) -> str:
-        """What an attempt died of, if that was written down."""
-        name = f"attempts/{work}-problem"
-        return self.folder.read_text(name) if self.folder.exists(name) else ""
-
-    def begin_start(self) -> list[str]:
-        """Write down that a worker starts; the starts that have not ended, this one included."""
-        self.folder.write_text(f"{STARTS}/{uuid.uuid4().hex}", "a worker is loading its model\n")
-        return [name for name in self.folder.files(STARTS) if not name.endswith(TEMPORARY_SUFFIX)]
-
-    def end_starts(self, starts: Iterable[str]) -> None:
-        """Forget starts: one that ended well shows that those before it did not die of the model."""
-        for name in starts:
-            self.folder.remove_file(name)
-
-    def forget_attempts(self) -> None:
-        """Start counting attempts anew."""
-        self.folder.remove("attempts")
-
-    def record_failures(self, failures: Sequence[Failure]) -> None:
-        """Write down every shard that failed in this run; nothing is left of an earlier one's where none did."""
-        if failures:
-            self.folder.write_text(FAILURES, Failures(failures=tuple(failures)).to_json())
-        else:
-            self.folder.remove_file(FAILURES)
-
     def receipt(self, shard: int) -> Receipt | None:
         """The receipt of a shard, if it is finished and its files are still there in full length."""
-        try:
-            receipt = Receipt.model_validate_json(self.folder.read(receipt_file(shard)))
-        except (FileNotFoundError, ValidationError):  # not there or damaged: the shard is computed
+        receipt = read_receipt(self.folder, receipt_file(shard), Receipt)
+        if receipt is None:
             return None
         sizes = self.folder.sizes(receipt.files)
         return receipt if sizes == [record.size for record in receipt.files.values()] else None

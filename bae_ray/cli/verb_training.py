@@ -96,8 +96,9 @@ def train(command: TrainCommand) -> int:
 def sweep(command: SweepCommand) -> int:
     """Run `bae-ray sweep`."""
     from bae_ray.activations.store import ActivationStore
-    from bae_ray.training.sweep import RESULTS_FILE, dry_run
+    from bae_ray.training.dry_run import dry_run
     from bae_ray.training.sweep import sweep as run
+    from bae_ray.training.sweep_outcome import RESULTS_FILE
 
     if command.dry_run:
         from bae_ray.report.sweep_plan import print_plan

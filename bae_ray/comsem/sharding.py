@@ -1,7 +1,7 @@
-"""Looking at the tokens of an evaluation set: in this process, or in parts by a pool of Ray Data actors."""
+"""Looking at the tokens of an evaluation set: in this process, or in parts by the workers of an executor."""
 
-import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -9,9 +9,14 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.comsem.evaluation import Run, Work, device
 from bae_ray.storage import Folder
+from bae_ray.work.executor import WorkOrder
+from bae_ray.work.executors import data_executor
 
 PARTS_PER_WORKER = 4
 """So that a slow worker keeps the others waiting for a quarter of its work."""
+
+Part = tuple[int, int]
+"""The first token and the one after the last."""
 
 
 def runner(store: ActivationStore, n_tokens: int, workers: int, gpus_per_worker: float) -> Run:
@@ -24,40 +29,18 @@ def runner(store: ActivationStore, n_tokens: int, workers: int, gpus_per_worker:
 def _on_cluster(
     work: Work, autoencoder: Autoencoder, store: ActivationStore, n_tokens: int, workers: int, gpus_per_worker: float
 ) -> Iterator[Any]:
-    import ray.data
-
-    from bae_ray.cluster import check_fits, configure_data, connect
-
-    connect()
-    configure_data()
-    check_fits(f"each of {workers} workers", 1, gpus_per_worker)
+    executor = data_executor("ray")
+    share = executor.share(f"each of {workers} workers", 1, gpus_per_worker)
     parts = min(n_tokens, workers * PARTS_PER_WORKER)
     edges = [n_tokens * i // parts for i in range(parts + 1)]
-    found = ray.data.from_items([{"start": start, "end": end} for start, end in pairwise(edges)]).map_batches(
-        _Looker,
-        fn_constructor_args=(work, ray.put(autoencoder.cpu()), store.folder),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_gpus=gpus_per_worker,
-    )
+    found: dict[Part, Any] = {}
+    looker = partial(_looker, work=work, autoencoder=autoencoder.cpu(), folder=store.folder)
+    executor.run(WorkOrder([[part] for part in pairwise(edges)], looker, found.__setitem__, share, workers))
     autoencoder.to(device())
-    for row in found.iter_rows():
-        yield pickle.loads(row["found"])  # noqa: S301 - our own worker's
+    return (found[part] for part in sorted(found))
 
 
-class _Looker:
-    """An actor with a copy of the autoencoder."""
-
-    def __init__(self, work: Work, autoencoder: Any, folder: Folder) -> None:
-        import ray
-
-        self._work, self._store = work, ActivationStore.open(folder)
-        loaded: Any = ray.get(autoencoder)
-        self._autoencoder: Autoencoder = loaded.to(device())
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        found = [
-            self._work(self._autoencoder, self._store, int(start), int(end))
-            for start, end in zip(batch["start"], batch["end"], strict=True)
-        ]
-        return {"found": [pickle.dumps(one) for one in found]}
+def _looker(device: str, work: Work, autoencoder: Autoencoder, folder: Folder) -> Callable[[Part], Any]:
+    """A worker with a copy of the autoencoder."""
+    store, copy = ActivationStore.open(folder), autoencoder.to(device)
+    return lambda part: work(copy, store, *part)

@@ -31,11 +31,8 @@ class Trial(NamedTuple):
 class PackTrainer:
     """Trains packs, one after another, with the same opened store: a cell's files are checked once."""
 
-    def __init__(self, store: Folder, out: Path, execution: ExecutionConfig, gpus: float) -> None:
-        torch.set_num_threads(max(1, int(execution.cpus_per_trial)))
-        self._store, self._out = ActivationStore.open(store), out
-        # Asked for no GPU, Ray leaves the machine's GPUs visible: what was asked for decides.
-        self._device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
+    def __init__(self, device: str, store: Folder, out: Path, execution: ExecutionConfig) -> None:
+        self._device, self._store, self._out = device, ActivationStore.open(store), out
         self._trackers = open_trackers(execution, out)
 
     def __call__(self, pack: Pack, on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None] | None = None) -> Trial:

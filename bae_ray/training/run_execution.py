@@ -26,6 +26,7 @@ from bae_ray.training.run_folder import (
     write_result,
 )
 from bae_ray.training.trainer import train_many
+from bae_ray.work.failures import traceback_of
 
 
 def execute_run(
@@ -117,7 +118,10 @@ class _Directories:
         run = self._together[number]
         if isinstance(outcome, Exception):
             self._failures[run.id] = outcome
-            failure = Failure(error=type(outcome).__name__, message=str(outcome), cell=run.cell.model_dump())
+            failure = Failure(
+                error=type(outcome).__name__, message=str(outcome), cell=run.cell.model_dump(),
+                traceback=traceback_of(outcome),
+            )  # fmt: skip
             write_failure(self._runs, run, failure)
         elif not is_finished(self._runs, run):
             write_result(self._runs, run, self._store, outcome)

@@ -81,6 +81,8 @@ class Failure(BaseModel):
     cell: dict[str, Any]
     settings: dict[str, Any] = {}
     """Values on the grid's axes of a run with invalid settings, which has no config."""
+    traceback: str = ""
+    """Where an unexpected error arose. Earlier folders do not have it."""
 
 
 def is_finished(runs: Path, run: RunConfig) -> bool:

@@ -27,6 +27,8 @@ from bae_ray.errors import (
     NoTextLongEnoughError,
 )
 from bae_ray.storage import Folder, folder_at
+from bae_ray.work.attempts import Attempts
+from bae_ray.work.failures import write_failures
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -79,7 +81,7 @@ def test_finished_shards_are_not_computed_again(
     failed = Failure(shard=1, texts=40, first_text_id=0, last_text_id=9, reason="its worker died 3 times")
     others = tuple(shard for shard in whole.shards if shard.shard != 1)
     StoreWriter(folder_at(path)).finish(whole.model_copy(update={"shards": others, "failed": (failed,)}))
-    StoreWriter(folder_at(path)).record_failures([failed])
+    write_failures(folder_at(path), [failed])
     (path / "receipts" / "00001.json").unlink()
     before = receipts(path)
     store = extract(tiny_config, path)
@@ -291,8 +293,8 @@ def test_run_whose_workers_keep_dying_while_they_load_the_model_ends(
     path = Path(shutil.copytree(tiny_store, tmp_path / "store"))
     (path / "manifest.json").unlink()
     (path / "receipts" / "00001.json").unlink()
-    writer = StoreWriter(folder_at(path))
-    writer.begin_attempt("00001")
+    attempts = Attempts(folder_at(path), ATTEMPTS)
+    attempts.begin("00001")
     stopped = threading.Event()
 
     def leave_starts() -> None:
@@ -300,7 +302,7 @@ def test_run_whose_workers_keep_dying_while_they_load_the_model_ends(
             if stopped.wait(0.002):
                 return
         for _ in range(ATTEMPTS):
-            writer.begin_start()
+            attempts.begin_start()
 
     leaver = threading.Thread(target=leave_starts)
     leaver.start()

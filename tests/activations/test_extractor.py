@@ -7,19 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
 
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
-from bae_ray.activations.extractor import MEASURE, ShardExtractor, is_lost
+from bae_ray.activations.extractor import MEASURE, ShardExtractor, ShardTask
 from bae_ray.activations.model import find_model
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import ExtractionError
 from bae_ray.storage import folder_at
+from bae_ray.work.attempts import Attempts
+from bae_ray.work.devices import is_lost
 
 ATTEMPTS, WORKERS = 3, 2
 
@@ -28,6 +29,7 @@ ATTEMPTS, WORKERS = 3, 2
 def threads() -> Iterator[None]:
     """A worker takes one thread; the other tests have theirs back."""
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
@@ -55,14 +57,14 @@ def work_of(config: ExtractConfig) -> Work:
 def worker(writer: StoreWriter, config: ExtractConfig) -> ShardExtractor:
     index = writer.index()
     assert index is not None
-    return ShardExtractor(work_of(config), ATTEMPTS, WORKERS, 1, 0, writer, index)
+    return ShardExtractor("cpu", work_of(config), ATTEMPTS, WORKERS, writer, index)
 
 
 def call(worker: ShardExtractor, shard: int, like: int = 0) -> tuple[str, str, float]:
     """The outcome, what was wrong, and the speed."""
-    result = worker({"shard": np.array([shard]), "like": np.array([like])})
-    assert result["shard"] == [shard]
-    return result["outcome"][0], result["problem"][0], result["tokens_per_s"][0]
+    result = worker(ShardTask(shard, like))
+    assert result.shard == shard
+    return result.outcome, result.problem, result.tokens_per_s
 
 
 def test_a_worker_writes_the_shards_of_a_quiet_run(unfinished: StoreWriter, tiny_config: ExtractConfig, tiny_store):
@@ -85,7 +87,7 @@ def test_speed_that_cannot_be_measured_fails_nothing_else(unfinished: StoreWrite
 
 
 def test_speed_is_not_measured_again_where_a_worker_died_of_it(unfinished: StoreWriter, tiny_config: ExtractConfig):
-    unfinished.begin_attempt("measure")
+    Attempts(unfinished.folder, 1).begin("measure")
     outcome, problem, _ = call(worker(unfinished, tiny_config), MEASURE)
     assert outcome == "failed"
     assert "a worker died while it measured" in problem
@@ -93,16 +95,16 @@ def test_speed_is_not_measured_again_where_a_worker_died_of_it(unfinished: Store
 
 def test_workers_that_die_while_they_load_the_model_end_the_run(unfinished: StoreWriter, tiny_config: ExtractConfig):
     for _ in range(ATTEMPTS * WORKERS):
-        unfinished.begin_start()
+        Attempts(unfinished.folder, ATTEMPTS).begin_start()
     with pytest.raises(ExtractionError, match=r"6 workers died while they loaded the model; too little memory"):
         worker(unfinished, tiny_config)
 
 
 def test_a_worker_that_starts_well_forgets_those_that_did_not(unfinished: StoreWriter, tiny_config: ExtractConfig):
     for _ in range(ATTEMPTS * WORKERS - 1):
-        unfinished.begin_start()
+        Attempts(unfinished.folder, ATTEMPTS).begin_start()
     worker(unfinished, tiny_config)
-    assert len(unfinished.begin_start()) == 1
+    assert len(Attempts(unfinished.folder, ATTEMPTS).begin_start()) == 1
 
 
 class Flaky(StoreWriter):
@@ -125,11 +127,11 @@ class Flaky(StoreWriter):
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long would have been waited."""
     waited: list[float] = []
-    monkeypatch.setattr("bae_ray.activations.extractor.time.sleep", waited.append)
+    monkeypatch.setattr("bae_ray.work.retries.time.sleep", waited.append)
     return waited
 
 
-@pytest.mark.parametrize("method", ["receipt", "read_rows", "begin_attempt", "write_shard"])
+@pytest.mark.parametrize("method", ["receipt", "read_rows", "write_shard"])
 def test_store_that_fails_for_the_moment_is_tried_again(
     unfinished: StoreWriter, tiny_config: ExtractConfig, no_waiting: list[float], method: str
 ):
@@ -162,7 +164,7 @@ def test_a_worker_whose_gpu_is_lost_ends_and_says_why(unfinished: StoreWriter, t
     """In a process of its own, which ends; the last attempt's reason is then the shard's."""
     child = multiprocessing.get_context("spawn").Process(target=lose_the_gpu, args=(unfinished, tiny_config))
     for _ in range(ATTEMPTS - 1):
-        unfinished.begin_attempt("00000")
+        Attempts(unfinished.folder, ATTEMPTS).begin("00000")
     child.start()
     child.join()
     assert child.exitcode == 1

@@ -1,0 +1,120 @@
+"""The settings that a search draws for one cell, each written down before it is trained.
+
+draws/<search>.json lists all of them in order, those too that cannot be or were drawn before. The run of a draw has
+its settings in search.json.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bae_ray.activations.layout import Cell
+from bae_ray.activations.store import ActivationStore
+from bae_ray.config import content_hash
+from bae_ray.errors import InvalidInputError
+from bae_ray.files import read_text, write_text
+from bae_ray.training.axes import Setting, parse_range
+from bae_ray.training.config import RunConfig
+from bae_ray.training.grid import IllegalRun, plan_settings, selected_cells
+from bae_ray.training.run_folder import RUN_FILE, SEARCH_FILE
+from bae_ray.training.sweep_config import SweepConfig
+
+DRAWS_FOLDER = "draws"
+
+Drawn = dict[str, Any]
+"""A value for the field of each range."""
+
+
+class Draws:
+    """What a search has drawn for a cell, now and before."""
+
+    def __init__(self, config: SweepConfig, store: ActivationStore, cell: Cell, out: Path) -> None:
+        self._config, self._store, self.cell, self._out = config, store, cell, out
+        self._ranges = {of.field: of for of in map(parse_range, config.search.ranges)}
+        fixed = {
+            f"{section}.{name}": value
+            for section in ("autoencoder", "training")
+            for name, value in getattr(config, section).model_dump(mode="json").items()
+            if f"{section}.{name}" not in self._ranges
+        }
+        about = [cell, store.fingerprint(cell), sorted(self._ranges.values()), fixed]
+        self._file = out / DRAWS_FOLDER / f"{content_hash(about)}.json"
+        self.runs: dict[str, RunConfig] = {}
+        """By their ids."""
+        self.settings: dict[str, Drawn] = {}
+        """Of each run."""
+        self.illegal: list[IllegalRun] = []
+        """Settings that cannot go together."""
+        self._all: list[Drawn] = []
+        for drawn in json.loads(read_text(self._file)) if self._file.exists() else []:
+            self._take(drawn)
+        self._find_older()
+
+    @property
+    def left(self) -> int:
+        """How many settings are still to be drawn."""
+        return max(0, (self._config.search.samples or 0) - len(self._all))
+
+    def __len__(self) -> int:
+        """How many were drawn."""
+        return len(self._all)
+
+    def add(self, drawn: Drawn) -> RunConfig | None:
+        """Write down a draw; its run, unless the settings cannot go together or were drawn before."""
+        run = self._take(drawn)
+        write_text(self._file, json.dumps(self._all) + "\n")
+        if run is not None:
+            write_text(self._out / run.id / RUN_FILE, run.model_dump_json(indent=2) + "\n")
+            write_text(self._out / run.id / SEARCH_FILE, json.dumps(drawn) + "\n")
+        return run
+
+    def add_as_text(self, drawn: Drawn) -> str | None:
+        """The same, with the run as JSON."""
+        run = self.add(drawn)
+        return run and run.model_dump_json()
+
+    def _take(self, drawn: Drawn) -> RunConfig | None:
+        self._all.append(drawn)
+        settings = tuple(Setting(*item) for item in drawn.items())
+        try:
+            run = plan_settings(self._config, self._store, self.cell, settings)
+        except InvalidInputError as error:
+            illegal = IllegalRun(self.cell, settings, str(error))
+            self.illegal += [illegal] if illegal not in self.illegal else []
+            return None
+        if run.id in self.runs:
+            return None
+        self.runs[run.id], self.settings[run.id] = run, drawn
+        return run
+
+    def _find_older(self) -> None:
+        """Take runs whose folders were made before draws were listed; those of other searches are left alone."""
+        for file in sorted(self._out.glob(f"*/{SEARCH_FILE}")):
+            drawn = json.loads(read_text(file))
+            if file.parent.name in self.runs or not self._is_within(drawn):
+                continue
+            try:
+                settings = tuple(Setting(*item) for item in drawn.items())
+                run = plan_settings(self._config, self._store, self.cell, settings)
+            except InvalidInputError:
+                continue
+            if run.id == file.parent.name:
+                self._take(drawn)
+
+    def _is_within(self, drawn: Drawn) -> bool:
+        """Whether the ranges could give these settings."""
+        return drawn.keys() == self._ranges.keys() and all(
+            self._ranges[field].low <= value <= self._ranges[field].high for field, value in drawn.items()
+        )
+
+
+def widest_runs(config: SweepConfig, store: ActivationStore) -> list[RunConfig]:
+    """For each cell the run with the upper end of every range, or where that cannot be, without them."""
+    highest = tuple(Setting(field, high) for field, _, high, _ in map(parse_range, config.search.ranges))
+    runs: list[RunConfig] = []
+    for cell in selected_cells(config, store):
+        try:
+            runs.append(plan_settings(config, store, cell, highest))
+        except InvalidInputError:
+            runs.append(plan_settings(config, store, cell, ()))
+    return runs

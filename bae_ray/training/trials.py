@@ -1,0 +1,131 @@
+"""Runs as trials of Ray Tune that ASHA may stop, their settings given or drawn by Optuna."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bae_ray.progress import track
+from bae_ray.storage import Folder
+from bae_ray.training.axes import parse_range
+from bae_ray.training.config import RunConfig
+from bae_ray.training.draws import Draws
+from bae_ray.training.grid import selected_cells
+from bae_ray.training.loop import TrainingMetrics
+from bae_ray.training.metrics_log import metrics_row
+from bae_ray.training.pack_trainer import PackTrainer
+from bae_ray.training.packing import Pack
+from bae_ray.training.run_folder import (
+    METRICS_FILE,
+    STATE_FILE,
+    STOPPED,
+    Failure,
+    is_finished,
+    read_failure,
+    read_result,
+    write_failure,
+)
+from bae_ray.training.sweep_config import SweepConfig
+from bae_ray.training.train_packs import Trainings
+from bae_ray.work.capacity import Share
+from bae_ray.work.devices import take
+from bae_ray.work.ray_search import OptunaDraws, asha, report, run_search
+from bae_ray.work.ray_tune import last_line
+
+
+def halve_runs(runs: list[RunConfig], config: SweepConfig, trainings: Trainings) -> dict[str, str]:
+    """Train the runs of a grid with ASHA; those that are finished, or stopped before, are left alone.
+
+    Why runs failed that have no failure record.
+    """
+    missing = [run for run in runs if not is_finished(trainings.out, run) and not was_stopped(trainings.out, run)]
+    if not missing:
+        return {}
+    longest = max(run.training.epochs for run in missing)
+    return _run([run.model_dump_json() for run in missing], "Training", len(missing), longest, config, trainings)
+
+
+def draw_runs(config: SweepConfig, trainings: Trainings) -> tuple[list[Draws], dict[str, str]]:
+    """Train runs with settings that Optuna draws, so many for each cell; those drawn before count.
+
+    Of these the ones that were interrupted are finished first. What was drawn for each cell, and why runs failed that
+    have no failure record.
+    """
+    store, out = trainings.store, trainings.out
+    searched = [Draws(config, store, cell, out) for cell in selected_cells(config, store)]
+    died: dict[str, str] = {}
+    ranges = [parse_range(text) for text in config.search.ranges]
+    longest = int(max([config.training.epochs, *(high for field, _, high, _ in ranges if field == "training.epochs")]))
+    for draws in searched:
+        before = [*draws.runs.values()]
+        died |= halve_runs([run for run in before if read_failure(out, run) is None], config, trainings)
+        if not draws.left:
+            continue
+        ended = [run for run in before if is_finished(out, run) or was_stopped(out, run)]
+        told = [(draws.settings[run.id], reward(out, run, config.search.metric)) for run in ended]
+        optuna = OptunaDraws(ranges, config.search.metric, config.training.seed + len(draws), told, draws.add_as_text)
+        died |= _run(optuna, f"Searching {draws.cell}", draws.left, longest, config, trainings)
+    return searched, died
+
+
+def reward(out: Path, run: RunConfig, metric: str) -> float:
+    """What a run that has ended reported last."""
+    if is_finished(out, run) and hasattr(result := read_result(out, run), metric):
+        return float(getattr(result, metric))
+    return float(_last_metrics(out, run)[metric])
+
+
+def was_stopped(out: Path, run: RunConfig) -> bool:
+    """Whether ASHA has stopped this run."""
+    failure = read_failure(out, run)
+    return failure is not None and failure.error == STOPPED
+
+
+def _run(
+    given: list[str] | OptunaDraws, label: str, n: int, longest: int, config: SweepConfig, trainings: Trainings
+) -> dict[str, str]:
+    """Train the `n` runs given or drawn, for `longest` epochs at most; why runs failed that have no failure record."""
+    asked, out, share = config.search, trainings.out, trainings.share
+    scheduler = asha(asked.metric, longest, asked.grace_epochs, asked.reduction) if asked.scheduler == "asha" else None
+    train = partial(_train_reporting, out=out, sweep=config, store=trainings.store.folder, share=share)
+    with track(label, n) as tracker:
+        ended = run_search(train, given, n, scheduler, share, out, config.retries, tracker.advance)
+    return _put_away(out, config, [(RunConfig.model_validate_json(text), result) for text, result in ended])
+
+
+def _put_away(out: Path, config: SweepConfig, ended: list[tuple[RunConfig, Any]]) -> dict[str, str]:
+    """Write down which runs ASHA has stopped; why those failed that have no failure record."""
+    died: dict[str, str] = {}
+    metric = config.search.metric
+    for run, result in ended:
+        if is_finished(out, run) or read_failure(out, run) is not None:
+            continue
+        if result.error is None and metric in (last := result.metrics or {}):
+            message = (
+                f"stopped by ASHA after epoch {last['epoch']} of {run.training.epochs}: {metric} {last[metric]:.4g}"
+            )
+            write_failure(out, run, Failure(error=STOPPED, message=message, cell=run.cell.model_dump()))
+            (out / run.id / STATE_FILE).unlink(missing_ok=True)
+        else:
+            died[run.id] = f"its worker died: {last_line(result)}"
+    return died
+
+
+def _train_reporting(text: str, out: Path, sweep: SweepConfig, store: Folder, share: Share) -> None:
+    """Train a run; Tune is told its end and, where runs may be stopped, each epoch."""
+    run = RunConfig.model_validate_json(text)
+
+    def told(_: RunConfig, lines: list[TrainingMetrics]) -> None:
+        last = metrics_row(lines[-1])
+        if sweep.search.scheduler == "asha" and last["epoch"] < run.training.epochs:  # the last one comes with measures
+            report(last)
+
+    PackTrainer(take(share), store, out, sweep)(Pack((run,)), told)
+    if is_finished(out, run):
+        measures = {k: v for k, v in read_result(out, run).model_dump().items() if isinstance(v, int | float)}
+        report({**_last_metrics(out, run), **measures, "epoch": run.training.epochs})
+
+
+def _last_metrics(out: Path, run: RunConfig) -> dict[str, Any]:
+    lines = (out / run.id / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    return json.loads(lines[-1])

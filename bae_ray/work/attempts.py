@@ -1,0 +1,49 @@
+"""Attempts at units, counted in files, so that a unit that kills its workers is given up."""
+
+import uuid
+from collections.abc import Iterable
+
+from bae_ray.files import TEMPORARY_SUFFIX
+from bae_ray.storage import Folder
+
+ATTEMPTS = "attempts"
+STARTS = f"{ATTEMPTS}/starts"
+LITTLE_MEMORY = "too little memory is the usual reason"
+
+
+class Attempts:
+    """Counts attempts below `attempts/` in a folder. Ray replaces a dead worker and retries its unit without end."""
+
+    def __init__(self, folder: Folder, most: int) -> None:
+        self._folder, self._most = folder, most
+
+    def begin(self, unit: str) -> str:
+        """Count an attempt at a unit; why the unit is given up, if there were too many."""
+        name = f"{ATTEMPTS}/{unit}"
+        before = int(self._folder.read_text(name)) if self._folder.exists(name) else 0
+        if before >= self._most:
+            return f"its worker died {self._most} times; {self._explanation(unit) or LITTLE_MEMORY}"
+        self._folder.write_text(name, str(before + 1))
+        return ""
+
+    def explain(self, unit: str, problem: str) -> None:
+        """Write down what the latest attempt died of."""
+        self._folder.write_text(f"{ATTEMPTS}/{unit}-problem", problem)
+
+    def _explanation(self, unit: str) -> str:
+        name = f"{ATTEMPTS}/{unit}-problem"
+        return self._folder.read_text(name) if self._folder.exists(name) else ""
+
+    def begin_start(self) -> list[str]:
+        """Write down that a worker starts; the starts that have not ended, with this one."""
+        self._folder.write_text(f"{STARTS}/{uuid.uuid4().hex}", "a worker is starting\n")
+        return [name for name in self._folder.files(STARTS) if not name.endswith(TEMPORARY_SUFFIX)]
+
+    def end_starts(self, starts: Iterable[str]) -> None:
+        """Forget starts: one that ended well shows that those before it did not die of what they loaded."""
+        for name in starts:
+            self._folder.remove_file(name)
+
+    def forget(self) -> None:
+        """Count attempts anew."""
+        self._folder.remove(ATTEMPTS)
