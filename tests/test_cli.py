@@ -8,6 +8,8 @@ import pytest
 
 from bae_ray import cli, load_autoencoder, results
 from bae_ray.autoencoders import TopKConfig
+from bae_ray.cli.exit_codes import run_safely
+from bae_ray.errors import CompressionError, ConversionError, ExtractionError, InvalidInputError, TrainingError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -74,6 +76,26 @@ def test_from_texts_to_report(
     code, _, err = bae_ray("extract", "--config", store / "extract.json", "--positions", 2)
     assert code == cli.EXIT_INVALID
     assert "holds the store of a different run" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ExtractionError("1 of 2 shards were not written"), 1),
+        (TrainingError("all samples are identical"), 1),
+        (ConversionError("1 of 2 parts were not written"), 1),
+        (CompressionError("no container"), 2),
+        (InvalidInputError("no such layer"), 2),
+    ],
+)
+def test_units_that_failed_and_invalid_input_have_exit_codes_of_their_own(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+):
+    def fail() -> int:
+        raise error
+
+    assert run_safely(fail) == code
+    assert capsys.readouterr().err == f"error: {error}\n"
 
 
 def test_sweep_with_a_failing_cell_says_so(bae_ray, tiny_store: Path, tmp_path: Path):

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 from bae_ray.chatter import DEBUG, debugging, quieten
-from bae_ray.errors import BaeRayError
+from bae_ray.errors import BaeRayError, UnfinishedError
 from bae_ray.system_errors import explain
 
 EXIT_SOME_FAILED = 1
+"""Units of the work (shards, runs, parts, features) failed, or it stopped. The same command goes on."""
 EXIT_INVALID = 2
+"""Invalid input: nothing was begun."""
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 """The shell's exit code of a process that SIGPIPE ends."""
@@ -59,7 +61,7 @@ def _run(main: Callable[[], int]) -> int:
     except OSError as error:
         return _refuse(explain(error))
     except BaeRayError as error:
-        return _refuse(str(error))
+        return _refuse(str(error), EXIT_SOME_FAILED if isinstance(error, UnfinishedError) else EXIT_INVALID)
     except ValidationError as error:
         _show_traceback()
         for problem in error.errors():
@@ -75,10 +77,10 @@ def _unread(file: int) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _refuse(message: str) -> int:
+def _refuse(message: str, code: int = EXIT_INVALID) -> int:
     _show_traceback()
     print(f"error: {message}", file=sys.stderr)
-    return EXIT_INVALID
+    return code
 
 
 def _show_traceback() -> None:

@@ -14,6 +14,7 @@ import transformers
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.extractor import MEASURE, ShardExtractor, ShardTask
+from bae_ray.activations.layout import Failure
 from bae_ray.activations.model import find_model
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.writer import StoreWriter
@@ -84,6 +85,23 @@ def test_speed_that_cannot_be_measured_fails_nothing_else(unfinished: StoreWrite
     assert (outcome, rate) == ("failed", 0)
     assert "rows/00000.parquet is damaged" in problem
     assert call(extractor, 1)[0] == "finished"
+
+
+def test_an_unexpected_error_keeps_its_traceback(
+    unfinished: StoreWriter, tiny_config: ExtractConfig, monkeypatch: pytest.MonkeyPatch
+):
+    extractor = worker(unfinished, tiny_config)
+    monkeypatch.setattr(extractor._computer, "compute", lambda _: 1 // 0)
+    failed = extractor(ShardTask(1, 1))
+    assert (failed.outcome, failed.problem) == ("failed", "ZeroDivisionError: integer division or modulo by zero")
+    assert "self._computer.compute(rows)" in failed.traceback
+    failed = extractor(ShardTask(len(unfinished.index().shards), 1))  # pyright: ignore[reportOptionalMemberAccess]
+    assert "IndexError" in failed.traceback
+
+
+def test_failures_of_earlier_stores_are_read():
+    written = {"shard": 1, "texts": 40, "first_text_id": 0, "last_text_id": 9, "reason": "its worker died 3 times"}
+    assert Failure.model_validate(written).traceback == ""
 
 
 def test_speed_is_not_measured_again_where_a_worker_died_of_it(unfinished: StoreWriter, tiny_config: ExtractConfig):

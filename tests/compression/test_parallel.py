@@ -18,8 +18,13 @@ from safetensors.torch import load_file, save_file
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import feature_statistics
 from bae_ray.autoencoders import Autoencoder, BAEConfig, build_autoencoder, load_autoencoder
-from bae_ray.cli import EXIT_INVALID
+from bae_ray.cli import EXIT_INVALID, EXIT_SOME_FAILED
 from bae_ray.compression import compress_activations, decompress_activations, model_hash, read_header
+from bae_ray.compression.activation_sources import FileSource
+from bae_ray.compression.config import CompressConfig
+from bae_ray.compression.conversions import Compression
+from bae_ray.compression.parallel import convert
+from bae_ray.errors import ConversionError
 
 Command = Callable[..., tuple[int, str, str]]
 D, N = 12, 300
@@ -184,12 +189,36 @@ def test_what_cannot_be_compressed_is_named(
         "compress", "--source", tmp_path / "bad.npy", folder / "b.safetensors", "--autoencoder", folder / "autoencoder",
         "--out", tmp_path / "codes", "--part-rows", 64, "--block-rows", 64, "--workers", 1, "--gpus-per-worker", 0,
     )  # fmt: skip
-    assert code == EXIT_INVALID
+    assert code == EXIT_SOME_FAILED
     assert "1 of 7 parts were not written" in complaint
     assert "bad.codes, rows 192 to 255: x[200, 3] is nan" in complaint
+    (failure,) = json.loads((tmp_path / "codes" / "failures.json").read_text())["failures"]
+    reason = failure.pop("reason")
+    assert failure == {"name": "bad.codes", "start": 192, "stop": 256, "traceback": ""}
+    assert reason in complaint
     assert (tmp_path / "codes" / "b.codes").exists()
     assert not (tmp_path / "codes" / "bad.codes").exists()
     assert len([part for part in (tmp_path / "codes" / ".parts").glob("*/0*") if part.is_file()]) == 4
+
+
+def test_a_part_that_fails_unexpectedly_keeps_its_traceback(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CompressConfig(part_rows=64, block_rows=32)
+    source = FileSource(str(folder / "b.safetensors"), None)
+    conversions = [Compression(source, str(folder / "autoencoder"), "b", config)]
+    with monkeypatch.context() as broken:
+        broken.setattr(Compression, "write_part", lambda *_: 1 // 0)
+        with pytest.raises(ConversionError, match=r"2 of 2 parts were not written:\n  b.codes, rows 0 to 63: ZeroDiv"):
+            convert(conversions, tmp_path, config, "Compressing", executor="inline")
+    failures = json.loads((tmp_path / "failures.json").read_text())["failures"]
+    assert [(failure["start"], failure["stop"]) for failure in failures] == [(0, 64), (64, 70)]
+    assert all(
+        failure["traceback"].endswith("ZeroDivisionError: integer division or modulo by zero\n") for failure in failures
+    )
+    assert all("in write\n    self.conversion.write_part(" in failure["traceback"] for failure in failures)
+    convert(conversions, tmp_path, config, "Compressing", executor="inline")
+    assert not (tmp_path / "failures.json").exists()
 
 
 @pytest.mark.parametrize(

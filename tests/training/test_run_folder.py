@@ -11,7 +11,7 @@ from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import BAEConfig, ReLUConfig
 from bae_ray.errors import DivergedError
-from bae_ray.training import loop
+from bae_ray.training import loop, run_execution
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.run_execution import execute_run
 from bae_ray.training.run_folder import STATE_FILE, is_finished, read_failure
@@ -70,3 +70,20 @@ def test_a_diverged_run_says_why_and_keeps_its_last_state(tiny_store: Path, tmp_
     assert "Lower lr (0.01) or the loss weights" in str(read_failure(tmp_path, run))
     state = load_file(tmp_path / run.id / STATE_FILE)
     assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_an_unexpected_error_keeps_its_traceback(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = ActivationStore.open(tiny_store)
+    run = plan_run(store, Cell(1, "residual", 2), BAEConfig(expansion=2), TRAINING)
+    monkeypatch.setattr(run_execution, "train_many", lambda *_, **__: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        execute_run(run, store, tmp_path, "cpu")
+    failure = read_failure(tmp_path, run)
+    assert failure is not None
+    assert (failure.error, failure.message) == ("ZeroDivisionError", "integer division or modulo by zero")
+    assert "in execute_runs" in failure.traceback
+
+    file = tmp_path / run.id / "failure.json"
+    older = {key: value for key, value in json.loads(file.read_text()).items() if key != "traceback"}
+    file.write_text(json.dumps(older))
+    assert read_failure(tmp_path, run) == failure.model_copy(update={"traceback": ""})
