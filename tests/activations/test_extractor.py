@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -157,6 +158,16 @@ def test_store_that_fails_for_the_moment_is_tried_again(
     assert call(worker(writer, tiny_config), 0)[:2] == ("finished", "")
     assert no_waiting == [2, 4]
     assert unfinished.receipt(0) is not None
+
+
+def test_attempts_that_cannot_be_counted_for_the_moment_are_counted_later(
+    unfinished: StoreWriter, tiny_config: ExtractConfig, no_waiting: list[float], monkeypatch: pytest.MonkeyPatch
+):
+    extractor = worker(unfinished, tiny_config)
+    hiccups = [OSError(errno.EIO, "the network hiccups")] * (ATTEMPTS - 1)
+    monkeypatch.setattr(extractor._attempts, "begin", Mock(side_effect=[*hiccups, ""]))
+    assert call(extractor, 0)[:2] == ("finished", "")
+    assert no_waiting == [2, 4]
 
 
 @pytest.mark.parametrize(("method", "outcome"), [("read_rows", "failed"), ("write_shard", "unwritable")])
