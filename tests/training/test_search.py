@@ -75,7 +75,7 @@ def test_optuna_draws_so_many_settings_and_an_interrupted_search_goes_on(tiny_st
 def test_settings_that_cannot_be_and_those_drawn_twice_are_drawn_once_and_for_all(
     tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Of d_latent 32, 2 bits per feature divide it and 3 do not: six draws of these give no third run."""
+    """Of d_latent 64, 2 bits per feature divide it and 3 do not: six draws of these give no third run."""
     search = SearchConfig(samples=6, metric="fvu_val", ranges=("autoencoder.bits_per_feature=2..3",))
     short = TrainingConfig(epochs=2, batch_size=32)
     config = ONE_CELL.model_copy(update={"search": search, "training": short})
@@ -91,7 +91,7 @@ def test_settings_that_cannot_be_and_those_drawn_twice_are_drawn_once_and_for_al
     outcome = sweep(config, store, tmp_path)
     assert outcome.finished == [interrupted.id]
     (failure,) = outcome.failures
-    assert "autoencoder.bits_per_feature=3 at (layer 1, residual, position 2): d_latent is 32, which 3 bits" in failure
+    assert "autoencoder.bits_per_feature=3 at (layer 1, residual, position 2): d_latent is 64, which 3 bits" in failure
     table = pd.read_parquet(tmp_path / "results.parquet").set_index("status")
     assert table["autoencoder.bits_per_feature"].to_dict() == {"finished": 2, "illegal": 3}
     assert "bits per feature do not divide" in table["reason"]["illegal"]
