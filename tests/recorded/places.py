@@ -11,8 +11,8 @@ from bae_ray.autoencoders import architectures
 from bae_ray.cli.verbs import VERBS
 from bae_ray.config import Config
 from bae_ray.training.config import RunConfig
+from bae_ray.training.draws import widest_runs
 from bae_ray.training.grid import expand, plan_grid
-from bae_ray.training.search import widest_runs
 from bae_ray.training.sweep_config import SweepConfig
 
 __all__ = ["ARCHITECTURES", "ActivationStore", "SweepConfig", "expand", "plan_grid", "widest_runs"]
