@@ -1,6 +1,6 @@
 """The architectures: what the rest of the package knows of each, declared here and nowhere else.
 
-Another package adds one with `register`: docs/architectures.md.
+Another package adds one with `register`: docs/add-an-architecture.md.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""docs/architectures.md, done as it stands there: an architecture of another package, from its files to a table."""
+"""docs/add-an-architecture.md, done as it stands: an architecture of another package, from its files to a table."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.errors import InvalidInputError
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "add-an-architecture.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 SMALL = ["--training.epochs", "3", "--training.batch-size", "32"]
 
