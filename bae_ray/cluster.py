@@ -5,12 +5,13 @@ import logging
 import os
 import time
 from functools import cache
+from typing import Any
 
 import ray
 from ray._private import ray_constants, worker
 from ray.autoscaler._private.util import format_readonly_node_type
 from ray.autoscaler.v2.utils import is_autoscaler_v2
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # pyright: ignore[reportAttributeAccessIssue] - generated
 from ray.experimental.internal_kv import _internal_kv_get
 
 from bae_ray.chatter import quiet_core, quieten
@@ -97,7 +98,8 @@ def _grows(node_id: str) -> bool:
     cluster has no report yet: this waits for it, and where none comes, machines may.
     """
     if is_autoscaler_v2(fetch_from_server=True):
-        status = GetClusterStatusReply.FromString(worker.global_worker.gcs_client.get_cluster_status())
+        client: Any = worker.global_worker
+        status = GetClusterStatusReply.FromString(client.gcs_client.get_cluster_status())
         return any(node.ray_node_type_name for node in status.cluster_resource_state.node_states)
     until = time.monotonic() + REPORT_S
     while time.monotonic() < until:

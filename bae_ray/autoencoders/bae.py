@@ -49,7 +49,7 @@ class BinaryAutoencoder(Autoencoder):
     @override
     def with_penalties(self, pre: Tensor, printed_entropy: bool, active: Collection[str]) -> tuple[Tensor, ...] | None:
         members = pre.ndim == 3 and pre.dtype != torch.float64
-        if not (members and must_not_wait(pre.device) and has_kernels()):
+        if torch.compiler.is_compiling() or not (members and must_not_wait(pre.device) and has_kernels()):
             return None
         from bae_ray.autoencoders.binary_triton import binary_terms  # Triton is where torch is built for a GPU
 

@@ -35,8 +35,7 @@ class RayData(Executor):
     def once(self, function: Callable[[str], T], share: Share, attempts: int = 1, here: bool = False) -> T:
         if here and not share.gpus and only_machine() is not None:  # a new process imports its libraries for seconds
             return _call(function, share)
-        asked = {"num_cpus": share.cpus, "num_gpus": share.gpus}
-        task = ray.remote(**asked, max_calls=1, max_retries=attempts - 1)(_call)
+        task = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_calls=1, max_retries=attempts - 1)(_call)
         try:
             return ray.get(task.remote(function, share))
         except RayTaskError as error:

@@ -191,10 +191,10 @@ def test_a_judge_that_does_not_answer_is_told_before_anything_is_extracted(tmp_p
 def test_the_papers_grid_has_each_method_once_per_layer(name: str, layers: tuple[int, ...]) -> None:
     """Every method at each of the paper's layers, the transcoder from the MLP before it to the layer's hidden state."""
     preset = EXPERIMENT.presets[name]
-    cells = [Cell(layer, site, "all") for layer in preset.extract.layers for site in preset.extract.sites]
+    cells = [Cell(layer, site, "all") for layer in preset.extract.layers or () for site in preset.extract.sites]
     store: Any = SimpleNamespace(cells=cells, manifest=SimpleNamespace(d=2048), folder="x", fingerprint=str)
     runs = expand(preset.sweep, store)
-    found = [(run.cell.layer, run.cell.site, run.autoencoder.architecture) for run in runs]
+    found = [(run.cell.layer, run.cell.site, run.autoencoder.name) for run in runs]
     others = ("relu", "topk", "gated", "bae")
     expected = [(layer, "residual", other) for layer in layers for other in others]
     expected += [(layer - 1, "mlp_in", "transcoder") for layer in layers]

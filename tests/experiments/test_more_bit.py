@@ -136,7 +136,7 @@ def test_the_number_of_features_is_the_same_for_all_bits(tiny_store: Path):
     store = ActivationStore.open(tiny_store)
     runs = grid(LAPTOP.model_copy(update={"layer": 1, "bits": (4, 2)}), store)
     shapes = {
-        (run.cell.layer, run.autoencoder.architecture, run.autoencoder.widths()[1],
+        (run.cell.layer, run.autoencoder.name, run.autoencoder.widths()[1],
          getattr(run.autoencoder, "bits_per_feature", None))
         for run in runs
     }  # fmt: skip

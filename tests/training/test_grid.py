@@ -61,7 +61,7 @@ def test_architectures_are_an_axis(store: ActivationStore):
         TopKConfig(d_in=16, expansion=2),
     ]
     only_topk = expand(SweepConfig(autoencoder=TopKConfig(), axes=("autoencoder.k=2,4",)), store)
-    assert {(run.autoencoder.architecture, getattr(run.autoencoder, "k", None)) for run in only_topk} == {
+    assert {(run.autoencoder.name, getattr(run.autoencoder, "k", None)) for run in only_topk} == {
         ("topk", 2),
         ("topk", 4),
     }

@@ -89,7 +89,7 @@ def _lines(axes: Axes, table: pd.DataFrame, largest_fvu: float) -> None:
 
 def _printed(table: pd.DataFrame) -> Table:
     columns = [f"layer {layer}" for layer in sorted(table["layer"].unique())]
-    rows: dict[tuple[str, int], dict[str, object]] = {}
+    rows: dict[object, dict[str, object]] = {}
     for (way, k, layer), runs in table.groupby(["demonstrations", "k", "layer"], sort=False):
         bits, train, val = runs[["entropy_bits", "fvu_train", "fvu_val"]].mean()
         row = rows.setdefault((way, k), {"demonstrations": way, "k": k, **dict.fromkeys(columns, "-")})
