@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.serving.support import free_port
+from bae_ray.serving.ray_serve.ports import free_port
 
 HEAVY = ("torch", "ray", "transformers", "pandas", "openai", "fastapi", "matplotlib", "plotly")
 CHECK = f"""

@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from bae_ray.activations.config import ExtractConfig
-from tests.serving.support import free_port, make_encoder, until
+from bae_ray.serving.ray_serve.ports import free_port
+from tests.serving.support import make_encoder, until
 
 KEY = "s" * 32
 MAIN = "from bae_ray.cli import main; main()"

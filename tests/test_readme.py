@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bae_ray.cli.job import parse_preset
-from tests.serving.support import free_port
+from bae_ray.serving.ray_serve.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 FIRST_SCREEN = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## ")[0]

@@ -1,4 +1,4 @@
-"""What callers give and get back: numpy, torch or pandas.
+"""Conversions of what callers give and get: numpy, torch or pandas.
 
 Shapes: N rows, K the largest kept.
 """
@@ -13,7 +13,7 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.values import check_finite, check_type
 
 Returns = Literal["same", "numpy", "torch", "pandas"]
-"""What arrays come back as; same: as what was given, of lists numpy."""
+"""The kind of arrays that calls return. same: the kind that was given; for lists, numpy."""
 
 
 class Feature(NamedTuple):
@@ -31,7 +31,7 @@ class Feature(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Rows that a caller gave, as numpy, and what they were."""
+    """Rows that a caller gave, as numpy, and what kind they were."""
 
     values: np.ndarray
     kind: Literal["numpy", "torch", "pandas"]
@@ -40,7 +40,7 @@ class Rows(NamedTuple):
 
 
 def rows_of(x: Any, name: str) -> Rows:
-    """A matrix as float32 or uint8. Raises `InvalidInputError` for what is none."""
+    """A matrix as float32 or uint8. Raises `InvalidInputError` for anything else."""
     kind: Literal["numpy", "torch", "pandas"] = "numpy"
     index = None
     if isinstance(x, pd.DataFrame):

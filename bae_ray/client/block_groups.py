@@ -1,4 +1,4 @@
-"""Which blocks of a container go together in a smaller one."""
+"""How to group the blocks of a container into smaller containers."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def groups(offsets: np.ndarray, most_blocks: int, most_bytes: int) -> Iterator[tuple[int, int]]:
-    """Runs of blocks, the first and the one after the last; each block takes 16 bytes of the tables besides."""
+    """Groups of blocks: the first, and the one after the last. Each block takes 16 bytes of the tables besides."""
     first, blocks = 0, len(offsets) - 1
     while first < blocks:
         sizes = offsets[first + 1 :] - offsets[first] + 16 * np.arange(1, blocks - first + 1)

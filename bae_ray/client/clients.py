@@ -1,4 +1,4 @@
-"""The clients: one whose calls return results, and one whose calls are awaited."""
+"""The clients: one that blocks, and one for asyncio."""
 
 import asyncio
 import random
@@ -19,11 +19,11 @@ T = TypeVar("T")
 RETRIED = (429, 503)
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 10.0
-"""Of the pauses that the client makes by itself."""
+"""The longest pause that the client chooses itself."""
 LONGEST_ASKED_S = 120.0
-"""A service that asks for a longer one is not waited for."""
+"""The longest pause that the service may ask for; beyond it, the call fails."""
 FINAL = ("encoder_broken",)
-"""Codes of a 503 that no waiting changes."""
+"""Codes of a 503 that are not sent again."""
 
 
 class _Calls(ABC):
@@ -49,7 +49,7 @@ class _Calls(ABC):
 
     @abstractmethod
     def _run(self, flow: Flow[Any]) -> Any:
-        """What the flow returns, its calls sent; a call that fails raises there."""
+        """Send a flow's calls and return its result; a call that fails raises inside the flow."""
 
     def encoders(self) -> Any:
         """A data frame with a row per encoder of the registry."""
@@ -198,7 +198,7 @@ class AsyncClient(_Calls):
 
 
 def _wait(response: httpx.Response, attempt: int, retries: int) -> float | None:
-    """Seconds until the request is sent again; None where it is not."""
+    """Seconds until the request is sent again; None if it is not."""
     if response.status_code not in RETRIED or attempt == retries or error_of(response).code in FINAL:
         return None
     asked = response.headers.get("retry-after", "")

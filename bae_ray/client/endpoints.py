@@ -1,6 +1,6 @@
-"""The calls of the service, free of how they are sent: generators that yield requests and are given answers.
+"""The calls of the service, independent of how they are sent.
 
-So the client that waits and the one that is awaited are the same but for a dozen lines (clients.py).
+They are generators that yield requests and receive answers. So both clients share them (clients.py).
 """
 
 from collections.abc import Sequence
@@ -159,7 +159,7 @@ def encode_texts(known: Encoders, encoder_id: str, texts: str | Sequence[str], t
 
 
 def _containers(data: Bytes | Sequence[Bytes]) -> list[bytes]:
-    """Containers one by one. Raises `InvalidInputError` for what holds none."""
+    """A list of containers. Raises `InvalidInputError` if there are none."""
     listed = [data] if isinstance(data, Bytes) else list(data)
     if not listed or not all(isinstance(one, Bytes) for one in listed):
         raise InvalidInputError("data holds no containers: expected bytes, or a list of at least one of them.")
@@ -167,7 +167,7 @@ def _containers(data: Bytes | Sequence[Bytes]) -> list[bytes]:
 
 
 def _coded(values: np.ndarray, info: Info) -> tuple[str, np.ndarray]:
-    """What to decode, by the name that the service has for it."""
+    """The array to decode, with the name that the service has for it."""
     width, bits = -(-info["d_latent"] // 8), info["d_latent"]
     if values.shape[1] not in (width, bits):
         raise InvalidInputError(f"code has shape {values.shape}; expected [n, {bits}], or packed [n, {width}].")

@@ -1,6 +1,6 @@
-"""How calls are sent: within the service's limits, in parts where they are more, by what it is known to take.
+"""Requests to the service: split into parts within its limits, and repeated if an encoder is replaced meanwhile.
 
-Generators that yield requests and are given answers, or an error that they may answer to.
+Generators that yield requests and receive answers, or errors that they may handle.
 """
 
 import json
@@ -18,7 +18,7 @@ from bae_ray.errors import InvalidInputError
 JSON = "application/json"
 SAFETENSORS = "application/x-safetensors"
 HEADER_BYTES = 1024
-"""What a body has beside its array, at most."""
+"""Bytes of a body beside its array, at most."""
 
 VERSION_HEADER = "x-encoder-version"
 TRIES = 3
@@ -36,7 +36,7 @@ class Call(NamedTuple):
     content: bytes | None = None
     accept: str = JSON
     content_type: str = SAFETENSORS
-    """Of the content."""
+    """The type of the content."""
 
     def options(self) -> dict[str, Any]:
         """What httpx is called with."""
@@ -51,28 +51,29 @@ Info = dict[str, Any]
 """What the service says of an encoder."""
 Part = TypeVar("Part", np.ndarray, list[str], list[bytes])
 Encoders = dict[str, Info]
-"""What is known of encoders by id: asked for again where an answer shows that another one has taken the id."""
+"""Encoders that are known, by id. They are asked for again if an answer shows that the id has another encoder now."""
 
 
 def path_of(encoder_id: str) -> str:
-    """Where the service has an encoder."""
+    """The address of an encoder."""
     return f"/v1/encoders/{quote(encoder_id, safe='')}"
 
 
 def get_encoder(encoder_id: str) -> Flow[dict[str, Any]]:
-    """All that the service says of it."""
+    """Everything that the service says of an encoder."""
     return (yield Call("GET", path_of(encoder_id))).json()
 
 
 class _ReplacedError(Exception):
-    """Answers are of another encoder than the one that is known by the id."""
+    """The answers are of another encoder than the known one."""
 
 
 def up_to_date(known: Encoders, encoder_id: str, attempt: Callable[[Info], Flow[T]]) -> Flow[T]:
-    """What `attempt` makes of an encoder's widths and limits, which are asked for once.
+    """The result of `attempt` with the encoder's widths and limits, which are asked for once.
 
-    It is made again by what they are now where another encoder has taken the id; and once where it was refused and they
-    have changed. Raises `InvalidInputError` for an encoder that is broken, or never stays the same.
+    The attempt is repeated if another encoder has taken the id, and once if it was refused and the limits have changed.
+
+    Raises `InvalidInputError` for an encoder that is broken, or that keeps changing.
     """
     if encoder_id not in known:
         known[encoder_id] = yield from _ready(encoder_id)
@@ -120,9 +121,9 @@ def groups(limits: dict[str, Any], texts: list[str]) -> Iterator[list[str]]:
 
 
 def answers(info: Info, parts: Sequence[Part], call: Callable[[Part], Call]) -> Flow[list[httpx.Response]]:
-    """The answers to parts, in their order; a part whose answer would be too large is sent in halves.
+    """The answers to parts, in order. A part whose answer would be too large is sent in halves.
 
-    Raises `_ReplacedError` where one of them is of another encoder.
+    Raises `_ReplacedError` if one of them is of another encoder.
     """
     made: list[httpx.Response] = []
     waiting = [*reversed(parts)]

@@ -18,7 +18,7 @@ from bae_ray.errors import BaeRayError
 
 
 class ServiceError(BaeRayError):
-    """A call failed. `status`, `code` and `request_id` are the answer's (RFC 9457); None where there was none."""
+    """A call failed. `status`, `code` and `request_id` are the answer's (RFC 9457); None if there was no answer."""
 
     def __init__(
         self, message: str, status: int | None = None, code: str | None = None, request_id: str | None = None
@@ -32,11 +32,11 @@ class UnreachableError(ServiceError):
 
 
 class InvalidRequestError(ServiceError):
-    """What was sent cannot be worked with; `code` says why."""
+    """The request is invalid; `code` says why."""
 
 
 class AuthenticationError(ServiceError):
-    """There is no bearer key, or it is not known."""
+    """The bearer key is missing or unknown."""
 
 
 class NotAllowedError(ServiceError):
@@ -48,19 +48,19 @@ class NotFoundError(ServiceError):
 
 
 class RequestTooLargeError(ServiceError):
-    """One row or text alone is beyond the service's limits."""
+    """A single row or text exceeds the service's limits."""
 
 
 class OverloadedError(ServiceError):
-    """The service has more to do than it can, still after all retries."""
+    """The service is overloaded, still after all retries."""
 
 
 class UnavailableError(ServiceError):
-    """The encoder cannot be used, still after all retries."""
+    """The encoder is unavailable, still after all retries."""
 
 
 class DeadlineError(ServiceError):
-    """The computation took longer than the service lets one take."""
+    """The computation exceeded the service's deadline."""
 
 
 _BY_STATUS: dict[int, type[ServiceError]] = {

@@ -1,4 +1,4 @@
-"""Containers of version 2, which refer to their table of rates, in smaller ones (docs/formats.md)."""
+"""Split containers of version 2, which refer to their table of rates, into smaller ones (docs/formats.md)."""
 
 import numpy as np
 import xxhash
@@ -12,7 +12,7 @@ TABLE_DIGEST_SIZE = 8
 
 
 def split_compact(data: bytes, max_rows: int, max_bytes: int) -> list[bytes]:
-    """Containers of so many rows and bytes at most, or of one block; data that is none raises whatever is wrong."""
+    """Containers of at most so many rows and bytes, or of one block. Data that is no container raises some error."""
     (length,), taken = read_varints(data[:-10:-1], 1)
     end = len(data) - taken - DIGEST_SIZE
     fields = data[end - length : end]

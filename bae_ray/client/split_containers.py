@@ -1,6 +1,6 @@
-"""Containers of codes in smaller ones: blocks as they are, under headers of their own (docs/formats.md).
+"""Split containers of codes into smaller ones: the same blocks under new headers (docs/formats.md).
 
-Here those of version 1; of version 2 in compact.py.
+This file splits version 1; split_compact.py splits version 2.
 """
 
 import json
@@ -16,9 +16,9 @@ from bae_ray.errors import BaeRayError
 
 
 def split_container(data: bytes, max_rows: int, max_bytes: int) -> list[bytes]:
-    """Containers of so many rows and bytes at most, or of one block; together they hold what `data` does.
+    """Containers of at most so many rows and bytes, or of one block; together they hold what `data` does.
 
-    `data` itself where it is small enough, or no container: what is wrong with it is for the service to say.
+    Returns `data` itself if it is small enough, or no container: the service then says what is wrong with it.
     """
     split = split_compact if data[: len(MAGIC)] == MAGIC else _split
     try:
@@ -42,7 +42,7 @@ def type_of(data: bytes) -> str:
 
 
 def _split(data: bytes, max_rows: int, max_bytes: int) -> list[bytes]:
-    """The same; data that is no container raises whatever is wrong with it."""
+    """Split a container of version 1. Anything else raises some error."""
     header, parts, blocks = _read(data)
     offsets = np.frombuffer(parts["offsets"], "<u8").astype(np.int64)
     rows, block_rows = int(header["__metadata__"]["rows"]), int(header["__metadata__"]["block_rows"])

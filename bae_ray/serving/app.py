@@ -1,7 +1,7 @@
-"""The Ray Serve application: the gateway, which speaks HTTP, in front of the encoders and the language models.
+"""The encoder service as an application of Ray Serve: the gateway, in front of encoders and language models.
 
-No `from __future__ import annotations` here: Ray reads the builder's annotation to make the config of what
-`serve deploy` gives it.
+No `from __future__ import annotations` here: Ray reads the builder's annotation to make the config from the `args` of
+`serve deploy`.
 """
 
 import logging
@@ -22,15 +22,15 @@ from bae_ray.serving.ray_serve.deployment import deployed
 from bae_ray.serving.registry.registry import Registry
 
 SPARE = 256
-"""Requests that a replica takes beyond its limits, so that it can turn them away itself and say that it lives."""
+"""Requests that a replica accepts beyond its limits, to refuse them itself and to answer health checks."""
 BEHIND_DRAIN_S = 1.0
-"""Seconds that replicas behind a gateway which has stopped are given: nobody waits for what they compute."""
+"""Drain time of the replicas behind a gateway that has stopped: nobody waits for their results."""
 
 log = logging.getLogger("ray.serve")
 
 
 def check(config: ServiceConfig) -> Keys:
-    """The keys. Raises `InvalidInputError` for a registry or keys that cannot be read."""
+    """The keys. Raises `InvalidInputError` if the registry or the keys cannot be read."""
     Registry.of(config)
     return read_keys(config.keys_file)  # here: what is in this process's environment need not be in the replicas'
 
@@ -38,7 +38,7 @@ def check(config: ServiceConfig) -> Keys:
 def build(config: ServiceConfig) -> Application:
     """The application of a config, for `serve.run` and as `import_path` of `serve deploy`.
 
-    Raises `InvalidInputError` before anything starts, where `check` or `placed` does.
+    Raises `InvalidInputError`, as `check` and `placed` do, before anything starts.
     """
     keys = check(config)
     config, notes = placed(config, only_machine())
@@ -48,10 +48,10 @@ def build(config: ServiceConfig) -> Application:
 
 
 def build_apart(config: ServiceConfig) -> tuple[Application, dict[str, Application]]:
-    """The gateway, and by name the applications behind it, of a config that has its places; raises what `check` does.
+    """The gateway, and by name the applications behind it. The config has to fit the machine: see `placed`.
 
-    Serve stops all of an application at once. Where the gateway is one of its own it can be stopped first, and what it
-    has taken on still finds the encoders.
+    Serve stops a whole application at once. With a gateway of its own, the gateway stops first, and its last requests
+    still find the encoders. Raises what `check` does.
     """
     keys = check(config)
     at_once = config.model_copy(update={"drain_s": BEHIND_DRAIN_S})

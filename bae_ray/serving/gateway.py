@@ -9,10 +9,11 @@ from bae_ray.serving.http.key_file import KeyFile
 from bae_ray.serving.http.keys import Keys
 from bae_ray.serving.monitoring.counts import Counted
 from bae_ray.serving.ray_serve.loopback import listen_like_ray
+from bae_ray.serving.registry.entry import count
 
 
 class Gateway:
-    """A replica that speaks HTTP."""
+    """A replica of the gateway."""
 
     def __init__(
         self, config: ServiceConfig, keys: Keys, encoders: DeploymentHandle | str, texts: DeploymentHandle | str
@@ -32,8 +33,8 @@ class Gateway:
         metrics = Metrics(context.replica_id.unique_id)
         config, encoders, texts = self._config, _handle(self._encoders), _handle(self._texts)
         own = serve.get_deployment_handle(context.deployment, context.app_name)
-        room = Placement(texts, config.texts, [(own, config.gateway), (encoders, config.encoders)])
-        service = Service(config, encoders, texts, metrics, room, own)
+        placement = Placement(texts, config.texts, [(own, config.gateway), (encoders, config.encoders)])
+        service = Service(config, encoders, texts, metrics, placement, own)
         self._service = service
         service.registry.look()
         keys = KeyFile(self._keys, self._config.keys_file)
@@ -41,13 +42,12 @@ class Gateway:
         return RequestMiddleware(create_app(service, bool(keys)), keys, self._config.limits, metrics)
 
     async def counted(self) -> Counted:
-        """What this replica has counted."""
+        """The metrics of this replica."""
         return await self._service.counted()
 
     async def encoders(self) -> dict[str, int]:
         """How many encoders of the registry are ready, and how many broken."""
-        ready = [entry.config is not None for entry in (await self._service.entries()).values()]
-        return {"ready": sum(ready), "broken": len(ready) - sum(ready)}
+        return count((await self._service.entries()).values())
 
 
 def _handle(deployment: DeploymentHandle | str) -> DeploymentHandle:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import httpx
 import psutil
 
-from tests.serving.support import KEY, free_port, until
+from bae_ray.serving.ray_serve.ports import free_port
+from tests.serving.support import KEY, until
 
 START = (
     "import ray, sys; ray.init(num_cpus=2, include_dashboard=False, logging_level='ERROR');"

@@ -11,7 +11,8 @@ import pytest
 from bae_ray.client import Client
 from bae_ray.serving.config import EncodersConfig, GatewayConfig, ServiceConfig, TextsConfig
 from bae_ray.serving.ray_serve.environment import prepare
-from tests.serving.support import KEY, LIMITS, NARROW_KEY, Served, free_port, make_encoder, make_run, until
+from bae_ray.serving.ray_serve.ports import free_port
+from tests.serving.support import KEY, LIMITS, NARROW_KEY, Served, make_encoder, make_run, until
 
 prepare()  # before Ray starts, so that its processes have it
 

@@ -1,7 +1,6 @@
 """What the tests of the service share: its limits, and the making of encoders."""
 
 import json
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -80,13 +79,6 @@ def write_cards(folder: Path, record: dict[str, Any], **about: Any) -> None:
     table = pa.table({"feature": [3], "card": [json.dumps(card)], "record": [json.dumps(record)]})
     said = {"summary": summary, "judge": judge, "weights": checksum(folder / "model.safetensors"), **about}
     pq.write_table(table.replace_schema_metadata({b"bae_ray": json.dumps(said)}), folder / "cards.parquet")
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def replicas(deployment: str = "", application: str = "bae_ray") -> list[psutil.Process]:

@@ -1,7 +1,7 @@
-"""Dynamic batching: what waits while the encoders are busy is computed together next.
+"""Dynamic batching: requests that wait while the encoders are busy are computed together next.
 
-`serve.batch` fixes a batch before there is a place for it to be computed in, so that a full queue is cut into small
-batches; here a batch takes all that waits at the moment it starts, and an idle encoder is never kept waiting.
+`serve.batch` fixes a batch before anything is free to compute it, so that a full queue is cut into small batches. Here
+a batch takes everything that waits when it starts, and a free encoder starts at once.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ class _Waiting:
 
 
 class LostBatchError(BaeRayError):
-    """A batch was ended by somebody else; computing it again may do."""
+    """A batch was cancelled from outside; computing it again may work."""
 
 
 class Batcher(Generic[Key]):
-    """Joins the rows of requests with equal keys, and gives each its own rows of the result."""
+    """Joins the rows of requests with equal keys, and gives each request its rows of the result."""
 
     def __init__(
         self,
@@ -39,18 +39,19 @@ class Batcher(Generic[Key]):
         max_rows: int,
         concurrent: int,
     ) -> None:
-        """`run` computes a batch: arrays with a row for each of the rows given. `concurrent`: batches at a time."""
+        """`run` computes a batch and returns arrays with a row for each row given. `concurrent`: batches at a time."""
         self._run, self._max_rows, self._concurrent = run, max_rows, concurrent
         self._queues: OrderedDict[Key, deque[_Waiting]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._context = contextvars.copy_context()
-        """Batches run in it: in that of the request which happens to start one, Ray would end it with that request."""
+        """The context of batches. In the context of the request that happens to start one, Ray would cancel it with
+        that request."""
 
     async def submit(self, key: Key, rows: np.ndarray) -> Result:
-        """The result's rows for these rows [N, ...]; raises what `run` raised for their batch.
+        """The result's rows for these rows [N, ...]. Raises what `run` raised for their batch.
 
-        But for `InvalidInputError`, which is about one request's rows: then each request's are computed alone.
-        Where the caller goes away before its batch has started, its rows are forgotten.
+        After `InvalidInputError`, which is about the rows of one request, each request is computed alone. If the caller
+        goes away before its batch has started, its rows are dropped.
         """
         waiting = _Waiting(rows, asyncio.get_running_loop().create_future())
         self._queues.setdefault(key, deque()).append(waiting)
@@ -76,7 +77,7 @@ class Batcher(Generic[Key]):
                 task.add_done_callback(self._finished, context=context)
 
     def _take(self) -> tuple[Key, list[_Waiting]]:
-        """What waits longest, with as much of its kind as may be computed together; the rest waits behind others."""
+        """The requests of the key that waits longest, up to `max_rows`; the rest goes to the end of the queue."""
         key, queue = self._queues.popitem(last=False)
         batch, n = [], 0
         while queue and (not batch or n + len(queue[0].rows) <= self._max_rows):

@@ -39,11 +39,11 @@ T = TypeVar("T")
 class _Loaded(NamedTuple):
     autoencoder: Autoencoder
     model_hash: str
-    """What containers of its codes name it by: taken once, since it goes through all of the dictionary."""
+    """The hash by which containers name the encoder. Computed once, since it reads the whole dictionary."""
 
 
 class _Bounded(io.BytesIO):
-    """A file in memory that grows no further than it may."""
+    """A file in memory with a maximum size."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -85,9 +85,9 @@ class Encoders:
         self._loaded = cast(Callable[[str], Awaitable[_Loaded]], load)
 
     async def compute(self, operation: Operation, parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """A batch, of the encoder that the call is for: see `operations.compute`.
+        """Compute a batch with the encoder that the call is for: see `operations.compute`.
 
-        Raises `CheckpointError` where the encoder cannot be loaded.
+        Raises `CheckpointError` if the encoder cannot be loaded.
         """
         autoencoder, _ = await self._loaded(serve.get_multiplexed_model_id())
         return await self._threads.compute(autoencoder, operation, parts)
@@ -96,22 +96,22 @@ class Encoders:
         """Answer."""
 
     async def doing(self) -> str:
-        """What it is at: `COMPUTING` or `LOADING`."""
+        """What the replica is doing: `COMPUTING` or `LOADING`."""
         return LOADING if self._loading else COMPUTING
 
     async def counted(self) -> Counted:
-        """What this replica has loaded and evicted."""
+        """The loads and evictions of this replica."""
         return self._loads.collected()
 
     async def feature(self, index: int) -> dict[str, Any]:
-        """What is known of a feature: see `features.describe_feature`."""
+        """Describe a feature: see `feature_description.describe_feature`."""
         autoencoder, _ = await self._loaded(serve.get_multiplexed_model_id())
         return await self._threads.run(describe_feature, autoencoder, index)
 
     async def compress(self, x: np.ndarray, scheme: Scheme, threshold: float | None, table: TableChoice) -> bytes:
-        """Activations [N, D] as the codec's container, of `max_response_bytes` at most.
+        """Compress activations [N, D] to a container of at most `max_response_bytes`.
 
-        Raises `InvalidInputError` for another kind of encoder, and `ContainerTooLargeError`.
+        Raises `InvalidInputError` if the encoder is not binary, and `ContainerTooLargeError`.
         """
         autoencoder, known = await self._loaded(serve.get_multiplexed_model_id())
         file = _Bounded(self._most)
@@ -121,7 +121,7 @@ class Encoders:
         return file.getvalue()
 
     async def decompress(self, data: bytes, packed: bool) -> dict[str, np.ndarray]:
-        """`x` [N, D] of a container, or its packed `code`. Raises `CompressionError` for one of another encoder."""
+        """Decompress a container to `x` [N, D] or packed `code`. Raises `CompressionError` if it is another's."""
         loaded = await self._loaded(serve.get_multiplexed_model_id())
         return await self._coder.run(_decompress, loaded, data, packed, self._most)
 

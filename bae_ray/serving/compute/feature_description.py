@@ -1,4 +1,4 @@
-"""What a feature is, as far as the encoder alone says."""
+"""Describe a feature from the encoder's weights alone."""
 
 from typing import Any
 

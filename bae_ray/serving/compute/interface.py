@@ -1,4 +1,4 @@
-"""What the gateway asks of the replicas that compute, and what they answer. Needs no torch.
+"""What the gateway sends to the replicas that compute, and what they return. Needs no torch.
 
 Shapes: N rows, F d_latent, T tokens, D hidden size, B = ceil(F / 8) bytes of a packed code.
 """
@@ -10,22 +10,22 @@ import numpy as np
 from bae_ray.errors import BaeRayError, InvalidInputError
 
 COMPUTING, LOADING = "computing", "loading what was asked for"
-"""What a replica is at."""
+"""What a replica is doing."""
 
 
 class Operation(NamedTuple):
-    """What to compute."""
+    """A computation with an encoder."""
 
     name: Literal["pack", "magnitudes", "top_k", "decode_packed", "decode"]
     top_k: int = 0
 
 
 class ChangedError(BaeRayError):
-    """An encoder's files are not those that the gateway saw."""
+    """The encoder's files are no longer those that the gateway saw."""
 
 
 class TextActivations(NamedTuple):
-    """What a language model makes of texts."""
+    """The activations of texts."""
 
     x: np.ndarray
     """Activations [T, D], text by text."""
@@ -40,11 +40,11 @@ class TextActivations(NamedTuple):
 
 
 class TooLongError(InvalidInputError):
-    """A text has more tokens than are taken."""
+    """A text has too many tokens."""
 
 
 class TooManyTokensError(InvalidInputError):
-    """The texts together have more tokens than are taken."""
+    """The texts together have too many tokens."""
 
 
 def unpack(code: np.ndarray, d_latent: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is computed with an encoder: row by row, so that the rows of different requests may be computed together.
+"""Computations with an encoder, row by row: rows of different requests can be computed together.
 
 Shapes: N rows, D d_in, F d_latent, G features, K the largest kept, B = ceil(F / 8) bytes of a packed code.
 """
@@ -13,7 +13,7 @@ from bae_ray.autoencoders import Autoencoder
 from bae_ray.serving.compute.interface import Operation
 
 WORKING_SET = {"cpu": 16 << 20, "cuda": 256 << 20}
-"""Bytes that pre-activations and latents of a chunk of rows may take; on a CPU they stay in its cache."""
+"""Bytes of the pre-activations and latents of a chunk of rows; on a CPU they stay in its cache."""
 PLACE_VALUES = (128, 64, 32, 16, 8, 4, 2, 1)
 
 
@@ -32,13 +32,13 @@ def compute(autoencoder: Autoencoder, operation: Operation, parts: Sequence[np.n
 
 
 def rows_at_once(autoencoder: Autoencoder) -> int:
-    """The rows that can be computed together within the working set."""
+    """Rows that fit into the working set."""
     size = WORKING_SET.get(autoencoder.mean.device.type, WORKING_SET["cpu"])
     return max(1, size // (8 * autoencoder.d_latent))
 
 
 def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """All rows of one or more arrays; of one without a copy."""
+    """The rows of one or more arrays in one array; a single array is not copied."""
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 

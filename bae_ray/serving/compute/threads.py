@@ -1,8 +1,8 @@
 """Threads that compute batches.
 
-Two threads on a matrix product of a few hundred rows wait for each other at every step of it, spinning, and all the
-longer where other processes have the cores. So a batch is cut into chunks of rows with a thread for each; only one that
-is too small to be cut, while nothing else is computed, has all cores.
+Two threads that share a matrix product of a few hundred rows wait for each other at every step, longer if other
+processes use the cores. So a batch is cut into chunks of rows, with one thread for each. Only a batch that is too small
+to be cut, while nothing else is computed, uses all cores.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from bae_ray.serving.compute.interface import Operation
 from bae_ray.serving.compute.operations import compute, joined, rows_at_once
 
 ROWS_PER_THREAD = 64
-"""Rows that are worth a thread of their own: with fewer it would mostly read weights."""
+"""Rows that are worth a thread of their own; with fewer, a thread would mostly read weights."""
 T = TypeVar("T")
 
 
 class Threads:
-    """A pool of threads that compute with one core each, and one thread that has as many for itself."""
+    """A pool of threads with one core each, and one thread with all cores."""
 
     def __init__(self, count: int, name: str) -> None:
         self._count, self._running = count, 0
@@ -47,7 +47,7 @@ class Threads:
         return {name: joined([arrays[name] for arrays in made]) for name in made[0]}
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """A call in one of the threads. Raises `OutOfMemoryError` besides what it raises."""
+        """Call a function in one of the threads. Also raises `OutOfMemoryError`."""
         return await self._in(self._pool, function, *arguments)
 
     async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
@@ -59,7 +59,7 @@ class Threads:
 
 
 async def in_thread(pool: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
-    """A call in a pool's thread. Raises `OutOfMemoryError` where torch has too little memory for it."""
+    """Call a function in a pool's thread. Raises `OutOfMemoryError` if torch has too little memory."""
     try:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -71,7 +71,7 @@ async def in_thread(pool: ThreadPoolExecutor, function: Callable[..., T], *argum
 
 
 def chunks(parts: Sequence[np.ndarray], most: int) -> Iterator[list[np.ndarray]]:
-    """The rows of all parts in their order, at most so many at a time: small parts together, large ones cut."""
+    """The rows of all parts in order, in chunks of at most `most` rows: small parts joined, large ones cut."""
     chunk: list[np.ndarray] = []
     for part in parts:
         for start in range(0, len(part), most):
@@ -85,6 +85,6 @@ def chunks(parts: Sequence[np.ndarray], most: int) -> Iterator[list[np.ndarray]]
 
 
 def _settle(threads: int) -> None:
-    """Give the calling thread so many of torch's: each has its own number, which the second call makes final."""
+    """Set the number of torch's threads for the calling thread; the second call makes it final."""
     torch.set_num_threads(threads)
     torch.get_num_threads()

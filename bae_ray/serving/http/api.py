@@ -25,7 +25,7 @@ DESCRIPTION = "Encode hidden states of a language model with Binary Autoencoders
 
 
 def create_app(service: Service, needs_key: bool = True) -> FastAPI:
-    """The routes as an application, for `middleware.RequestMiddleware` around it, which may ask for keys."""
+    """The routes as an application, to be wrapped in `middleware.RequestMiddleware`, which checks keys."""
     app = FastAPI(
         title="bae_ray",
         version=version("bae-ray"),
@@ -56,7 +56,7 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """A parameter that is not what it should be: its place and what was expected, not what was sent."""
+    """An invalid parameter: say which one and what was expected, not what was sent."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = " ".join(str(part) for part in first["loc"] if not isinstance(part, int))
@@ -64,7 +64,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _http(request: Request, error: Exception) -> Response:
-    """Starlette's own errors: no such route, or not with this method."""
+    """Starlette's own errors: unknown route or method."""
     assert isinstance(error, HTTPException)
     codes = {404: "not_found", 405: "method_not_allowed"}
     code = codes.get(error.status_code, "malformed")

@@ -15,13 +15,13 @@ from bae_ray.serving.http.media_types import SAFETENSORS, Media
 from bae_ray.serving.http.problems import Problem
 
 CHUNK_NUMBERS = 1 << 16
-"""Numbers that are Python's at a time while an answer is written."""
+"""Numbers that are converted to Python at a time."""
 
 
 def write(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Any], media: Media, style: Style) -> bytes:
-    """The body of an answer: arrays, and other fields, which in safetensors are metadata.
+    """The body of an answer: arrays, and other fields, which are metadata in safetensors.
 
-    Raises `not_finite` where numbers overflowed.
+    Raises `not_finite` if numbers overflowed.
     """
     for a in arrays.values():
         if a.dtype.kind == "f" and not np.isfinite(a).all():
@@ -36,24 +36,24 @@ def write(arrays: Mapping[str, np.ndarray], fields: Mapping[str, Any], media: Me
 
 
 def write_json(fields: Mapping[str, Any], parts: Mapping[str, bytes]) -> bytes:
-    """A JSON object of fields, and of others that are JSON already."""
+    """A JSON object of fields, and of parts that are JSON already."""
     texts = [pydantic_core.to_json({**fields})[1:-1], *(b'"%s":%s' % (k.encode(), v) for k, v in parts.items())]
     return b"{" + b",".join(text for text in texts if text) + b"}"
 
 
 def nested(a: np.ndarray) -> bytes:
-    """An array as nested lists in JSON, made some rows at a time: as Python's numbers it takes several times more."""
+    """An array as nested lists in JSON, some rows at a time: as Python numbers it takes several times more memory."""
     step = max(1, CHUNK_NUMBERS * len(a) // max(1, a.size))
     return in_chunks(a[start : start + step].tolist() for start in range(0, len(a), step))
 
 
 def ragged(flat: np.ndarray, splits: np.ndarray) -> bytes:
-    """Lists of different lengths in JSON; those of row i are flat[splits[i] : splits[i + 1]]."""
+    """Lists of different lengths in JSON; row i is flat[splits[i] : splits[i + 1]]."""
     return in_chunks([flat[a:b].tolist()] for a, b in pairwise(splits.tolist()))
 
 
 def in_chunks(chunks: Iterable[list[Any]]) -> bytes:
-    """A list in JSON from pieces of it."""
+    """A JSON list from pieces of it."""
     return b"[" + b",".join(text for chunk in chunks if (text := pydantic_core.to_json(chunk)[1:-1])) + b"]"
 
 

@@ -41,13 +41,13 @@ SAFETENSORS_DTYPES = {
 NUMBER = re.compile("[0-9]{1,18}")
 LARGEST_HEADER = 1 << 16
 ABOUT = ("encoder", "d_latent", "format", "top_k")
-"""What an answer says beside its arrays; a body may be an answer as it came."""
+"""Fields of an answer beside its arrays. A body may be an answer as it came."""
 FORMATS = ("packed", "indices", "magnitudes")
 NOT_TAKEN = f"expected numbers, as nested lists or as {{data, dtype, shape}} with a dtype of {', '.join(DTYPES)}"
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """The object that a JSON body is. NaN and infinity are read, so that what they stand in can say where they are."""
+    """The object of a JSON body. NaN and infinity are read, so that the error can say which array holds them."""
     try:
         value = pydantic_core.from_json(body, allow_inf_nan=True, cache_strings="keys")
     except (ValueError, RecursionError):
@@ -60,10 +60,10 @@ def read_json(body: bytes) -> dict[str, Any]:
 def read_arrays(
     body: bytes, media: Media, names: Sequence[str], max_rows: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arrays of a body by name, as tensors, and what stands beside them where the body is an answer of ours.
+    """The arrays of a body by name, as tensors, and the other fields if the body is one of our answers.
 
-    Ragged lists of JSON stay lists. Raises the problems `malformed`, `invalid` and `too_many_rows`, the last before an
-    array is made.
+    Ragged lists of JSON stay lists. Raises the problems `malformed`, `invalid`, and `too_many_rows` before an array is
+    made.
     """
     if media == JSON:
         found = {name: value for name, value in read_json(body).items() if value is not None}
@@ -79,7 +79,7 @@ def read_arrays(
 
 
 def array(value: Any, name: str) -> Tensor:
-    """A tensor from what a body holds under a name."""
+    """The tensor of a value in a body."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, dict):
@@ -96,7 +96,7 @@ def array(value: Any, name: str) -> Tensor:
 
 
 def _check_numbers(value: list[Any], name: str) -> None:
-    """Raise `invalid` for what is no list of numbers, or of such: of a text NumPy would make an array of its length."""
+    """Raise `invalid` if this is no list of numbers or of such lists: NumPy would make arrays of texts too."""
     rows = value if value and all(isinstance(row, list) for row in value) else [value]
     if not all({*map(type, row)} <= {int, float} for row in rows):
         raise Problem("invalid", f"{name}: {NOT_TAKEN}.")
@@ -119,7 +119,7 @@ def _from_base64(value: dict[str, Any], name: str) -> Tensor:
 
 
 def from_base64(text: Any, name: str) -> bytes:
-    """The bytes that a JSON string stands for. Raises the problem `invalid`."""
+    """Decode base64. Raises the problem `invalid`."""
     try:
         if not isinstance(text, str):
             raise TypeError
@@ -148,7 +148,7 @@ def _read_safetensors(body: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _told(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What `write` has put into the metadata of an answer; other people's files have words of their own there."""
+    """The fields that `write` has put into the metadata of an answer; files of others have different metadata."""
     if metadata.get("format") not in FORMATS:
         return {}
     numbers = {name: int(found) for name in ("d_latent", "top_k") if NUMBER.fullmatch(found := metadata.get(name, ""))}
@@ -178,7 +178,7 @@ def vectors(x: Tensor, name: str, width: int, width_name: str, max_rows: int) ->
 
 
 def check_rows(x: Tensor, name: str, width: int, width_name: str, max_rows: int) -> None:
-    """Raise `invalid`, `too_many_rows` or `wrong_width` for what is no matrix of this width."""
+    """Raise `invalid`, `too_many_rows` or `wrong_width` if this is no matrix of that width."""
     if x.ndim != 2 or not len(x):
         raise Problem("invalid", f"{name} has to be a matrix of at least one row.")
     if len(x) > max_rows:

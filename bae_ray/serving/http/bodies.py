@@ -1,6 +1,6 @@
-"""What bodies hold, checked: every way in which it can be wrong is a problem of its own.
+"""Bodies of activations, containers and texts, checked: each kind of error has a problem of its own.
 
-Shapes: N rows, D d_in, F d_latent, B = ceil(F / 8) bytes of a packed code.
+Shapes: N rows, D d_in.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from bae_ray.serving.http.media_types import JSON, Media
 from bae_ray.serving.http.problems import Problem
 
 CONTAINER_ABOUT = ("encoder", "rows", "bytes")
-"""What an answer of `compress` says beside its container, which says it itself."""
+"""Fields of an answer of `compress` beside its container; the container holds them too."""
 
 
 def vectors_of(body: bytes, media: Media, d_in: int, limits: LimitsConfig) -> np.ndarray:
@@ -24,9 +24,9 @@ def vectors_of(body: bytes, media: Media, d_in: int, limits: LimitsConfig) -> np
 
 
 def container_of(body: bytes, media: Media, d_latent: int, limits: LimitsConfig) -> tuple[bytes, int]:
-    """A container whose header says that it is of this encoder's width, and within the limits; its number of rows.
+    """A container of this encoder's width and within the limits, as its header says, and its number of rows.
 
-    Raises `corrupt`, `wrong_width`, `too_many_rows` and `answer_too_large`, before anything of its size is made.
+    Raises `corrupt`, `wrong_width`, `too_many_rows` and `answer_too_large`, before memory of its size is used.
     """
     if media == JSON:
         found = read_json(body)

@@ -1,4 +1,4 @@
-"""Bodies of codes and latents, checked: every way in which one can be wrong is a problem of its own.
+"""Bodies of codes and latents, checked: each kind of error has a problem of its own.
 
 Shapes: N rows, F d_latent, B = ceil(F / 8) bytes of a packed code.
 """
@@ -23,7 +23,7 @@ LISTS = "indices has to hold a list of whole numbers for each row."
 
 
 def coded_rows(body: bytes, media: Media, entry: Entry, limits: LimitsConfig) -> tuple[Operation, np.ndarray]:
-    """What to decode: packed codes [N, B] or latents [N, F], and how. An answer of `encode` is taken as it is."""
+    """The decoding to compute, and its rows: packed codes [N, B] or latents [N, F]. An answer of `encode` is valid."""
     found, about = read_arrays(body, media, ["code", "indices", "splits", "latents", "magnitudes"], limits.max_rows)
     assert entry.config is not None
     _, d_latent = entry.config.widths()
@@ -47,7 +47,7 @@ def coded_rows(body: bytes, media: Media, entry: Entry, limits: LimitsConfig) ->
 
 
 def _check_about(about: dict[str, Any], entry: Entry, d_latent: int) -> None:
-    """Raise `invalid` or `wrong_width` where the body is the answer of something that this encoder cannot decode."""
+    """Raise `invalid` or `wrong_width` if the body is an answer that this encoder cannot decode."""
     if about.get("encoder", entry.id) != entry.id:
         raise Problem(
             "invalid",
@@ -63,7 +63,7 @@ def _check_about(about: dict[str, Any], entry: Entry, d_latent: int) -> None:
 
 
 def _latents(found: dict[str, Any], entry: Entry, d_latent: int, limits: LimitsConfig) -> Tensor:
-    """Latents [N, F] from the magnitudes of an encoder whose latents they are: all of them, or those at `indices`."""
+    """Latents [N, F] from the magnitudes of a sparse encoder: all of them, or those at `indices`."""
     if found.keys() - {"magnitudes", "indices"}:
         raise Problem("invalid", "magnitudes go alone, or with the indices [n, top_k] of theirs.")
     if entry.binary:
@@ -109,7 +109,7 @@ def _is_listed(row: Any) -> bool:
 
 
 def _split(flat: Tensor, splits: Tensor, limits: LimitsConfig) -> list[np.ndarray]:
-    """The parts of all rows' indices that splits [N + 1] says."""
+    """The indices of each row, cut from the flat list at splits [N + 1]."""
     if flat.ndim != 1 or splits.ndim != 1 or flat.dtype not in INTEGERS or splits.dtype not in INTEGERS:
         raise Problem("invalid", "With splits, indices and splits have to be lists of whole numbers.")
     _check_count(len(splits) - 1, limits)
@@ -125,7 +125,7 @@ def _check_count(rows: int, limits: LimitsConfig) -> None:
 
 
 def _packed(rows: list[np.ndarray], d_latent: int, limits: LimitsConfig) -> np.ndarray:
-    """Codes [N, B] of the latents that fire in each row, made row by row: lists of indices take many times more."""
+    """Codes [N, B] of the latents that fire, packed row by row: lists of indices take many times more memory."""
     width = -(-d_latent // 8)
     if len(rows) * width > limits.max_body_bytes:
         raise Problem("body_too_large", f"As packed codes this would take more than {limits.max_body_bytes} bytes.")

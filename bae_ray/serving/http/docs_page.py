@@ -1,4 +1,4 @@
-"""The page at /docs: Swagger UI, from files that are installed here. It asks nothing of other hosts, and may not."""
+"""The page at /docs: Swagger UI from installed files. It loads nothing from other hosts."""
 
 from functools import cache
 from importlib.resources import files
@@ -12,13 +12,13 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""What a browser may load for it: this service's own files, and images that are in them."""
+"""What the browser may load for the page: files of this service and embedded images."""
 FILES = {
     "swagger-ui-bundle.js": ("fastapi_offline.static", "text/javascript"),
     "swagger-ui.css": ("fastapi_offline.static", "text/css"),
     "docs.js": ("bae_ray.serving.http", "text/javascript"),
 }
-"""Where the page's files are, and what they are."""
+"""The page's files: their package and media type."""
 HEADERS = {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}
 
 

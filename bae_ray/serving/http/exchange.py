@@ -1,14 +1,16 @@
-"""A request and its answer, from the first byte to the last: what the log and the metrics say of it."""
+"""A request under way: what the log and the metrics need to know."""
 
 from bae_ray.serving.http.keys import Caller
 from bae_ray.serving.http.limits import HeldMemory
 
 
 class Exchange:
-    """A request under way, and what is noted of it."""
+    """A request under way."""
 
     def __init__(self, request_id: str, method: str, caller: Caller, held: HeldMemory) -> None:
         self.id, self.method, self.caller, self.held = request_id, method, caller, held
+        self.source = caller.name
+        """Whose share of the waiting requests it uses: the key's, or without keys the address's."""
         self.encoder: str | None = None
         self.version: str | None = None
         self.rows = 0
@@ -25,7 +27,7 @@ class Exchange:
             self._is_counted = True
 
     def leave(self) -> None:
-        """The request is answered: count it out, and give its memory back."""
+        """Count the request out, and release its memory."""
         self.held.give_back()
         if self._is_counted:
             self.held.load.leave()

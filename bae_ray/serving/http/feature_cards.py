@@ -1,4 +1,4 @@
-"""Cards of features, which ComSem has named, as the service gives them."""
+"""Cards of features that ComSem has named."""
 
 import logging
 from collections.abc import Callable
@@ -10,22 +10,26 @@ from starlette.responses import HTMLResponse, Response
 from bae_ray.report.card_file import CARDS_FILE, Card, read_card
 from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.registry.entry import Entry
+from bae_ray.serving.time_limits import AwaitedCalls
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-"""A card asks for nothing but itself."""
+"""A card loads nothing else."""
+
+READ_TIMEOUT_S = 5.0
 
 log = logging.getLogger("ray.serve")
+_reads = AwaitedCalls(READ_TIMEOUT_S)
 T = TypeVar("T")
 
 
-def find_record(entry: Entry, index: int) -> dict[str, Any] | None:
-    """The card of a feature in Neuronpedia's form, if its encoder has any. May block."""
-    return _of_card(entry, index, lambda card: card.record)
+async def find_record(entry: Entry, index: int) -> dict[str, Any] | None:
+    """The card of a feature in Neuronpedia's form, or None."""
+    return await _of_card(entry, index, lambda card: card.record)
 
 
-def find_page(entry: Entry, index: int) -> Response:
-    """The card for a browser. May block. Raises `not_acceptable` where there is none."""
-    page = _of_card(entry, index, Card.page)
+async def find_page(entry: Entry, index: int) -> Response:
+    """The card as a page for browsers. Raises `not_acceptable` if there is none."""
+    page = await _of_card(entry, index, Card.page)
     if page is None:
         raise Problem(
             "not_acceptable",
@@ -35,11 +39,15 @@ def find_page(entry: Entry, index: int) -> Response:
     return HTMLResponse(page, headers={"content-security-policy": POLICY})
 
 
-def _of_card(entry: Entry, index: int, take: Callable[[Card], T]) -> T | None:
-    """What is taken of a card; None where there is none that can be used."""
-    try:
+async def _of_card(entry: Entry, index: int, take: Callable[[Card], T]) -> T | None:
+    """`take` of the card; None if there is none, or if it cannot be read, in time."""
+
+    def read() -> T | None:
         card = read_card(entry.folder, index)
         return None if card is None else take(card)
+
+    try:
+        return await _reads.call(entry.key, read)
     except Exception as error:  # a file of another version, or a damaged one, can raise anything
         _log(entry.key, f"{type(error).__name__}: {error}")
         return None
@@ -47,5 +55,5 @@ def _of_card(entry: Entry, index: int, take: Callable[[Card], T]) -> T | None:
 
 @lru_cache(maxsize=1024)
 def _log(key: str, reason: str) -> None:
-    """Once for each reason, since every request for a feature meets it."""
+    """Log a reason once: every request for a feature meets it."""
     log.error(f"encoder {key}: {CARDS_FILE} cannot be used: {reason}. Publish the cards anew.")

@@ -1,4 +1,4 @@
-"""The keys in force: those of a file are read again when it changes."""
+"""The keys in force: a key file is read again when it changes."""
 
 import logging
 import threading
@@ -17,12 +17,15 @@ log = logging.getLogger("ray.serve")
 
 
 class KeyFile:
-    """The keys of a file, if there is one; where it becomes unreadable, those that it had before."""
+    """The keys of a file, if there is one. If it becomes unreadable, the earlier keys stay."""
 
     def __init__(self, keys: Keys, file: Path | None) -> None:
-        """`keys`: those that the service was started with."""
+        """`keys`: the keys at the start."""
         self._keys, self._file = keys, file
         self._version: tuple[int, ...] | None = None
+        """The version that was read last."""
+        self._refused: tuple[tuple[int, ...], str] | None = None
+        """The version that could not be read, and the error."""
         self._is_current = True
         self._time_limit = TimeLimit(TIMEOUT_S)
 
@@ -30,18 +33,18 @@ class KeyFile:
         return bool(self._keys)
 
     def find(self, key: str) -> Caller | None:
-        """Whose key this is now."""
+        """The caller with this key, or None."""
         return self._keys.find(key)
 
     def watch(self, tell: Callable[[bool], None]) -> None:
-        """Look at the file, and then again every second in a thread; `tell` hears whether the keys are those of now."""
+        """Check the file now, then every second in a thread. `tell` gets whether the keys are up to date."""
         if self._file is None:
             return
         tell(self.look())
         threading.Thread(target=self._watch, args=(tell,), name="keys", daemon=True).start()
 
     def look(self) -> bool:
-        """Read the file where it has changed; whether the keys are those in it."""
+        """Read the file if it has changed. Returns whether the keys are up to date."""
         assert self._file is not None
         try:
             self._time_limit.call(None, self._read)
@@ -54,18 +57,19 @@ class KeyFile:
     def _read(self) -> None:
         assert self._file is not None
         version = _version_of(self._file)
-        if version == self._version:
+        if version == self._version and self._refused is None:
             return
-        is_first, self._version = self._version is None, version
         try:
             self._keys = read_keys(self._file)
-            self._is_current = True
-        except InvalidInputError as error:
+        except InvalidInputError as error:  # it is read again with every look: the same file may be readable then
             self._is_current = False
-            log.error(f"{error} The keys that were there before stay in force.")
+            if (refused := (version, str(error))) != self._refused:
+                self._refused = refused
+                log.error(f"{error} The keys that were there before stay in force.")
             return
-        if not is_first:
+        if self._version is not None or self._refused is not None:
             log.warning(f"{self._file} has changed; its keys are in force.")
+        self._version, self._refused, self._is_current = version, None, True
 
     def _watch(self, tell: Callable[[bool], None]) -> None:
         while True:
@@ -74,7 +78,7 @@ class KeyFile:
 
 
 def _version_of(file: Path) -> tuple[int, ...]:
-    """What tells the file from another one in its place; nothing where there is none."""
+    """Changes when the file does; empty if there is none."""
     try:
         stat = file.stat()
     except OSError:

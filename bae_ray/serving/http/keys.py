@@ -18,18 +18,18 @@ OPTIONS = {"name", "encoders", "inflight", "per_minute"}
 
 
 class Caller(NamedTuple):
-    """Whose key it is."""
+    """The owner of a key."""
 
     name: str
     encoders: tuple[str, ...] = ("*",)
-    """Shell patterns of the ids that it may use."""
+    """Shell patterns of the ids of encoders that it may use."""
     inflight: int | None = None
-    """Requests that it may have under way."""
+    """Requests that it may have under way; None: any number."""
     per_minute: int | None = None
-    """Requests that it may send in a minute."""
+    """Requests that it may send in a minute; None: any number."""
 
     def may_use(self, encoder_id: str) -> bool:
-        """Whether the key is for this encoder."""
+        """Whether the key allows this encoder."""
         return any(fnmatchcase(encoder_id, pattern) for pattern in self.encoders)
 
 
@@ -37,7 +37,7 @@ ANYONE = Caller("anonymous")
 
 
 class Keys:
-    """The keys there are; only their SHA-256 digests are kept."""
+    """All keys, as SHA-256 digests."""
 
     def __init__(self, callers: dict[bytes, Caller]) -> None:
         self._callers = callers
@@ -46,7 +46,7 @@ class Keys:
         return bool(self._callers)
 
     def find(self, key: str) -> Caller | None:
-        """Whose key this is. Every key is compared, each in constant time, whichever of them matches."""
+        """The caller with this key. Compares all keys, each in constant time."""
         digest = _digest(key)
         found = None
         for known, caller in self._callers.items():
@@ -56,10 +56,10 @@ class Keys:
 
 
 def read_keys(file: Path | None) -> Keys:
-    """The keys in a file, or without one in the environment.
+    """The keys in a file, or by default in the environment.
 
-    Raises `InvalidInputError` for a file that cannot be read or holds no key, and for a line that is no key; none of
-    the messages repeats a key.
+    Raises `InvalidInputError` if the file cannot be read or holds no key, and for an invalid line. Messages never
+    contain a key.
     """
     if file is None:
         source, lines = f"the variable {VARIABLE}", os.environ.get(VARIABLE, "").replace(";", "\n").splitlines()

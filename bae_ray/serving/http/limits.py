@@ -1,22 +1,40 @@
-"""What is under way in a replica of the gateway: requests, and the memory that they hold, both within limits."""
+"""Limits of a gateway's replica: requests under way, bodies that are coming in, and the memory of both."""
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.monitoring.gateway_metrics import Metrics
 
 
+@dataclass(eq=False)
+class Arrival:
+    """A body that is coming in."""
+
+    caller: str
+    """Whose share of the places it uses."""
+    started: float
+    size: int = 0
+    """Bytes received."""
+
+
 class Load:
-    """The requests under way and the bytes that they hold together; more than the limits is turned away."""
+    """The requests under way and the memory they hold. More than the limits is refused."""
 
     def __init__(self, limits: LimitsConfig, metrics: Metrics) -> None:
         self._limits, self._metrics = limits, metrics
-        self._requests = self._waiting = self._bytes = 0
+        self._requests = self._bytes = 0
+        self._arriving: set[Arrival] = set()
+        self._shares: Counter[str] = Counter()
+        """Number of these by caller."""
 
     def check(self, size: int = 0) -> None:
-        """Raise `overloaded` where no request of so many bytes can be counted in now."""
+        """Raise `overloaded` if a request of so many bytes would exceed a limit."""
         if self._requests >= self._limits.max_inflight:
             raise Problem("overloaded", "There are too many requests under way.")
         self._check_bytes(size)
@@ -27,28 +45,43 @@ class Load:
         self._requests += 1
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Be a request whose body is not there yet, which takes nobody's place. Raises `overloaded`."""
-        if self._waiting >= self._limits.max_waiting:
+    def waiting(self, arrival: Arrival) -> Iterator[None]:
+        """Around the reading of a body: until all of it is here, the request only waits.
+
+        A caller may have no more waiting requests than there are free places. Raises `overloaded`.
+        """
+        left = self._limits.max_waiting - len(self._arriving)
+        if self._shares[arrival.caller] >= left:
             raise Problem("overloaded", "There are too many requests whose bodies are not here yet.")
-        self._waiting += 1
+        self._arriving.add(arrival)
+        self._shares[arrival.caller] += 1
         try:
             yield
         finally:
-            self._waiting -= 1
+            self._arriving.remove(arrival)
+            self._shares[arrival.caller] -= 1
+            if not self._shares[arrival.caller]:
+                del self._shares[arrival.caller]
 
     def leave(self) -> None:
         """Count a request out."""
         self._requests -= 1
         self._metrics.inflight(self._requests, self._bytes)
 
-    @property
-    def is_high(self) -> bool:
-        """Whether half of what may be under way is, or waits for its bodies."""
-        return 2 * max(self._requests, self._waiting) >= self._limits.max_inflight
+    def is_busy(self, now: float) -> bool:
+        """Whether the service has much to do: half of `max_inflight` requests are worked on, or come in fast enough.
+
+        Bodies that have stopped do not count: they cost the service no time.
+        """
+        half = self._limits.max_inflight / 2
+        if self._requests >= half:
+            return True
+        rate = self._limits.min_body_rate
+        fast = (arrival for arrival in self._arriving if arrival.size >= rate * (now - arrival.started))
+        return sum(1 for _ in islice(fast, math.ceil(half))) >= half
 
     def add(self, size: int) -> None:
-        """Count bytes in, or out where `size` is below 0. Raises `overloaded`."""
+        """Count bytes in, or out if `size` is negative. Raises `overloaded`."""
         if size > 0:
             self._check_bytes(size)
         self._bytes += size
@@ -60,32 +93,32 @@ class Load:
 
 
 class HeldMemory:
-    """The memory that one request holds, counted before it is taken: its body, the rows in it, its answer."""
+    """The memory that one request holds, counted before it is used: body, rows, answer."""
 
     def __init__(self, load: Load) -> None:
         self.load, self.size = load, 0
 
     def take(self, size: int) -> None:
-        """Hold so many bytes more. Raises `overloaded` where that is more than there is for all requests."""
+        """Reserve memory. Raises `overloaded` if there is not enough for all requests."""
         self.load.add(size)
         self.size += size
 
     def give_back(self, size: int | None = None) -> None:
-        """Hold so many bytes less, or none any more."""
+        """Release memory, by default all of it."""
         size = self.size if size is None else size
         self.load.add(-size)
         self.size -= size
 
 
 class Turns:
-    """At most so many at a time."""
+    """A limit on calls at the same time."""
 
     def __init__(self, most: int) -> None:
         self._most, self.taken = most, 0
 
     @contextmanager
     def one(self) -> Iterator[None]:
-        """Be one of them. Raises `overloaded` where there are as many already."""
+        """Around a call. Raises `overloaded` if the limit is reached."""
         if self.taken >= self._most:
             raise Problem("overloaded", "There are too many requests of this kind under way.")
         self.taken += 1

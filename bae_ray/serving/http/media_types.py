@@ -1,4 +1,4 @@
-"""Media types: what a request's body is, and what its answer may be."""
+"""Media types of bodies and answers."""
 
 from typing import Final, Literal
 
@@ -8,10 +8,10 @@ Media = Literal["application/json", "application/x-safetensors", "application/oc
 JSON: Final = "application/json"
 SAFETENSORS: Final = "application/x-safetensors"
 BYTES: Final = "application/octet-stream"
-"""Containers of the codec that are no safetensors."""
+"""Containers of the codec that are not safetensors."""
 HTML: Final = "text/html"
 MEDIA: tuple[Media, ...] = (JSON, SAFETENSORS)
-"""What arrays are sent as."""
+"""Media types for arrays."""
 
 
 def body_media(content_type: str | None, taken: tuple[Media, ...] = MEDIA) -> Media:
@@ -26,7 +26,7 @@ def body_media(content_type: str | None, taken: tuple[Media, ...] = MEDIA) -> Me
 
 
 def answer_media(accept: str | None, preferred: Media) -> Media:
-    """The media type of the answer: the one that `accept` weighs most, of equals the preferred one, the body's own.
+    """The media type of the answer: the one with the largest weight in `accept`; of equals the preferred one.
 
     Raises the problem `not_acceptable`.
     """
@@ -41,12 +41,12 @@ def answer_media(accept: str | None, preferred: Media) -> Media:
 
 
 def prefers_html(accept: str | None) -> bool:
-    """Whether `accept` weighs HTML more than what programs read, as browsers do."""
+    """Whether `accept` prefers HTML, as browsers do."""
     return bool(accept) and _weight(accept, HTML) > max(_weight(accept, media) for media in MEDIA)
 
 
 def accepts(accept: str | None, media: str) -> bool:
-    """Whether an answer of this type may be given."""
+    """Whether `accept` allows this type."""
     return not accept or not accept.strip() or _weight(accept, media) > 0
 
 

@@ -1,6 +1,6 @@
-"""What every request goes through, whatever its route: its id, its key, limits, the log, and errors as problems.
+"""What happens to every request, whatever its route: request id, key, limits, log, errors as problems.
 
-Plain ASGI, because it has to see bodies before anything reads them.
+Plain ASGI, since it has to see bodies before anything reads them.
 """
 
 import logging
@@ -17,17 +17,17 @@ from bae_ray.serving.http.exchange import Exchange
 from bae_ray.serving.http.key_file import KeyFile
 from bae_ray.serving.http.keys import ANYONE, Caller, Keys
 from bae_ray.serving.http.limits import HeldMemory, Load
-from bae_ray.serving.http.problems import MEDIA_TYPE, Problem
+from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.http.quotas import Quotas
 from bae_ray.serving.http.request_body import RequestBody
 from bae_ray.serving.monitoring.gateway_metrics import Metrics
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 OPEN = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/")
-"""What needs no key, with all that is below /docs/."""
+"""Paths that need no key, beside everything below /docs/."""
 HEADER = b"x-request-id"
 VERSION_HEADER = b"x-encoder-version"
-"""Of answers about an encoder: which one went by the id."""
+"""The encoder's version, in answers about an encoder."""
 
 log = logging.getLogger("ray.serve")
 
@@ -75,12 +75,13 @@ class RequestMiddleware:
             self._note(scope, exchange, time.perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
-        """The routes' answer, or a problem."""
+        """Send the routes' answer, or a problem."""
         exchange: Exchange = scope["state"]["exchange"]
         is_taken = False
         try:
             if not _is_open(scope["path"].removeprefix(scope.get("root_path", "")) or "/"):
                 exchange.caller = self._caller(headers)
+                exchange.source = exchange.caller.name if self._keys else _address(scope)
                 self._quotas.enter(exchange.caller)
                 is_taken = True
                 if exchange.method == "POST" and _has_body(
@@ -92,7 +93,8 @@ class RequestMiddleware:
             _check_coding(headers)
             await self._app(scope, receive, send)
         except Problem as problem:
-            await _send(problem, exchange, send)
+            exchange.code = problem.code
+            await problem.send(exchange.id, send)
         except Exception:
             # Starlette has answered with `internal`, and raises it on for servers to see.
             log.exception(f"request {exchange.id} failed")
@@ -113,7 +115,7 @@ class RequestMiddleware:
         return caller
 
     def _note(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
-        """Count the request, and write a line of the log, which holds nothing of its body."""
+        """Count the request, and log it without anything of its body."""
         route = getattr(scope.get("route"), "path", "none")
         self._metrics.answered(
             route, exchange.status, seconds, exchange.rows, encoder=exchange.encoder, code=exchange.code
@@ -137,12 +139,17 @@ class RequestMiddleware:
         log.info(text, extra={f"bae_{name}": value for name, value in fields.items()})
 
 
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
 def _is_open(path: str) -> bool:
     return path in OPEN or path.startswith("/docs/")
 
 
 def _check_coding(headers: Headers) -> None:
-    """Raise `unsupported_coding` for a body that is compressed: its size would say nothing of what is in it."""
+    """Raise `unsupported_coding` for a compressed body: its size would not limit its content."""
     given = ",".join(headers.getlist("content-encoding"))
     if {coding.strip().lower() for coding in given.split(",")} - {"", "identity"}:
         detail = "Send the body as it is: without the header Content-Encoding, or with `identity`."
@@ -151,12 +158,3 @@ def _check_coding(headers: Headers) -> None:
 
 def _has_body(headers: Headers) -> bool:
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-
-
-async def _send(problem: Problem, exchange: Exchange, send: Send) -> None:
-    exchange.code = problem.code
-    body = problem.body(exchange.id)
-    headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **problem.headers}
-    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": problem.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})

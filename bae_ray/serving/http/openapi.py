@@ -1,4 +1,4 @@
-"""What the OpenAPI description says beyond what FastAPI sees: both media types, and every problem."""
+"""The OpenAPI description beyond what FastAPI knows: both media types, and every problem."""
 
 from typing import Any
 
@@ -38,13 +38,13 @@ REFERENCE = "#/components/schemas/{model}"
 
 
 class _Plain(Response):
-    """An answer whose media type is said in `responses` alone."""
+    """An answer whose media types are in `responses` only."""
 
     media_type = None
 
 
 def errors(*more: str, body: bool = True) -> tuple[str, ...]:
-    """The codes of the problems that a route of an encoder may answer with."""
+    """The problems that a route of an encoder may answer with."""
     return (*OF_ENCODERS, *(OF_BODIES if body else ("answer_too_large",)), *more)
 
 
@@ -82,7 +82,7 @@ def takes(model: type[BaseModel], binary: bool = True, codec: bool = False) -> d
 
 
 def describe(app: FastAPI, needs_key: bool) -> dict[str, Any]:
-    """The OpenAPI description, of a service that asks for keys or takes every request."""
+    """The OpenAPI description of a service with or without keys."""
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         models = [

@@ -1,4 +1,4 @@
-"""The parameters of an address: one that a route does not have is refused, since it was meant to change something."""
+"""The parameters of addresses. Unknown ones are refused: they were meant to change something."""
 
 from difflib import get_close_matches
 from typing import Annotated, Literal
@@ -37,7 +37,7 @@ Contents = Annotated[Literal["x", "packed"], Query(description="Activations, or 
 
 
 async def check_parameters(request: Request) -> None:
-    """Raise `invalid` for a parameter of the query that the route does not take, or that is there more than once."""
+    """Raise `invalid` for an unknown or repeated parameter of the query."""
     route: APIRoute = request.scope["route"]
     taken = [field.alias for field in route.dependant.query_params]
     given = [name for name, _ in request.query_params.multi_items()]

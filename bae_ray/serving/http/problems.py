@@ -1,16 +1,19 @@
 """Errors as answers: RFC 9457 problem details with a stable code and the request's id."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field
+from starlette.types import Send
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
 
 
 class Kind(NamedTuple):
-    """What a code stands for."""
+    """The status and title of a code."""
 
     status: int
     title: str
@@ -47,11 +50,11 @@ KINDS = {
     "not_ready": Kind(503, "The service is not ready"),
     "deadline": Kind(504, "The answer took too long"),
 }
-"""Every code there is: clients may rely on them."""
+"""All codes. They are stable: clients may rely on them."""
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's word
-    """Ends a request with an answer that says why; the detail never echoes what the client sent."""
+    """An error that becomes the answer. Its detail never repeats what the client sent."""
 
     def __init__(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -73,6 +76,14 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         }
         return json.dumps(problem).encode()
 
+    async def send(self, request_id: str, send: Send, more: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Answer with it; `more`: further headers."""
+        body = self.body(request_id)
+        headers = {"content-type": MEDIA_TYPE, "content-length": str(len(body)), **more, **self.headers}
+        raw = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": self.status, "headers": raw})
+        await send({"type": "http.response.body", "body": body})
+
 
 class ProblemDetails(BaseModel):
     """RFC 9457 problem details."""
@@ -86,7 +97,7 @@ class ProblemDetails(BaseModel):
 
 
 def responses(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of the answers that these codes stand for."""
+    """The description of these codes for OpenAPI."""
     by_status: dict[int | str, list[str]] = {}
     for code in codes:
         by_status.setdefault(KINDS[code].status, []).append(code)

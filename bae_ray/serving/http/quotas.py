@@ -1,4 +1,4 @@
-"""What each key may ask for: so many requests at a time, and so many in a minute."""
+"""Quotas of keys: requests at a time, and requests in a minute."""
 
 import math
 import time
@@ -12,16 +12,16 @@ MINUTE_S = 60.0
 
 
 class Quotas:
-    """What the keys have asked of a replica of the gateway; keys of one name share what they may."""
+    """The requests of each key to a replica of the gateway. Keys of one name share a quota."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._under_way: Counter[str] = Counter()
         self._left: dict[str, tuple[float, float]] = {}
-        """Requests that a key may send at once, and when that was so."""
+        """Requests that a key may send now, and the time of that count."""
 
     def enter(self, caller: Caller) -> None:
-        """Count a request in. Raises `overloaded` where it is more than the key may."""
+        """Count a request in. Raises `overloaded` if it exceeds the quota."""
         if caller.inflight is not None and self._under_way[caller.name] >= caller.inflight:
             raise Problem("overloaded", f"This key has {caller.inflight} requests under way, as many as it may.")
         if caller.per_minute is not None:
@@ -33,7 +33,7 @@ class Quotas:
         self._under_way[caller.name] -= 1
 
     def _take(self, name: str, per_minute: int) -> None:
-        """Take one of the requests of a minute, which come back evenly (a token bucket)."""
+        """Take one request of a minute's quota, which refills evenly (a token bucket)."""
         now, each_s = self._clock(), MINUTE_S / per_minute
         left, at = self._left.get(name, (float(per_minute), now))
         left = min(float(per_minute), left + (now - at) / each_s)

@@ -1,4 +1,4 @@
-"""Calls of replicas: made again where one died, taken back where nobody waits for them, their errors as problems."""
+"""Calls of replicas: repeated if a replica died, cancelled if the client has gone, with errors as problems."""
 
 import asyncio
 import logging
@@ -15,19 +15,13 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
-from bae_ray.errors import (
-    BaeRayError,
-    CompressionError,
-    ContainerTooLargeError,
-    NotFiniteError,
-    OutOfMemoryError,
-)
+from bae_ray.errors import BaeRayError, CompressionError, ContainerTooLargeError, NotFiniteError, OutOfMemoryError
 from bae_ray.serving.compute.batching import LostBatchError
 from bae_ray.serving.compute.interface import ChangedError
 from bae_ray.serving.http.problems import Problem
 
 GONE = (RayActorError, RaySystemError, ReplicaUnavailableError, DeploymentUnavailableError)
-"""What calls of a replica that died raise."""
+"""Errors of calls whose replica died."""
 TRIES = 2
 CORRUPT = "The data is no container of this encoder's codes, or a damaged one. Compress the activations anew."
 DOING_S = 1.0
@@ -36,9 +30,9 @@ log = logging.getLogger("ray.serve")
 
 
 async def tried(call: Callable[[], Any]) -> Any:
-    """A deployment's call, made once more where its replica died: all that is computed here may be computed twice.
+    """Call a deployment, and once more if its replica died: every computation here may be repeated.
 
-    Where nobody waits for it any more, it is taken back: what has not begun in the replica never does.
+    If the client goes away, the call is cancelled: what has not begun in the replica never will.
     """
     for left in reversed(range(TRIES)):
         response = call()
@@ -54,7 +48,7 @@ async def tried(call: Callable[[], Any]) -> Any:
 
 
 async def doing(handle: DeploymentHandle) -> str:
-    """What a replica of a deployment is at, in a word or two; none that answers is still being started."""
+    """What a replica of a deployment is doing; if none answers, it is still starting."""
     try:
         async with asyncio.timeout(DOING_S):
             return await handle.doing.remote()
@@ -63,13 +57,13 @@ async def doing(handle: DeploymentHandle) -> str:
 
 
 def message(error: BaeRayError | OSError) -> str:
-    """What the error said in the replica, without Ray's trace around it."""
+    """The error's message, without Ray's trace around it."""
     return str(getattr(error, "cause", None) or error)
 
 
 @contextmanager
 def errors_as_problems(encoder_id: str) -> Iterator[None]:
-    """Around a call: what it fails with is raised as a problem, but for `CheckpointError`."""
+    """Around a call: raise its errors as problems, all but `CheckpointError`."""
     try:
         yield
     except BackPressureError as error:

@@ -1,4 +1,4 @@
-"""A request for an encoder as the routes have it: who asks, for which, what the answer may be and what it may take."""
+"""A request for an encoder: its body, the type of its answer, and the memory that both take."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -19,13 +19,13 @@ from bae_ray.serving.http.service import Service
 from bae_ray.serving.registry.entry import Entry
 
 INLINE_BYTES: dict[Media, int] = {JSON: 1 << 15, SAFETENSORS: 1 << 20, BYTES: 1 << 20}
-"""What is read or written at once, in less than a millisecond; more is left to a thread."""
+"""Sizes that are read or written at once, in less than a millisecond. Larger ones are left to a thread."""
 
 T = TypeVar("T")
 
 
 class EncoderRequest:
-    """A request, and the encoder that it is for, which works."""
+    """A request, and the encoder that it is for."""
 
     entry: Entry
     d_in: int
@@ -46,7 +46,10 @@ class EncoderRequest:
     async def of(
         cls, service: Service, request: Request, encoder_id: str, takes_body: bool = True, takes_html: bool = False
     ) -> "EncoderRequest":
-        """Raises `not_acceptable`, `encoder_not_found`, `not_allowed` and `encoder_broken`."""
+        """The request with its encoder.
+
+        Raises `not_acceptable`, `encoder_not_found`, `not_allowed` and `encoder_broken`.
+        """
         incoming = cls(service, request, takes_body, takes_html)
         incoming.entry = await service.entry(encoder_id, incoming.exchange.caller)
         incoming.exchange.encoder, incoming.exchange.version = incoming.entry.id, incoming.entry.version
@@ -56,7 +59,7 @@ class EncoderRequest:
         return incoming
 
     async def vectors(self) -> np.ndarray:
-        """The activations [N, D] of the body, which from here on are counted instead of it."""
+        """The activations [N, D] of the body. From now on they are counted in place of the body."""
         x = await self.parsed(vectors_of, self.d_in, self.limits, quick=True)
         self.keep(x.nbytes, len(x))
         return x
@@ -64,7 +67,7 @@ class EncoderRequest:
     async def parsed(
         self, parse: Callable[..., T], *arguments: Any, taken: tuple[Media, ...] = MEDIA, quick: bool = False
     ) -> T:
-        """What `parse` makes of the body, its type and `arguments`; `quick`: of safetensors as fast as it is copied."""
+        """Parse the body: `parse(body, media, *arguments)`. `quick`: safetensors are parsed as fast as copied."""
         given = media_types.body_media(self._request.headers.get("content-type"), taken)
         body = await self._body.read()
         call = (given if quick else JSON, len(body), parse, body, given, *arguments)
@@ -74,34 +77,34 @@ class EncoderRequest:
             return await aside(*call)
 
     def keep(self, size: int, rows: int) -> None:
-        """Count what was read of the body, `size` bytes and so many rows, instead of the body, which is gone."""
+        """Count the parsed rows, `size` bytes, in place of the body, which is released."""
         self.exchange.rows = rows
         self._body.drop()
         self.exchange.held.take(size)
 
     def expect(self, arrays: sizes.Arrays, style: Style) -> None:
-        """Count an answer of such arrays before they are made. Raises `answer_too_large` and `overloaded`."""
+        """Count the memory of an answer before it is made. Raises `answer_too_large` and `overloaded`."""
         size = sizes.written(arrays, self.answer, style)
         sizes.check(size, self.limits)
         self.exchange.held.take(sizes.held(arrays) + size)
 
     def expect_bytes(self, size: int) -> None:
-        """The same of an answer that is no arrays, in bytes before it is written and as many after."""
+        """The same for an answer in bytes: before and after it is written."""
         sizes.check(size, self.limits)
         self.exchange.held.take(2 * size)
 
     async def arrays(
         self, made: dict[str, np.ndarray], style: Style, fields: Mapping[str, Any] = MappingProxyType({})
     ) -> Response:
-        """The response with what was computed for the encoder."""
+        """The response of arrays that were computed with the encoder."""
         about = {"encoder": self.entry.id, **fields}
         return await aside(self.answer, sizes.held(made), responses.arrays, made, about, self.answer, style)
 
 
 async def aside(media: Media, size: int, function: Callable[..., T], *arguments: Any) -> T:
-    """A call that takes as long as its data is large, in a thread, so that other requests are answered meanwhile.
+    """Call a function whose time grows with `size`; a long call runs in a thread, beside other requests.
 
-    Where the client goes away the thread is waited for: it holds the memory that is counted for this request.
+    If the client goes away, the thread is still waited for: it holds the memory that is counted for this request.
     """
     if size < INLINE_BYTES[media]:
         return function(*arguments)

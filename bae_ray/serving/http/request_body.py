@@ -8,20 +8,21 @@ from starlette.types import Receive
 
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.http.exchange import Exchange
+from bae_ray.serving.http.limits import Arrival
 from bae_ray.serving.http.problems import Problem
 
 PAUSE_S = 10.0
-"""No part of a body comes later than this after the one before: a client that stops is not waited for."""
+"""Seconds that a client may pause within a body."""
 GRACE_S = 5.0
-"""Seconds for a body to begin with, before its rate counts."""
+"""Seconds before the rate of a body counts."""
 
 
 class ClientGoneError(Exception):
-    """The client went away before its body was read."""
+    """The client closed the connection before its body was read."""
 
 
 class RequestBody:
-    """A request's body, read once, within the limits, while it comes in."""
+    """The body of one request."""
 
     def __init__(self, receive: Receive, headers: Headers, limits: LimitsConfig, exchange: Exchange) -> None:
         self._receive, self._limits, self._exchange = receive, limits, exchange
@@ -29,21 +30,22 @@ class RequestBody:
         self._taken = 0
 
     async def read(self) -> bytes:
-        """All of it; then the request is worked on.
+        """Read all of it; from then on the request is worked on.
 
         Raises `body_too_large`, `body_timeout` and `overloaded`, before the rest is read.
         """
-        with self._exchange.held.load.waiting():
-            body = await self._read()
+        arrival = Arrival(self._exchange.source, asyncio.get_running_loop().time())
+        with self._exchange.held.load.waiting(arrival):
+            body = await self._read(arrival)
         self._exchange.enter()
         return body
 
-    async def _read(self) -> bytes:
+    async def _read(self, arrival: Arrival) -> bytes:
         announced = int(self._length) if self._length.isdecimal() else 0
         self._check(announced)
         self._exchange.held.load.check(announced)  # it is counted as it comes: who only announces holds nothing
         parts: list[bytes] = []
-        size, started = 0, (now := asyncio.get_running_loop().time)()
+        size, started, now = 0, arrival.started, asyncio.get_running_loop().time
         try:
             async with asyncio.timeout_at(self._latest(started, started, size)) as timeout:
                 more = True
@@ -56,6 +58,7 @@ class RequestBody:
                         raise ClientGoneError
                     part = message.get("body", b"")
                     size += len(part)
+                    arrival.size = size
                     self._check(size)
                     if size > self._taken:
                         self._take(size - self._taken)
@@ -64,7 +67,7 @@ class RequestBody:
                     timeout.reschedule(self._latest(started, now(), size))
         except TimeoutError as error:
             close = {"connection": "close"}
-            if self._exchange.held.load.is_high:  # then it may have waited for the service
+            if self._exchange.held.load.is_busy(now()):  # then it may have waited for the service
                 raise Problem("overloaded", "There are too many requests under way.", close) from error
             limits = self._limits
             detail = f"The body has to be here within {limits.body_timeout_s:g} seconds, at {limits.min_body_rate} B/s."
@@ -73,14 +76,14 @@ class RequestBody:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _latest(self, started: float, last: float, size: int) -> float:
-        """When the next part has to be here, of a body of which so much is, and the last of it came at `last`."""
+        """The deadline of the next part, if `size` bytes are here and the last part came at `last`."""
         latest = started + self._limits.body_timeout_s
         if rate := self._limits.min_body_rate:
             latest = min(latest, started + GRACE_S + size / rate, last + PAUSE_S)
         return latest
 
     def drop(self) -> None:
-        """Count it no more: nobody has it any longer."""
+        """Release the memory of the body."""
         self._exchange.held.give_back(self._taken)
         self._taken = 0
 

@@ -1,4 +1,4 @@
-"""Answers: from what was computed to what is sent.
+"""Answers: from computed arrays to HTTP responses.
 
 Shapes: N rows, F d_latent, T tokens, K the largest kept, B = ceil(F / 8) bytes of a packed code.
 """
@@ -23,11 +23,11 @@ from bae_ray.serving.registry.entry import Entry
 
 Format = Literal["packed", "indices", "magnitudes"]
 UNPACKED_BYTES = 1 << 22
-"""Bits of codes that are a byte each at a time."""
+"""Bits that are unpacked at a time, a byte each."""
 
 
 def info(entry: Entry, limits: LimitsConfig) -> s.EncoderInfo:
-    """What is said of an encoder."""
+    """The description of an encoder."""
     published = s.Limits(**{name: getattr(limits, name) for name in s.Limits.model_fields})
     if entry.config is None:
         return s.EncoderInfo(id=entry.id, status="broken", reason=entry.reason, version=entry.version, limits=published)
@@ -51,13 +51,13 @@ def info(entry: Entry, limits: LimitsConfig) -> s.EncoderInfo:
 
 
 def listing(entries: Sequence[Entry], limits: LimitsConfig, more: bool) -> str:
-    """A page of what is said of encoders, as JSON; with `more` the next one begins after its last id."""
+    """A page of the list of encoders, as JSON; `more`: another page follows."""
     listed = [info(entry, limits) for entry in entries]
     return s.EncoderList(encoders=listed, next=listed[-1].id if more else None).model_dump_json()
 
 
 def operation(entry: Entry, format_: Format, top_k: int | None) -> Operation:
-    """What to compute for a format. Raises `not_binary`, `invalid` and `no_prior`."""
+    """The computation for a format. Raises `not_binary`, `invalid` and `no_prior`."""
     if (format_ == "magnitudes" or top_k is not None) and entry.lacks_prior:
         raise Problem(
             "no_prior",
@@ -119,7 +119,7 @@ def texts(found: TextActivations, made: Mapping[str, np.ndarray], entry: Entry, 
 def _tokens(
     found: TextActivations, made: Mapping[str, np.ndarray], start: int, end: int
 ) -> Iterator[list[dict[str, Any]]]:
-    """Tokens `start` to `end` - 1 as JSON has them, some at a time."""
+    """Tokens `start` to `end` - 1 for JSON, some at a time."""
     step = max(1, CHUNK_NUMBERS // made["indices"].shape[1])
     for first in range(start, end, step):
         here = slice(first, min(first + step, end))

@@ -1,4 +1,4 @@
-"""What the routes ask of the rest of the service: encoders by id, and computations with them."""
+"""What the routes use: the encoders by id, and computations with them."""
 
 import asyncio
 import logging
@@ -27,13 +27,16 @@ from bae_ray.serving.monitoring.scrape import Scrape
 from bae_ray.serving.ray_serve.placement import Placement
 from bae_ray.serving.registry.entry import Entry
 from bae_ray.serving.registry.registry import Registry
+from bae_ray.serving.time_limits import SlowError
 
 READY_FOR_S = 1.0
 READY_TIMEOUT_S = 5.0
 ALONE = {"encoders": 16, "texts": 4}
-"""Calls that are not batched, at a time per replica: more than this would wait for longer than their clients do."""
+"""Calls without batching at a time per replica. More would wait longer than their clients do."""
+PLACE_RETRY_S = 5
+"""Seconds to wait before texts are asked for again, if no language model can be placed."""
 LOOK_TIMEOUT_S = 2.0
-"""How long a request waits for the registry's folder; then it is answered by what was there before."""
+"""How long a request waits for the registry's folder; after that, the last known state answers."""
 log = logging.getLogger("ray.serve")
 T = TypeVar("T")
 
@@ -47,14 +50,14 @@ class Service:
         encoders: DeploymentHandle,
         texts: DeploymentHandle,
         metrics: Metrics,
-        room: Placement | None = None,
+        placement: Placement | None = None,
         gateway: DeploymentHandle | None = None,
     ) -> None:
-        """`room`: for a replica of the texts, beside the others; left out, they are asked in any case.
+        """`placement`: of the texts' replicas; without it, texts are always sent to them.
 
-        `gateway`: this replica's own deployment, whose others are asked for what they have counted.
+        `gateway`: this replica's own deployment, whose other replicas are asked for their metrics.
         """
-        self._placement = room
+        self._placement = placement
         self.config = config
         self.registry = Registry.of(config)
         self.metrics = metrics
@@ -67,10 +70,12 @@ class Service:
         self._ready_until = 0.0
         self._looking: asyncio.Future[dict[str, Entry]] | None = None
         deployments = {"encoders": encoders, "texts": texts} | ({"gateway": gateway} if gateway else {})
-        self._watch = ReplicaWatch(deployments, lambda name: name == "texts" and room is not None and room.is_lacking)
+        self._watch = ReplicaWatch(
+            deployments, lambda name: name == "texts" and placement is not None and placement.is_lacking
+        )
         self.scrape = Scrape(self.counted, self._watch, deployments)
         self.parsing = asyncio.Lock()
-        """HeldMemory while a large JSON body is read, which takes several times its size: one at a time."""
+        """Held while a large JSON body is parsed, which takes several times its size: one at a time."""
 
     async def entries(self) -> dict[str, Entry]:
         """The encoders by id, broken ones included. One thread looks at the folder for all requests."""
@@ -84,12 +89,12 @@ class Service:
         return self.registry.known
 
     async def counted(self) -> Counted:
-        """What this replica has counted, and what waits in it now."""
+        """The metrics of this replica."""
         calls = {"encoders": self._turns_encoders.taken, "texts": self._turns_texts.taken}
         self.metrics.queued(Counter(key.partition("@")[0] for key, _ in self._batcher.waiting()), calls)
         try:
-            self.metrics.came(await asyncio.to_thread(self._watch.new))
-        except RayError as error:
+            self.metrics.came(await self._watch.new())
+        except (RayError, SlowError) as error:
             log.warning(f"the replicas cannot be listed: {error}")
         return self.metrics.collected()
 
@@ -117,8 +122,8 @@ class Service:
         assert entry.origin is not None
         try:
             with self._turns_texts.one():
-                if self._placement is not None:
-                    await self._placement.check()
+                if self._placement is not None and (reason := await self._placement.refusal()):
+                    raise Problem("unavailable", reason, {"retry-after": str(PLACE_RETRY_S)})
                 call = tried(lambda: self._texts.activations.remote(entry.origin, texts, most))
                 return await self._answered(entry, call, asks_texts=True)
         except TooManyTokensError as error:

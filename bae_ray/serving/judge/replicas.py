@@ -1,4 +1,4 @@
-"""Ray's classes of the judge's replicas, which listen where their Ray does."""
+"""Ray's classes of the judge's replicas, made to listen only where Ray itself listens."""
 
 from typing import Any
 

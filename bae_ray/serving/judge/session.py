@@ -1,4 +1,4 @@
-"""The judge of a job: the one at a given address, or one that runs on the job's own Ray for as long as it is asked."""
+"""The judge of a job: one at a given address, or one that runs on the job's own Ray while the job needs it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ class JobJudgeConfig(AskingConfig):
     """That judge."""
 
     def asking(self, url: str) -> JudgeConfig:
-        """How the judge is asked at this address."""
+        """The settings for asking the judge at this address."""
         asking = self.model_dump(exclude={"judge_url", "service"})
         if self.judge_url is None:
             asking["judge_model"] = self.service.called
@@ -28,9 +28,9 @@ class JobJudgeConfig(AskingConfig):
 
 @contextmanager
 def judge_of(config: JobJudgeConfig) -> Iterator[JudgeConfig]:
-    """How the judge of a job is asked, while it is there to be asked.
+    """The settings for asking a job's judge, which runs meanwhile.
 
-    Raises `InvalidInputError` where it is to be started and cannot be.
+    Raises `InvalidInputError` if it cannot be started.
     """
     if config.judge_url is not None:
         yield config.asking(config.judge_url)

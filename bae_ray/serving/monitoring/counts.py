@@ -13,25 +13,25 @@ disable_created_metrics()  # a second series for each, which nobody reads
 
 
 class Counted(NamedTuple):
-    """What a replica has counted."""
+    """The metrics of one replica."""
 
     replica: str
     metrics: list[Metric]
 
 
 class Counts:
-    """What a replica counts."""
+    """The metrics of a replica."""
 
     def __init__(self, replica: str) -> None:
         self.replica = replica
         self._registry = CollectorRegistry()
 
     def collected(self) -> Counted:
-        """All of it, to be sent to the gateway's replica that answers."""
+        """All metrics, to be sent to the gateway's replica that answers /metrics."""
         return Counted(self.replica, list(self._registry.collect()))
 
     def labelled(self, *labels: str) -> dict[str, Any]:
-        """What a metric of this replica is made with."""
+        """The arguments that metrics of this replica share."""
         return {"labelnames": ["replica", *labels], "registry": self._registry}
 
 

@@ -1,4 +1,4 @@
-"""What a replica counts that loads encoders or language models: loads, evictions, and its GPU's memory."""
+"""Metrics of a replica that loads encoders or language models: loads, evictions, GPU memory."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from bae_ray.serving.monitoring.counts import Counted, Counts
 
 
 class Loads(Counts):
-    """Counts of a replica that keeps what it loads until other things need the place."""
+    """Metrics of a replica that keeps a few loaded models."""
 
     def __init__(self, replica: str, deployment: str, label: str, device: str) -> None:
         """`label`: what is loaded, "encoder" or "language_model"."""
@@ -46,12 +46,12 @@ class Loads(Counts):
         self._loaded.labels(self.replica).inc()
 
     def evicted(self, name: str) -> None:
-        """Note what is in memory no more. Takes no lock: the garbage collector may call it anywhere."""
+        """Count an eviction. Takes no lock: the garbage collector may call it anywhere."""
         self._gone.append(name)
 
     @override
     def collected(self) -> Counted:
-        """All of it, with the GPU's memory as it is now."""
+        """All metrics, with the GPU's memory now."""
         while self._gone:
             self._evictions.labels(self.replica, self._gone.popleft()).inc()
             self._loaded.labels(self.replica).dec()
@@ -61,7 +61,7 @@ class Loads(Counts):
 
 
 def gpu_memory(device: str) -> dict[str, int]:
-    """Bytes of a GPU's memory by kind; none of a CPU."""
+    """Bytes of GPU memory by kind; empty on a CPU."""
     if device != "cuda":
         return {}
     free, total = torch.cuda.mem_get_info()

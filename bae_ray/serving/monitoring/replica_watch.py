@@ -1,18 +1,20 @@
-"""The replicas of the service as Ray and Serve see them. What is here blocks."""
+"""The replicas of the service as Ray and Serve see them."""
 
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, cast
+from functools import partial
+from typing import NamedTuple
 
-import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from bae_ray.serving.ray_serve.deployment import living
+from bae_ray.serving.time_limits import AwaitedCalls
+
 LATE_S = 30.0
-"""A replica that is not up after so long waits for a place."""
-ACTOR = "SERVE_REPLICA::"
-"""Begins the names of Serve's replicas among Ray's actors: those that live, or wait for a place."""
+"""A replica that is not up after this time waits for a place on a machine."""
+LOOK_TIMEOUT_S = 5.0
 
 
 class States(NamedTuple):
@@ -28,30 +30,37 @@ class States(NamedTuple):
 
 
 class ReplicaWatch:
-    """Which replicas there are, and since when."""
+    """The replicas, and since when each is there."""
 
     def __init__(
         self, deployments: Mapping[str, DeploymentHandle], is_lacking: Callable[[str], bool] = lambda _name: False
     ) -> None:
-        """`deployments`: by the name that series have for them. `is_lacking`: whether one is not even asked for."""
+        """`deployments`: by their name in the metrics. `is_lacking`: whether one has no place, and is not asked for."""
         self._deployments, self._is_lacking = deployments, is_lacking
+        self._calls = AwaitedCalls(LOOK_TIMEOUT_S)
         self._seen: dict[str, dict[str, float]] = {}
         """When each replica that lives was first seen."""
 
-    def new(self) -> dict[str, int]:
-        """How many replicas of each deployment have come since the last look; none at the first."""
-        actors = cast(list[dict[str, str]], ray.util.list_named_actors(all_namespaces=True))
+    async def new(self) -> dict[str, int]:
+        """How many replicas of each deployment have come since the last look; none at the first.
+
+        Raises `SlowError`, as `states` does, where Ray does not answer in time.
+        """
+        return await self._calls.call("new", self._new)
+
+    async def states(self, up: Mapping[str, set[str]]) -> dict[str, States]:
+        """The states of each deployment's replicas; `up`: those that answered."""
+        return await self._calls.call("states", partial(self._states, up))
+
+    def _new(self) -> dict[str, int]:
         now, came = time.monotonic(), {}
         for name, handle in self._deployments.items():
-            prefix = f"{ACTOR}{handle.app_name}#{handle.deployment_name}#"
-            living = [actor["name"].removeprefix(prefix) for actor in actors if actor["name"].startswith(prefix)]
-            before = self._seen.get(name)
-            came[name] = 0 if before is None else len({*living} - before.keys())
-            self._seen[name] = {replica: (before or {}).get(replica, now) for replica in living}
+            here, before = living(handle), self._seen.get(name)
+            came[name] = 0 if before is None else len(here - before.keys())
+            self._seen[name] = {replica: (before or {}).get(replica, now) for replica in here}
         return came
 
-    def states(self, up: Mapping[str, set[str]]) -> dict[str, States]:
-        """The states of each deployment's replicas; `up`: those that answered."""
+    def _states(self, up: Mapping[str, set[str]]) -> dict[str, States]:
         applications, now, found = serve.status().applications, time.monotonic(), {}
         for name, handle in self._deployments.items():
             application = applications.get(handle.app_name)

@@ -1,4 +1,4 @@
-"""The page /metrics: what all replicas have counted, whichever replica of the gateway is asked for it."""
+"""The page /metrics: the metrics of all replicas, whichever replica of the gateway is asked."""
 
 import asyncio
 import logging
@@ -18,24 +18,25 @@ from typing_extensions import override
 
 from bae_ray.serving.monitoring.counts import Counted, merged
 from bae_ray.serving.monitoring.replica_watch import ReplicaWatch, States
-from bae_ray.serving.registry.entry import Entry
+from bae_ray.serving.registry.entry import Entry, count
+from bae_ray.serving.time_limits import SlowError
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 FRESH_S = 0.5
-"""Who asks again within this time is given the same page: every one asks all replicas."""
+"""Within this time the same page is given again: each one asks all replicas."""
 TIMEOUT_S = 5.0
-UNREACHED = (TimeoutError, RayError, RayServeException)
+UNREACHED = (TimeoutError, RayError, RayServeException, SlowError)
 
 log = logging.getLogger("ray.serve")
 
 
 class Scrape:
-    """What a replica of the gateway asks of all replicas."""
+    """Collects the metrics of all replicas."""
 
     def __init__(
         self, own: Callable[[], Awaitable[Counted]], watch: ReplicaWatch, deployments: Mapping[str, DeploymentHandle]
     ) -> None:
-        """`own`: what this replica has counted. `deployments`: by the name that series have for them."""
+        """`own`: the metrics of this replica. `deployments`: by their name in the metrics."""
         self._own, self._watch, self._deployments = own, watch, deployments
         self._lock = asyncio.Lock()
         self._page, self._made = b"", float("-inf")
@@ -55,7 +56,7 @@ class Scrape:
         found = [*merged(counted.values(), encoders), _encoders(encoders.values())]
         up = {name: {each.replica for each in answer} for name, answer in zip(self._deployments, answers, strict=True)}
         try:
-            states = await asyncio.wait_for(asyncio.to_thread(self._watch.states, up), TIMEOUT_S)
+            states = await self._watch.states(up)
         except UNREACHED as error:  # Serve's controller is being replaced
             log.warning(f"the replicas' states are not known: {type(error).__name__}: {error}")
         else:
@@ -66,7 +67,7 @@ class Scrape:
 
 
 async def _ask(handle: DeploymentHandle) -> list[Counted]:
-    """What the deployment's replicas that answer have counted."""
+    """The metrics of the replicas that answer."""
     try:
         answers: list[Any] = await handle.broadcast("counted").results_async(
             timeout_s=TIMEOUT_S, return_exceptions=True
@@ -79,9 +80,8 @@ async def _ask(handle: DeploymentHandle) -> list[Counted]:
 def _encoders(entries: Iterable[Entry]) -> Metric:
     """How many encoders of the registry are ready, and how many broken."""
     family = GaugeMetricFamily("bae_ray_encoders", "Encoders of the registry.", labels=["status"])
-    ready = [entry.config is not None for entry in entries]
-    family.add_metric(["ready"], sum(ready))
-    family.add_metric(["broken"], len(ready) - sum(ready))
+    for status, n in count(entries).items():
+        family.add_metric([status], n)
     return family
 
 

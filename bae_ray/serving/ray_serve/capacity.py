@@ -1,4 +1,4 @@
-"""Whether what the service asks for has its place on the machine, before anything of it starts."""
+"""Whether the replicas of a config fit on the machine, checked before anything starts."""
 
 from collections.abc import Mapping
 
@@ -6,15 +6,15 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import ReplicasConfig, ServiceConfig
 
 KINDS = {"gateway": "gateway", "encoders": "encoders", "texts": "language models"}
-"""Fields of the config and what they are called; who comes first in it comes first where there is little room."""
+"""Fields of the config and their names in messages. Earlier kinds come first if there is little room."""
 
 
 def placed(config: ServiceConfig, have: Mapping[str, float] | None) -> tuple[ServiceConfig, list[str]]:
-    """The config with no more replicas than have their places at once, and what has been left out of it.
+    """The config with only as many replicas as fit at once, and notes of what was reduced.
 
-    So no kind can take the place of another one whose replica died. `have`: the CPUs and GPUs of the only machine; on
-    a cluster of several, None, and all stays as it is. Raises `InvalidInputError` where the replicas kept, one of each
-    kind at least, do not fit on the one machine.
+    So no kind can take the place of another one whose replica died. `have`: CPUs and GPUs of the only machine; None,
+    for a cluster of several, changes nothing. Raises `InvalidInputError` if the least number of replicas, one of each
+    kind at least, does not fit.
     """
     if have is None:
         return config, []

@@ -1,4 +1,4 @@
-"""A limit that uvicorn, the server of Serve's proxy, does not have: it waits for a request's head for ever."""
+"""A time limit that uvicorn, the server of Serve's proxy, lacks: it waits for the head of a request without end."""
 
 import asyncio
 
@@ -7,11 +7,11 @@ from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_S = 10.0
-"""Seconds for the head of a request to come in, and for what is left of a body that has been answered already."""
+"""Seconds for the head of a request, and for the rest of a body that has been answered already."""
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """A connection that is closed where a head, or the rest of a body that nobody reads, does not come in in time."""
+    """A connection that is closed if a head, or the rest of an unread body, does not come in time."""
 
     _timer: asyncio.TimerHandle | None = None
 
@@ -58,5 +58,5 @@ class TimedProtocol(HttpToolsProtocol):
 
 
 def limit_connections() -> None:
-    """Let the servers that uvicorn starts in this process from here on have such connections."""
+    """Use `TimedProtocol` for all servers that uvicorn starts in this process from now on."""
     auto.AutoHTTPProtocol = TimedProtocol

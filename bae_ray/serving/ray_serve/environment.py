@@ -1,14 +1,13 @@
-"""Settings of Ray Serve that are variables of the environment.
+"""Settings of Ray Serve in environment variables.
 
-They are read by the processes that Ray starts, which have them from this one: set them before it connects to Ray. On a
-cluster, `ray start` on every node needs them.
+The processes that Ray starts read them: set them before connecting to Ray. On a cluster, every `ray start` needs them.
 """
 
 import os
 
 PROXY_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 PROXY_CALLBACK = "bae_ray.serving.proxy:middlewares"
-"""What Serve's proxy asks for middlewares."""
+"""Where Serve's proxy gets its middlewares."""
 ALWAYS = {
     # A proxy that died is found by three checks, one after the other, and the port is closed meanwhile.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
@@ -23,11 +22,11 @@ HAPROXY = {
 }
 QUIET_VARIABLE = "RAY_SERVE_LOG_TO_STDERR"
 QUIET = {QUIET_VARIABLE: "0"}
-"""The log is in its files alone; else Ray prints it here as well, a line for each encoder."""
+"""Log to files only; otherwise Ray prints a line for each encoder here as well."""
 
 
 def prepare(haproxy: bool = False, quiet: bool = False) -> None:
-    """Set what is not set already."""
+    """Set the variables that are not set yet."""
     chosen = {**ALWAYS, **(HAPROXY if haproxy else {}), **(QUIET if quiet else {})}
     for name, value in {PROXY_VARIABLE: PROXY_CALLBACK, **chosen}.items():
         os.environ.setdefault(name, value)

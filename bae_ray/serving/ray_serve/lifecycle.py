@@ -1,4 +1,4 @@
-"""An application of Ray Serve at an address of this machine, for as long as it is wanted."""
+"""Run an application of Ray Serve at an address of this machine until it is stopped."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from bae_ray.serving.ray_serve.ports import url_of
 from bae_ray.serving.ray_serve.watchdog import MARGIN_S, Watchdog, end_now
 
 LATE_S = 2.0
-"""Serve gives up what is under way a little later than it was told to."""
+"""Serve gives up requests a little later than it was told to."""
 
 log = logging.getLogger("ray.serve")
 
@@ -32,12 +32,12 @@ def hosted(
     drain_s: float,
     behind: Mapping[str, Application] | None = None,
 ) -> Iterator[str]:
-    """The URL of an application that takes requests; on the way out, those under way are finished first.
+    """Start an application; the URL it answers at. At the end, requests under way are finished first.
 
-    `timeout_s` is how long a request may take before Serve's proxy gives it up, `drain_s` how long one under way may
-    take once the application is to stop. `behind`: applications by name that this one asks, which start before it and
-    stop after it. Raises `InvalidInputError` where this Ray cluster serves something already, and `ServiceError` where
-    the application does not start.
+    `timeout_s`: how long a request may take before Serve's proxy gives it up. `drain_s`: how long one under way may
+    take once the application is to stop. `behind`: applications by name that this one calls; they start before it and
+    stop after it. Raises `InvalidInputError` if this Ray cluster serves something already, and `ServiceError` if the
+    application does not start.
     """
     connect()
     if serve.status().proxies:
@@ -64,7 +64,7 @@ def hosted(
 
 
 def _delete(name: str, drain_s: float) -> None:
-    """Stop an application when its requests under way are finished, which `serve.shutdown` does not wait for."""
+    """Stop an application once its requests are finished; `serve.shutdown` does not wait for them."""
     serve.delete(name, _blocking=False)
     end = time.monotonic() + drain_s + LATE_S
     while name in serve.status().applications:
@@ -84,7 +84,7 @@ def serve_until_stopped(
     greeting: Callable[[str], str],
     behind: Mapping[str, Application] | None = None,
 ) -> None:
-    """Host an application until Ctrl-C or SIGTERM; `greeting`, of its URL, is printed once it is up.
+    """Run an application until Ctrl-C or SIGTERM. `greeting(url)` is printed once it is up.
 
     The first signal lets it finish what is under way, its own start included, for `drain_s`; `MARGIN_S` later the
     process has ended, whatever hangs. A second signal ends it at once.

@@ -1,4 +1,4 @@
-"""Replicas that listen where their Ray does."""
+"""Let replicas listen only where their Ray does."""
 
 from functools import partial
 from typing import Any
@@ -11,10 +11,10 @@ EVERYWHERE = "[::]"
 
 
 def listen_like_ray() -> None:
-    """Have the server for other deployments, of the replica that this process is, listen where its Ray does.
+    """Let this replica's server for other deployments listen where its Ray does.
 
-    To be called by a deployment's constructor: Serve starts that server after it. Serve has it listen on all addresses;
-    where Ray itself listens at the loopback address only, as `cluster.connect` starts it, there is nobody else to ask.
+    Call it in a deployment's constructor: Serve starts the server after that, on all addresses. If Ray itself listens
+    at the loopback address only, as `cluster.connect` starts it, nobody else has to reach it.
     """
     here = ray.util.get_node_ip_address()
     if here.startswith("127."):

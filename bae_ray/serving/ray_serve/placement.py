@@ -1,7 +1,7 @@
-"""Whether replicas that start with the first request are up or can be, so that nobody waits for what cannot come.
+"""Whether a replica that starts with the first request runs, or can be placed: else requests would wait in vain.
 
-What cannot be placed is not asked of Serve either: demand that finds no place stays in Ray's queue, and takes the CPUs
-of an encoders' replica which dies.
+Serve is not asked for a replica that cannot be placed: the demand would stay in Ray's queue, and take the CPUs of an
+encoders' replica that dies.
 """
 
 import asyncio
@@ -18,29 +18,27 @@ from ray.serve.handle import DeploymentHandle
 
 from bae_ray.cluster import only_machine
 from bae_ray.serving.config import ReplicasConfig
-from bae_ray.serving.http.problems import Problem
+from bae_ray.serving.ray_serve.deployment import living
+from bae_ray.serving.time_limits import AwaitedCalls, SlowError
 
 FRESH_S = 1.0
 LOOK_S = 5.0
 START_S = 30.0
-"""A replica that is not up after so long, and for which there is no room, has no place."""
-RETRY_AFTER_S = 5
-ALIVE = "SERVE_REPLICA::"
-"""Begins the names of Serve's replicas among Ray's actors: those that live, or wait for a place."""
-
-
+"""If a replica is not up after this time and there is no room for it, it cannot be placed."""
+NO_ACTOR = ""
+"""Stands for a replica that Serve has not made an actor for yet."""
 log = logging.getLogger("ray.serve")
 
 
 class Replicas(NamedTuple):
-    """A deployment as Serve sees it."""
+    """The replicas of a deployment, as Serve counts them."""
 
     running: int
     starting: int
 
 
 class Placement:
-    """What there is of a deployment, and room for it beside those that come first."""
+    """The replicas of a deployment, and the room for another one beside the deployments that come first."""
 
     def __init__(
         self,
@@ -51,7 +49,9 @@ class Placement:
         self._handle, self._config, self._first = handle, config, first
         self._looked_at = float("-inf")
         self._refused: str | None = None
-        self._starting_since: float | None = None
+        self._first_seen: dict[str, float] = {}
+        """When each replica that is starting was first seen."""
+        self._calls = AwaitedCalls(LOOK_S)
         self._lock = asyncio.Lock()
 
     @property
@@ -59,28 +59,27 @@ class Placement:
         """Whether the last request found no replica, and no room for one."""
         return self._refused is not None
 
-    async def check(self) -> None:
-        """Raise `unavailable` where no replica runs, and none can be placed now."""
+    async def refusal(self) -> str | None:
+        """The reason why no replica can answer: none runs, and none can be placed. None if one may be asked."""
         async with self._lock:
             if time.monotonic() >= self._looked_at + FRESH_S:
                 try:
-                    async with asyncio.timeout(LOOK_S):
-                        self._refused = await asyncio.to_thread(self._look)
-                except (TimeoutError, RayError, RayServeException):  # Serve's controller is being replaced
-                    log.exception("it cannot be told what room there is")
+                    self._refused = await self._calls.call(None, self._look)
+                except (SlowError, TimeoutError, RayError, RayServeException):  # Serve's controller is being replaced
+                    log.exception("it is not known whether a replica can be placed")
                     self._refused = None
                 self._looked_at = time.monotonic()
-        if self._refused is not None:
-            raise Problem("unavailable", self._refused, {"retry-after": str(RETRY_AFTER_S)})
+            return self._refused
 
     def _look(self) -> str | None:
-        """Why there can be no replica."""
         own = replicas(self._handle)
         if own is None:
             return None
         now = time.monotonic()
-        self._starting_since = None if own.running or not own.starting else self._starting_since or now
-        if own.running or (self._starting_since is not None and now < self._starting_since + START_S):
+        # By replica: one that starts now is not as old as one that was seen to start before, and is gone.
+        starting = (living(self._handle) or {NO_ACTOR}) if own.starting and not own.running else ()
+        self._first_seen = {replica: self._first_seen.get(replica, now) for replica in starting}
+        if own.running or any(now < since + START_S for since in self._first_seen.values()):
             return None
         have = only_machine()
         if have is None:  # then a machine may come, which nobody would start if nothing were asked for
@@ -97,13 +96,10 @@ class Placement:
         return None
 
     def _kept(self) -> Mapping[str, float]:
-        """What those take that come first and do not run."""
+        """Resources of the deployments that come first and do not run."""
         kept = {"CPU": 0.0, "GPU": 0.0}
-        actors = cast(list[dict[str, str]], ray.util.list_named_actors(all_namespaces=True))
-        names = [actor["name"] for actor in actors]
         for handle, config in self._first:
-            prefix = f"{ALIVE}{handle.app_name}#{handle.deployment_name}#"
-            alive = sum(name.startswith(prefix) for name in names)  # Serve notes a death later than Ray
+            alive = len(living(handle))
             known = replicas(handle)
             running = alive if known is None else min(alive, known.running)
             missing = max(0, max(1, config.min_replicas) - running)
@@ -112,7 +108,7 @@ class Placement:
 
 
 def replicas(handle: DeploymentHandle) -> Replicas | None:
-    """How many of a deployment run, and start; None while its application is built anew and Serve does not say."""
+    """The replicas of a deployment; None while Serve builds its application anew."""
     application = serve.status().applications.get(handle.app_name)
     if application is None:
         return Replicas(0, 0)

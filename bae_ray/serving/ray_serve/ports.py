@@ -1,4 +1,4 @@
-"""Addresses of this machine to listen at."""
+"""Ports and addresses of this machine."""
 
 import socket
 
@@ -6,12 +6,12 @@ LOOPBACK = "127.0.0.1"
 
 
 def free_port() -> int:
-    """A port of the loopback address at which nothing listens now."""
+    """A free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
 
 
 def url_of(host: str, port: int) -> str:
-    """What a client is given."""
+    """The URL of an address."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,4 +1,4 @@
-"""How many replicas Serve keeps."""
+"""The number of replicas: Serve's own policy, with an end to waiting."""
 
 import math
 from typing import Any
@@ -7,23 +7,23 @@ from ray.serve.autoscaling_policy import replica_queue_length_autoscaling_policy
 from ray.serve.config import AutoscalingContext
 
 IDLE_S = 600.0
-"""A replica that is not needed is kept for so long."""
+"""How long an idle replica is kept."""
 EXPIRE_S = 60.0
-"""One that is not needed any more, and is not up yet either, for so long: it may never find a place."""
+"""How long a replica that is no longer needed may take to come up: it may never find a place."""
 
 
 class Expiring:
-    """Serve's own policy, by the requests under way, but what does not come up is not waited for for ever.
+    """Serve's own policy, by the requests under way; but a replica that does not come up is given up after a while.
 
-    Serve keeps asking for a replica that found no place after those who wanted it have gone; it then takes the place of
-    another one that dies.
+    Serve goes on asking for a replica that found no place after its requests have gone. It would then take the place of
+    another replica that dies.
     """
 
     def __init__(self) -> None:
         self._since: float | None = None
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        """How many replicas there are to be."""
+        """The number of replicas wanted."""
         desired, state = replica_queue_length_autoscaling_policy(context)
         running, asked = context.current_num_replicas, context.target_num_replicas
         if not running and not context.total_num_requests:

@@ -1,34 +1,51 @@
-"""The end of a service: within a bound, whatever hangs."""
+"""The end of a service within a time limit, whatever hangs."""
 
 import contextlib
 import os
+import shutil
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 
 MARGIN_S = 10.0
-"""Seconds for the end beyond what requests under way are given: a stop takes no longer than both together."""
+"""Seconds that stopping may take beyond the drain time."""
 LAST_S = 2.0
-"""What of it is left to kill what did not end by itself."""
+"""The part of it that is left for killing."""
+_FOLDERS: set[Path] = set()
+
+
+@contextmanager
+def temporary_folder(prefix: str, within: str) -> Iterator[Path]:
+    """A folder for this user only. It is deleted at the end, and also if `end_now` ends this process."""
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=within, ignore_cleanup_errors=True) as made:
+        _FOLDERS.add(Path(made))
+        try:
+            yield Path(made)
+        finally:
+            _FOLDERS.discard(Path(made))
 
 
 class Watchdog:
-    """Ends this process and all that it has started, its Ray too, where it has not ended in time by itself."""
+    """Kills this process and everything it has started, its Ray too, unless it ends in time by itself."""
 
     def __init__(self, seconds: float) -> None:
         self._timer = threading.Timer(seconds - LAST_S, end_now, ["the service did not stop in time; it is killed."])
         self._timer.daemon = True
 
     def start(self) -> None:
-        """Count from now on."""
+        """Start the timer."""
         self._timer.start()
 
 
 def end_now(reason: str) -> None:
-    """End this process and all that it has started, at once.
+    """End this process and everything it has started, at once.
 
-    A Ray that was there before is left alone: what was deployed to it may be up for some time yet.
+    A Ray that was there before is left alone: what was deployed to it may run on for a while.
     """
     print(f"bae-ray: {reason}", file=sys.stderr, flush=True)
     started = psutil.Process().children(recursive=True)
@@ -36,4 +53,6 @@ def end_now(reason: str) -> None:
         with contextlib.suppress(psutil.Error):
             process.kill()
     psutil.wait_procs(started, timeout=1)
+    for folder in [*_FOLDERS]:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)

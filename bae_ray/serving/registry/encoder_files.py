@@ -1,6 +1,6 @@
-"""The encoders of a registry as their files say: each folder's by itself, so that a damaged one breaks no other.
+"""Reading the files of an encoder. A damaged encoder affects no other one.
 
-Files are read for their configs and headers here, and whole where an encoder is loaded.
+Here configs and headers are read; weights are read when an encoder is loaded.
 """
 
 import json
@@ -29,7 +29,7 @@ from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 MEASURES = ("entropy_bits", "fvu_train", "fvu_val", "cosine_val", "l0", "dead", "dense", "n_train")
 
 PRIOR_CHUNK = 1 << 20
-"""Firing rates that are read together."""
+"""Firing rates that are read at a time."""
 
 log = logging.getLogger("ray.serve")
 T = TypeVar("T")
@@ -39,7 +39,7 @@ _ORIGINS: TypeAdapter[Origin] = TypeAdapter(Origin)
 
 
 def version_of(folder: Path) -> str | None:
-    """What tells the folder's files from others in their place; None where there are none of an encoder."""
+    """Changes when the folder's files do; None if it holds no encoder."""
     stats: dict[str, list[int | None]] = {}
     for name in (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE, RUN_FILE):
         try:
@@ -55,7 +55,7 @@ def version_of(folder: Path) -> str | None:
 
 
 def links_out(folder: Path, registry: Path) -> list[str]:
-    """Names of links, the folder or files in it, that lead out of the registry (whose own path has no links)."""
+    """Names of links (the folder, or files in it) that lead out of the registry, whose own path has no links."""
 
     def leads_out(path: Path) -> bool:
         try:
@@ -69,7 +69,7 @@ def links_out(folder: Path, registry: Path) -> list[str]:
 
 
 def read_entry(encoder_id: str, folder: Path, version: str, most: int = MAX_WEIGHTS_BYTES) -> Entry:
-    """The encoder of a folder; whatever is wrong with it is its own business, and breaks no other one."""
+    """Read the encoder of a folder. Anything wrong with it makes it broken; nothing is raised."""
     try:
         config = _checked(CONFIG_FILE, CONFIGS.validate_json, read_text(folder / CONFIG_FILE))
         with torch.device("meta"):
@@ -94,17 +94,14 @@ def read_entry(encoder_id: str, folder: Path, version: str, most: int = MAX_WEIG
 
 
 def broken_entry(encoder_id: str, folder: Path, version: str, reason: str) -> Entry:
-    """An encoder that cannot be used, which the log is told."""
+    """A broken encoder; the reason is logged."""
     log.error(f"encoder {encoder_id} is refused: {reason}. Restore or remove {folder}.")
     public = reason.replace(str(folder), encoder_id)  # paths of this machine are nobody's business
     return Entry(encoder_id, folder, version, None, public, None, None, {})
 
 
 def _entropy(prior: Any) -> float | None:
-    """Marginal entropy in bits of firing rates, a slice of a file, of which only a part is in memory at a time.
-
-    None where they are all 0: there are none.
-    """
+    """Marginal entropy in bits of firing rates, a slice of a file, read in parts. None if all are 0 (unknown)."""
     bits, known = 0.0, False
     for start in range(0, prior.get_shape()[0], PRIOR_CHUNK):
         rates = prior[start : start + PRIOR_CHUNK].float()
@@ -116,7 +113,7 @@ def _entropy(prior: Any) -> float | None:
 
 
 def _origin(folder: Path) -> tuple[Origin | None, dict[str, float]]:
-    """What a run's result says of its encoder; nothing of a folder that is no run."""
+    """The origin and measures in a run's result; none if the folder is no run."""
     if not os.path.lexists(folder / RESULT_FILE):
         return None, {}
     result: Any = json.loads(read_text(folder / RESULT_FILE))
@@ -130,7 +127,7 @@ def _origin(folder: Path) -> tuple[Origin | None, dict[str, float]]:
 
 
 def _checked(name: str, validate: Callable[[Any], T], value: Any) -> T:
-    """What pydantic makes of a file's content. Raises `InvalidInputError` that names the file."""
+    """Validate the content of a file. Raises `InvalidInputError` with the file's name."""
     try:
         return validate(value)
     except ValidationError as error:

@@ -1,5 +1,6 @@
-"""An encoder of the registry, as its files say."""
+"""An encoder of the registry."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from bae_ray.autoencoders.architectures import architecture_of
 
 
 class Origin(NamedTuple):
-    """Which activations a run's encoder is of."""
+    """The activations that a run's encoder was trained on."""
 
     model: str
     layer: int
@@ -18,24 +19,24 @@ class Origin(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An encoder of the registry."""
+    """An encoder of the registry, as its files describe it."""
 
     id: str
     folder: Path
     version: str
     """Changes when the files do."""
     config: ArchitectureConfig | None
-    """None: the encoder is broken."""
+    """None if the encoder is broken."""
     reason: str
     """Why it is broken."""
     prior_bits: float | None
-    """Marginal entropy of the prior, in bits; None of a broken encoder, and of one without a prior."""
+    """Marginal entropy of the prior, in bits; None without a prior, and for a broken encoder."""
     origin: Origin | None
     measures: dict[str, float]
 
     @property
     def key(self) -> str:
-        """Id and version: what replicas hold it under."""
+        """Id and version: the name of the encoder in replicas."""
         return f"{self.id}@{self.version}"
 
     @property
@@ -45,11 +46,17 @@ class Entry(NamedTuple):
 
     @property
     def lacks_prior(self) -> bool:
-        """Whether its magnitudes would be burstiness and there are no firing rates to measure it by."""
+        """Whether it has no firing rates although its magnitudes (burstiness) need them."""
         return self.config is not None and self.config.has_burstiness and self.prior_bits is None
 
     @property
     def n_features(self) -> int:
-        """Rows of the dictionary."""
+        """Number of features: rows of the dictionary."""
         assert self.config is not None
         return self.config.n_features
+
+
+def count(entries: Iterable[Entry]) -> dict[str, int]:
+    """How many encoders are ready, and how many broken."""
+    ready = [entry.config is not None for entry in entries]
+    return {"ready": sum(ready), "broken": len(ready) - sum(ready)}

@@ -1,8 +1,8 @@
-"""The registry: a folder of encoders, looked at again when it changes.
+"""The registry: a folder of encoders, checked again for changes.
 
-An id is only ever looked up among the names of the folder's entries, never joined to a path. An encoder's files are
-read once for each version of them. All of it may block, so that it belongs in a thread; what does not come back is left
-to itself after a while, and holds up no other encoder.
+An id is only looked up among the names of the folder's entries, never joined to a path. The files of an encoder are
+read once per version. Everything here may block, so call it in a thread; slow reads are abandoned after a while, and
+delay no other encoder.
 """
 
 import logging
@@ -23,22 +23,22 @@ from bae_ray.serving.time_limits import SlowError, TimeLimit
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LOOK_AGAIN_S = 1.0
 ENTRY_TIMEOUT_S = 5.0
-"""For the files of one encoder, and for the list of all."""
+"""Time limit for the files of one encoder, and for the list of all."""
 LOOK_TIMEOUT_S = 10.0
-"""For all that are slow, each time the folder is looked at."""
+"""Time limit for all slow encoders together, each time the folder is checked."""
 SLOW = "slow"
-"""The version of an encoder that has never been read."""
+"""The version of an encoder that was never read."""
 
 log = logging.getLogger("ray.serve")
 
 
 class Registry:
-    """The encoders of a folder. Threads may share one."""
+    """The encoders of a folder. Thread-safe."""
 
     def __init__(self, folder: Path, follow_links: bool = False, most: int = MAX_WEIGHTS_BYTES) -> None:
-        """`follow_links`: those too that lead out of the folder. `most`: bytes of an encoder's weights.
+        """`follow_links`: also those that lead out of the folder. `most`: bytes of an encoder's weights.
 
-        Raises `InvalidInputError` where the folder does not exist, or cannot be reached.
+        Raises `InvalidInputError` if the folder does not exist or cannot be reached.
         """
         self._time_limit = TimeLimit(ENTRY_TIMEOUT_S, LOOK_TIMEOUT_S)
         try:
@@ -56,21 +56,21 @@ class Registry:
 
     @classmethod
     def of(cls, config: ServiceConfig) -> "Registry":
-        """The service's. Raises what making one does."""
+        """The registry of a service. Raises what the constructor does."""
         return cls(config.registry, config.follow_links, config.encoders.max_weights_bytes)
 
     @property
     def known(self) -> dict[str, Entry]:
-        """The encoders by id as they were when the folder was last looked at, broken ones included."""
+        """The encoders by id at the last check, broken ones included."""
         return self._entries
 
     @property
     def is_stale(self) -> bool:
-        """Whether it is time to look again."""
+        """Whether it is time to check again."""
         return time.monotonic() - self._looked >= LOOK_AGAIN_S
 
     def look(self) -> dict[str, Entry]:
-        """The encoders by id as they are now."""
+        """Check the folder. Returns the encoders by id."""
         with self._lock:
             self._time_limit.begin()
             if (folders := self._folders()) is not None:
@@ -79,7 +79,7 @@ class Registry:
             return self._entries
 
     def find(self, encoder_id: str) -> Entry | None:
-        """The encoder of an id as it is now; nothing of others is read."""
+        """Check one encoder; no other one is read."""
         with self._lock:
             self._time_limit.begin()
             folder = next((folder for folder in self._folders() or () if folder.name == encoder_id), None)
@@ -89,9 +89,9 @@ class Registry:
             return entry
 
     def refuse(self, entry: Entry, reason: str) -> str:
-        """Mark an encoder as broken until its files change; the reason as others may hear it.
+        """Mark an encoder as broken until its files change. Returns the reason without paths of this machine.
 
-        Waits for nobody: where the folder is looked at meanwhile the mark is lost, and made again with the next load.
+        Takes no lock: if the folder is checked at the same time, the mark is lost, and set again with the next load.
         """
         broken = broken_entry(entry.id, entry.folder, entry.version, reason)
         if (known := self._entries.get(entry.id)) and known.version == entry.version and known.config is not None:
@@ -106,7 +106,7 @@ class Registry:
             return None
 
     def _entry(self, folder: Path) -> Entry | None:
-        """The encoder in a folder: the one that is known, where the files are the same."""
+        """The encoder in a folder; the known one if its files are the same."""
         known = self._entries.get(folder.name)
         try:
             return self._time_limit.call(folder.name, partial(self._read, folder, known))
@@ -135,7 +135,7 @@ class Registry:
         return read_entry(folder.name, folder, version, self._most)
 
     def _pass_over(self, folder: Path) -> None:
-        """Say once that a folder's name is no id; hidden ones are not meant to be served."""
+        """Log once that a folder's name is no id. Hidden folders are ignored silently."""
         if folder.name.startswith(".") or folder.name in self._passed_over:
             return
         self._passed_over.add(folder.name)

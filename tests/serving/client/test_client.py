@@ -20,7 +20,8 @@ from bae_ray.client.clients import _wait
 from bae_ray.client.service_errors import error_of
 from bae_ray.compression import compress_activations
 from bae_ray.errors import InvalidInputError
-from tests.serving.support import KEY, LIMITS, NARROW_KEY, D, F, Served, free_port
+from bae_ray.serving.ray_serve.ports import free_port
+from tests.serving.support import KEY, LIMITS, NARROW_KEY, D, F, Served
 
 x = np.random.default_rng(5).normal(size=(9, D)).astype(np.float32) * 3
 

@@ -1,7 +1,11 @@
 """The language models behind texts/encode, without a service: one of each for all layers, and bounded work."""
 
 import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,12 +13,15 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from bae_ray.errors import InvalidInputError, OutOfMemoryError
+from bae_ray.serving.compute import language_models
 from bae_ray.serving.compute import texts as texts_module
 from bae_ray.serving.compute.interface import TooLongError, TooManyTokensError
 from bae_ray.serving.compute.texts import Texts
 from bae_ray.serving.config import ServiceConfig, TextsConfig
 from bae_ray.serving.registry.entry import Origin
-from tests.serving.support import LIMITS
+from bae_ray.serving.time_limits import SlowError
+from tests.activations.odd_models import GROUPED, save_random
+from tests.serving.support import LIMITS, until
 
 TEXTS = ["w1 w2 w3", "w59", "w7 w8 w9 w10"]
 
@@ -34,8 +41,8 @@ def test_one_model_serves_encoders_of_all_layers_and_sites(
         loaded.append(arguments)
         return load_model(*arguments)  # pyright: ignore[reportArgumentType]
 
-    load_model = texts_module.load_model
-    monkeypatch.setattr(texts_module, "load_model", load)
+    load_model = language_models.load_model
+    monkeypatch.setattr(language_models, "load_model", load)
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModel.from_pretrained(tiny_model)
     kept: dict[str, torch.Tensor] = {}
     model.layers[1].mlp.register_forward_hook(lambda _m, _i, output: kept.update(mlp_out=output))
@@ -50,8 +57,8 @@ def test_one_model_serves_encoders_of_all_layers_and_sites(
     assert len(loaded) == 1
     for name in ("two", "three"):
         models._compute(Origin(name, 1, "residual", "all"), TEXTS, 100)
-    assert len(models._models) == texts_module.MODELS_KEPT
-    assert "one" not in models._models, "the one asked for least recently went"
+    assert len(models._models._kept) == language_models.MODELS_KEPT
+    assert "one" not in models._models._kept, "the one asked for least recently went"
 
 
 def test_texts_that_are_too_long_alone_or_together_are_refused_before_the_model_runs(
@@ -82,3 +89,49 @@ def test_too_little_memory_is_said_as_such(models: Texts, monkeypatch: pytest.Mo
     monkeypatch.setattr(models, "_compute", compute)
     with pytest.raises(OutOfMemoryError):
         asyncio.run(models.activations(Origin("one", 1, "residual", "all"), TEXTS, 100))
+
+
+def test_a_model_that_does_not_load_holds_up_no_other(models: Texts, monkeypatch: pytest.MonkeyPatch):
+    """As in a network folder that is gone; the load goes on, and what it made is used."""
+    go, loads, load_model = threading.Event(), [], language_models.load_model
+    slow = ["one"]
+
+    def load(*given: Any) -> Any:
+        loads.append(slow[:])
+        if slow:
+            slow.pop()
+            go.wait(30)
+        return load_model(*given)
+
+    monkeypatch.setattr(language_models, "load_model", load)
+    monkeypatch.setattr(models._models._time_limit, "_limit_s", 0.5)
+
+    def ask(name: str) -> int:
+        origin = Origin(name, 1, "residual", "all")
+        return len(asyncio.run(models.activations(origin, TEXTS, 100)).x)
+
+    for message in ("takes more than", "has not ended"):
+        with pytest.raises(SlowError, match=message):
+            ask("one")
+    models._models._time_limit._limit_s = 30
+    assert ask("two") == 8
+    go.set()
+    assert until(lambda: quiet(ask, "one")) == 8
+    assert len(loads) == 2
+
+
+def quiet(ask: Callable[[str], int], name: str) -> int:
+    with suppress(SlowError):
+        return ask(name)
+    return 0
+
+
+def test_a_model_whose_vectors_an_extraction_refuses_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = save_random(tiny_model, tmp_path / "model", "llama", **GROUPED, is_causal=False)
+    texts = Texts(ServiceConfig(registry=tmp_path, limits=LIMITS, texts=TextsConfig(models={"ahead": str(folder)})))
+    for _ in range(2):
+        with pytest.raises(InvalidInputError, match="tokens see those after them"):
+            texts._compute(Origin("ahead", 2, "residual", "all"), TEXTS, 100)
+        monkeypatch.setattr(language_models, "probe_loaded", lambda *_: pytest.fail("it was probed again"))

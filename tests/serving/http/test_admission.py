@@ -11,7 +11,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.http import request_body
-from bae_ray.serving.http.keys import Keys
+from bae_ray.serving.http.keys import Keys, read_keys
+from bae_ray.serving.http.limits import Arrival, Load
 from bae_ray.serving.http.middleware import RequestMiddleware
 from bae_ray.serving.monitoring.gateway_metrics import Metrics
 from bae_ray.serving.time_limits import TimeLimit
@@ -65,6 +66,75 @@ def test_a_body_that_stops_is_not_waited_for_however_much_of_it_is_here(monkeypa
     assert time.monotonic() - started < 5
     assert sent[0]["status"] == 408
     assert made._load._bytes == 0
+
+
+class Sender:
+    """A client whose body stops after its first byte."""
+
+    def __init__(self, made: RequestMiddleware, address: str, key: str | None = None, body: bytes = b"{") -> None:
+        self._made, self._body = made, body
+        self.status: int | None = None
+        headers = [(b"content-length", b"1000")]
+        headers += [(b"authorization", f"Bearer {key}".encode())] if key else []
+        self._scope: Scope = {
+            "type": "http", "method": "POST", "path": "/v1/encoders/bae/encode", "headers": headers,
+            "client": (address, 1),
+        }  # fmt: skip
+
+    async def send(self) -> None:
+        parts = [self._body]
+
+        async def receive() -> Message:
+            if not parts:
+                await asyncio.sleep(60)
+            return {"type": "http.request", "body": parts.pop(), "more_body": True}
+
+        async def send(message: Message) -> None:
+            self.status = message.get("status", self.status)
+
+        await self._made(self._scope, receive, send)
+
+
+async def reads(scope: Scope, receive: Receive, send: Send) -> None:
+    await scope["state"]["body"].read()
+
+
+@pytest.mark.parametrize("keys", ["", f"{'a' * 32} name=many; {'b' * 32} name=one"])
+def test_no_caller_takes_all_the_places_of_slow_bodies(monkeypatch: pytest.MonkeyPatch, keys: str):
+    """By key, or without keys by address. A slow body is told so, however many others stand still."""
+    monkeypatch.setattr(request_body, "GRACE_S", 0.5)
+    monkeypatch.setenv("BAE_RAY_API_KEYS", keys)
+    limits = LimitsConfig(body_timeout_s=30, max_waiting=8, max_inflight=4)
+    made = RequestMiddleware(reads, read_keys(None), limits, Metrics("r"))
+    many = [Sender(made, "10.0.0.1", keys and "a" * 32) for _ in range(20)]
+    first, last = (Sender(made, "10.0.0.1" if keys else "10.0.0.2", keys and "b" * 32, b"[1, ") for _ in range(2))
+
+    async def ask() -> None:
+        tasks = [asyncio.create_task(sender.send()) for sender in (first, *many)]
+        await asyncio.sleep(0.1)
+        assert [sender.status for sender in many].count(429) == 16, "half of all places, and no more"
+        await asyncio.gather(last.send(), *tasks)
+
+    asyncio.run(ask())
+    assert (first.status, last.status) == (408, 408)
+    assert [sender.status for sender in many].count(408) == 4
+    assert made._load._arriving == set()
+    assert not made._load._shares
+
+
+def test_a_body_that_may_have_waited_for_the_service_is_asked_for_again():
+    """As many others come in as fast as they have to: then the service is what is slow."""
+    load = Load(LimitsConfig(max_inflight=4, min_body_rate=100), Metrics("r"))
+    arrivals = [Arrival(f"{n}", started=10.0, size=size) for n, size in enumerate((1, 500, 500))]
+    with load.waiting(arrivals[0]), load.waiting(arrivals[1]):
+        assert not load.is_busy(12.0)
+        with load.waiting(arrivals[2]):
+            assert load.is_busy(12.0)
+            assert not load.is_busy(16.0), "they stand still since"
+    load.enter()
+    assert not load.is_busy(12.0)
+    load.enter()
+    assert load.is_busy(12.0), "half of what may be worked on"
 
 
 def test_one_call_that_took_too_long_shortens_no_later_one():

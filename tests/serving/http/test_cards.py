@@ -1,7 +1,10 @@
 """Cards that cannot be used are none, and the log is told once; nothing else of the encoder is lost."""
 
+import asyncio
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,8 @@ from bae_ray.serving.http import feature_cards
 from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.registry.entry import Entry
 from bae_ray.serving.registry.registry import Registry
-from tests.serving.support import make_encoder, write_cards
+from bae_ray.serving.time_limits import THREAD
+from tests.serving.support import make_encoder, until, write_cards
 
 RECORD = {"index": "3", "explanations": []}
 
@@ -29,12 +33,12 @@ def entry(tmp_path: Path) -> Entry:
 
 def is_none(entry: Entry) -> bool:
     with pytest.raises(Problem, match="no card"):
-        feature_cards.find_page(entry, 3)
-    return feature_cards.find_record(entry, 3) is None
+        asyncio.run(feature_cards.find_page(entry, 3))
+    return asyncio.run(feature_cards.find_record(entry, 3)) is None
 
 
 def test_weights_that_were_replaced_take_the_cards_with_them(entry: Entry, caplog: pytest.LogCaptureFixture):
-    assert feature_cards.find_record(entry, 3) == RECORD
+    assert asyncio.run(feature_cards.find_record(entry, 3)) == RECORD
     make_encoder(entry.folder, seed=1)
     with caplog.at_level("ERROR", "ray.serve"):
         for _ in range(3):
@@ -43,14 +47,14 @@ def test_weights_that_were_replaced_take_the_cards_with_them(entry: Entry, caplo
     assert "not of the weights" in said
     assert "one@" in said
     write_cards(entry.folder, RECORD)
-    assert feature_cards.find_record(entry, 3) == RECORD, "published anew"
+    assert asyncio.run(feature_cards.find_record(entry, 3)) == RECORD, "published anew"
 
 
 def test_weights_are_hashed_once(entry: Entry, monkeypatch: pytest.MonkeyPatch):
     hashed: list[Path] = []
     monkeypatch.setattr(report_cards, "checksum", lambda file: hashed.append(file) or files.checksum(file))
     for _ in range(3):
-        assert feature_cards.find_record(entry, 3) == RECORD
+        assert asyncio.run(feature_cards.find_record(entry, 3)) == RECORD
     assert hashed == [entry.folder / "model.safetensors"]
 
 
@@ -64,8 +68,8 @@ def test_cards_that_name_no_weights_are_none(entry: Entry, about: dict[str, Any]
 def test_a_page_that_cannot_be_made_takes_nothing_else(entry: Entry, about: dict[str, Any]):
     write_cards(entry.folder, RECORD, **about)
     with pytest.raises(Problem, match="no card"):
-        feature_cards.find_page(entry, 3)
-    assert feature_cards.find_record(entry, 3) == RECORD
+        asyncio.run(feature_cards.find_page(entry, 3))
+    assert asyncio.run(feature_cards.find_record(entry, 3)) == RECORD
 
 
 @pytest.mark.parametrize("columns", [{"record": [3]}, {"record": ["{"]}, {"record": ['"\\ud800"']}, {"feature": ["x"]}])
@@ -84,3 +88,33 @@ def test_a_file_that_is_none(entry: Entry):
     assert is_none(entry)
     shutil.rmtree(entry.folder)
     assert is_none(entry)
+
+
+def test_a_folder_that_hangs_holds_one_thread_and_no_other_card(
+    tmp_path: Path, entry: Entry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    make_encoder(tmp_path / "two")
+    write_cards(tmp_path / "two", RECORD)
+    other = Registry(tmp_path).look()["two"]
+    ended, read_card = threading.Event(), feature_cards.read_card
+
+    def hangs(folder: Path, index: int) -> Any:
+        if folder == entry.folder:
+            ended.wait(30)
+        return read_card(folder, index)
+
+    monkeypatch.setattr(feature_cards, "read_card", hangs)
+    monkeypatch.setattr(feature_cards._reads, "_limit_s", 0.3)
+
+    async def ask() -> list[Any]:
+        slow = [feature_cards.find_record(entry, index) for index in range(40)]
+        return await asyncio.gather(*slow, feature_cards.find_record(other, 3))
+
+    before = sum(thread.name == THREAD for thread in threading.enumerate())
+    started = time.monotonic()
+    assert asyncio.run(ask()) == [None] * 40 + [RECORD]
+    assert time.monotonic() - started < 5, "all but the first are told at once"
+    assert sum(thread.name == THREAD for thread in threading.enumerate()) <= before + 1
+    assert "cannot be used" in caplog.text
+    ended.set()
+    until(lambda: asyncio.run(feature_cards.find_record(entry, 3)) == RECORD)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import EncodersConfig, GatewayConfig, ServiceConfig
+from bae_ray.serving.http import key_file
 from bae_ray.serving.http.key_file import KeyFile
 from bae_ray.serving.http.keys import Caller, Keys, read_keys
 from bae_ray.serving.http.problems import Problem
@@ -56,6 +57,36 @@ def test_keys_are_those_of_the_file_as_it_is_now(tmp_path: Path, caplog: pytest.
     write(file, f"{OLD} name=old\n")
     assert keys.look()
     assert (keys.find(OLD), keys.find(NEW)) == (Caller("old"), None)
+
+
+def test_a_read_that_failed_is_made_again_of_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As on a network folder that was away for a moment: the file is as it was."""
+    file = tmp_path / "keys"
+    file.write_text(f"{OLD} name=old\n")
+    keys = KeyFile(read_keys(file), file)
+    assert keys.look()
+    write(file, f"{NEW} name=new\n")
+
+    def fails(_file: Path) -> Keys:
+        raise InvalidInputError("the network is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(key_file, "read_keys", fails)
+        assert not keys.look()
+        assert keys.find(OLD) == Caller("old")
+    assert keys.look()
+    assert (keys.find(OLD), keys.find(NEW)) == (None, Caller("new"))
+
+
+def test_a_file_that_was_away_is_the_same_again(tmp_path: Path):
+    file = tmp_path / "keys"
+    file.write_text(f"{OLD} name=old\n")
+    keys = KeyFile(read_keys(file), file)
+    assert keys.look()
+    file.rename(tmp_path / "away")
+    assert not keys.look()
+    (tmp_path / "away").rename(file)
+    assert keys.look()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from bae_ray.comsem.judge_check import check_prompts
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import JudgeServiceConfig
 from bae_ray.serving.judge.application import build, settings
-from tests.serving.support import free_port
+from bae_ray.serving.ray_serve.ports import free_port
 
 START_S = 400
 

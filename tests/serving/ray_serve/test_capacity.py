@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import EncodersConfig, GatewayConfig, ServiceConfig, TextsConfig
 from bae_ray.serving.ray_serve.capacity import placed
+from bae_ray.serving.ray_serve.ports import free_port
 from tests.serving.command import START, Command, serving
-from tests.serving.support import KEY, D, free_port, make_encoder, make_run, until
+from tests.serving.support import KEY, D, make_encoder, make_run, until
 
 CONFIGS = {"gateway": GatewayConfig, "encoders": EncodersConfig, "texts": TextsConfig}
 amounts = st.sampled_from([0, 0.1, 0.25, 0.5, 1, 2])

@@ -8,23 +8,34 @@ from pathlib import Path
 
 import httpx
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from bae_ray.serving.http.problems import KINDS
 from bae_ray.serving.proxy import middlewares
 from tests.serving.command import is_ready, serving
 from tests.serving.support import make_encoder, until
 
+NOT_DEPLOYED = "Path '/v1/encoders' not found. Ping http://.../-/routes for available routes."
+"""What Serve's proxy says with its 404."""
 
-def through(status: int | None, content_type: str = "text/plain", path: str = "/v1/encoders") -> httpx.Response:
+
+def through(
+    status: int | None,
+    content_type: str = "text/plain",
+    path: str = "/v1/encoders",
+    body: str = "Request dropped.",
+    tells_length: bool = False,
+) -> httpx.Response:
     """The answer to a request whose proxy says this, or nothing."""
 
     async def proxy(scope: Scope, receive: Receive, send: Send) -> None:
         if status is not None:
             headers = [(b"content-type", content_type.encode()), (b"x-request-id", b"the proxy's")]
+            if tells_length:
+                headers.append((b"content-length", str(len(body)).encode()))
             await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": b"Request dropped", "more_body": True})
-            await send({"type": "http.response.body", "body": b"."})
+            await send({"type": "http.response.body", "body": body[:-1].encode(), "more_body": True})
+            await send({"type": "http.response.body", "body": body[-1:].encode()})
 
     (middleware,) = middlewares()
     app = middleware.cls(proxy, *middleware.args, **middleware.kwargs)
@@ -48,12 +59,13 @@ def through(status: int | None, content_type: str = "text/plain", path: str = "/
     ],
 )
 def test_what_is_no_problem_becomes_one(status: int | None, code: str):
-    answer = through(status)
+    answer = through(status, body=NOT_DEPLOYED if status == 404 else "Request dropped.")
     assert answer.headers["content-type"] == "application/problem+json"
     assert (answer.status_code, answer.json()["code"]) == (KINDS[code].status, code)
     assert answer.json()["request_id"] == answer.headers["x-request-id"] == ("the proxy's" if status else "mine")
     assert ("retry-after" in answer.headers) == (code in ("unavailable", "overloaded"))
     assert "dropped" not in answer.text
+    assert "Ping" not in answer.text
 
 
 @pytest.mark.parametrize(
@@ -69,6 +81,39 @@ def test_answers_of_the_service_and_of_the_proxys_own_addresses_pass(status: int
     answer = through(status, content_type, path)
     assert (answer.status_code, answer.headers["content-type"]) == (status, content_type)
     assert answer.text == "Request dropped."
+
+
+@pytest.mark.parametrize(("status", "tells_length"), [(404, True), (404, False), (401, True), (500, True), (503, True)])
+def test_errors_in_text_of_another_application_pass(status: int, tells_length: bool):
+    """Frameworks tell the length of such an answer, and the proxy never does."""
+    answer = through(status, "text/plain; charset=utf-8", "/other/x", "Not Found", tells_length)
+    assert (answer.status_code, answer.text) == (status, "Not Found")
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+
+
+def test_a_stream_begins_before_its_body():
+    """Another application may stream what it has yet to make."""
+    sent: list[str] = []
+
+    async def proxy(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+        assert sent == ["http.response.start"]
+        await send({"type": "http.response.body", "body": b"x"})
+
+    async def send(message: Message) -> None:
+        sent.append(message["type"])
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    (middleware,) = middlewares()
+    app = middleware.cls(proxy, *middleware.args, **middleware.kwargs)
+
+    async def ask() -> None:
+        await app({"type": "http", "path": "/other", "headers": []}, receive, send)
+
+    asyncio.run(ask())
+    assert sent == ["http.response.start", "http.response.body"]
 
 
 @pytest.mark.slow

@@ -15,7 +15,8 @@ import yaml
 from ray.serve import Application
 
 from bae_ray.serving.config import ServiceConfig
-from tests.serving.support import D, free_port, make_encoder, until
+from bae_ray.serving.ray_serve.ports import free_port
+from tests.serving.support import D, make_encoder, until
 
 
 def test_what_is_unsafe_or_cannot_start_is_refused(bae_ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.serving.support import free_port, make_encoder
+from bae_ray.serving.ray_serve.ports import free_port
+from tests.serving.support import make_encoder
 
 
 def test_a_start_is_one_line(tmp_path: Path):

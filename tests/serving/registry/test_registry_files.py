@@ -1,5 +1,6 @@
 """Whatever lies in a registry, it neither hangs nor fills the memory, and breaks no other encoder."""
 
+import asyncio
 import os
 import resource
 import shutil
@@ -20,7 +21,7 @@ from bae_ray.serving.http import feature_cards
 from bae_ray.serving.registry import registry as registry_module
 from bae_ray.serving.registry.entry import Entry
 from bae_ray.serving.registry.registry import Registry
-from bae_ray.serving.time_limits import SlowError, TimeLimit
+from bae_ray.serving.time_limits import THREAD, SlowError, TimeLimit
 from tests.serving.support import make_encoder, make_run, until
 
 T = TypeVar("T")
@@ -123,7 +124,7 @@ def test_cards_are_read_only_of_a_file(tmp_path: Path, caplog: pytest.LogCapture
     make_encoder(tmp_path / "one")
     fifo(tmp_path / "one" / "cards.parquet")
     entry = Registry(tmp_path).look()["one"]
-    assert within(lambda: (feature_cards.find_record(entry, 3),)) == (None,)
+    assert within(lambda: (asyncio.run(feature_cards.find_record(entry, 3)),)) == (None,)
     assert "is a FIFO" in caplog.text
 
 
@@ -161,7 +162,7 @@ def test_weights_of_more_bytes_than_allowed_are_broken(tmp_path: Path):
 
 
 def threads() -> int:
-    return sum(thread.name == "patience" for thread in threading.enumerate())
+    return sum(thread.name == THREAD for thread in threading.enumerate())
 
 
 class Disk:
@@ -229,7 +230,7 @@ def test_an_encoder_that_is_known_is_served_on_while_its_disk_does_not_answer(
     assert found.known["one"].config == after.config
 
 
-def test_patience_passes_on_what_calls_give_and_raise(tmp_path: Path):
+def test_a_time_limit_passes_on_what_calls_give_and_raise(tmp_path: Path):
     time_limit = TimeLimit(0.2)
     assert time_limit.call("a", lambda: 3) == 3
     with pytest.raises(TimeoutError, match="own"):

@@ -1,4 +1,4 @@
-"""The registry over HTTP: which encoders there are, what each is, and what is known of its features."""
+"""The registry: the list of encoders, and what is known of an encoder and its features."""
 
 import asyncio
 from typing import Annotated
@@ -17,7 +17,7 @@ from bae_ray.serving.http.service import Service
 
 
 def catalog(service: Service) -> APIRouter:
-    """The routes of encoders as they are listed."""
+    """Routes of the list, of an encoder, and of its features."""
     router = APIRouter(tags=["encoders"])
 
     @router.get("/v1/encoders", **produces(s.EncoderList, "not_acceptable", headers=NEXT))
@@ -54,11 +54,11 @@ def catalog(service: Service) -> APIRouter:
         if index >= (n := incoming.entry.n_features):
             raise Problem("feature_not_found", f"The encoder has the features 0 to {n - 1}.")
         if incoming.html:
-            return await asyncio.to_thread(feature_cards.find_page, incoming.entry, index)
+            return await feature_cards.find_page(incoming.entry, index)
         found = await service.call(incoming.entry, "feature", index)
         made = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
         fields = {"encoder": incoming.entry.id, "index": index, "firing_rate": found["firing_rate"]}
-        fields["card"] = await asyncio.to_thread(feature_cards.find_record, incoming.entry, index)
+        fields["card"] = await feature_cards.find_record(incoming.entry, index)
         incoming.expect(made, arrays)
         return responses.arrays(made, fields, incoming.answer, arrays)
 
