@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[2])  # in place of this folder, whose names are not top-level ones
 
-from tests.recorded import containers, folders, ids, options
+from tests.recorded import containers, folders, ids, options, service
 from tests.recorded.compare import made_with
 
 FILES = Path(__file__).parent / "files"
@@ -48,6 +48,7 @@ KINDS = (
     Kind(folders.stores, needs_ray=True),
     Kind(folders.runs, needs_ray=True),
     Kind(folders.compression, needs_ray=True),
+    Kind(service.service),  # has a Ray of its own
 )
 
 
