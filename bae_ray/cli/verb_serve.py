@@ -48,7 +48,7 @@ def _serve(command: ServeCommand) -> None:
 
     from bae_ray.cluster import connect, has_joined, only_machine
     from bae_ray.serving.app import build_apart, check
-    from bae_ray.serving.ray_serve.capacity import placed
+    from bae_ray.serving.ray_serve.fit_check import placed
     from bae_ray.serving.ray_serve.lifecycle import serve_until_stopped
 
     config, address = command.service, command.address

@@ -17,8 +17,8 @@ from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.gateway import Gateway
 from bae_ray.serving.http.keys import Keys, read_keys
 from bae_ray.serving.http.problems import RETRY_AFTER_S
-from bae_ray.serving.ray_serve.capacity import placed
 from bae_ray.serving.ray_serve.deployment import deployed
+from bae_ray.serving.ray_serve.fit_check import placed
 from bae_ray.serving.registry.registry import Registry
 
 SPARE = 256

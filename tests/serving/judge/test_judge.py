@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import httpx
@@ -132,5 +133,6 @@ def test_a_judge_takes_its_share_of_gpus(gpus: float, bundles: list[dict[str, fl
 def test_the_deployed_file_has_known_settings():
     config = yaml.safe_load((Path(__file__).parents[3] / "serve" / "judge.yaml").read_text())
     (application,) = config["applications"]
-    assert application["import_path"] == f"{build.__module__}:{build.__name__}"
+    module, name = application["import_path"].split(":")
+    assert getattr(import_module(module), name) is build
     assert JudgeServiceConfig.model_validate(application["args"]).num_gpus == 2

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import EncodersConfig, GatewayConfig, ServiceConfig, TextsConfig
-from bae_ray.serving.ray_serve.capacity import placed
+from bae_ray.serving.ray_serve.fit_check import placed
 from bae_ray.serving.ray_serve.ports import free_port
 from tests.serving.command import START, Command, serving
 from tests.serving.support import KEY, D, make_encoder, make_run, until
