@@ -171,6 +171,7 @@ def test_two_services_behind_haproxy_one_of_them_open_to_others(tmp_path: Path):
     assert second.opened() == {("0.0.0.0", ports[1])}
 
 
+@pytest.mark.slow
 @pytest.mark.judge
 @pytest.mark.timeout(900)
 def test_judge_serve():

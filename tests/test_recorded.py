@@ -13,7 +13,10 @@ from tests.recorded.compare import VOLATILE, differences, made_with
 from tests.recorded.record import KINDS, Kind
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.slow if kind.is_long else (), id=kind.name) for kind in KINDS],
+)
 def test_what_was_recorded_is_what_there_is(kind: Kind, request: pytest.FixtureRequest, tmp_path: Path):
     if kind.needs_ray:
         request.getfixturevalue("ray_cluster")

@@ -27,6 +27,8 @@ class Kind(NamedTuple):
     observe: Callable[[Path], dict[str, Any]]
     """Makes them in an empty folder."""
     needs_ray: bool = False
+    is_long: bool = False
+    """Whether it is for `make test-slow`."""
 
     @property
     def name(self) -> str:
@@ -45,10 +47,10 @@ KINDS = (
     Kind(containers.containers),
     Kind(containers.autoencoders),
     Kind(options.options),
-    Kind(folders.stores, needs_ray=True),
-    Kind(folders.runs, needs_ray=True),
-    Kind(folders.compression, needs_ray=True),
-    Kind(service.service),  # has a Ray of its own
+    Kind(folders.stores, needs_ray=True, is_long=True),
+    Kind(folders.runs, needs_ray=True, is_long=True),
+    Kind(folders.compression, needs_ray=True, is_long=True),
+    Kind(service.service, is_long=True),  # has a Ray of its own
 )
 
 

@@ -89,7 +89,7 @@ def _tensors(content: bytes) -> Any:
         arrays = {name: [array.dtype.name, array.tolist()] for name, array in load(content).items()}
     except SafetensorError:
         return content.hex()
-    return {"header": content[8 : 8 + length].decode(), "arrays": arrays}
+    return {"header": json.loads(content[8 : 8 + length]), "arrays": arrays}  # its metadata come in any order
 
 
 def _masked(value: Any) -> Any:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from importlib import import_module
+from inspect import get_annotations
 from pathlib import Path
 
 import httpx
@@ -134,5 +135,5 @@ def test_the_deployed_file_has_known_settings():
     config = yaml.safe_load((Path(__file__).parents[3] / "serve" / "judge.yaml").read_text())
     (application,) = config["applications"]
     module, name = application["import_path"].split(":")
-    assert getattr(import_module(module), name) is build
+    assert get_annotations(getattr(import_module(module), name))["config"] is JudgeServiceConfig
     assert JudgeServiceConfig.model_validate(application["args"]).num_gpus == 2
