@@ -28,7 +28,7 @@ def service(folder: Path) -> dict[str, Any]:
     with _served(folder) as url, httpx.Client(base_url=url, timeout=60) as http:
         container = http.post("/v1/encoders/bae/compress", content=save({"x": X}),
                               headers={**bearer(KEY), "content-type": BINARY}).content  # fmt: skip
-        found = {ask.name: _answer(http, ask) for ask in [*calls(container), *refused(container)]}
+        found: dict[str, Any] = {ask.name: _answer(http, ask) for ask in [*calls(container), *refused(container)]}
         found["openapi"] = _unsaid(http.get("/openapi.json").json())
         found["metrics"] = sorted(FAMILY.findall(http.get("/metrics").text))
         return found
