@@ -51,6 +51,7 @@ def at_a_terminal(*command: object) -> tuple[int, list[str]]:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_a_terminal_shows_what_is_for_the_user_alone(tiny_model: Path, tiny_corpus: Path, tmp_path: Path):
     small = ["--seeds", 0, 1, "--training.epochs", 3, "--training.batch-size", 32]
     for command in (

@@ -54,7 +54,8 @@ def test_a_request_under_way_is_answered_after_sigterm(tmp_path: Path):
             httpx.get(f"{service.url}/livez")
 
 
-@pytest.mark.parametrize("hung", ["ray::ServeController", pytest.param("ray::ServeReplica", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("hung", ["ray::ServeController", "ray::ServeReplica"])
 def test_it_ends_in_time_whatever_hangs(tmp_path: Path, hung: str):
     """Bodies that never come to their end, and processes that do not answer."""
     make_encoder(tmp_path / "one")
