@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 import numpy as np
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
 from bae_ray.client.service_errors import InvalidRequestError, RequestTooLargeError
 from bae_ray.errors import InvalidInputError
@@ -43,7 +43,7 @@ class Call(NamedTuple):
         headers = {"accept": self.accept, **({"content-type": self.content_type} if self.content is not None else {})}
         params = {name: value for name, value in self.params.items() if value is not None}
         body = {"json": self.json} if self.json is not None else {"content": self.content}
-        return {"headers": headers, "params": params, **body}
+        return {"method": self.method, "url": self.path, "headers": headers, "params": params, **body}
 
 
 Flow = Generator[Call, httpx.Response, T]
@@ -98,14 +98,6 @@ def _ready(encoder_id: str) -> Flow[Info]:
     return info
 
 
-def split(info: Info, values: np.ndarray, answer_width: int) -> list[np.ndarray]:
-    """Parts within the service's limits; `answer_width`: bytes of the answer for each row."""
-    limits = info["limits"]
-    body = (limits["max_body_bytes"] - HEADER_BYTES) // max(1, values[:1].nbytes)
-    step = max(1, min(limits["max_rows"], body, limits["max_response_bytes"] // max(1, answer_width)))
-    return [values[start : start + step] for start in range(0, len(values), step)]
-
-
 def groups(limits: dict[str, Any], texts: list[str]) -> Iterator[list[str]]:
     """Texts, as many as the service takes at once in number and in bytes."""
     group, size = [], HEADER_BYTES
@@ -145,12 +137,14 @@ def answers(info: Info, parts: Sequence[Part], call: Callable[[Part], Call]) -> 
 
 def in_parts(
     info: Info, verb: str, params: dict[str, Any], name: str, values: np.ndarray, answer_width: int
-) -> Flow[list[dict[str, np.ndarray]]]:
-    """The arrays of the answers."""
-    path = f"{path_of(info['id'])}/{verb}"
-    responses = yield from answers(
+) -> Flow[list[bytes]]:
+    """The bodies of the answers to rows, sent in parts; `answer_width`: bytes of the answer for each row."""
+    limits, path = info["limits"], f"{path_of(info['id'])}/{verb}"
+    body = (limits["max_body_bytes"] - HEADER_BYTES) // max(1, values[:1].nbytes)
+    step = max(1, min(limits["max_rows"], body, limits["max_response_bytes"] // max(1, answer_width)))
+    made = yield from answers(
         info,
-        split(info, values, answer_width),
+        [values[start : start + step] for start in range(0, len(values), step)],
         lambda part: Call("POST", path, params, content=save({name: part}), accept=SAFETENSORS),
     )
-    return [load(response.content) for response in responses]
+    return [response.content for response in made]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
-from bae_ray.client import endpoints
+from bae_ray.client.endpoints import Calls
 from bae_ray.client.requests import HEADER_BYTES, Call
 from bae_ray.client.service_errors import InvalidRequestError, RequestTooLargeError, ServiceError
 from bae_ray.client.split_containers import split_container
@@ -19,6 +19,17 @@ from bae_ray.errors import InvalidInputError
 
 LIMITS = {"max_body_bytes": 1 << 20, "max_rows": 2, "max_response_bytes": 1 << 20, "max_texts": 4}
 X = np.zeros((3, 4), np.float32)
+
+
+class Flows(Calls):
+    """Calls whose requests are not sent: each gives its flow."""
+
+    def __init__(self, known: dict[str, Any]) -> None:
+        super().__init__()
+        self._known = known
+
+    def run(self, flow: Any) -> Any:
+        return flow
 
 
 def description(latents: int) -> dict[str, Any]:
@@ -56,7 +67,7 @@ def answered(flow: Any, latents: list[int], described: int) -> tuple[Any, int]:
 )
 def test_no_latent_is_lost_where_an_id_is_taken_by_a_wider_encoder(latents: list[int], sent: int):
     known = {"e": description(44)}
-    code, requests = answered(endpoints.encode(known, "e", X, False, "numpy"), latents, latents[-1])
+    code, requests = answered(Flows(known).encode("e", X, returns="numpy"), latents, latents[-1])
     assert code.shape == (3, latents[-1])
     assert code.all()
     assert (requests, known["e"]["d_latent"]) == (sent, latents[-1])
@@ -86,11 +97,11 @@ def test_no_two_encoders_are_joined_though_they_are_of_one_shape(call: str):
 
     known = {"e": description(8)}
     flow = {
-        "encode": lambda: endpoints.encode(known, "e", X, False, "numpy"),
-        "decode": lambda: endpoints.decode(known, "e", np.ones((3, 8), np.uint8), "numpy"),
-        "compress": lambda: endpoints.compress(known, "e", X, {}),
-        "magnitudes": lambda: endpoints.magnitudes(known, "e", X, None, "numpy"),
-        "texts": lambda: endpoints.encode_texts(known, "e", ["a"] * 5, 1),
+        "encode": lambda: Flows(known).encode("e", X, returns="numpy"),
+        "decode": lambda: Flows(known).decode("e", np.ones((3, 8), np.uint8), returns="numpy"),
+        "compress": lambda: Flows(known).compress("e", X),
+        "magnitudes": lambda: Flows(known).magnitudes("e", X, returns="numpy"),
+        "texts": lambda: Flows(known).encode_texts("e", ["a"] * 5, top_k=1),
     }[call]()
     found = served(flow, service)
     assert len(found) == {"compress": 2, "texts": 5}.get(call, 3)
@@ -103,7 +114,7 @@ def test_no_two_encoders_are_joined_though_they_are_of_one_shape(call: str):
 
 def test_an_encoder_that_never_stays_the_same_is_said():
     with pytest.raises(InvalidInputError, match="encoder e is being replaced"):
-        answered(endpoints.encode({"e": description(44)}, "e", X, False, "numpy"), [48, 44] * 3, 44)
+        answered(Flows({"e": description(44)}).encode("e", X, returns="numpy"), [48, 44] * 3, 44)
 
 
 def served(flow: Any, service: Callable[[Call], httpx.Response | ServiceError]) -> Any:
@@ -160,14 +171,14 @@ def test_a_container_whose_header_is_damaged_is_sent_as_it_is():
 @pytest.mark.parametrize("data", [[], [3], "text", [None]])
 def test_what_holds_no_containers_is_not_sent(data: Any):
     with pytest.raises(InvalidInputError, match="no containers"):
-        next(endpoints.decompress({"e": description(8)}, "e", data, "numpy"))
+        next(Flows({"e": description(8)}).decompress("e", data))
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_a_container_is_any_bytes(kind: Callable[[bytes], Any]):
     whole = compress(torch.zeros(2, 8), torch.zeros(8))
     for data in (kind(whole), [kind(whole)]):
-        assert next(endpoints.decompress({"e": description(8)}, "e", data, "numpy")).content == whole
+        assert next(Flows({"e": description(8)}).decompress("e", data)).content == whole
 
 
 def test_decompress_sends_parts_and_joins_their_rows():
@@ -180,7 +191,7 @@ def test_decompress_sends_parts_and_joins_their_rows():
         sent.append(decompress(call.content))
         return reply(8, content=save({"x": sent[-1].numpy().astype(np.float32)}))
 
-    found = served(endpoints.decompress({"e": description(8)}, "e", [whole, whole], "numpy"), service)
+    found = served(Flows({"e": description(8)}).decompress("e", [whole, whole]), service)
     assert [len(part) for part in sent] == [2, 2, 1, 2, 2, 1]
     assert np.array_equal(found, torch.cat([code, code]).numpy())
 
@@ -206,7 +217,7 @@ def test_texts_are_sent_by_number_and_bytes_and_halved_where_their_tokens_are_to
     texts = ["a b", "c", "d e f", "g", "h i j k", "l" * 50]
     sent: list[list[str]] = []
     small = {"e": {**description(8), "limits": {**LIMITS, "max_body_bytes": HEADER_BYTES + 40}}}
-    found = served(endpoints.encode_texts(small, "e", texts, 1), texts_service(4, sent))
+    found = served(Flows(small).encode_texts("e", texts, top_k=1), texts_service(4, sent))
     assert found["token"].tolist() == [word for text in texts for word in text.split()]
     assert found["text"].tolist() == [i for i, text in enumerate(texts) for _ in text.split()]
     assert all(len(group) <= 4 for group in sent)
@@ -214,7 +225,7 @@ def test_texts_are_sent_by_number_and_bytes_and_halved_where_their_tokens_are_to
     assert sent[0] == ["a b", "c", "d e f", "g"], "7 tokens, so that it comes again in halves"
     assert sent[1:3] == [["a b", "c"], ["d e f", "g"]]
     with pytest.raises(RequestTooLargeError):
-        served(endpoints.encode_texts({"e": description(8)}, "e", ["a b c"], 1), texts_service(2, []))
+        served(Flows({"e": description(8)}).encode_texts("e", ["a b c"], top_k=1), texts_service(2, []))
 
 
 @pytest.mark.parametrize("refusal", [RequestTooLargeError, InvalidRequestError])
@@ -233,7 +244,7 @@ def test_limits_that_have_changed_are_asked_for_and_kept_once(refusal: type[Serv
             return refusal("no", 413, "too_many_rows")
         return reply(8, content=save({"code": np.zeros((1, 1), np.uint8)}))
 
-    flow = endpoints.encode({"e": description(8)}, "e", X, False, "numpy")
+    flow = Flows({"e": description(8)}).encode("e", X, returns="numpy")
     if now == 1:
         assert served(flow, service).shape == (3, 8)
     else:
