@@ -5,8 +5,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from bae_ray.serving.config import ServiceConfig
-from bae_ray.serving.http.key_file import KeyFile
-from bae_ray.serving.http.keys import Keys
+from bae_ray.serving.http.keys import KeyFile, Keys
 from bae_ray.serving.monitoring.counts import Counted
 from bae_ray.serving.ray_serve.loopback import listen_like_ray
 from bae_ray.serving.registry.entry import count
@@ -26,7 +25,7 @@ class Gateway:
         from bae_ray.serving.http.api import create_app
         from bae_ray.serving.http.middleware import RequestMiddleware
         from bae_ray.serving.http.service import Service
-        from bae_ray.serving.monitoring.gateway_metrics import Metrics
+        from bae_ray.serving.monitoring.counts import Metrics
         from bae_ray.serving.ray_serve.placement import Placement
 
         context = serve.get_replica_context()

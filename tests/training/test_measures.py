@@ -13,7 +13,7 @@ from bae_ray.analysis.features import FeatureStatistics, cosines, feature_statis
 from bae_ray.analysis.sampling import estimate_entropy
 from bae_ray.autoencoders import Autoencoder, BAEConfig, ReLUConfig, build_autoencoder
 from bae_ray.errors import TrainingError
-from bae_ray.serving.compute.feature_description import describe_feature
+from bae_ray.serving.compute.operations import describe_feature
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.measuring import Trained
 from bae_ray.training.trainer import train

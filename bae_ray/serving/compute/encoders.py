@@ -19,12 +19,11 @@ from bae_ray.compression.activations import check_model, write_activations
 from bae_ray.compression.codec import CodeOptions, check_size
 from bae_ray.compression.header import BLOCK_ROWS
 from bae_ray.errors import ContainerTooLargeError
-from bae_ray.serving.compute.feature_description import describe_feature
 from bae_ray.serving.compute.interface import COMPUTING, LOADING, ChangedError, Operation
+from bae_ray.serving.compute.operations import describe_feature
 from bae_ray.serving.compute.threads import Threads
 from bae_ray.serving.config import ServiceConfig
-from bae_ray.serving.monitoring.counts import Counted
-from bae_ray.serving.monitoring.load_counts import Loads
+from bae_ray.serving.monitoring.counts import Counted, Loads
 from bae_ray.serving.ray_serve.deployment import deployed, own_id
 from bae_ray.serving.ray_serve.loopback import listen_like_ray
 from bae_ray.serving.registry.registry import Registry

@@ -4,6 +4,7 @@ Shapes: N rows, D d_in, F d_latent, G features, K the largest kept, B = ceil(F /
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from bae_ray.serving.compute.interface import Operation
 WORKING_SET = {"cpu": 16 << 20, "cuda": 256 << 20}
 """Bytes of the pre-activations and latents of a chunk of rows; on a CPU they stay in its cache."""
 PLACE_VALUES = (128, 64, 32, 16, 8, 4, 2, 1)
+SIMILAR = 10
 
 
 def compute(autoencoder: Autoencoder, operation: Operation, parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -77,3 +79,31 @@ _FUNCTIONS: dict[str, Callable[[Autoencoder, Operation, Tensor], dict[str, Tenso
     "decode_packed": _decode_packed,
     "decode": _decode,
 }
+
+
+@torch.inference_mode()
+def describe_feature(autoencoder: Autoencoder, index: int) -> dict[str, Any]:
+    """A feature's `direction` [D] in activation space, in the activations' own units, and the features most like it.
+
+    `direction` is what the reconstruction gains where the feature is 1. `similar_indices` and `similar_cosines`: the
+    features whose directions have the largest cosine with it. `firing_rate`: the share of the reference set on which it
+    fires; None where several bits make one feature, or there is no prior.
+    """
+    dictionary = autoencoder.W_dec
+    single = autoencoder.n_features == autoencoder.d_latent
+    # In double precision, and with a row of length 1: whatever the dictionary's scale, no square is lost. Nothing of
+    # the dictionary's size is made. A row of zeros has cosine 0 with all others.
+    norms = torch.linalg.vector_norm(dictionary, dim=1, dtype=torch.float64)
+    lengths = norms.where(norms > 0, 1.0)
+    unit = (dictionary[index].double() / lengths[index]).to(dictionary.dtype)
+    cosines = ((dictionary @ unit).double() / lengths).clamp(-1, 1)
+    cosines[index] = -torch.inf
+    nearest = cosines.topk(min(SIMILAR, len(dictionary) - 1))
+    # A transcoder's reconstruction is in the units of what it reconstructs.
+    direction = dictionary[index] * autoencoder.target_normalization[1]
+    return {
+        "firing_rate": float(autoencoder.prior[index]) if single and autoencoder.has_prior else None,
+        "direction": direction.float().cpu().numpy(),
+        "similar_indices": nearest.indices.int().cpu().numpy(),
+        "similar_cosines": nearest.values.float().cpu().numpy(),
+    }

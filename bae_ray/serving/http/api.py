@@ -9,16 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from bae_ray.serving.http.docs_page import docs
-from bae_ray.serving.http.exchange import Exchange
+from bae_ray.serving.http.exchange import ClientGoneError, Exchange
 from bae_ray.serving.http.openapi import describe
 from bae_ray.serving.http.parameters import check_parameters
 from bae_ray.serving.http.problems import MEDIA_TYPE, Problem
-from bae_ray.serving.http.request_body import ClientGoneError
-from bae_ray.serving.http.routes.catalog import catalog
-from bae_ray.serving.http.routes.codes import codes
-from bae_ray.serving.http.routes.compressed import compressed
-from bae_ray.serving.http.routes.health import health
-from bae_ray.serving.http.routes.tokens import tokens
+from bae_ray.serving.http.routes import catalog, codes, compressed, health, tokens
 from bae_ray.serving.http.service import Service
 
 DESCRIPTION = "Encode hidden states of a language model with Binary Autoencoders, decode them, and compress them."

@@ -11,10 +11,9 @@ from fastapi import Request, Response
 from bae_ray.serving.http import media_types, responses, sizes
 from bae_ray.serving.http.arrays import Style
 from bae_ray.serving.http.bodies import vectors_of
-from bae_ray.serving.http.exchange import Exchange
+from bae_ray.serving.http.exchange import Exchange, RequestBody
 from bae_ray.serving.http.media_types import BYTES, JSON, MEDIA, SAFETENSORS, Media
 from bae_ray.serving.http.problems import Problem
-from bae_ray.serving.http.request_body import RequestBody
 from bae_ray.serving.http.service import Service
 from bae_ray.serving.registry.entry import Entry
 

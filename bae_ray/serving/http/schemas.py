@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bae_ray.activations.config import Position
+from bae_ray.serving.registry.entry import EncoderOrigin
 
 
 class _Schema(BaseModel):
@@ -33,15 +33,6 @@ class Limits(_Schema):
     max_tokens: int
     body_timeout_s: float
     deadline_s: float
-
-
-class EncoderOrigin(_Schema):
-    """Which activations a run's encoder is of."""
-
-    model: str
-    layer: int
-    site: str
-    position: Position
 
 
 class EncoderInfo(_Schema):

@@ -20,10 +20,8 @@ from bae_ray.serving.http.keys import Caller
 from bae_ray.serving.http.limits import Turns
 from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.http.replica_calls import GONE, doing, errors_as_problems, message, tried
-from bae_ray.serving.monitoring.counts import Counted
-from bae_ray.serving.monitoring.gateway_metrics import Metrics
-from bae_ray.serving.monitoring.replica_watch import ReplicaWatch
-from bae_ray.serving.monitoring.scrape import Scrape
+from bae_ray.serving.monitoring.counts import Counted, Metrics
+from bae_ray.serving.monitoring.scrape import ReplicaWatch, Scrape
 from bae_ray.serving.ray_serve.placement import Placement
 from bae_ray.serving.registry.entry import Entry
 from bae_ray.serving.registry.registry import Registry

@@ -16,8 +16,7 @@ from pathlib import Path
 from bae_ray.config import content_hash
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import MAX_WEIGHTS_BYTES, ServiceConfig
-from bae_ray.serving.registry.encoder_files import broken_entry, links_out, read_entry, version_of
-from bae_ray.serving.registry.entry import Entry
+from bae_ray.serving.registry.entry import Entry, broken_entry, links_out, read_entry, version_of
 from bae_ray.serving.time_limits import SlowError, TimeLimit
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

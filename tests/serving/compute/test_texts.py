@@ -13,17 +13,20 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from bae_ray.errors import InvalidInputError, OutOfMemoryError
-from bae_ray.serving.compute import language_models
 from bae_ray.serving.compute import texts as texts_module
 from bae_ray.serving.compute.interface import TooLongError, TooManyTokensError
 from bae_ray.serving.compute.texts import Texts
 from bae_ray.serving.config import ServiceConfig, TextsConfig
-from bae_ray.serving.registry.entry import Origin
+from bae_ray.serving.registry.entry import EncoderOrigin
 from bae_ray.serving.time_limits import SlowError
 from tests.activations.odd_models import GROUPED, save_random
 from tests.serving.support import LIMITS, until
 
 TEXTS = ["w1 w2 w3", "w59", "w7 w8 w9 w10"]
+
+
+def origin(model: str, layer: int, site: str = "residual") -> EncoderOrigin:
+    return EncoderOrigin(model=model, layer=layer, site=site, position="all")
 
 
 @pytest.fixture
@@ -41,13 +44,13 @@ def test_one_model_serves_encoders_of_all_layers_and_sites(
         loaded.append(arguments)
         return load_model(*arguments)  # pyright: ignore[reportArgumentType]
 
-    load_model = language_models.load_model
-    monkeypatch.setattr(language_models, "load_model", load)
+    load_model = texts_module.load_model
+    monkeypatch.setattr(texts_module, "load_model", load)
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModel.from_pretrained(tiny_model)
     kept: dict[str, torch.Tensor] = {}
     model.layers[1].mlp.register_forward_hook(lambda _m, _i, output: kept.update(mlp_out=output))
     for layer, site in [(1, "residual"), (3, "residual"), (1, "mlp_out"), (0, "residual"), (2, "residual")] * 2:
-        found = models._compute(Origin("one", layer, site, "all"), TEXTS, 100)
+        found = models._compute(origin("one", layer, site), TEXTS, 100)
         wanted = []
         for text in TEXTS:
             with torch.no_grad():
@@ -56,8 +59,8 @@ def test_one_model_serves_encoders_of_all_layers_and_sites(
         assert np.allclose(found.x, torch.cat(wanted).numpy(), atol=1e-5), (layer, site)
     assert len(loaded) == 1
     for name in ("two", "three"):
-        models._compute(Origin(name, 1, "residual", "all"), TEXTS, 100)
-    assert len(models._models._kept) == language_models.MODELS_KEPT
+        models._compute(origin(name, 1), TEXTS, 100)
+    assert len(models._models._kept) == texts_module.MODELS_KEPT
     assert "one" not in models._models._kept, "the one asked for least recently went"
 
 
@@ -65,20 +68,20 @@ def test_texts_that_are_too_long_alone_or_together_are_refused_before_the_model_
     models: Texts, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(models, "_vectors", lambda *_: pytest.fail("the model ran"))
-    origin = Origin("one", 1, "residual", "all")
+    one = origin("one", 1)
     with pytest.raises(TooManyTokensError, match=r"8 tokens; the answer may be of 7"):
-        models._compute(origin, TEXTS, 7)
+        models._compute(one, TEXTS, 7)
     with pytest.raises(TooLongError):
-        models._compute(origin, ["w1 " * (LIMITS.max_tokens + 1)], 1000)
+        models._compute(one, ["w1 " * (LIMITS.max_tokens + 1)], 1000)
     for layer, site in ((4, "residual"), (-1, "residual"), (1, "nowhere")):
         with pytest.raises(InvalidInputError, match="has no"):
-            models._compute(Origin("one", layer, site, "all"), TEXTS, 100)
+            models._compute(origin("one", layer, site), TEXTS, 100)
 
 
 def test_what_nobody_waits_for_ends_with_the_batch_that_is_computed(models: Texts, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(texts_module, "BATCH_TOKENS", 1)
     asked = []
-    found = models._compute(Origin("one", 1, "residual", "all"), TEXTS, 100, lambda: len(asked) == 1 or asked.append(0))  # pyright: ignore[reportArgumentType]
+    found = models._compute(origin("one", 1), TEXTS, 100, lambda: len(asked) == 1 or asked.append(0))  # pyright: ignore[reportArgumentType]
     assert len(found.x) == 4, "of the longest text alone"
 
 
@@ -88,12 +91,12 @@ def test_too_little_memory_is_said_as_such(models: Texts, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(models, "_compute", compute)
     with pytest.raises(OutOfMemoryError):
-        asyncio.run(models.activations(Origin("one", 1, "residual", "all"), TEXTS, 100))
+        asyncio.run(models.activations(origin("one", 1), TEXTS, 100))
 
 
 def test_a_model_that_does_not_load_holds_up_no_other(models: Texts, monkeypatch: pytest.MonkeyPatch):
     """As in a network folder that is gone; the load goes on, and what it made is used."""
-    go, loads, load_model = threading.Event(), [], language_models.load_model
+    go, loads, load_model = threading.Event(), [], texts_module.load_model
     slow = ["one"]
 
     def load(*given: Any) -> Any:
@@ -103,12 +106,11 @@ def test_a_model_that_does_not_load_holds_up_no_other(models: Texts, monkeypatch
             go.wait(30)
         return load_model(*given)
 
-    monkeypatch.setattr(language_models, "load_model", load)
+    monkeypatch.setattr(texts_module, "load_model", load)
     monkeypatch.setattr(models._models._time_limit, "_limit_s", 0.5)
 
     def ask(name: str) -> int:
-        origin = Origin(name, 1, "residual", "all")
-        return len(asyncio.run(models.activations(origin, TEXTS, 100)).x)
+        return len(asyncio.run(models.activations(origin(name, 1), TEXTS, 100)).x)
 
     for message in ("takes more than", "has not ended"):
         with pytest.raises(SlowError, match=message):
@@ -133,5 +135,5 @@ def test_a_model_whose_vectors_an_extraction_refuses_is_refused(
     texts = Texts(ServiceConfig(registry=tmp_path, limits=LIMITS, texts=TextsConfig(models={"ahead": str(folder)})))
     for _ in range(2):
         with pytest.raises(InvalidInputError, match="tokens see those after them"):
-            texts._compute(Origin("ahead", 2, "residual", "all"), TEXTS, 100)
-        monkeypatch.setattr(language_models, "probe_loaded", lambda *_: pytest.fail("it was probed again"))
+            texts._compute(origin("ahead", 2), TEXTS, 100)
+        monkeypatch.setattr(texts_module, "probe_loaded", lambda *_: pytest.fail("it was probed again"))

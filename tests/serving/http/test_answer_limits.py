@@ -21,7 +21,7 @@ from bae_ray.serving.http.keys import Keys
 from bae_ray.serving.http.middleware import RequestMiddleware
 from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.http.service import Service
-from bae_ray.serving.monitoring.gateway_metrics import Metrics
+from bae_ray.serving.monitoring.counts import Metrics
 from bae_ray.serving.registry.entry import Entry
 from tests.serving.support import D, F, make_encoder, make_run
 

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.config import EncodersConfig, GatewayConfig, ServiceConfig
-from bae_ray.serving.http import key_file
-from bae_ray.serving.http.key_file import KeyFile
-from bae_ray.serving.http.keys import Caller, Keys, read_keys
+from bae_ray.serving.http.keys import Caller, KeyFile, Keys, read_keys
+from bae_ray.serving.http.limits import Quotas
 from bae_ray.serving.http.problems import Problem
-from bae_ray.serving.http.quotas import Quotas
 from tests.serving.support import LIMITS, D, Served, until
 
 OLD, NEW = "o" * 32, "n" * 32
@@ -71,7 +69,7 @@ def test_a_read_that_failed_is_made_again_of_the_same_file(tmp_path: Path, monke
         raise InvalidInputError("the network is away")
 
     with monkeypatch.context() as patched:
-        patched.setattr(key_file, "read_keys", fails)
+        patched.setattr("bae_ray.serving.http.keys.read_keys", fails)
         assert not keys.look()
         assert keys.find(OLD) == Caller("old")
     assert keys.look()

@@ -20,7 +20,7 @@ from bae_ray.serving.http.keys import Keys
 from bae_ray.serving.http.middleware import RequestMiddleware
 from bae_ray.serving.http.request import aside
 from bae_ray.serving.http.service import ALONE, Service
-from bae_ray.serving.monitoring.gateway_metrics import Metrics
+from bae_ray.serving.monitoring.counts import Metrics
 from tests.serving.support import LIMITS, D, make_run
 
 TOKEN = TextActivations(

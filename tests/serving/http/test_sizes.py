@@ -13,12 +13,12 @@ from bae_ray.compression import compress
 from bae_ray.serving.compute.interface import Operation
 from bae_ray.serving.compute.operations import compute
 from bae_ray.serving.config import LimitsConfig
-from bae_ray.serving.http import bodies, coded_bodies, responses, sizes
-from bae_ray.serving.http.array_writing import nested, ragged, write
+from bae_ray.serving.http import bodies, responses, sizes
 from bae_ray.serving.http.limits import HeldMemory, Load
 from bae_ray.serving.http.media_types import JSON, SAFETENSORS, Media
 from bae_ray.serving.http.problems import Problem
-from bae_ray.serving.monitoring.gateway_metrics import Metrics
+from bae_ray.serving.http.responses import nested, ragged, write
+from bae_ray.serving.monitoring.counts import Metrics
 from bae_ray.serving.registry.entry import Entry
 from tests.memory import MB, at_most
 from tests.serving.support import LIMITS, D, F
@@ -78,10 +78,10 @@ def test_lists_of_indices_take_no_more_than_the_codes_that_they_are():
     """2^22 indices of a byte each: as whole numbers of 8 bytes, with their rows, they took a hundred MB."""
     flat, splits = torch.zeros(1 << 22, dtype=torch.uint8), torch.tensor([0, 5, 1 << 22])
     with at_most(MB):
-        code = coded_bodies._packed(coded_bodies._listed({"indices": flat, "splits": splits}, LIMITS), F, LIMITS)
+        code = bodies._packed(bodies._listed({"indices": flat, "splits": splits}, LIMITS), F, LIMITS)
     assert code.tolist() == [[128, 0, 0, 0, 0, 0]] * 2
     with at_most(MB), pytest.raises(Problem) as refused:  # 2^17 bytes of code for each of the 256 rows of "[]"
-        coded_bodies._packed([np.empty(0, np.int64)] * LIMITS.max_rows, 1 << 20, LIMITS)
+        bodies._packed([np.empty(0, np.int64)] * LIMITS.max_rows, 1 << 20, LIMITS)
     assert refused.value.code == "body_too_large"
 
 

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 
 from bae_ray import load_autoencoder
-from bae_ray.serving.ray_serve.connections import HEAD_S
+from bae_ray.serving.proxy import HEAD_S
 from tests.serving.support import KEY, LIMITS, D, Served
 
 HEAD = (

@@ -13,10 +13,8 @@ import torch
 from prometheus_client.parser import text_string_to_metric_families
 
 from bae_ray.serving.config import EncodersConfig, GatewayConfig, ServiceConfig, TextsConfig
-from bae_ray.serving.monitoring.counts import merged
-from bae_ray.serving.monitoring.gateway_metrics import Metrics
-from bae_ray.serving.monitoring.load_counts import Loads, gpu_memory
-from bae_ray.serving.monitoring.replica_watch import States, _states
+from bae_ray.serving.monitoring.counts import Loads, Metrics, gpu_memory, merged
+from bae_ray.serving.monitoring.scrape import States, _states
 from tests.serving.support import KEY, LIMITS, D, Served, make_encoder, make_run, replicas, until
 
 DOCS = Path(__file__).parents[3] / "docs" / "http-api.md"

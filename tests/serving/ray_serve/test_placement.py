@@ -11,8 +11,8 @@ import ray
 from ray.serve.handle import DeploymentHandle
 
 from bae_ray.serving.config import TextsConfig
-from bae_ray.serving.monitoring import replica_watch
-from bae_ray.serving.monitoring.replica_watch import ReplicaWatch
+from bae_ray.serving.monitoring import scrape
+from bae_ray.serving.monitoring.scrape import ReplicaWatch
 from bae_ray.serving.ray_serve import placement as placement_module
 from bae_ray.serving.ray_serve.placement import Placement, Replicas
 from bae_ray.serving.time_limits import THREAD, SlowError
@@ -53,8 +53,8 @@ def test_a_controller_that_hangs_holds_one_thread_and_nobody_up(monkeypatch: pyt
 
 
 def test_a_scrape_of_a_ray_that_hangs_holds_one_thread_and_ends(monkeypatch: pytest.MonkeyPatch, hung: Any):
-    monkeypatch.setattr(replica_watch, "living", hung)
-    monkeypatch.setattr(replica_watch, "LOOK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(scrape, "living", hung)
+    monkeypatch.setattr(scrape, "LOOK_TIMEOUT_S", 0.2)
     before = held()
 
     async def ask() -> None:

@@ -21,7 +21,7 @@ from bae_ray.serving.http import service as service_module
 from bae_ray.serving.http.keys import read_keys
 from bae_ray.serving.http.responses import info
 from bae_ray.serving.http.service import Service
-from bae_ray.serving.monitoring.gateway_metrics import Metrics
+from bae_ray.serving.monitoring.counts import Metrics
 from bae_ray.serving.registry import registry as registry_module
 from bae_ray.serving.registry.entry import Entry
 from bae_ray.serving.registry.registry import Registry
