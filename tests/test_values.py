@@ -19,7 +19,7 @@ from bae_ray.analysis.sampling import estimate_entropy
 from bae_ray.autoencoders import Autoencoder, BAEConfig, build_autoencoder
 from bae_ray.client.array_types import rows_of
 from bae_ray.compression import compress, compress_activations
-from bae_ray.compression.activation_sources import FileSource
+from bae_ray.compression.conversions import FileSource
 from bae_ray.errors import BaeRayError, CheckpointError, NotFiniteError
 from bae_ray.experiments.compression.compressibility import distortion
 from bae_ray.serving.http.arrays import vectors

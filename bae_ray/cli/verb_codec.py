@@ -16,7 +16,7 @@ from bae_ray.errors import ForeignModelError, InvalidInputError
 from bae_ray.files import write_text
 
 if TYPE_CHECKING:
-    from bae_ray.compression.activation_sources import ActivationSource
+    from bae_ray.compression.conversions import ActivationSource
     from bae_ray.compression.parallel import Receipt
 
 RUN_FILE = "run.json"
@@ -103,7 +103,7 @@ def decompress(command: DecompressCommand) -> int:
 
 def _sources(command: CompressCommand, autoencoder: str) -> list["ActivationSource"]:
     """What to compress with an autoencoder."""
-    from bae_ray.compression.activation_sources import FileSource, StoreSource, on_any_process
+    from bae_ray.compression.conversions import FileSource, StoreSource, on_any_process
 
     if all(Path(source).suffix in (".npy", ".safetensors") for source in command.source):
         if len(command.autoencoder) > 1:

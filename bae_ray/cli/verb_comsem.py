@@ -28,7 +28,7 @@ def comsem(command: ComSemCommand) -> int:
     """Run `bae-ray comsem`."""
     from bae_ray.comsem.name_and_score import comsem as run
     from bae_ray.comsem.name_and_score import dry_run
-    from bae_ray.comsem.results_folder import TABLE_FILE
+    from bae_ray.comsem.summary import TABLE_FILE
     from bae_ray.report.card_file import publish_cards
     from bae_ray.report.comsem_terminal import print_cost, print_summary
     from bae_ray.report.feature_browser import report_features

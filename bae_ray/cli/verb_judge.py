@@ -62,7 +62,7 @@ def judge_check(command: JudgeCheckCommand) -> int:
         _check_reachable(command.judge.judge_url)
     from bae_ray.comsem.judge_check import JudgeCheck, unmeasured
     from bae_ray.comsem.name_and_score import check
-    from bae_ray.comsem.results_folder import CACHE_FILE, without_nan
+    from bae_ray.comsem.summary import CACHE_FILE, without_nan
     from bae_ray.report.comsem_terminal import print_check
 
     def write(checked: JudgeCheck) -> None:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bae_ray.comsem.budget import estimated_tokens
 from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.judge import DECISION_TOKENS
 from bae_ray.comsem.judge_check import check_prompts
 from bae_ray.comsem.judge_prompts import interpret_prompt, judge_prompt
 from bae_ray.comsem.scoring import Task
+from bae_ray.comsem.usage import estimated_tokens
 
 PHRASE_TOKENS = 8
 """Usual length of an explanation in tokens."""

@@ -1,19 +1,47 @@
-"""The parameters that a judge's server accepts; those that it rejects are left out of later requests.
+"""The parameters that a judge's server accepts; why it rejects a request, by its message, and a remedy.
 
-Servers support different versions of OpenAI's chat completions. The first requests show what one rejects. This is kept
-in the cache, so that a later run sends the same requests and finds their answers there.
+Servers support different versions of OpenAI's chat completions. The first requests show what one rejects; that is left
+out of later ones. It is kept in the cache, so that a later run sends the same requests and finds their answers there.
 """
 
-from typing import Any
+import re
+from typing import Any, Literal
 
 from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.judge_prompts import in_one_turn
-from bae_ray.comsem.rejected_requests import cause_of
 
+Cause = Literal["system", "template", "context", "other"]
+_CAUSES: dict[Cause, re.Pattern[str]] = {
+    "system": re.compile(
+        r"system.{0,10}(role|message|prompt)|role.{0,40}\bsystem\b|roles must alternate|must alternate between",
+        re.IGNORECASE,
+    ),
+    "template": re.compile(r"chat[ _-]?template", re.IGNORECASE),
+    "context": re.compile(
+        r"context.{0,3}(length|size|window)|(longer than|exceed\w*|maximum|max) .{0,30}(length|context|tokens)|n_ctx|"
+        r"max_new_tokens. must be|(prompt|input|context)s? (is|are) too (long|large)|reduce (the|your) .{0,20}length",
+        re.IGNORECASE,
+    ),
+}
+REMEDIES: dict[Cause, str] = {
+    "system": "Its chat template takes no instructions, not even in the user's turn: give the server another one "
+    "(vLLM: --chat-template FILE), or take another judge.",
+    "template": "A model without a chat template is no judge: serve an instruction-tuned one, or give the server a "
+    "template (vLLM: --chat-template FILE).",
+    "context": "Serve the judge with a longer context (vLLM: --max-model-len), show it less of each sentence "
+    "(--examples.context-tokens of comsem), let it think less (--reasoning), or take another judge.",
+    "other": "See what the server's message asks for.",
+}
 SYSTEM = "system"
 """Withheld from servers without system messages: the instructions are then part of the user's message."""
 OPTIONAL = ("structured_outputs", "top_logprobs", "seed", "temperature")
 """Parameters that may be left out, in the order in which they are tried."""
+
+
+def cause_of(message: str) -> Cause:
+    """The cause that a server's message names."""
+    found: list[Cause] = [cause for cause, pattern in _CAUSES.items() if pattern.search(message)]
+    return found[0] if found else "other"
 
 
 class Dialect:

@@ -1,8 +1,12 @@
-"""The autoencoders of a run, each with its cell of the store and its measures on the evaluation set."""
+"""The autoencoders of a run, each with its cell of the store and its measures on the evaluation set.
+
+The tokens are looked at in this process, or in parts by the workers of an executor.
+"""
 
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +29,19 @@ from bae_ray.autoencoders import Autoencoder, load_autoencoder
 from bae_ray.autoencoders.checkpoint import WEIGHTS_FILE
 from bae_ray.comsem.config import RANDOM, ComSemConfig
 from bae_ray.errors import InvalidInputError
+from bae_ray.storage import Folder
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
+from bae_ray.work.executor import WorkOrder
+from bae_ray.work.executors import data_executor
 
 Work = Callable[[Autoencoder, ActivationStore, int, int], Any]
 """Processes the tokens from a start index up to an end index."""
 Run = Callable[[Work, Autoencoder], Iterator[Any]]
 """Has all tokens processed, in one part or several; gives the result of each part."""
+PARTS_PER_WORKER = 4
+"""So that a slow worker keeps the others waiting for a quarter of its work."""
+Part = tuple[int, int]
+"""The first token and the one after the last."""
 
 
 class Method(NamedTuple):
@@ -179,3 +190,30 @@ def _cell(config: ComSemConfig, source: str) -> Cell:
     if layer is None:
         raise InvalidInputError(f"{source} has no {RUN_FILE} that says its layer. Give it with --layer.")
     return Cell(int(layer), config.site or said.get("site", "residual"), "all")
+
+
+def runner(store: ActivationStore, n_tokens: int, workers: int, gpus_per_worker: float) -> Run:
+    """Looks at the first `n_tokens`: with one worker here, else on a cluster, whose workers must see the store."""
+    if workers == 1:
+        return lambda work, autoencoder: iter([work(autoencoder, store, 0, n_tokens)])
+    return lambda work, autoencoder: _on_cluster(work, autoencoder, store, n_tokens, workers, gpus_per_worker)
+
+
+def _on_cluster(
+    work: Work, autoencoder: Autoencoder, store: ActivationStore, n_tokens: int, workers: int, gpus_per_worker: float
+) -> Iterator[Any]:
+    executor = data_executor("ray")
+    share = executor.share(f"each of {workers} workers", 1, gpus_per_worker)
+    parts = min(n_tokens, workers * PARTS_PER_WORKER)
+    edges = [n_tokens * i // parts for i in range(parts + 1)]
+    found: dict[Part, Any] = {}
+    looker = partial(_looker, work=work, autoencoder=autoencoder.cpu(), folder=store.folder)
+    executor.run(WorkOrder([[part] for part in pairwise(edges)], looker, found.__setitem__, share, workers))
+    autoencoder.to(device())
+    return (found[part] for part in sorted(found))
+
+
+def _looker(device: str, work: Work, autoencoder: Autoencoder, folder: Folder) -> Callable[[Part], Any]:
+    """A worker with a copy of the autoencoder."""
+    store, copy = ActivationStore.open(folder), autoencoder.to(device)
+    return lambda part: work(copy, store, *part)

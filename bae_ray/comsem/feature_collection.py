@@ -17,6 +17,7 @@ from bae_ray.autoencoders.losses import bernoulli_entropy
 from bae_ray.comsem.config import RANDOM, ExamplesConfig
 from bae_ray.comsem.evaluation import Method, Run, prepare, rows_of
 from bae_ray.comsem.examples import NO_TOKEN, Collected, Kept, at_quantiles, collect, random_sets
+from bae_ray.comsem.feature_details import NO_WORDS, similar, strongest, words
 from bae_ray.comsem.feature_records import (
     Details,
     Evaluation,
@@ -25,10 +26,7 @@ from bae_ray.comsem.feature_records import (
     read_feature_records,
     records_table,
 )
-from bae_ray.comsem.logit_attribution import NO_WORDS, words
 from bae_ray.comsem.sentences import Sentences
-from bae_ray.comsem.similar_features import similar
-from bae_ray.comsem.strongest_tokens import strongest
 from bae_ray.comsem.tasks import active_features
 from bae_ray.config import content_hash
 from bae_ray.errors import UnreadableFileError

@@ -19,9 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bae_ray.comsem.examples import NO_TOKEN, Floats, Kept
-from bae_ray.comsem.logit_attribution import NO_WORDS, Word, Words
-from bae_ray.comsem.similar_features import Similar
-from bae_ray.comsem.strongest_tokens import Strongest
+from bae_ray.comsem.feature_details import NO_WORDS, Similar, Strongest, Word, Words
 from bae_ray.errors import UnreadableFileError
 from bae_ray.files import atomic_path, write_text
 

@@ -16,10 +16,9 @@ from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.answers import CHOICES
 from bae_ray.comsem.completions import Answer
 from bae_ray.comsem.config import JudgeConfig
-from bae_ray.comsem.dialect import Dialect
+from bae_ray.comsem.dialect import REMEDIES, Dialect, cause_of
 from bae_ray.comsem.judge_prompts import Message
 from bae_ray.comsem.reachability import unreachable
-from bae_ray.comsem.rejected_requests import REMEDIES, cause_of
 from bae_ray.comsem.retrying import Pause, TryAgainError, retry_after
 from bae_ray.comsem.usage import Account, Usage
 from bae_ray.errors import JudgeError, RefusedRequestError, UnansweredError

@@ -15,14 +15,16 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.config import RANDOM, ComSemConfig, JudgeConfig
 from bae_ray.comsem.cost_estimate import Plan, plan
-from bae_ray.comsem.evaluation import Method, check_k, check_model, find_methods
+from bae_ray.comsem.evaluation import Method, check_k, check_model, find_methods, runner
 from bae_ray.comsem.examples import random_sets
 from bae_ray.comsem.feature_collection import EvaluationSet, collect_records
 from bae_ray.comsem.feature_records import FeatureRecords
 from bae_ray.comsem.judge import REFUSED_AT_FIRST, Judge
 from bae_ray.comsem.judge_check import JudgeCheck, check_judge, check_prompts
 from bae_ray.comsem.judge_prompts import PROMPT_VERSION
-from bae_ray.comsem.results_folder import (
+from bae_ray.comsem.scoring import FeatureScore, Task, score_features, unasked
+from bae_ray.comsem.sentences import Sentences
+from bae_ray.comsem.summary import (
     CACHE_FILE,
     CONFIG_FILE,
     FEATURES_FILE,
@@ -32,12 +34,11 @@ from bae_ray.comsem.results_folder import (
     TABLE_FILE,
     USAGE_FILE,
     Outcome,
+    flat,
+    summarize,
+    table,
     without_nan,
 )
-from bae_ray.comsem.scoring import FeatureScore, Task, score_features, unasked
-from bae_ray.comsem.sentences import Sentences
-from bae_ray.comsem.sharding import runner
-from bae_ray.comsem.summary import flat, summarize, table
 from bae_ray.comsem.tasks import active_features, feature_tasks, random_tasks
 from bae_ray.comsem.usage import Usage
 from bae_ray.errors import InvalidInputError, RefusedRequestError, UnansweredError

@@ -1,6 +1,15 @@
-"""The summary of a method's scores: a row of the paper's Table 1, with intervals and chance levels.
+"""The summary of a method's scores: a row of the paper's Table 1, with intervals and chance levels; the files of a run.
 
 Chance is how often the judge says Yes to an explanation on another feature's tokens.
+
+OUT/comsem.json               the config
+OUT/judge.sqlite              every answer of the judge, so that a rerun costs nothing
+OUT/activations               the evaluation set, where no store was given
+OUT/METHOD/...                of each autoencoder: examples and measures (feature_records.py), and
+OUT/METHOD/features.parquet   a row per feature
+OUT/METHOD/random.parquet     a row per set of random tokens, the control
+OUT/usage.json                requests and cost of the last run
+OUT/summary.json, .csv        a row per autoencoder: Table 1, and the judge's own test; written last
 """
 
 import math
@@ -10,12 +19,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from bae_ray.comsem.judge_check import JudgeCheck
 from bae_ray.comsem.scoring import FeatureScore
+from bae_ray.comsem.usage import Usage
 
 REPLICATES = 2000
 COVERAGE = 0.95
 COUNTED = ("scored", "unexplained", "unreadable")
 """Statuses of the features in the mean score: all those with answers of the judge."""
+CONFIG_FILE = "comsem.json"
+CACHE_FILE = "judge.sqlite"
+STORE_FOLDER = "activations"
+FEATURES_FILE = "features.parquet"
+RANDOM_FILE = "random.parquet"
+USAGE_FILE = "usage.json"
+SUMMARY_FILE = "summary.json"
+TABLE_FILE = "summary.csv"
 
 
 class Interval(NamedTuple):
@@ -147,3 +166,26 @@ def _interval(mean: float, replicates: np.ndarray) -> Interval:
         return Interval(mean, math.nan, math.nan)
     low, high = np.quantile(known, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Interval(mean, float(low), float(high))
+
+
+class Outcome(NamedTuple):
+    """The outcome of a run."""
+
+    summary: pd.DataFrame
+    """A row per autoencoder."""
+    check: JudgeCheck
+    usage: Usage
+    problems: tuple[str, ...]
+    """For each method an example of what went wrong: a failed request or an unreadable answer."""
+    failed: int
+    """Number of features and test questions without a result, since requests had no answer. The same command asks
+    again."""
+
+
+def without_nan(value: Any) -> Any:
+    """A JSON value with None in place of every NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -56,7 +56,7 @@ def check_judge(config: JudgedConfig) -> None:
     not there.
     """
     from bae_ray.comsem.name_and_score import check
-    from bae_ray.comsem.results_folder import CACHE_FILE
+    from bae_ray.comsem.summary import CACHE_FILE
     from bae_ray.serving.judge.application import require_vllm
 
     judge = config.judge

@@ -6,7 +6,7 @@ from bae_ray.comsem.config import JudgeConfig
 from bae_ray.comsem.cost_estimate import Plan
 from bae_ray.comsem.judge_check import JudgeCheck
 from bae_ray.comsem.judge_prompts import PROMPT_VERSION
-from bae_ray.comsem.results_folder import Outcome
+from bae_ray.comsem.summary import Outcome
 from bae_ray.comsem.usage import Usage
 from bae_ray.report.numbers import interval, known
 from bae_ray.report.terminal import print_tables, text_table

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import jinja2
 import pandas as pd
 
+from bae_ray.comsem.feature_details import Strongest
 from bae_ray.comsem.feature_records import FeatureRecords, read_feature_records
-from bae_ray.comsem.results_folder import FEATURES_FILE, SUMMARY_FILE
-from bae_ray.comsem.strongest_tokens import Strongest
+from bae_ray.comsem.summary import FEATURES_FILE, SUMMARY_FILE
 from bae_ray.files import write_text
 
 PAGE = "features.html"

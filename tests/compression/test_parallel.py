@@ -20,9 +20,8 @@ from bae_ray.analysis.features import feature_statistics
 from bae_ray.autoencoders import Autoencoder, BAEConfig, build_autoencoder, load_autoencoder
 from bae_ray.cli import EXIT_INVALID, EXIT_SOME_FAILED
 from bae_ray.compression import compress_activations, decompress_activations, model_hash, read_header
-from bae_ray.compression.activation_sources import FileSource
 from bae_ray.compression.config import CompressConfig
-from bae_ray.compression.conversions import Compression
+from bae_ray.compression.conversions import Compression, FileSource
 from bae_ray.compression.parallel import convert
 from bae_ray.errors import ConversionError
 

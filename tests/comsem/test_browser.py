@@ -14,7 +14,7 @@ import pytest
 
 from bae_ray.comsem.config import ComSemConfig, ExamplesConfig, ScoringConfig
 from bae_ray.comsem.name_and_score import comsem
-from bae_ray.comsem.results_folder import FEATURES_FILE
+from bae_ray.comsem.summary import FEATURES_FILE
 from bae_ray.report.card_file import publish_cards, read_card
 from bae_ray.report.feature_browser import _filled, report_features
 from tests.browser import opened

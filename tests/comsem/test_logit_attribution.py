@@ -12,8 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bae_ray.activations.model import find_model
 from bae_ray.comsem.config import ExamplesConfig
 from bae_ray.comsem.examples import NO_TOKEN, SAMPLED, Collected, Kept, at_quantiles
-from bae_ray.comsem.logit_attribution import words
-from bae_ray.comsem.similar_features import similar
+from bae_ray.comsem.feature_details import similar, words
 
 
 def test_similar_features_have_the_largest_cosine_and_are_others():

@@ -23,7 +23,7 @@ from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.config import ComSemConfig, EvaluationConfig, ExamplesConfig, ScoringConfig
 from bae_ray.comsem.feature_records import EVALUATION_FILE, EXAMPLES_FILE, read_feature_records
 from bae_ray.comsem.name_and_score import comsem, dry_run
-from bae_ray.comsem.results_folder import CACHE_FILE, CONFIG_FILE, FEATURES_FILE, SUMMARY_FILE, TABLE_FILE, Outcome
+from bae_ray.comsem.summary import CACHE_FILE, CONFIG_FILE, FEATURES_FILE, SUMMARY_FILE, TABLE_FILE, Outcome
 from bae_ray.errors import InvalidInputError, JudgeError, UnreadableFileError
 from tests.comsem.server import JudgeServer, Reply, always_yes, is_judgement, perfect
 

@@ -56,7 +56,7 @@ import numpy as np
 from bae_ray.analysis.features import feature_statistics
 from bae_ray.autoencoders import BAEConfig, build_autoencoder
 from bae_ray.compression import compress_activations
-from bae_ray.compression.activation_sources import FileSource
+from bae_ray.compression.conversions import FileSource
 from bae_ray.compression.config import CompressConfig
 from bae_ray.compression.conversions import Compression
 from bae_ray.compression.parallel import convert

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bae_ray.comsem.judge_check import JudgeCheck
-from bae_ray.comsem.results_folder import FEATURES_FILE, SUMMARY_FILE, USAGE_FILE
-from bae_ray.comsem.summary import COUNTED
+from bae_ray.comsem.summary import COUNTED, FEATURES_FILE, SUMMARY_FILE, USAGE_FILE
 from bae_ray.comsem.usage import Usage
 from bae_ray.experiments.comsem_table.best_features import best
 from bae_ray.experiments.comsem_table.methods import TableMethod

@@ -1,4 +1,4 @@
-"""The deployment that runs language models on texts.
+"""The deployment that runs language models on texts, loaded within a time limit and probed as an extraction does.
 
 Shapes: T tokens of all texts together, D hidden size.
 """
