@@ -27,7 +27,7 @@ from bae_ray.progress import console
 from bae_ray.storage import Location, folder_at
 from bae_ray.work.executor import Executor
 from bae_ray.work.executors import ExecutorName, data_executor
-from bae_ray.work.failures import FAILURES, listed
+from bae_ray.work.receipts import FAILURES, listed
 
 
 def extract(config: ExtractConfig, out: Location, executor: Executor | ExecutorName = "ray") -> ActivationStore:

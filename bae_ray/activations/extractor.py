@@ -11,10 +11,9 @@ from bae_ray.activations.compute import ShardComputer, Work
 from bae_ray.activations.layout import RowsIndex
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import ExtractionError
-from bae_ray.work.attempts import LITTLE_MEMORY, Attempts
+from bae_ray.work.attempts import LITTLE_MEMORY, Attempts, patiently
 from bae_ray.work.devices import is_lost
-from bae_ray.work.failures import traceback_of
-from bae_ray.work.retries import patiently
+from bae_ray.work.receipts import traceback_of
 
 MEASURE = -1
 """In place of a shard's number: measure the speed."""

@@ -15,9 +15,9 @@ from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import CorruptShardError, ExtractionError, InvalidInputError, UnfinishedError
 from bae_ray.progress import console, track
 from bae_ray.work.attempts import Attempts
-from bae_ray.work.capacity import Share
+from bae_ray.work.devices import Share
 from bae_ray.work.executor import Executor, WorkOrder
-from bae_ray.work.failures import write_failures
+from bae_ray.work.receipts import write_failures
 
 
 @contextmanager

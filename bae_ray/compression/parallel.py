@@ -22,8 +22,7 @@ from bae_ray.storage import folder_at
 from bae_ray.work.attempts import Attempts
 from bae_ray.work.executor import Executor, WorkOrder
 from bae_ray.work.executors import ExecutorName, data_executor
-from bae_ray.work.failures import listed, traceback_of, write_failures
-from bae_ray.work.receipts import read_receipt
+from bae_ray.work.receipts import listed, read_receipt, traceback_of, write_failures
 
 OTHERS = ", of other input or options. Give another folder, or remove it."
 

@@ -1,7 +1,10 @@
-"""Attempts at units, counted in files, so that a unit that kills its workers is given up."""
+"""Trying again: attempts at units, counted in files, so that a unit that kills its workers is given up; patience."""
 
+import errno
+import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from bae_ray.files import TEMPORARY_SUFFIX
 from bae_ray.storage import Folder
@@ -9,6 +12,11 @@ from bae_ray.storage import Folder
 ATTEMPTS = "attempts"
 STARTS = f"{ATTEMPTS}/starts"
 LITTLE_MEMORY = "too little memory is the usual reason"
+LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+"""Errors that trying again does not mend."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 60.0
+
+T = TypeVar("T")
 
 
 class Attempts:
@@ -47,3 +55,15 @@ class Attempts:
     def forget(self) -> None:
         """Count attempts anew."""
         self._folder.remove(ATTEMPTS)
+
+
+def patiently(action: Callable[[], T], attempts: int) -> T:
+    """The result of an action; one that raises `OSError` is tried so many times, with longer and longer waits."""
+    for attempt in range(1, attempts):
+        try:
+            return action()
+        except OSError as error:
+            if error.errno in LASTING:
+                raise
+            time.sleep(min(FIRST_WAIT_S * 2 ** (attempt - 1), LONGEST_WAIT_S))
+    return action()

@@ -1,14 +1,35 @@
-"""Threads and the device of a worker."""
+"""What a worker gets: its share of CPUs and GPUs, how many such shares fit, its threads and its device."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
-from bae_ray.work.capacity import Share
-
+PER_DEVICE = 10_000
+"""Ray counts a CPU or GPU in so many parts, and cuts off what is left of one."""
 CUDA_OUT_OF_MEMORY = 2
 """cudaErrorMemoryAllocation: the only error of a GPU that leaves the process able to use it."""
+
+
+class Share(NamedTuple):
+    """What each worker gets of a machine."""
+
+    cpus: float
+    """Its threads too."""
+    gpus: float
+
+    def fitting(self, cpus: float, gpus: float) -> int:
+        """How many workers fit on so many devices, at least one; with a GPU share the GPUs decide."""
+        return max(1, fitting(gpus, self.gpus, whole=True) if self.gpus else fitting(cpus, self.cpus))
+
+
+def fitting(total: float, share: float, whole: bool = False) -> int:
+    """How many shares fit into a total; `whole`: no share below one lies on two devices, as with GPUs."""
+    part = max(1, int(share * PER_DEVICE))
+    if whole and part < PER_DEVICE:
+        return int(total) * (PER_DEVICE // part)
+    return int(total * PER_DEVICE) // part
 
 
 def take(share: Share) -> str:

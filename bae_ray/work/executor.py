@@ -9,8 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from typing_extensions import override
 
 from bae_ray.errors import InvalidInputError
-from bae_ray.work.capacity import Share
-from bae_ray.work.devices import taken
+from bae_ray.work.devices import Share, taken
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -12,8 +12,7 @@ from typing_extensions import override
 
 from bae_ray.cluster import check_fits, configure_data, connect, only_machine, total
 from bae_ray.errors import BaeRayError, UnfinishedError, first_line
-from bae_ray.work.capacity import Share
-from bae_ray.work.devices import take, taken
+from bae_ray.work.devices import Share, take, taken
 from bae_ray.work.executor import DiedJob, Executor, WorkOrder
 
 T = TypeVar("T")

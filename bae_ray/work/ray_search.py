@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
 from typing_extensions import override
 
 from bae_ray.errors import InvalidInputError
-from bae_ray.work.capacity import Share
+from bae_ray.work.devices import Share
 from bae_ray.work.ray_tune import run_trials
 
 Interval = tuple[str, float, float, bool]
@@ -20,7 +21,7 @@ report = tune.report
 """Tells Tune the metrics of the trial that this process runs."""
 
 
-class OptunaDraws(Searcher):
+class OptunaDraws(OptunaSearch):
     """Settings from Optuna, a trial's each time; what is trained with them is what `draw` makes of them."""
 
     def __init__(
@@ -29,17 +30,15 @@ class OptunaDraws(Searcher):
         metric: str,
         seed: int,
         before: Sequence[tuple[dict[str, Any], float]],
-        draw: Callable[[dict[str, Any]], str | None],
+        draw: Callable[[dict[str, Any]], BaseModel | None],
     ) -> None:
         """`before`: settings that have ended, with their metrics. Raises `InvalidInputError` without Optuna."""
         try:
             import optuna
-            from ray.tune.search.optuna import OptunaSearch
         except ImportError as error:
             raise InvalidInputError("search.samples needs the package optuna: pip install optuna.") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        super().__init__(metric=metric, mode="min")
-        self._optuna = OptunaSearch(
+        super().__init__(
             _space(ranges),
             metric=metric,
             mode="min",
@@ -51,24 +50,16 @@ class OptunaDraws(Searcher):
         self._idle: set[str] = set()
 
     @override
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        return self._optuna.set_search_properties(metric, mode, config, **spec)
-
-    @override
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        text = self._draw(self._optuna.suggest(trial_id) or {})
-        if text is None:
+        run = self._draw(super().suggest(trial_id) or {})
+        if run is None:
             self._idle.add(trial_id)
-        return {"run": text}
-
-    @override
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._optuna.on_trial_result(trial_id, result)
+        return {"run": run and run.model_dump_json()}
 
     @override
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         # What trained nothing says nothing of the settings.
-        self._optuna.on_trial_complete(trial_id, result, error or trial_id in self._idle)
+        super().on_trial_complete(trial_id, result, error or trial_id in self._idle)
 
     @override
     def save(self, checkpoint_path: str) -> None:
@@ -93,7 +84,7 @@ def asha(metric: str, epochs: int, grace_epochs: int, reduction: int) -> ASHASch
 
 def run_search(
     train: Callable[[str], None],
-    given: Sequence[str] | OptunaDraws,
+    given: Sequence[BaseModel] | OptunaDraws,
     n: int,
     scheduler: ASHAScheduler | None,
     share: Share,
@@ -101,12 +92,16 @@ def run_search(
     retries: int,
     on_end: Callable[[], None],
 ) -> list[tuple[str, tune.Result]]:
-    """Train what is given, or `n` times what is drawn; each that was trained, and what came of it."""
-    drawn = given if isinstance(given, OptunaDraws) else None
+    """Train what is given, or `n` times what is drawn; each that was trained, as JSON, and what came of it."""
+    if isinstance(given, OptunaDraws):
+        space, config = {}, tune.TuneConfig(scheduler=scheduler, search_alg=given, num_samples=n)
+    else:
+        space = {"run": tune.grid_search([run.model_dump_json() for run in given])}
+        config = tune.TuneConfig(scheduler=scheduler)
     results = run_trials(
         tune.with_resources(tune.with_parameters(_trial, train=train), {"cpu": share.cpus, "gpu": share.gpus}),
-        {} if isinstance(given, OptunaDraws) else {"run": tune.grid_search([*given])},
-        tune.TuneConfig(scheduler=scheduler, search_alg=drawn, num_samples=n if drawn else 1),
+        space,
+        config,
         out,
         retries,
         on_end=on_end,

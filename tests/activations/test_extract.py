@@ -28,7 +28,7 @@ from bae_ray.errors import (
 )
 from bae_ray.storage import Folder, folder_at
 from bae_ray.work.attempts import Attempts
-from bae_ray.work.failures import write_failures
+from bae_ray.work.receipts import write_failures
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

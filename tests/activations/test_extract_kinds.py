@@ -19,8 +19,8 @@ from bae_ray.analysis.accuracy import accuracy
 from bae_ray.autoencoders import BAEConfig, TranscoderConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import TrainingConfig
+from bae_ray.training.grid import plan_run
 from bae_ray.training.run_execution import execute_run
-from bae_ray.training.run_planning import plan_run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -146,7 +146,7 @@ class Flaky(StoreWriter):
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long would have been waited."""
     waited: list[float] = []
-    monkeypatch.setattr("bae_ray.work.retries.time.sleep", waited.append)
+    monkeypatch.setattr("bae_ray.work.attempts.time.sleep", waited.append)
     return waited
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from bae_ray.storage import folder_at
-from bae_ray.work.attempts import Attempts
-from bae_ray.work.retries import patiently
+from bae_ray.work.attempts import Attempts, patiently
 
 
 def test_a_unit_that_kills_its_workers_is_given_up(tmp_path: Path):
@@ -22,7 +21,7 @@ def test_a_unit_that_kills_its_workers_is_given_up(tmp_path: Path):
 @pytest.fixture
 def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waited: list[float] = []
-    monkeypatch.setattr("bae_ray.work.retries.time.sleep", waited.append)
+    monkeypatch.setattr("bae_ray.work.attempts.time.sleep", waited.append)
     return waited
 
 

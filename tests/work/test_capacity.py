@@ -1,6 +1,6 @@
 import pytest
 
-from bae_ray.work.capacity import Share, fitting
+from bae_ray.work.devices import Share, fitting
 
 
 @pytest.mark.parametrize(

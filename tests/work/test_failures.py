@@ -5,7 +5,7 @@ from pydantic import BaseModel
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.storage import folder_at
-from bae_ray.work.failures import listed, traceback_of, write_failures
+from bae_ray.work.receipts import listed, traceback_of, write_failures
 
 
 class Failure(BaseModel):

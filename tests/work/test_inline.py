@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bae_ray.errors import InvalidInputError
-from bae_ray.work.capacity import Share
+from bae_ray.work.devices import Share
 from bae_ray.work.executor import Inline, WorkOrder
 
 WITHOUT_RAY = """
@@ -29,7 +29,7 @@ out = Path(sys.argv[1])
 
 SWEEP = """
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.dry_run import dry_run
+from bae_ray.training.sweep import dry_run
 from bae_ray.training.grid import expand
 from bae_ray.training.sweep import sweep, train_runs
 from bae_ray.training.sweep_config import SweepConfig
