@@ -1,7 +1,8 @@
 """Exporting cells of an activation store to files for other tools, with the texts beside them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,90 +32,59 @@ def export_cells(
     bfloat16, which NumPy and Arrow lack, is written as float32. Raises `InvalidInputError` where the store holds none
     of the cells, or `out` has files.
     """
-    for name, wanted, held in (
-        ("layer", layers, {cell.layer for cell in store.cells}),
-        ("position", positions, {cell.position for cell in store.cells}),
-        ("site", sites, {cell.site for cell in store.cells}),
-    ):
-        if unknown := [value for value in wanted or () if value not in held]:
-            raise InvalidInputError(
-                f"{name} {unknown[0]} is not in the store {store.folder}; it has {sorted(held, key=str)}."
-            )
+    cells = store.select(layers, positions, sites)
     if out.exists() and any(out.iterdir()):
         raise InvalidInputError(f"{out} is not empty: give a folder that is empty or new.")
-    cells = [
-        cell
-        for cell in store.cells
-        if (layers is None or cell.layer in layers)
-        and (positions is None or cell.position in positions)
-        and (sites is None or cell.site in sites)
-    ]
-    write: dict[ExportFormat, Callable[[ActivationStore, Path, list[Cell]], list[Path]]] = {
-        "npy": _write_npy,
-        "parquet": _write_parquet,
-        "release": _write_release,
-    }
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:  # a file for each
+        groups.setdefault((cell.site, cell.position) if format == "release" else cell, []).append(cell)
+    writers = {"npy": _write_npy, "parquet": _write_parquet, "release": _write_release}
     rows = out / "rows.parquet"
     with atomic_path(rows) as temporary:
         pq.write_table(store.rows_table(), temporary, compression="zstd")
-    return [*write[format](store, out, cells), rows]
-
-
-def _write_npy(store: ActivationStore, out: Path, cells: list[Cell]) -> list[Path]:
-    """CELL.npy, filled shard by shard."""
-    written: list[Path] = []
-    with track("Exporting", len(cells)) as tracker:
-        for cell in cells:
-            written.append(out / f"{cell.name}.npy")
-            with atomic_path(written[-1]) as temporary:
-                parts = _parts(store, cell)
-                shape = (sum(map(len, parts)), store.manifest.d)
-                array = np.lib.format.open_memmap(temporary, "w+", _numpy(parts[0][:0]).dtype, shape)
-                start = 0
-                for part in parts:
-                    array[start : start + len(part)] = _numpy(part)
-                    start += len(part)
-                array.flush()
-            tracker.advance()
-    return written
-
-
-def _write_parquet(store: ActivationStore, out: Path, cells: list[Cell]) -> list[Path]:
-    """CELL.parquet: text_id and, as fixed-shape tensors, activation; a row group per shard."""
-    text_ids = store.rows_table()["text_id"]
-    written: list[Path] = []
-    with track("Exporting", len(cells)) as tracker:
-        for cell in cells:
-            written.append(out / f"{cell.name}.parquet")
-            with atomic_path(written[-1]) as temporary:
-                parts = _parts(store, cell)
-                kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(_numpy(parts[0][:0]).dtype), [store.manifest.d])
-                schema = pa.schema([("text_id", pa.int64()), ("activation", kind)])
-                with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-                    start = 0
-                    for part in parts:
-                        tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(_numpy(part))
-                        ids = text_ids.slice(start, len(part)).combine_chunks()
-                        writer.write_table(pa.table([ids, tensors], schema=schema))
-                        start += len(part)
-            tracker.advance()
-    return written
-
-
-def _write_release(store: ActivationStore, out: Path, cells: list[Cell]) -> list[Path]:
-    """SITE/POSITION.safetensors: tensors "0", "1", ... [n, d], the list of the layers in order."""
-    groups: dict[tuple[str, Position], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.site, cell.position), []).append(cell)
     written: list[Path] = []
     with track("Exporting", len(groups)) as tracker:
-        for (site, position), group in groups.items():
-            written.append(out / site / f"position-{position}.safetensors")
-            layers = {str(i): store.matrix(cell.layer, cell.position, cell.site) for i, cell in enumerate(group)}
+        for group in groups.values():
+            name = f"{group[0].name}.{format}"
+            if format == "release":
+                name = f"{group[0].site}/position-{group[0].position}.safetensors"
+            written.append(out / name)
             with atomic_path(written[-1]) as temporary:
-                save_file(layers, temporary, {"layers": ",".join(str(cell.layer) for cell in group)})
+                writers[format](store, group, temporary)
             tracker.advance()
-    return written
+    return [*written, rows]
+
+
+def _write_npy(store: ActivationStore, cells: list[Cell], file: Path) -> None:
+    """An array, filled shard by shard."""
+    parts = _parts(store, cells[0])
+    shape = (sum(map(len, parts)), store.manifest.d)
+    array = np.lib.format.open_memmap(file, "w+", _numpy(parts[0][:0]).dtype, shape)
+    start = 0
+    for part in parts:
+        array[start : start + len(part)] = _numpy(part)
+        start += len(part)
+    array.flush()
+
+
+def _write_parquet(store: ActivationStore, cells: list[Cell], file: Path) -> None:
+    """text_id and, as fixed-shape tensors, activation; a row group per shard."""
+    text_ids, parts = store.rows_table()["text_id"], _parts(store, cells[0])
+    kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(_numpy(parts[0][:0]).dtype), [store.manifest.d])
+    schema = pa.schema([("text_id", pa.int64()), ("activation", kind)])
+    start = 0
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for part in parts:
+            tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(_numpy(part))
+            ids = text_ids.slice(start, len(part)).combine_chunks()
+            writer.write_table(pa.table([ids, tensors], schema=schema))
+            start += len(part)
+
+
+def _write_release(store: ActivationStore, cells: list[Cell], file: Path) -> None:
+    """Tensors "0", "1", ... [n, d], the list of the layers in order."""
+    layers = {str(i): store.matrix(cell.layer, cell.position, cell.site) for i, cell in enumerate(cells)}
+    save_file(layers, file, {"layers": ",".join(str(cell.layer) for cell in cells)})
 
 
 def _parts(store: ActivationStore, cell: Cell) -> list[Tensor]:

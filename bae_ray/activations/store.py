@@ -1,7 +1,7 @@
 """Reading an activation store: one matrix per cell, and the text of each row."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -28,6 +28,7 @@ from bae_ray.activations.layout import (
     predictions_file,
     rows_file,
 )
+from bae_ray.activations.ragged import Ragged
 from bae_ray.activations.rows import Rows
 from bae_ray.config import content_hash
 from bae_ray.errors import CorruptShardError, IncompleteStoreError, InvalidInputError
@@ -78,6 +79,23 @@ class ActivationStore:
             f"d = {manifest.d} in {request.dtype}; {cells})"
         )
 
+    def select(
+        self,
+        layers: Sequence[int] | None = None,
+        positions: Sequence[Position] | None = None,
+        sites: Sequence[str] | None = None,
+    ) -> list[Cell]:
+        """The cells of these layers, positions and sites (None: all). Raises `InvalidInputError` for unknown ones."""
+        wanted = {"layer": layers, "position": positions, "site": sites}
+        for name, values in wanted.items():
+            held = {getattr(cell, name) for cell in self.cells}
+            if unknown := [value for value in values or () if value not in held]:
+                raise InvalidInputError(
+                    f"{name} {unknown[0]} is not in the store {self.folder}; it has {sorted(held, key=str)}."
+                )
+        chosen = {name: values for name, values in wanted.items() if values is not None}
+        return [cell for cell in self.cells if all(getattr(cell, name) in values for name, values in chosen.items())]
+
     @property
     def rows(self) -> pd.DataFrame:
         """A row for each row of the matrices; see `rows_table`."""
@@ -92,14 +110,11 @@ class ActivationStore:
         texts = self.texts_table()
         if "all" not in self.manifest.request.positions:
             return texts
-        kept = texts["kept"].combine_chunks()
-        positions = kept.flatten().to_numpy()
-        text = np.repeat(np.arange(len(texts)), kept.value_lengths().to_numpy())
-        ids = texts["token_ids"].combine_chunks()
-        lengths = ids.value_lengths().to_numpy()
-        token_ids = ids.flatten().to_numpy()[(np.cumsum(lengths) - lengths)[text] + positions]
+        kept, ids = Ragged.of(texts["kept"]), Ragged.of(texts["token_ids"])
+        text = np.repeat(np.arange(len(texts)), kept.lengths)
+        token_ids = ids.values[(ids.ends - ids.lengths)[text] + kept.values]
         text_ids = texts["text_id"].take(pa.array(text))
-        return pa.table({"text_id": text_ids, "position": pa.array(positions), "token_id": pa.array(token_ids)})
+        return pa.table({"text_id": text_ids, "position": pa.array(kept.values), "token_id": pa.array(token_ids)})
 
     @property
     def texts(self) -> pd.DataFrame:
@@ -130,14 +145,7 @@ class ActivationStore:
         `InvalidInputError` for a cell that the store does not hold, and `CorruptShardError`.
         """
         parts = self.shards(layer, position, site)
-        if len(parts) == 1:
-            return parts[0]
-        matrix = torch.empty(sum(map(len, parts)), self.manifest.d, dtype=parts[0].dtype)
-        start = 0
-        for part in parts:
-            matrix[start : start + len(part)] = part
-            start += len(part)
-        return matrix
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def shards(self, layer: int, position: Position, site: str = "residual") -> list[Tensor]:
         """The activations of one cell as memory maps of its files; see `matrix`."""
@@ -167,8 +175,7 @@ class ActivationStore:
             yield from rows.split(batch_size)
             return
         order = torch.randperm(len(rows), generator=stream(seed, "iter_batches", epoch))
-        for start in range(0, len(order), batch_size):
-            yield rows.take(order[start : start + batch_size])
+        yield from map(rows.take, order.split(batch_size))
 
     def fingerprint(self, cell: Cell) -> str:
         """Identifies the content of one cell: a hash over the checksums of its shards."""
