@@ -69,8 +69,8 @@ def train(command: TrainCommand) -> int:
     """Run `bae-ray train`; needs no Ray."""
     from bae_ray.activations.layout import Cell
     from bae_ray.activations.store import ActivationStore
+    from bae_ray.training.grid import plan_run
     from bae_ray.training.run_execution import execute_run
-    from bae_ray.training.run_planning import plan_run
 
     store = ActivationStore.open(command.store)
     cell = Cell(command.layer, command.site, command.position)
@@ -96,9 +96,9 @@ def train(command: TrainCommand) -> int:
 def sweep(command: SweepCommand) -> int:
     """Run `bae-ray sweep`."""
     from bae_ray.activations.store import ActivationStore
-    from bae_ray.training.dry_run import dry_run
+    from bae_ray.training.sweep import dry_run
     from bae_ray.training.sweep import sweep as run
-    from bae_ray.training.sweep_outcome import RESULTS_FILE
+    from bae_ray.training.sweep_folder import RESULTS_FILE
 
     if command.dry_run:
         from bae_ray.report.sweep_plan import print_plan

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.results import results
-from bae_ray.training.sweep_status import Status, status
+from bae_ray.training.sweep_folder import Status, status
 
 MAX_SHOWN = 8
 

@@ -1,4 +1,4 @@
-"""The settings that a search draws for one cell, each written down before it is trained.
+"""What a search may ask for, and the settings that it draws for one cell, each written down before it is trained.
 
 draws/<search>.json lists all of them in order, those too that cannot be or were drawn before. The run of a draw has
 its settings in search.json.
@@ -16,10 +16,12 @@ from bae_ray.files import read_text, write_text
 from bae_ray.training.axes import Setting, parse_range
 from bae_ray.training.config import RunConfig
 from bae_ray.training.grid import IllegalRun, plan_settings, selected_cells
-from bae_ray.training.run_folder import RUN_FILE, SEARCH_FILE
+from bae_ray.training.run_folder import RUN_FILE, SEARCH_FILE, RunResult
 from bae_ray.training.sweep_config import SweepConfig
 
 DRAWS_FOLDER = "draws"
+METRICS = ("reconstruction", "loss", "entropy", "covariance", "l1", "l0")
+"""Columns of metrics.jsonl that a search may go by."""
 
 Drawn = dict[str, Any]
 """A value for the field of each range."""
@@ -68,11 +70,6 @@ class Draws:
             write_text(self._out / run.id / SEARCH_FILE, json.dumps(drawn) + "\n")
         return run
 
-    def add_as_text(self, drawn: Drawn) -> str | None:
-        """The same, with the run as JSON."""
-        run = self.add(drawn)
-        return run and run.model_dump_json()
-
     def _take(self, drawn: Drawn) -> RunConfig | None:
         self._all.append(drawn)
         settings = tuple(Setting(*item) for item in drawn.items())
@@ -118,3 +115,41 @@ def widest_runs(config: SweepConfig, store: ActivationStore) -> list[RunConfig]:
         except InvalidInputError:
             runs.append(plan_settings(config, store, cell, ()))
     return runs
+
+
+def check_search(config: SweepConfig, store: ActivationStore) -> None:
+    """Raise `InvalidInputError` where a search cannot be done as asked."""
+    search, measures = config.search, [*METRICS, *RunResult.model_fields]
+    for text in search.ranges:
+        parse_range(text)
+    if search.samples is not None and not search.ranges:
+        raise InvalidInputError(
+            f"search.samples is {search.samples} but there are no ranges to draw from: give search.ranges."
+        )
+    if search.ranges and search.samples is None:
+        raise InvalidInputError("search.ranges are given but not search.samples: say how many settings to draw.")
+    if search.samples is not None and (config.axes or config.seeds):
+        raise InvalidInputError("search.samples draws settings in place of axes and seeds: give one or the other.")
+    if search.metric not in measures:
+        raise InvalidInputError(f"search.metric is {search.metric}; expected one of {', '.join(measures)}.")
+    if search.scheduler == "asha" and search.metric not in METRICS:
+        raise InvalidInputError(
+            f"search.metric is {search.metric}, which is only known at the end of a training. ASHA needs one of "
+            f"{', '.join(METRICS)}."
+        )
+    _check_ranges(config, store)
+
+
+def _check_ranges(config: SweepConfig, store: ActivationStore) -> None:
+    """Raise `InvalidInputError` where neither the lower nor the upper ends of the ranges can be trained."""
+    ranges = [parse_range(text) for text in config.search.ranges]
+    cell = selected_cells(config, store)[0]
+    problems: list[IllegalRun] = []
+    for ends in ([(field, low) for field, low, _, _ in ranges], [(field, high) for field, _, high, _ in ranges]):
+        settings = tuple(Setting(*end) for end in ends)
+        try:
+            plan_settings(config, store, cell, settings)
+        except InvalidInputError as error:
+            problems.append(IllegalRun(cell, settings, str(error)))
+    if len(problems) == 2:
+        raise InvalidInputError(f"search.ranges give nothing that can be trained: {problems[0]}. Mend the ranges.")

@@ -7,13 +7,12 @@ from pydantic import ValidationError
 
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
+from bae_ray.autoencoders import ArchitectureConfig, check_architecture
 from bae_ray.autoencoders.architectures import find_architecture
-from bae_ray.autoencoders.config import ArchitectureConfig
-from bae_ray.config import describe
+from bae_ray.config import content_hash, describe
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.axes import CELL_FIELDS, Setting, Settings, parse_axis, parse_condition
-from bae_ray.training.config import RunConfig, TrainingConfig
-from bae_ray.training.run_planning import plan_run
+from bae_ray.training.config import CellConfig, RunConfig, TrainingConfig
 from bae_ray.training.sweep_config import SweepConfig
 
 MAX_SHOWN = 5
@@ -92,21 +91,37 @@ def plan_settings(config: SweepConfig, store: ActivationStore, cell: Cell, setti
 
 def selected_cells(config: SweepConfig, store: ActivationStore) -> list[Cell]:
     """The cells that a sweep selects. Raises `InvalidInputError` for cells that the store lacks."""
-    _check_cells(config, store)
-    return [cell for cell in store.cells if _selected(cell, config)]
+    return store.select(config.layers, config.positions, config.sites)
 
 
-def _check_cells(config: SweepConfig, store: ActivationStore) -> None:
-    for name, wanted, there in (
-        ("layer", config.layers, {cell.layer for cell in store.cells}),
-        ("position", config.positions, {cell.position for cell in store.cells}),
-        ("site", config.sites, {cell.site for cell in store.cells}),
-    ):
-        for value in wanted or ():
-            if value not in there:
-                raise InvalidInputError(
-                    f"{name} {value} is not in the store {store.folder}; it has {sorted(there, key=str)}."
-                )
+def plan_run(
+    store: ActivationStore, cell: Cell, autoencoder: ArchitectureConfig, training: TrainingConfig
+) -> RunConfig:
+    """The config of a run on one cell of a store, with everything taken from the data filled in.
+
+    Raises `InvalidInputError` where the store lacks the cell that a transcoder is to reconstruct, or the widths do not
+    go together.
+    """
+    data = store.fingerprint(cell)
+    target = None
+    if (place := autoencoder.target_cell(cell.layer, cell.site)) is not None:
+        target = Cell(*place, cell.position)
+        if target not in store.cells:
+            raise InvalidInputError(
+                f"the transcoder is to reconstruct the cell ({target}), which {store.folder} does not hold. Set "
+                "autoencoder.target_site and target_layer_offset to what it holds, such as residual and 1: the next "
+                "layer's hidden state."
+            )
+        data = content_hash([data, store.fingerprint(target)])
+    filled = autoencoder.model_copy(update={"d_in": autoencoder.d_in or store.manifest.d})
+    check_architecture(filled)
+    return RunConfig(
+        cell=CellConfig(**cell._asdict()),
+        target=CellConfig(**target._asdict()) if target else None,
+        data=data,
+        autoencoder=filled,
+        training=training,
+    )
 
 
 def _check_distinct(axes: list[list[Settings]]) -> None:
@@ -116,17 +131,6 @@ def _check_distinct(axes: list[list[Settings]]) -> None:
         if twice := fields & seen:
             raise InvalidInputError(f"axis {min(twice)} is given more than once: give all its values in one.")
         seen |= fields
-
-
-def _selected(cell: Cell, config: SweepConfig) -> bool:
-    return all(
-        wanted is None or value in wanted
-        for wanted, value in (
-            (config.layers, cell.layer),
-            (config.positions, cell.position),
-            (config.sites, cell.site),
-        )
-    )
 
 
 def _fulfils(cell: Cell, settings: Settings, config: SweepConfig, condition: dict[str, list[Any]]) -> bool:

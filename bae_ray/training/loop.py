@@ -18,6 +18,7 @@ from bae_ray.seeds import stream
 from bae_ray.training.batches import Batches
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.early_stop import EarlyStop
+from bae_ray.training.objective import SCHEDULED
 from bae_ray.training.resident import ResidentSteps, may_capture
 from bae_ray.training.revival import revive
 from bae_ray.training.stack import Stack
@@ -44,6 +45,12 @@ class TrainingMetrics(NamedTuple):
     """Their weights in this epoch, 0 during a warm-up."""
     seconds: float
     """Since training began; a resumed training goes on from what it had."""
+
+    def row(self) -> dict[str, float]:
+        """The line of metrics.jsonl."""
+        weights = {f"{name}_weight": weight for name, weight in self.weights.items() if name in SCHEDULED}
+        counts = {"epoch": self.epoch, "step": self.step, "loss": self.loss}
+        return {**counts, **self.terms, **weights, "seconds": self.seconds}
 
 
 class Resume(NamedTuple):
@@ -84,10 +91,10 @@ class Loop:
             capture = may_capture(stacks, shared)
             self._resident = ResidentSteps(stacks, data, self._batch_size, self._records, capture)
         self._checked = 0
+        self._members = {(i, j): member for i, stack in enumerate(stacks) for j, member in enumerate(stack.members)}
         self._stops = {
-            (i, j): EarlyStop(member.training, stack.names)
-            for i, stack in enumerate(stacks)
-            for j, member in enumerate(stack.members)
+            (i, j): EarlyStop(member.training, stacks[i].names)
+            for (i, j), member in self._members.items()
             if member.training.patience is not None
         }
         self.failures: dict[tuple[int, int], DivergedError] = {}
@@ -96,17 +103,16 @@ class Loop:
 
     def run(self) -> None:
         """Train to the end, or until every member has stopped or diverged."""
-        members = {(i, j) for i, stack in enumerate(self._stacks) for j in range(len(stack.members))}
         for epoch in range(self._epoch, self._shared.epochs + 1):
-            if members <= self._ended():
+            if self._members.keys() <= self._ended():
                 break
             self._epoch = epoch
             self._run_epoch()
         self._resident = None  # with it goes the memory of its graph
-        if self._resume is not None and len(members) > 1:  # until all of them are put away
+        if self._resume is not None and len(self._members) > 1:  # until all of them are put away
             self._save_if_due(at_once=True)
-        for (i, j), stop in self._stops.items():
-            stop.restore(self._stacks[i].members[j].autoencoder)
+        for key, stop in self._stops.items():
+            stop.restore(self._members[key].autoencoder)
 
     def _ended(self) -> set[tuple[int, int]]:
         """The members that have diverged or stopped early; they are computed on with the others, and ignored."""
@@ -187,17 +193,15 @@ class Loop:
 
     def _after_epoch(self, weights: list[Tensor]) -> None:
         ended = self._ended()
-        for i, stack in enumerate(self._stacks):
-            for j, member in enumerate(stack.members):
-                every = member.training.revive_every
-                due = every is not None and self._epoch % every == 0 and self._epoch < member.training.epochs
-                if due and (i, j) not in ended:
-                    revive(member, self._data, self._batch_size, stream(member.training.seed, "revival", self._epoch))
-            if any(key[0] == i for key in self._stops.keys() - ended):
-                losses = self._held_out_losses(stack, weights[i])
-                for j, member in enumerate(stack.members):
-                    if (i, j) in self._stops.keys() - ended:
-                        self._stops[i, j].observe(self._epoch, losses[j], member.autoencoder)
+        for key, member in self._members.items():
+            every = member.training.revive_every
+            due = every is not None and self._epoch % every == 0 and self._epoch < member.training.epochs
+            if due and key not in ended:
+                revive(member, self._data, self._batch_size, stream(member.training.seed, "revival", self._epoch))
+        watched = self._stops.keys() - ended
+        losses = {i: self._held_out_losses(self._stacks[i], weights[i]) for i in {i for i, _ in watched}}
+        for i, j in watched:
+            self._stops[i, j].observe(self._epoch, losses[i][j], self._members[i, j].autoencoder)
 
     def _held_out_losses(self, stack: Stack, weights: Tensor) -> list[float]:
         """Mean objective of each member over the held-out split, a batch counting by its samples."""
@@ -210,13 +214,9 @@ class Loop:
     def _save_if_due(self, at_once: bool = False) -> None:
         if self._resume is None or (not at_once and time.monotonic() - self._saved < self._pause):
             return
-        if len(self.failures) == sum(len(stack.members) for stack in self._stacks):
-            return
+        going = self._members.keys() - self.failures.keys()
         started = time.monotonic()
-        if not all(
-            stack.is_finite(j) for i, stack in enumerate(self._stacks) for j in range(len(stack.members))
-            if (i, j) not in self.failures
-        ):  # fmt: skip
+        if not going or not all(self._stacks[i].is_finite(j) for i, j in going):
             return  # the loss will tell; what is kept is the last good state
         tensors = {
             f"{i}.{name}": tensor for i, stack in enumerate(self._stacks) for name, tensor in stack.state().items()
@@ -247,10 +247,9 @@ class Loop:
         for i, stack in enumerate(self._stacks):
             stack.restore(_below(tensors, f"{i}."))
             self._records[i].copy_(tensors[f"{i}.records"])
-        for i, stack in enumerate(self._stacks):
-            for j in range(len(stack.members)):
-                if message := facts["failures"].get(f"{i}.{j}"):
-                    self.failures[i, j] = DivergedError(message)
+        for i, j in self._members:
+            if message := facts["failures"].get(f"{i}.{j}"):
+                self.failures[i, j] = DivergedError(message)
         for (i, j), stop in self._stops.items():
             stop.resume(facts["stops"][f"{i}.{j}"], _below(tensors, f"{i}.{j}.best."))
 

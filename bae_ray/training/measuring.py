@@ -10,7 +10,7 @@ from bae_ray.analysis.features import FeatureMetrics, feature_statistics
 from bae_ray.analysis.sampling import EntropyEstimate, estimate_entropy
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.errors import DivergedError, TrainingError
-from bae_ray.training.splitting import Split
+from bae_ray.training.samples import Split
 
 
 class Trained(NamedTuple):

@@ -1,9 +1,10 @@
-"""One worker of a sweep: a job in, directories of runs out. Knows nothing of who calls it."""
+"""Packs given to an executor: what each training gets, what a worker does, and what is tried once more."""
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,51 +12,48 @@ import torch
 
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError
+from bae_ray.progress import Tracker as Progress
+from bae_ray.progress import console, track
 from bae_ray.storage import Folder
 from bae_ray.training.config import RunConfig
 from bae_ray.training.loop import TrainingMetrics
-from bae_ray.training.packing import Pack
+from bae_ray.training.packing import STATES, Pack, jobs
+from bae_ray.training.resource_estimate import Measured, gpu_share, largest, measure_one
 from bae_ray.training.run_execution import execute_runs
-from bae_ray.training.run_folder import RunResult
+from bae_ray.training.run_folder import RunResult, is_finished, read_failure
 from bae_ray.training.sweep_config import ExecutionConfig
+from bae_ray.training.sweep_folder import WORKER_DIED
 from bae_ray.training.trackers import Tracker, open_trackers
-
-
-class Trial(NamedTuple):
-    """What came of a pack."""
-
-    finished: int
-    failed: int
+from bae_ray.work.devices import Share
+from bae_ray.work.executor import DiedJob, Executor, WorkOrder
 
 
 class PackTrainer:
-    """Trains packs, one after another, with the same opened store: a cell's files are checked once."""
+    """One worker of a sweep: trains packs, one after another, with the same opened store, and checks its files once."""
 
     def __init__(self, device: str, store: Folder, out: Path, execution: ExecutionConfig) -> None:
         self._device, self._store, self._out = device, ActivationStore.open(store), out
         self._trackers = open_trackers(execution, out)
 
-    def __call__(self, pack: Pack, on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None] | None = None) -> Trial:
-        """Train a pack. Where its runs do not fit into memory together, the halves of it are tried."""
+    def __call__(self, pack: Pack, on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None] | None = None) -> int:
+        """Train a pack; how many of its runs are finished. Where they do not fit into memory together, its halves."""
         if self._device == "cuda":  # what torch keeps of the last pack would look taken
             gc.collect()
             torch.cuda.empty_cache()
 
         def log(run: RunConfig, lines: list[TrainingMetrics]) -> None:
-            self._tell(lambda tracker: tracker.log(run, lines))
+            self._tell(methodcaller("log", run, lines))
             if on_epoch is not None:
                 on_epoch(run, lines)
 
         outcomes = execute_runs(pack.runs, self._store, self._out, pack.state(self._out), self._device, log)
         if len(pack.runs) > 1 and all(isinstance(outcome, OutOfMemoryError) for outcome in outcomes):
             half = len(pack.runs) // 2
-            first, second = (self(Pack(runs), on_epoch) for runs in (pack.runs[:half], pack.runs[half:]))
-            return Trial(first.finished + second.finished, first.failed + second.failed)
-        for run, outcome in zip(pack.runs, outcomes, strict=True):
-            result = outcome if isinstance(outcome, RunResult) else None
-            self._tell(partial(_finish, run=run, result=result))
-        finished = sum(isinstance(outcome, RunResult) for outcome in outcomes)
-        return Trial(finished, len(outcomes) - finished)
+            return sum(self(Pack(runs), on_epoch) for runs in (pack.runs[:half], pack.runs[half:]))
+        results = [outcome if isinstance(outcome, RunResult) else None for outcome in outcomes]
+        for run, result in zip(pack.runs, results, strict=True):
+            self._tell(methodcaller("finish", run, result))
+        return sum(result is not None for result in results)
 
     def _tell(self, what: Callable[[Tracker], None]) -> None:
         """Tell all trackers; one that fails is given up, since no training should be lost for it."""
@@ -68,5 +66,70 @@ class PackTrainer:
                 print(f"warning: nothing more is logged to {name} from here: {error}", file=sys.stderr)
 
 
-def _finish(tracker: Tracker, run: RunConfig, result: RunResult | None) -> None:
-    tracker.finish(run, result)
+class Trainings(NamedTuple):
+    """How packs are trained, and where."""
+
+    store: ActivationStore
+    out: Path
+    execution: ExecutionConfig
+    executor: Executor
+    share: Share
+    """What each training gets."""
+
+    def run(self, wanted: Sequence[Sequence[Pack]], progress: Progress, workers: int | None = None) -> list[DiedJob]:
+        """Train the packs of jobs; the jobs whose workers died."""
+
+        def told(pack: Pack, _: int) -> None:
+            progress.advance(len(pack.runs))
+
+        trainer = partial(PackTrainer, store=self.store.folder, out=self.out, execution=self.execution)
+        return self.executor.run(WorkOrder(wanted, trainer, told, self.share, workers))
+
+    def train(self, packs: list[Pack]) -> dict[str, str]:
+        """Train packs; why runs failed that have no failure record."""
+        runs = [run for pack in packs for run in pack.runs]
+        with track("Training", sum(not is_finished(self.out, run) for run in runs)) as progress:
+            wanted = jobs(packs, self.executor.fitting(self.share))
+            while wanted:
+                # The pack at which a job died is set aside: those after it are not to share its fate.
+                wanted = [rest for died in self.run(wanted, progress) if (rest := [*died.job[died.over + 1 :]])]
+        failed = self.train_again(runs)
+        if (self.out / STATES).exists() and not any((self.out / STATES).iterdir()):
+            (self.out / STATES).rmdir()
+        return failed
+
+    def train_again(self, runs: Sequence[RunConfig]) -> dict[str, str]:
+        """Train what ran out of memory or lost its worker with nothing beside it; why those died that did so again."""
+        alone = [run for run in runs if not is_finished(self.out, run) and self._may_fit_alone(run)]
+        if not alone or not self.executor.parallel:
+            return {}
+        console.print(f"Sweep: {len(alone)} runs ran out of memory or lost their workers; once more, one at a time.")
+        with track("Training", len(alone)) as progress:
+            died = self.run([[Pack((run,))] for run in alone], progress, workers=1)
+        return {job.job[0].runs[0].id: job.reason for job in died}
+
+    def _may_fit_alone(self, run: RunConfig) -> bool:
+        """Whether memory was, or may have been, what a run failed for."""
+        failure = read_failure(self.out, run)
+        return failure is None or failure.error in (OutOfMemoryError.__name__, WORKER_DIED)
+
+
+def plan_trainings(
+    packs: Sequence[Pack], store: ActivationStore, out: Path, execution: ExecutionConfig, executor: Executor
+) -> Trainings:
+    """How to train packs; where the config leaves a training's part of a GPU open, that is measured."""
+    share = executor.share("a training", execution.cpus_per_trial, execution.gpus_per_trial)
+    if share.gpus and execution.gpus_per_trial is None and executor.parallel:
+        try:
+            gpus = gpu_share(measure_packs(packs, store, share, executor))
+        except Exception:  # too large for a whole GPU: its halves are tried; or nothing can be measured
+            gpus = 1.0
+        console.print(f"Sweep: {gpus:.3g} GPU for each training, by the memory that the largest takes.")
+        share = share._replace(gpus=gpus)
+    return Trainings(store, out, execution, executor, share)
+
+
+def measure_packs(packs: Sequence[Pack], store: ActivationStore, share: Share, executor: Executor) -> Measured:
+    """Measure the largest of the packs in a worker, with a whole GPU if it gets a part of one."""
+    whole = Share(share.cpus, float(share.gpus > 0))
+    return executor.once(partial(measure_one, largest(packs), store.folder), whole)

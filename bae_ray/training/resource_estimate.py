@@ -1,5 +1,6 @@
 """Estimating time, memory and disk of a grid, by training one of its packs for some steps."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,13 +8,13 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError, StoreError, TrainingError
+from bae_ray.storage import Folder
 from bae_ray.training.config import RunConfig
 from bae_ray.training.packing import Pack
-from bae_ray.training.run_execution import as_out_of_memory
-from bae_ray.training.splitting import held_out_count
+from bae_ray.training.run_execution import activations_of, as_out_of_memory
+from bae_ray.training.samples import held_out_count
 from bae_ray.training.trainer import train_many
 
 STEPS = 20
@@ -61,12 +62,14 @@ class DryRun(NamedTuple):
     gpus_per_trial: float
 
 
-def measure_one(packs: Sequence[Pack], store: ActivationStore, device: str) -> Measured:
+def measure_one(packs: Sequence[Pack], folder: Folder, device: str) -> Measured:
     """Measure the first of the packs that can be trained: a cell may be damaged, constant, or make training diverge.
+
+    `folder` is that of the activation store.
 
     Raises `OutOfMemoryError` where memory runs out, and the last pack's error where none can be trained.
     """
-    failed: TrainingError | StoreError | None = None
+    store, failed = ActivationStore.open(folder), None
     for pack in packs[:MOST_TRIED]:
         try:
             return measure(pack, store, device)
@@ -74,18 +77,14 @@ def measure_one(packs: Sequence[Pack], store: ActivationStore, device: str) -> M
             raise
         except (TrainingError, StoreError) as error:
             failed = error
-    assert failed is not None
-    raise failed
+    raise failed or AssertionError("there are no packs to measure")
 
 
 def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
     """Train a pack for two short epochs, all terms of the objective in use, and time the second one."""
-    first = pack.runs[0]
-    batch = first.training.batch_size
-    cells = (first.cell, first.target)
-    x, target = (Rows(store.shards(cell.layer, cell.position, cell.site)) if cell else None for cell in cells)
-    assert x is not None
-    n = min(len(x), max(8, round(STEPS * batch / (1 - first.training.val_fraction))))
+    training = pack.runs[0].training
+    x, target = activations_of(pack.runs[0], store)
+    n = min(len(x), max(8, round(STEPS * training.batch_size / (1 - training.val_fraction))))
     some = torch.arange(n)
     changes = {"epochs": 2, "entropy_warmup": 0, "covariance_warmup": 0, "l1_warmup": 0, "l0_warmup": 0,
                "revive_every": None, "patience": None, "log": "epoch"}  # fmt: skip
@@ -106,9 +105,8 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
     timed = next((times for times in epochs.values() if len(times) > 1), None)
     if timed is None:
         raise next(outcome for outcome in outcomes if isinstance(outcome, TrainingError))
-    n_train = n - held_out_count(n, first.training.val_fraction)
-    steps = n_train // min(batch, n_train)
-    seconds = (timed[-1] - timed[0]) / steps
+    n_train = n - held_out_count(n, training.val_fraction)
+    seconds = (timed[-1] - timed[0]) / (n_train // min(training.batch_size, n_train))
     if device == "cuda":
         rest = 4 * (len(x) - n) * x.shape[1] * (2 if target else 1)  # a training keeps all of its cell on the GPU
         peak = torch.cuda.max_memory_reserved() + rest + GPU_CONTEXT_BYTES
@@ -144,7 +142,7 @@ def largest(packs: Sequence[Pack]) -> list[Pack]:
 
 def _products(pack: Pack) -> float:
     """Numbers that a step's matrix products multiply, up to a factor."""
-    return sum(d_in * d_latent * run.training.batch_size for run in pack.runs for d_in, d_latent in [_widths(run)])
+    return sum(math.prod(run.autoencoder.widths()) * run.training.batch_size for run in pack.runs)
 
 
 def _steps(pack: Pack, n: int) -> int:
@@ -154,9 +152,5 @@ def _steps(pack: Pack, n: int) -> int:
 
 
 def _disk_bytes(run: RunConfig) -> int:
-    d_in, d_latent = _widths(run)
+    d_in, d_latent = run.autoencoder.widths()
     return 4 * (2 * d_in * d_latent + 2 * (d_in + d_latent)) + BYTES_PER_METRIC * run.training.epochs
-
-
-def _widths(run: RunConfig) -> tuple[int, int]:
-    return run.autoencoder.widths()

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from bae_ray.activations.config import Position
 from bae_ray.errors import InvalidInputError
-from bae_ray.files import atomic_path, read_text, write_text
+from bae_ray.files import atomic_path, read_text
 from bae_ray.training.run_folder import FAILURE_FILE, RESULT_FILE, RUN_FILE, STOPPED, Failure, RunResult
 
-GRID_FILE = "grid.json"
-"""The record of the last sweep in a folder."""
 ILLEGAL_PREFIX = "illegal-"
 """Prefix of the folders of runs with invalid settings."""
 
@@ -39,22 +37,6 @@ ENTROPY_COLUMNS = [
     "seed",
     "run",
 ]
-
-
-class GridRecord(BaseModel):
-    """The last sweep in a folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    runs: list[str]
-    """Ids of its runs; for a search those known at its beginning or end."""
-    drawn: int = 0
-    """Number of runs that a search draws."""
-    ended: bool = False
-
-    def write(self, out: Path) -> None:
-        """Write the record, for whoever watches the folder."""
-        write_text(out / GRID_FILE, self.model_dump_json() + "\n")
 
 
 def results(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFrame:

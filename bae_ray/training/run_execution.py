@@ -1,5 +1,6 @@
 """Training runs of one cell as one, and writing the folder of each."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,10 +10,9 @@ from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError
 from bae_ray.files import write_text
-from bae_ray.training.config import CellConfig, RunConfig
+from bae_ray.training.config import RunConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.measuring import Trained
-from bae_ray.training.metrics_log import MetricsLog
 from bae_ray.training.run_folder import (
     FAILURE_FILE,
     METRICS_FILE,
@@ -26,7 +26,7 @@ from bae_ray.training.run_folder import (
     write_result,
 )
 from bae_ray.training.trainer import train_many
-from bae_ray.work.failures import traceback_of
+from bae_ray.work.receipts import traceback_of
 
 
 def execute_run(
@@ -63,78 +63,77 @@ def execute_runs(
     while it wrote its results. The failure of a run is recorded in its folder and returned in its place. All of them
     fail where the cell is damaged or memory runs out. Raises `OSError` where the file system fails.
     """
-    directories = _Directories(together, store, runs, on_epoch)
-    if directories.unfinished:
-        directories.begin()
+    unfinished = [run for run in together if not is_finished(runs, run)]
+    logs = {run.id: MetricsLog(runs / run.id / METRICS_FILE) for run in unfinished}
+    failures: dict[str, Exception] = {}
+
+    def log(number: int, lines: list[TrainingMetrics]) -> None:
+        run = together[number]
+        if run.id in logs:
+            logs[run.id].append(lines)
+            on_epoch(run, lines)
+
+    def put_away(number: int, outcome: Trained | Exception) -> None:
+        _put_away(together[number], outcome, failures, store, runs)
+
+    for run in unfinished:
+        write_text(runs / run.id / RUN_FILE, run.model_dump_json(indent=2) + "\n")
+        (runs / run.id / FAILURE_FILE).unlink(missing_ok=True)
+    if unfinished:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        members = [(run.autoencoder, run.training) for run in together]
         try:
-            first = together[0]
-            x, target = (_rows(store, cell) if cell else None for cell in (first.cell, first.target))
-            assert x is not None
-            members = [(run.autoencoder, run.training) for run in together]
-            train_many(
-                x, members, device, directories.log, target, state, on_trained=directories.put_away, progress=False
-            )
+            x, target = activations_of(together[0], store)
+            train_many(x, members, device, log, target, state, on_trained=put_away, progress=False)
         except OSError:
             raise
         except Exception as error:
-            directories.fail(as_out_of_memory(error) or error)
-    return directories.outcomes()
+            for number, run in enumerate(together):
+                if run.id not in failures and not is_finished(runs, run):
+                    put_away(number, as_out_of_memory(error) or error)
+    return [failures.get(run.id) or read_result(runs, run) for run in together]
 
 
-class _Directories:
-    """Writes the folders of runs that are trained together; finished ones are not changed."""
+def _put_away(
+    run: RunConfig, outcome: Trained | Exception, failures: dict[str, Exception], store: ActivationStore, runs: Path
+) -> None:
+    """Write the result or the failure of a run."""
+    if isinstance(outcome, Exception):
+        failures[run.id] = outcome
+        name, cell = type(outcome).__name__, run.cell.model_dump()
+        failure = Failure(error=name, message=str(outcome), cell=cell, traceback=traceback_of(outcome))
+        write_failure(runs, run.id, failure)
+    elif not is_finished(runs, run):
+        write_result(runs, run, store, outcome)
 
-    def __init__(
-        self,
-        together: Sequence[RunConfig],
-        store: ActivationStore,
-        runs: Path,
-        on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None],
-    ) -> None:
-        self._together, self._store, self._runs, self._on_epoch = together, store, runs, on_epoch
-        self.unfinished = [run for run in together if not is_finished(runs, run)]
-        self._logs = {
-            number: MetricsLog(runs / run.id / METRICS_FILE)
-            for number, run in enumerate(together)
-            if run in self.unfinished
-        }
-        self._failures: dict[str, Exception] = {}
 
-    def begin(self) -> None:
-        """Write the config of each run."""
-        for run in self.unfinished:
-            write_text(self._runs / run.id / RUN_FILE, run.model_dump_json(indent=2) + "\n")
-            (self._runs / run.id / FAILURE_FILE).unlink(missing_ok=True)
+class MetricsLog:
+    """Writes metrics.jsonl, a line per epoch or per step. A resumed training replaces the lines after its state."""
 
-    def log(self, number: int, lines: list[TrainingMetrics]) -> None:
-        """Write an epoch's metrics of one run."""
-        if number in self._logs:
-            self._logs[number].append(lines)
-            self._on_epoch(self._together[number], lines)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._continued = False
 
-    def put_away(self, number: int, outcome: Trained | Exception) -> None:
-        """Write the result or the failure of one run."""
-        run = self._together[number]
-        if isinstance(outcome, Exception):
-            self._failures[run.id] = outcome
-            failure = Failure(
-                error=type(outcome).__name__, message=str(outcome), cell=run.cell.model_dump(),
-                traceback=traceback_of(outcome),
-            )  # fmt: skip
-            write_failure(self._runs, run, failure)
-        elif not is_finished(self._runs, run):
-            write_result(self._runs, run, self._store, outcome)
+    def append(self, lines: list[TrainingMetrics]) -> None:
+        """Add the lines of one epoch."""
+        text = "".join(json.dumps(line.row()) + "\n" for line in lines)
+        if not self._continued:
+            self._continued = True
+            before = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+            # A line that the interruption cut short belongs to an epoch that is trained again.
+            kept = [line for line in before if line.endswith("}") and json.loads(line)["epoch"] < lines[0].epoch]
+            write_text(self._path, "".join(line + "\n" for line in kept))
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(text)
 
-    def fail(self, error: Exception) -> None:
-        """Write this failure for all runs without an outcome."""
-        for number, run in enumerate(self._together):
-            if not is_finished(self._runs, run) and run.id not in self._failures:
-                self.put_away(number, error)
 
-    def outcomes(self) -> list[RunResult | Exception]:
-        """The result or the failure of each run."""
-        return [self._failures.get(run.id) or read_result(self._runs, run) for run in self._together]
+def activations_of(run: RunConfig, store: ActivationStore) -> tuple[Rows, Rows | None]:
+    """What a run encodes, and what it reconstructs if that is something else."""
+    x, target = (
+        Rows(store.shards(cell.layer, cell.position, cell.site)) if cell else None for cell in (run.cell, run.target)
+    )
+    assert x is not None
+    return x, target
 
 
 def as_out_of_memory(error: Exception) -> OutOfMemoryError | None:
@@ -146,7 +145,3 @@ def as_out_of_memory(error: Exception) -> OutOfMemoryError | None:
             f"memory ran out: {str(error).splitlines()[0]}. Lower expansion, d_latent or batch_size."
         )
     return None
-
-
-def _rows(store: ActivationStore, cell: CellConfig) -> Rows:
-    return Rows(store.shards(cell.layer, cell.position, cell.site))

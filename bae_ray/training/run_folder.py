@@ -101,9 +101,9 @@ def read_result(runs: Path, run: RunConfig) -> RunResult:
     return RunResult.model_validate_json(read_text(runs / run.id / RESULT_FILE))
 
 
-def write_failure(runs: Path, run: RunConfig, failure: Failure) -> None:
-    """Write the failure record of a run."""
-    write_text(runs / run.id / FAILURE_FILE, failure.model_dump_json(indent=2) + "\n")
+def write_failure(runs: Path, name: str, failure: Failure) -> None:
+    """Write a failure record into the folder of this name."""
+    write_text(runs / name / FAILURE_FILE, failure.model_dump_json(indent=2) + "\n")
 
 
 def write_result(runs: Path, run: RunConfig, store: ActivationStore, trained: Trained) -> None:
@@ -111,9 +111,7 @@ def write_result(runs: Path, run: RunConfig, store: ActivationStore, trained: Tr
     trained.autoencoder.save_pretrained(runs / run.id)
     result = RunResult(
         model=str(store.manifest.request.model["name"]),
-        layer=run.cell.layer,
-        site=run.cell.site,
-        position=run.cell.position,
+        **run.cell.model_dump(),
         n_train=trained.train.n,
         n_val=trained.val.n,
         d_in=trained.autoencoder.d_in,

@@ -5,29 +5,42 @@ has a failure that says so, one whose settings were drawn has them in search.jso
 From these an interrupted search goes on.
 """
 
+import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bae_ray.activations.store import ActivationStore
-from bae_ray.errors import InvalidInputError
-from bae_ray.training.axes import Setting, parse_range
-from bae_ray.training.draws import widest_runs
-from bae_ray.training.grid import Grid, IllegalRun, plan_settings, selected_cells
+from bae_ray.progress import track
+from bae_ray.storage import Folder
+from bae_ray.training.axes import parse_range
+from bae_ray.training.config import RunConfig
+from bae_ray.training.draws import Draws, widest_runs
+from bae_ray.training.grid import Grid, selected_cells
+from bae_ray.training.loop import TrainingMetrics
+from bae_ray.training.pack_trainer import PackTrainer, Trainings, plan_trainings
 from bae_ray.training.packing import Pack
-from bae_ray.training.results import GridRecord
-from bae_ray.training.run_folder import RESULT_FILE, RunResult
+from bae_ray.training.run_folder import (
+    METRICS_FILE,
+    RESULT_FILE,
+    STATE_FILE,
+    STOPPED,
+    Failure,
+    is_finished,
+    read_failure,
+    read_result,
+    write_failure,
+)
 from bae_ray.training.sweep_config import SweepConfig
-from bae_ray.training.sweep_outcome import SweepOutcome, begin, conclude
-from bae_ray.training.train_packs import plan_trainings
+from bae_ray.training.sweep_folder import GridRecord, SweepOutcome, begin, conclude
+from bae_ray.work.devices import Share, take
 from bae_ray.work.executors import tune_executor
-
-METRICS = ("reconstruction", "loss", "entropy", "covariance", "l1", "l0")
-"""Columns of metrics.jsonl that a search may go by."""
+from bae_ray.work.ray_search import OptunaDraws, asha, report, run_search
+from bae_ray.work.ray_tune import last_line
 
 
 def search(config: SweepConfig, grid: Grid, store: ActivationStore, out: Path) -> SweepOutcome:
     """Train the runs of a grid with ASHA, or draw settings for its cells; the config is checked already."""
-    from bae_ray.training.trials import draw_runs, halve_runs  # they need Ray
-
     already = {file.parent.name for file in out.glob(f"*/{RESULT_FILE}")}
     executor = tune_executor("ray", out, config.retries)
     if config.search.samples is not None:
@@ -42,39 +55,99 @@ def search(config: SweepConfig, grid: Grid, store: ActivationStore, out: Path) -
     return conclude(out, grid.runs, already, grid.illegal, died)
 
 
-def check_search(config: SweepConfig, store: ActivationStore) -> None:
-    """Raise `InvalidInputError` where a search cannot be done as asked."""
-    search, measures = config.search, [*METRICS, *RunResult.model_fields]
-    for text in search.ranges:
-        parse_range(text)
-    if search.samples is not None and not search.ranges:
-        raise InvalidInputError(
-            f"search.samples is {search.samples} but there are no ranges to draw from: give search.ranges."
-        )
-    if search.ranges and search.samples is None:
-        raise InvalidInputError("search.ranges are given but not search.samples: say how many settings to draw.")
-    if search.samples is not None and (config.axes or config.seeds):
-        raise InvalidInputError("search.samples draws settings in place of axes and seeds: give one or the other.")
-    if search.metric not in measures:
-        raise InvalidInputError(f"search.metric is {search.metric}; expected one of {', '.join(measures)}.")
-    if search.scheduler == "asha" and search.metric not in METRICS:
-        raise InvalidInputError(
-            f"search.metric is {search.metric}, which is only known at the end of a training. ASHA needs one of "
-            f"{', '.join(METRICS)}."
-        )
-    _check_ranges(config, store)
+def halve_runs(runs: list[RunConfig], config: SweepConfig, trainings: Trainings) -> dict[str, str]:
+    """Train the runs of a grid with ASHA; those that are finished, or stopped before, are left alone.
+
+    Why runs failed that have no failure record.
+    """
+    missing = [run for run in runs if not is_finished(trainings.out, run) and not was_stopped(trainings.out, run)]
+    if not missing:
+        return {}
+    longest = max(run.training.epochs for run in missing)
+    return _run(missing, "Training", len(missing), longest, config, trainings)
 
 
-def _check_ranges(config: SweepConfig, store: ActivationStore) -> None:
-    """Raise `InvalidInputError` where neither the lower nor the upper ends of the ranges can be trained."""
+def draw_runs(config: SweepConfig, trainings: Trainings) -> tuple[list[Draws], dict[str, str]]:
+    """Train runs with settings that Optuna draws, so many for each cell; those drawn before count.
+
+    Of these the ones that were interrupted are finished first. What was drawn for each cell, and why runs failed that
+    have no failure record.
+    """
+    store, out = trainings.store, trainings.out
+    searched = [Draws(config, store, cell, out) for cell in selected_cells(config, store)]
+    died: dict[str, str] = {}
     ranges = [parse_range(text) for text in config.search.ranges]
-    cell = selected_cells(config, store)[0]
-    problems: list[IllegalRun] = []
-    for ends in ([(field, low) for field, low, _, _ in ranges], [(field, high) for field, _, high, _ in ranges]):
-        settings = tuple(Setting(*end) for end in ends)
-        try:
-            plan_settings(config, store, cell, settings)
-        except InvalidInputError as error:
-            problems.append(IllegalRun(cell, settings, str(error)))
-    if len(problems) == 2:
-        raise InvalidInputError(f"search.ranges give nothing that can be trained: {problems[0]}. Mend the ranges.")
+    longest = int(max([config.training.epochs, *(high for field, _, high, _ in ranges if field == "training.epochs")]))
+    for draws in searched:
+        before = [*draws.runs.values()]
+        died |= halve_runs([run for run in before if read_failure(out, run) is None], config, trainings)
+        if not draws.left:
+            continue
+        ended = [run for run in before if is_finished(out, run) or was_stopped(out, run)]
+        told = [(draws.settings[run.id], reward(out, run, config.search.metric)) for run in ended]
+        optuna = OptunaDraws(ranges, config.search.metric, config.training.seed + len(draws), told, draws.add)
+        died |= _run(optuna, f"Searching {draws.cell}", draws.left, longest, config, trainings)
+    return searched, died
+
+
+def reward(out: Path, run: RunConfig, metric: str) -> float:
+    """What a run that has ended reported last."""
+    if is_finished(out, run) and hasattr(result := read_result(out, run), metric):
+        return float(getattr(result, metric))
+    return float(_last_metrics(out, run)[metric])
+
+
+def was_stopped(out: Path, run: RunConfig) -> bool:
+    """Whether ASHA has stopped this run."""
+    failure = read_failure(out, run)
+    return failure is not None and failure.error == STOPPED
+
+
+def _run(
+    given: list[RunConfig] | OptunaDraws, label: str, n: int, longest: int, config: SweepConfig, trainings: Trainings
+) -> dict[str, str]:
+    """Train the `n` runs given or drawn, for `longest` epochs at most; why runs failed that have no failure record."""
+    asked, out, share = config.search, trainings.out, trainings.share
+    scheduler = asha(asked.metric, longest, asked.grace_epochs, asked.reduction) if asked.scheduler == "asha" else None
+    train = partial(_train_reporting, out=out, sweep=config, store=trainings.store.folder, share=share)
+    with track(label, n) as tracker:
+        ended = run_search(train, given, n, scheduler, share, out, config.retries, tracker.advance)
+    return _put_away(out, config, [(RunConfig.model_validate_json(text), result) for text, result in ended])
+
+
+def _put_away(out: Path, config: SweepConfig, ended: list[tuple[RunConfig, Any]]) -> dict[str, str]:
+    """Write down which runs ASHA has stopped; why those failed that have no failure record."""
+    died: dict[str, str] = {}
+    metric = config.search.metric
+    for run, result in ended:
+        if is_finished(out, run) or read_failure(out, run) is not None:
+            continue
+        if result.error is None and metric in (last := result.metrics or {}):
+            message = (
+                f"stopped by ASHA after epoch {last['epoch']} of {run.training.epochs}: {metric} {last[metric]:.4g}"
+            )
+            write_failure(out, run.id, Failure(error=STOPPED, message=message, cell=run.cell.model_dump()))
+            (out / run.id / STATE_FILE).unlink(missing_ok=True)
+        else:
+            died[run.id] = f"its worker died: {last_line(result)}"
+    return died
+
+
+def _train_reporting(text: str, out: Path, sweep: SweepConfig, store: Folder, share: Share) -> None:
+    """Train a run; Tune is told its end and, where runs may be stopped, each epoch."""
+    run = RunConfig.model_validate_json(text)
+
+    def told(_: RunConfig, lines: list[TrainingMetrics]) -> None:
+        last = lines[-1].row()
+        if sweep.search.scheduler == "asha" and last["epoch"] < run.training.epochs:  # the last one comes with measures
+            report(last)
+
+    PackTrainer(take(share), store, out, sweep)(Pack((run,)), told)
+    if is_finished(out, run):
+        measures = {k: v for k, v in read_result(out, run).model_dump().items() if isinstance(v, int | float)}
+        report({**_last_metrics(out, run), **measures, "epoch": run.training.epochs})
+
+
+def _last_metrics(out: Path, run: RunConfig) -> dict[str, Any]:
+    lines = (out / run.id / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    return json.loads(lines[-1])

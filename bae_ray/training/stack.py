@@ -7,8 +7,7 @@ Shapes: M members, N samples, D d_in.
 """
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ class Stack:
     ) -> None:
         self._n_steps = n_steps
         self._forms = Forms.of(trainings[0])
-        self._precision = trainings[0].precision
+        self._bf16 = trainings[0].precision == "bf16"
         self.device = device
         built: list[Autoencoder] = []
         for training in trainings:
@@ -91,7 +90,7 @@ class Stack:
 
     def advance(self, batch: Batch, weights: Tensor, active: frozenset[str]) -> Tensor:
         """`step` with the learning rates as they are. On a GPU it reads no number and can be captured as a graph."""
-        with self._autocast():
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             measured = torch.stack(self._terms(self.module, batch.x, batch.target, self._forms, active))
         objective = (measured * weights).sum(0)
         gradients = torch.autograd.grad(objective.sum(), list(self.module.parameters()), allow_unused=True)
@@ -137,8 +136,8 @@ class Stack:
         for number, member in enumerate(self.members):
             for name, tensor in member.autoencoder.state_dict().items():
                 tensors[f"{number}.weights.{name}"] = tensor
-            for name, values in self._moments(member).items():
-                for key, tensor in values.items():
+            for name, parameter in member.autoencoder.named_parameters():
+                for key, tensor in member.optimizer.state.get(parameter, {}).items():
                     tensors[f"{number}.adam.{key}.{name}"] = tensor
         return tensors
 
@@ -153,16 +152,6 @@ class Stack:
                 moments = {key: tensor.to(self.device) for key, tensor in saved.items() if tensor is not None}
                 if moments:
                     member.optimizer.state[parameter] = moments
-
-    def _moments(self, member: Member) -> dict[str, dict[str, Tensor]]:
-        return {
-            name: member.optimizer.state[parameter]
-            for name, parameter in member.autoencoder.named_parameters()
-            if parameter in member.optimizer.state
-        }
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self._precision == "bf16" else nullcontext()
 
 
 def _members(built: list[Autoencoder], trainings: list[TrainingConfig], together: bool) -> list[Member]:

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import RunConfig
 from bae_ray.training.loop import TrainingMetrics
-from bae_ray.training.metrics_log import metrics_row
 from bae_ray.training.run_folder import RunResult
 from bae_ray.training.sweep_config import ExecutionConfig
 
@@ -64,7 +63,7 @@ class TensorBoard:
             self._writers[name] = SummaryWriter(str(self._folder / name), purge_step=lines[0].step, flush_secs=10)
         writer = self._writers[name]
         for line in lines:
-            for column, value in metrics_row(line).items():
+            for column, value in line.row().items():
                 if column != "step":
                     writer.add_scalar(column, value, line.step)
 
@@ -103,7 +102,7 @@ class WandB:
                 settings=wandb.Settings(silent=True, console="off"),
             )
         for line in lines:
-            self._runs[run.id].log(metrics_row(line), step=line.step)
+            self._runs[run.id].log(line.row(), step=line.step)
 
     def finish(self, run: RunConfig, result: RunResult | None) -> None:
         """Put the measures into the summary and close the run."""
@@ -130,9 +129,7 @@ class MLflow:
             self._client = MlflowClient(self._uri)
         if run.id not in self._runs:
             self._runs[run.id] = self._begin(run)
-        metrics = [
-            Metric(name, float(value), 0, line.step) for line in lines for name, value in metrics_row(line).items()
-        ]
+        metrics = [Metric(name, float(value), 0, line.step) for line in lines for name, value in line.row().items()]
         self._client.log_batch(self._runs[run.id], metrics=metrics)
 
     def finish(self, run: RunConfig, result: RunResult | None) -> None:

@@ -6,7 +6,7 @@ Shapes: N samples, D d_in.
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -22,9 +22,8 @@ from bae_ray.training.batches import ROWS_AT_ONCE, Batches, Placement
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.loop import Loop, Resume, TrainingMetrics
 from bae_ray.training.measuring import Trained, measure
-from bae_ray.training.normalization import Normalization, set_normalization
 from bae_ray.training.objective import Forms
-from bae_ray.training.splitting import Split
+from bae_ray.training.samples import Normalization, Split, set_normalization
 from bae_ray.training.stack import Stack
 from bae_ray.training.validation import (
     Members,
@@ -111,11 +110,13 @@ def train_many(
             Batches(*part, first.normalize, first.normalize_target, device, placement) for part in split.parts()
         )
         resume = Resume(checkpoint, _identity(members, split), checkpoint_every_s) if checkpoint else None
-        with _shown(shared.epochs, is_watched() if progress is None else progress) as reach:
+        shown = is_watched() if progress is None else progress
+        with track("Training", shared.epochs) if shown else nullcontext() as tracker:
 
             def ended(i: int, j: int, lines: list[TrainingMetrics]) -> None:
                 on_epoch(groups[i][j], lines)
-                reach(lines[-1].epoch)
+                if tracker is not None:
+                    tracker.reach(lines[-1].epoch)
 
             loop = Loop(stacks, data, held_out, shared, ended, resume)
             loop.run()
@@ -170,16 +171,6 @@ def _digest(rows: Rows) -> str:
     """The shape, and a hash of the first rows."""
     some = rows.take(torch.arange(min(len(rows), ROWS_AT_ONCE)))
     return f"{rows.shape} {hashlib.sha256(some.contiguous().numpy().tobytes()).hexdigest()}"
-
-
-@contextmanager
-def _shown(epochs: int, progress: bool) -> Iterator[Callable[[int], None]]:
-    """Show the epochs of a training where `progress` is true; gives what is to be called with the last one done."""
-    if not progress:
-        yield lambda _: None
-        return
-    with track("Training", epochs) as tracker:
-        yield tracker.reach
 
 
 @contextmanager

@@ -11,10 +11,10 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import expand
-from bae_ray.training.results import GridRecord, results
+from bae_ray.training.results import results
 from bae_ray.training.sweep import sweep
 from bae_ray.training.sweep_config import SweepConfig
-from bae_ray.training.sweep_status import status
+from bae_ray.training.sweep_folder import GridRecord, status
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

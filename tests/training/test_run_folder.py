@@ -13,9 +13,9 @@ from bae_ray.autoencoders import BAEConfig, ReLUConfig
 from bae_ray.errors import DivergedError
 from bae_ray.training import loop, run_execution
 from bae_ray.training.config import TrainingConfig
+from bae_ray.training.grid import plan_run
 from bae_ray.training.run_execution import execute_run
 from bae_ray.training.run_folder import STATE_FILE, is_finished, read_failure
-from bae_ray.training.run_planning import plan_run
 
 TRAINING = TrainingConfig(epochs=6, batch_size=16, lr=1e-2, log="step")
 

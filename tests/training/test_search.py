@@ -14,7 +14,7 @@ from bae_ray.training.results import results
 from bae_ray.training.run_folder import RESULT_FILE
 from bae_ray.training.sweep import sweep
 from bae_ray.training.sweep_config import SearchConfig, SweepConfig
-from bae_ray.training.sweep_status import status
+from bae_ray.training.sweep_folder import status
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -100,7 +100,7 @@ def test_settings_that_cannot_be_and_those_drawn_twice_are_drawn_once_and_for_al
     seen = status(tmp_path)
     assert (seen.ended, seen.left) == (True, 0)
 
-    monkeypatch.setattr("bae_ray.training.trials.run_search", None)
+    monkeypatch.setattr("bae_ray.training.search.run_search", None)
     again = sweep(config, store, tmp_path)
     assert (again.finished, again.failures, again.trained) == (outcome.finished, outcome.failures, 0)
 

@@ -7,7 +7,7 @@ from bae_ray.autoencoders.architectures import ARCHITECTURES
 from bae_ray.errors import DivergedError, InvalidInputError, TrainingError
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.loop import TrainingMetrics
-from bae_ray.training.splitting import Split
+from bae_ray.training.samples import Split
 from bae_ray.training.trainer import train, train_many
 
 SMALL = TrainingConfig(epochs=6, batch_size=32, lr=1e-2, entropy_weight=1e-3, covariance_weight=1e-4)
