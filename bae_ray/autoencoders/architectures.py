@@ -181,13 +181,13 @@ for _architecture in (
     ),
     Architecture(
         config=BatchTopKConfig,
-        autoencoder="bae_ray.autoencoders.batchtopk:BatchTopKAutoencoder",
+        autoencoder="bae_ray.autoencoders.literature:BatchTopKAutoencoder",
         label="Batch top-k SAE",
         saelens=f"{_SAELENS}:batchtopk",
     ),
     Architecture(
         config=JumpReLUConfig,
-        autoencoder="bae_ray.autoencoders.jumprelu:JumpReLUAutoencoder",
+        autoencoder="bae_ray.autoencoders.literature:JumpReLUAutoencoder",
         label="JumpReLU SAE",
         penalties=("l0",),
         read_from={"saelens": "jumprelu"},
@@ -195,7 +195,7 @@ for _architecture in (
     ),
     Architecture(
         config=GatedSAEConfig,
-        autoencoder="bae_ray.autoencoders.gated_sae:GatedSAE",
+        autoencoder="bae_ray.autoencoders.literature:GatedSAE",
         label="Gated SAE",
         penalties=("l1", "auxiliary"),
         read_from={"saelens": "gated"},

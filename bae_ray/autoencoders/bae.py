@@ -1,4 +1,4 @@
-"""The binary autoencoder (paper, Eq. 1-2 and 7)."""
+"""The binary autoencoder (paper, Eq. 1-2 and 7), and burstiness, the magnitude of its latents."""
 
 from collections.abc import Collection
 
@@ -8,13 +8,14 @@ from typing_extensions import override
 
 from bae_ray.autoencoders.base import Autoencoder
 from bae_ray.autoencoders.binarize import Gradient, binarize, fires
-from bae_ray.autoencoders.burstiness import burstiness
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.autoencoders.covariance import has_kernels
 from bae_ray.autoencoders.decoding import decode_varying
 from bae_ray.autoencoders.waiting import must_not_wait
 from bae_ray.errors import InvalidInputError, NoPriorError
 
+EPSILON = 1e-6
+"""Added to the distance, as in the released code, so that a bit that is as certain as the prior has a finite value."""
 NO_PRIOR = (
     "this binary autoencoder has no prior: the firing rates of all its latents are 0, so that every bit that fires "
     "would be as surprising as any other. It was imported without one, or no latent ever fired in training. Import it "
@@ -101,3 +102,8 @@ class BinaryAutoencoder(Autoencoder):
             raise NoPriorError(NO_PRIOR)
         zero, one = (burstiness(torch.full_like(self.prior, bit), self.prior) for bit in (0.0, 1.0))
         return torch.where(code > 0, one, zero)  # no logarithm per sample
+
+
+def burstiness(code: Tensor, prior: Tensor, eps: float = EPSILON) -> Tensor:
+    """log2(|code - prior| + eps) of a code [N, F] against firing rates [F]; the larger, the more surprising the bit."""
+    return ((code - prior).abs() + eps).log2()

@@ -8,45 +8,27 @@ from torch import Tensor
 Gradient = Literal["sigmoid", "straight_through", "release"]
 
 
-class _SigmoidStep(torch.autograd.Function):
+class _Step(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pre_activation: Tensor) -> Tensor:
-        ctx.save_for_backward(pre_activation)
-        return fires(pre_activation).to(pre_activation.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
-        (pre_activation,) = ctx.saved_tensors
-        # The kernel of torch's own sigmoid: g s (1 - s) in one pass over memory.
-        return torch.ops.aten.sigmoid_backward(grad_outputs[0], pre_activation.sigmoid())
-
-
-class _StraightThroughStep(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, pre_activation: Tensor) -> Tensor:  # noqa: ARG004
-        return fires(pre_activation).to(pre_activation.dtype)
+    def forward(ctx: Any, pre_activation: Tensor, gradient: Gradient) -> Tensor:
+        ctx.gradient = gradient
+        if gradient == "sigmoid":  # the others need no memory for it
+            ctx.save_for_backward(pre_activation)
+        return fires(pre_activation, gradient).to(pre_activation.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ARG004
-        return grad_outputs[0]
-
-
-class _ReleaseStep(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, pre_activation: Tensor) -> Tensor:  # noqa: ARG004
-        return fires(pre_activation, "release").to(pre_activation.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:  # noqa: ARG004
-        return grad_outputs[0] * (1 - grad_outputs[0])
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (g,) = grad_outputs
+        if ctx.gradient == "sigmoid":
+            (pre_activation,) = ctx.saved_tensors
+            # The kernel of torch's own sigmoid: g s (1 - s) in one pass over memory.
+            return torch.ops.aten.sigmoid_backward(g, pre_activation.sigmoid()), None
+        return g if ctx.gradient == "straight_through" else g * (1 - g), None
 
 
 def fires(pre_activation: Tensor, gradient: Gradient = "sigmoid") -> Tensor:
     """Booleans of the same shape: whether `binarize` gives 1."""
     return pre_activation > 0 if gradient == "release" else pre_activation >= 0
-
-
-_STEPS = {"sigmoid": _SigmoidStep, "straight_through": _StraightThroughStep, "release": _ReleaseStep}
 
 
 def binarize(pre_activation: Tensor, gradient: Gradient = "sigmoid") -> Tensor:
@@ -57,4 +39,4 @@ def binarize(pre_activation: Tensor, gradient: Gradient = "sigmoid") -> Tensor:
     straight_through: g;
     release: g (1 - g), the released code's rule, and the step is 1 only where x > 0, as there.
     """
-    return _STEPS[gradient].apply(pre_activation)  # pyright: ignore[reportReturnType]
+    return _Step.apply(pre_activation, gradient)  # pyright: ignore[reportReturnType]

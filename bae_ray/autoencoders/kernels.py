@@ -189,9 +189,7 @@ def gradient(
         for first in range(0, count, DEPTH):  # beyond the count, code and signs are 0 to the end of the tile
             k = first + tl.arange(0, DEPTH)
             left = tl.load(
-                gathered + member * N * F + row[:, None] * F + k[None, :],
-                mask=inside & (k[None, :] < F),
-                other=0.0,
+                gathered + member * N * F + row[:, None] * F + k[None, :], mask=inside & (k[None, :] < F), other=0.0
             )
             right = tl.load(
                 found + member * F * width + k[:, None].to(tl.int64) * width + column[None, :],
@@ -203,8 +201,7 @@ def gradient(
         real = (j < count) & (column < width)
         latent = tl.load(latents + member * F + j, mask=real, other=0)
         mean = tl.div_rn(
-            tl.load(sums + member * F + j, mask=real, other=0).to(tl.float32),
-            tl.full((TILE,), 1.0, tl.float32) * N,
+            tl.load(sums + member * F + j, mask=real, other=0).to(tl.float32), tl.full((TILE,), 1.0, tl.float32) * N
         )
         tl.store(
             out + member * N * F + row[:, None] * F + latent[None, :],

@@ -10,19 +10,6 @@ import torch
 from torch import Tensor
 
 from bae_ray.autoencoders.config import EntropyForm, Reduction
-from bae_ray.autoencoders.covariance import covariance_penalty
-
-__all__ = [
-    "EntropyForm",
-    "Reduction",
-    "bernoulli_entropy",
-    "covariance_penalty",
-    "l0_penalty",
-    "l1_penalty",
-    "marginal_entropy",
-    "printed_entropy",
-    "reconstruction_loss",
-]
 
 
 def reconstruction_loss(x_hat: Tensor, x: Tensor, reduction: Reduction = "mean") -> Tensor:

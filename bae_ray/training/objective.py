@@ -9,16 +9,10 @@ import torch
 from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder
-from bae_ray.autoencoders.gated_sae import GatedSAE
-from bae_ray.autoencoders.losses import (
-    EntropyForm,
-    Reduction,
-    covariance_penalty,
-    l0_penalty,
-    l1_penalty,
-    marginal_entropy,
-    reconstruction_loss,
-)
+from bae_ray.autoencoders.config import EntropyForm, Reduction
+from bae_ray.autoencoders.covariance import covariance_penalty
+from bae_ray.autoencoders.literature import GatedSAE
+from bae_ray.autoencoders.losses import l0_penalty, l1_penalty, marginal_entropy, reconstruction_loss
 from bae_ray.training.config import TrainingConfig
 
 SCHEDULED = ("entropy", "covariance", "l1", "l0")

@@ -8,7 +8,8 @@ from bae_ray.analysis.features import FeatureStatistics, feature_statistics
 from bae_ray.autoencoders import BAEConfig, build_autoencoder
 from bae_ray.autoencoders.bae import BinaryAutoencoder
 from bae_ray.autoencoders.binarize import Gradient
-from bae_ray.autoencoders.losses import covariance_penalty, marginal_entropy, reconstruction_loss
+from bae_ray.autoencoders.covariance import covariance_penalty
+from bae_ray.autoencoders.losses import marginal_entropy, reconstruction_loss
 
 
 @pytest.fixture

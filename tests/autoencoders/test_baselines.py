@@ -11,7 +11,7 @@ from torch import Tensor
 from bae_ray.analysis.features import feature_statistics
 from bae_ray.autoencoders import Autoencoder, TopKConfig, build_autoencoder
 from bae_ray.autoencoders.architectures import ARCHITECTURES
-from bae_ray.autoencoders.gated_sae import GatedSAE
+from bae_ray.autoencoders.literature import GatedSAE
 from bae_ray.autoencoders.losses import l1_penalty, reconstruction_loss
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.stack import _stacked

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bae_ray.autoencoders.binarize import Gradient, binarize
-from bae_ray.autoencoders.losses import covariance_penalty, marginal_entropy
+from bae_ray.autoencoders.covariance import covariance_penalty
+from bae_ray.autoencoders.losses import marginal_entropy
 
 pytestmark = pytest.mark.triton
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bae_ray.autoencoders.burstiness import burstiness
+from bae_ray.autoencoders.bae import burstiness
 
 BITS_AND_RATES = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.floats(0, 1)), min_size=1, max_size=20)
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import Tensor
 
-from bae_ray.autoencoders.covariance import Precision
-from bae_ray.autoencoders.losses import covariance_penalty
+from bae_ray.autoencoders.covariance import Precision, covariance_penalty
 
 PRECISIONS: list[Precision | None] = [None, *get_args(Precision)]
 SMALL = 1  # bytes: as many blocks as there can be

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder, BatchTopKConfig, GatedSAEConfig, JumpReLUConfig
-from bae_ray.autoencoders.batchtopk import BatchTopKAutoencoder
-from bae_ray.autoencoders.gated_sae import GatedSAE
-from bae_ray.autoencoders.jumprelu import JumpReLUAutoencoder
+from bae_ray.autoencoders.literature import BatchTopKAutoencoder, GatedSAE, JumpReLUAutoencoder
 from bae_ray.autoencoders.losses import l0_penalty, l1_penalty, reconstruction_loss
 from bae_ray.training.objective import Forms, term_names, terms
 

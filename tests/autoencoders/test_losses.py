@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bae_ray.autoencoders.covariance import covariance_penalty
 from bae_ray.autoencoders.losses import (
     EntropyForm,
     Reduction,
     bernoulli_entropy,
-    covariance_penalty,
     l1_penalty,
     marginal_entropy,
     printed_entropy,

@@ -13,7 +13,7 @@ import torch
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import ArchitectureConfig, BAEConfig, BatchTopKConfig, JumpReLUConfig, ReLUConfig
 from bae_ray.autoencoders.architectures import ARCHITECTURES
-from bae_ray.autoencoders.losses import covariance_penalty
+from bae_ray.autoencoders.covariance import covariance_penalty
 from bae_ray.errors import TrainingError
 from bae_ray.training.batches import Batches
 from bae_ray.training.config import TrainingConfig

@@ -12,12 +12,7 @@ from torch import Tensor
 from bae_ray.autoencoders.architectures import config_read_from
 from bae_ray.autoencoders.base import Autoencoder
 from bae_ray.autoencoders.config import ArchitectureConfig
-from bae_ray.autoencoders.interop.weights import (
-    assemble,
-    check_tensors,
-    read_json,
-    read_safetensors,
-)
+from bae_ray.autoencoders.interop.weights import assemble, check_tensors, read_json, read_safetensors
 from bae_ray.errors import CheckpointError
 
 CONFIG_FILE = "cfg.json"

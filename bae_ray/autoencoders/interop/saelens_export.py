@@ -13,8 +13,6 @@ from bae_ray.autoencoders.architectures import loaded
 from bae_ray.autoencoders.bae import BinaryAutoencoder
 from bae_ray.autoencoders.base import Autoencoder
 from bae_ray.autoencoders.baselines import GatedAutoencoder, TopKAutoencoder, Transcoder
-from bae_ray.autoencoders.batchtopk import BatchTopKAutoencoder
-from bae_ray.autoencoders.gated_sae import GatedSAE
 from bae_ray.autoencoders.interop.saelens import (
     CONFIG_FILE,
     GRADIENT_FIELD,
@@ -23,7 +21,7 @@ from bae_ray.autoencoders.interop.saelens import (
     WEIGHTS_FILE,
     prior_text,
 )
-from bae_ray.autoencoders.jumprelu import JumpReLUAutoencoder
+from bae_ray.autoencoders.literature import BatchTopKAutoencoder, GatedSAE, JumpReLUAutoencoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path, write_text
 

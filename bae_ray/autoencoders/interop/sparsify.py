@@ -4,12 +4,7 @@ from pathlib import Path
 
 from bae_ray.autoencoders.architectures import config_read_from
 from bae_ray.autoencoders.base import Autoencoder
-from bae_ray.autoencoders.interop.weights import (
-    assemble,
-    check_tensors,
-    read_json,
-    read_safetensors,
-)
+from bae_ray.autoencoders.interop.weights import assemble, check_tensors, read_json, read_safetensors
 from bae_ray.errors import CheckpointError
 
 CONFIG_FILE = "cfg.json"

@@ -4,7 +4,7 @@ Dimensions are named by a letter: D d_in, F d_latent.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,7 @@ from bae_ray.values import is_finite
 
 def read_json(file: Path) -> dict[str, Any]:
     """The JSON object in `file`. Raises `CheckpointError` where there is none."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise _missing(file) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON: {error}. Restore the file.") from error
+    content = _read(file, "JSON", lambda path: json.loads(path.read_text(encoding="utf-8")))
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} holds a {type(content).__name__}, expected a JSON object. Restore the file.")
     return content
@@ -36,12 +31,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
     """The tensors in `file`. Raises `CheckpointError` where it is missing or damaged."""
-    try:
-        return load_file(file)
-    except FileNotFoundError as error:
-        raise _missing(file) from error
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read as safetensors: {error}. Restore the file.") from error
+    return _read(file, "safetensors", load_file)
 
 
 def check_tensors(
@@ -106,5 +96,10 @@ def assemble(
     return autoencoder.eval()
 
 
-def _missing(file: Path) -> CheckpointError:
-    return CheckpointError(f"{file} is missing. Give a path in the format that you name.")
+def _read(file: Path, what: str, read: Callable[[Path], Any]) -> Any:
+    try:
+        return read(file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file} is missing. Give a path in the format that you name.") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read as {what}: {error}. Restore the file.") from error
