@@ -161,9 +161,7 @@ def prompt_tables(
     )
     numbers = ray.data.range(n, override_num_blocks=-(-n // PROMPTS_PER_BLOCK))
     dataset = numbers.map_batches(
-        partial(_write_prompts, examples=examples, drawer=drawer),
-        batch_format="pyarrow",
-        batch_size=None,
+        partial(_write_prompts, examples=examples, drawer=drawer), batch_format="pyarrow", batch_size=None
     )
     return tokenized(dataset, config, model, read, column="prompt", added=False)
 

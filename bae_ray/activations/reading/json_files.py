@@ -92,8 +92,7 @@ def _decoded(path: Path, place: str, text: str, position: int, hint: str = "") -
                 path, f"{place} ends in the middle of its record, {_shown(text, position)}. Is the file cut off?{hint}"
             ) from error
         raise unreadable(
-            path,
-            f"{place} is no JSON: {error.msg} at character {error.pos - position}, {_shown(text, error.pos)}.",
+            path, f"{place} is no JSON: {error.msg} at character {error.pos - position}, {_shown(text, error.pos)}."
         ) from error
     except RecursionError as error:
         raise unreadable(path, f"{place} is nested too deeply. Leave that out.") from error

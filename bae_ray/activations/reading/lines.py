@@ -36,10 +36,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         head = file.read(SNIFFED)
     mark, encoding = next(((mark, name) for mark, name in _MARKS.items() if head.startswith(mark)), (b"", "utf-8"))
     if not mark and (likely := _unmarked(head)):
-        raise unreadable(
-            path,
-            f"bytes 0 to {len(head)} look like {likely} without its mark. {_convert(path, likely)}",
-        )
+        raise unreadable(path, f"bytes 0 to {len(head)} look like {likely} without its mark. {_convert(path, likely)}")
     with open_bytes(path) as file:
         file.read(len(mark))
         wide = encoding != "utf-8"
