@@ -11,7 +11,7 @@ from bae_ray.activations.config import CorpusConfig
 from bae_ray.activations.reading.blocks import Columns
 from bae_ray.activations.reading.check import check_files
 from bae_ray.activations.reading.formats import READ, ending, kind_of
-from bae_ray.errors import UnknownCorpusError
+from bae_ray.errors import UnknownCorpusError, first_line
 from bae_ray.files import checksum
 
 
@@ -25,14 +25,17 @@ class LocalFiles(NamedTuple):
     @property
     def are_lines(self) -> bool:
         """Whether each text is a line of a .txt file."""
-        kind = kind_of(self.paths[0])
-        return kind is not None and kind.format == "txt" and not self.columns.document
+        return self._format == "txt" and not self.columns.document
 
     @property
     def are_tables_of_text(self) -> bool:
         """Whether the format cannot tell numbers from text, as .csv and .tsv."""
+        return self._format in ("csv", "tsv")
+
+    @property
+    def _format(self) -> str | None:
         kind = kind_of(self.paths[0])
-        return kind is not None and kind.format in ("csv", "tsv")
+        return kind and kind.format
 
 
 class HubDataset(NamedTuple):
@@ -112,7 +115,7 @@ def _hub_dataset(config: CorpusConfig) -> HubDataset:
     try:
         info = HfApi().dataset_info(config.corpus, revision=config.corpus_revision, timeout=30)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error).removesuffix(".")
         raise UnknownCorpusError(
             f"corpus '{config.corpus}' is none of the bundled ones ({', '.join(BUNDLED_CORPORA)}), no local file or "
             f"folder, and was not found on the Hugging Face hub ({reason}). Check the name, or the network."

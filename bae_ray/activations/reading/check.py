@@ -6,12 +6,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bae_ray.activations.reading.blocks import Columns, row_of
-from bae_ray.activations.reading.formats import FAILURES, kind_of, reason
+from bae_ray.activations.reading.blocks import Columns, values_of
+from bae_ray.activations.reading.formats import FAILURES, kind_of
 from bae_ray.activations.reading.lines import unreadable
 from bae_ray.activations.reading.record_values import is_chat
 from bae_ray.activations.reading.records import records
-from bae_ray.errors import UnreadableFileError
+from bae_ray.errors import UnreadableFileError, first_line
 
 RECORDS, CHARACTERS = 1000, 1 << 20
 """Numbers of records, and of characters of text, at the beginning of a file that are checked."""
@@ -29,27 +29,25 @@ def check_files(paths: Sequence[Path], columns: Columns) -> bool:
         try:
             chat = _check(path, columns, chat)
         except FAILURES as error:
-            raise unreadable(path, reason(error)) from error
+            raise unreadable(path, first_line(error)) from error
     return bool(chat)
 
 
 def _check(path: Path, columns: Columns, chat: bool | None) -> bool | None:
     """Whether the texts are chats, which None says is not known yet."""
-    kind = kind_of(path)
+    kind, seen = kind_of(path), {}
     if kind is not None and kind.format == "parquet" and path.stat().st_size:
         schema = pq.read_schema(path)
         _check_schema(path, schema, columns)
         seen = dict.fromkeys(schema.names)
-    else:
-        seen = {}
     n, characters = 0, 0
     for record in records(path, columns.names, columns.document):
         seen.update(dict.fromkeys(record.values))
         n, value = n + 1, record.values.get(columns.text)
         if value is not None and chat is None:
             chat = is_chat(value)
-        row = row_of(record, columns._replace(chat=bool(chat)), f"corpus file {path}")
-        characters += len(row.text or "")
+        text, *_ = values_of(record, columns._replace(chat=bool(chat)), f"corpus file {path}")
+        characters += len(text or "")
         if n == RECORDS or characters > CHARACTERS:
             break
     for name, option in zip(columns.names, _OPTIONS, strict=False):
@@ -83,6 +81,4 @@ def _holds_texts(kind: pa.DataType) -> bool:
         return _holds_texts(kind.value_type)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return pa.types.is_struct(kind.value_type)
-    return any(
-        test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    )
+    return kind in (pa.string(), pa.large_string(), pa.string_view(), pa.null())

@@ -64,16 +64,11 @@ def ending(path: Path) -> str:
 def open_bytes(path: Path) -> BinaryIO:
     """The file's bytes, decompressed as they are read."""
     kind = kind_of(path)
-    match kind.compression if kind else None:
-        case ".gz":
-            return cast(BinaryIO, gzip.open(path, "rb"))
-        case ".bz2":
-            return cast(BinaryIO, bz2.open(path, "rb"))
-        case ".xz":
-            return cast(BinaryIO, lzma.open(path, "rb"))
-        case ".zst":
-            return io.BufferedReader(cast(io.RawIOBase, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")))
-    return open(path, "rb")
+    compression = kind.compression if kind else None
+    if compression == ".zst":
+        return io.BufferedReader(cast(io.RawIOBase, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")))
+    opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(compression or "", open)
+    return cast(BinaryIO, opener(path, "rb"))
 
 
 def other_content(path: Path) -> str | None:
@@ -81,9 +76,3 @@ def other_content(path: Path) -> str | None:
     with open_bytes(path) as file:
         head = file.read(8)
     return next((name for mark, name in _OTHER_CONTENT.items() if head.startswith(mark)), None)
-
-
-def reason(error: BaseException) -> str:
-    """The reason in a library's error, as one sentence."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{said.removesuffix('.')}."

@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from bae_ray.activations.reading.formats import FAILURES, ending, open_bytes, other_content, reason
-from bae_ray.errors import UnreadableFileError
+from bae_ray.activations.reading.formats import FAILURES, ending, open_bytes, other_content
+from bae_ray.errors import UnreadableFileError, first_line
 
 SNIFFED = 4096
 _MARKS = {  # the longer ones first: UTF-32's begins with UTF-16's
@@ -56,7 +56,7 @@ def _next_line(stream: BinaryIO | io.BufferedReader, path: Path, number: int) ->
     try:
         return stream.readline()
     except FAILURES as error:
-        raise unreadable(path, f"what comes after line {number} is damaged or cut off: {reason(error)}") from error
+        raise unreadable(path, f"what comes after line {number} is damaged or cut off: {first_line(error)}") from error
 
 
 class _Recoded(io.RawIOBase):

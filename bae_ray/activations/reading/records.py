@@ -1,5 +1,7 @@
 """The records of a corpus file, one after another, whatever its format."""
 
+import csv
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bae_ray.activations.reading import json_files
-from bae_ray.activations.reading.delimited import table_rows
 from bae_ray.activations.reading.formats import kind_of
-from bae_ray.activations.reading.lines import numbered_lines
+from bae_ray.activations.reading.lines import numbered_lines, unreadable
+from bae_ray.activations.reading.record_values import Doubled
 from bae_ray.errors import UnreadableFileError
 
 PARQUET_ROWS = 1024
+_DELIMITERS = {",": "comma", "\t": "tab"}
 
 
 class Record(NamedTuple):
@@ -39,16 +42,18 @@ def records(path: Path, columns: Sequence[str], document: bool = False) -> Itera
             found = _document(path) if document else _lines(path)
             return (Record(place, {columns[0]: text}) for place, text in found)
         case "jsonl":
-            return (Record(*record) for record in json_files.lines(path))
+            found = json_files.lines(path)
         case "json":
-            return (Record(*record) for record in json_files.values(path))
+            found = json_files.values(path)
         case "csv":
-            return (Record(*record) for record in table_rows(path, ","))
+            found = _table_rows(path, ",")
         case "tsv":
-            return (Record(*record) for record in table_rows(path, "\t"))
+            found = _table_rows(path, "\t")
         case "parquet":
             return _parquet(path, columns)
-    raise AssertionError(f"{path} is of no format that is read")
+        case _:
+            raise AssertionError(f"{path} is of no format that is read")
+    return (Record(*record) for record in found)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -92,3 +97,54 @@ def _row(table: pa.Table, where: str, first: int, number: int) -> dict[str, Any]
 
 def _row_place(number: int) -> str:
     return f"row {number} (counted from 0)"
+
+
+def _table_rows(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a .csv or .tsv file under the header, each with the line it begins at; empty lines are left out.
+
+    A field in quotes may hold the delimiter, line ends and doubled quotes. One with a tab and a line feed is refused in
+    a table of tabs: it most often begins with a quote of the text's own, and would swallow the records after it.
+    """
+    csv.field_size_limit(sys.maxsize)  # the module's own limit cuts texts off at 128 KB
+    rows = csv.reader((line for _, line in numbered_lines(path)), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    doubled: frozenset[str] = frozenset()
+    while True:
+        line = rows.line_num + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise unreadable(
+                path, f"line {line} begins no row: {error}. Is a quote missing? Within quotes, write a quote twice."
+            ) from error
+        if not row:
+            continue
+        if delimiter == "\t":
+            _check_swallowed(path, row, line)
+        if not header:
+            header, doubled = row, frozenset(name for name in row if row.count(name) > 1)
+            continue
+        if len(row) != len(header):
+            raise unreadable(
+                path,
+                f"line {line} has {len(row)} fields, but the header has {len(header)}. Put quotes around a text with a "
+                f"{_DELIMITERS[delimiter]} in it.",
+            )
+        values = Doubled(zip(header, row, strict=True))
+        values.names = doubled
+        yield f"line {line}", values
+
+
+def _check_swallowed(path: Path, row: list[str], line: int) -> None:
+    """Raise `UnreadableFileError` for a field with a tab and a line feed, of a row that begins at a line."""
+    for field in row:
+        if "\t" in field and "\n" in field:
+            raise unreadable(
+                path,
+                f"line {line} opens a quote that goes on over a tab and the line's end, to line "
+                f"{line + field.count(chr(10))}, and may have swallowed records. Write a quote that belongs to a text "
+                'twice and the text in quotes (""" begins one with "); give texts with tabs and line feeds as .jsonl.',
+            )
+        line += field.count("\n")
