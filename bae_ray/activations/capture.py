@@ -112,11 +112,6 @@ class Capture:
     def _reach(self, tap: Tap, hidden: Tensor) -> None:
         if not self._runs:  # the pass is another capture's
             return
-        self._keep(tap, hidden)
-        if tap == self._last:
-            raise _LastTapReachedError
-
-    def _keep(self, tap: Tap, hidden: Tensor) -> None:
         if hidden.dim() == 4 and self._stream is not None:  # of several streams the one that blocks compute with
             hidden = hidden[self._stream]
         expected = (*self._shape, self._width)
@@ -127,6 +122,8 @@ class Capture:
                 "another model."
             )
         self._captured[tap] = hidden.reshape(-1, self._width).index_select(0, self._index)
+        if tap == self._last:
+            raise _LastTapReachedError
 
     def _hook(self, tap: Tap) -> None:
         def received(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -142,14 +139,12 @@ class Capture:
             (decoder_of(self._model) if self._answers else self._model).register_forward_hook(returned)
             return
         block = self.blocks[tap.layer]
-        if tap.site == "residual":
-            block.register_forward_pre_hook(received, with_kwargs=True)
-        elif tap.site == "mlp_in":
-            _mlp(block).register_forward_pre_hook(received, with_kwargs=True)
+        module = block if tap.site == "residual" else _mlp(block)
+        if tap.site == "mlp_out":
+            _check_output(module)
+            module.register_forward_hook(given)
         else:
-            mlp = _mlp(block)
-            _check_output(mlp)
-            mlp.register_forward_hook(given)
+            module.register_forward_pre_hook(received, with_kwargs=True)
 
 
 def _mlp(block: nn.Module) -> nn.Module:

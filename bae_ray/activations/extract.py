@@ -4,11 +4,13 @@ The unit of work is a shard of texts. An actor reads its rows, runs the model, w
 then a receipt; a rerun looks for receipts and computes only the shards that have none. The manifest comes last.
 """
 
+from typing import Any, NamedTuple
+
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.ingest import write_rows
 from bae_ray.activations.inputs import ICLInput
-from bae_ray.activations.layout import MANIFEST, Failure, Manifest, Probe, Request, RowsIndex
+from bae_ray.activations.layout import MANIFEST, Manifest, Probe, Request, RowsIndex
 from bae_ray.activations.loading import TORCH_DTYPES
 from bae_ray.activations.model import ModelSource, check_request, find_model, load_tokenizer, model_identity
 from bae_ray.activations.pipeline import run_probe, run_shards, share_of, writing
@@ -33,14 +35,8 @@ def extract(config: ExtractConfig, out: Location, executor: Executor | ExecutorN
     """
     executor = data_executor(executor)
     writer = StoreWriter(folder_at(out))
-    model = find_model(config.model, config.revision)
-    layers = tuple(sorted(config.layers)) if config.layers is not None else _all_layers(model, config.sites)
-    positions = config.all_positions
-    check_request(model, layers, config.sites, positions, config.max_tokens)
-    asked = isinstance(config.input, ICLInput)
-    wanted = lengths(positions, config.max_tokens or model.max_positions, whole=asked)
-    source = find_source(config, model, wanted.read)
-    request = _request(config, model, source, layers, wanted)
+    plan = _plan(config)
+    request = plan.request()
     try:
         finished = writer.folder.exists(MANIFEST)
         new = writer.claim(request)
@@ -61,18 +57,21 @@ def extract(config: ExtractConfig, out: Location, executor: Executor | ExecutorN
                 "lacks weights. extract --check tries the model now; delete the store to extract anew if it fails."
             )
         return store
-    work = _work(config, model, layers, source)
     try:
-        index, probed = _ingest(config, work, source, request, wanted, writer, executor)
+        index, probed = _ingest(plan, writer, executor)
     except InvalidInputError:  # what cannot be used leaves the folder free for another try
         if new:
             writer.give_up()
         raise
     # Only now: where the disk is too small for what was found in the texts, their rows stay for the next try.
-    _check_disk(writer, f"{index.n}", index.n * _bytes_per_vector(request, model))
-    failures = run_shards(config, work, writer, index, executor)
+    _check_disk(writer, f"{index.n}", index.n * plan.bytes_per_vector)
+    failures = run_shards(config, plan.work, writer, index, executor)
     if failures and not (config.finish_without_failed and len(failures) < len(index.shards)):
-        raise ExtractionError(_failed(writer, index, failures))
+        raise ExtractionError(
+            f"{listed(failures, len(index.shards), 'shards')}\n"
+            f"All are named in {writer.folder}/{FAILURES}. Finished shards are kept; the same command tries the others "
+            "again, and with --finish-without-failed the store is finished without those that fail."
+        )
     held = sorted(set(range(len(index.shards))) - {failure.shard for failure in failures})
     receipts = [receipt for shard in held if (receipt := writer.receipt(shard)) is not None]
     if gone := set(held) - {receipt.shard for receipt in receipts}:
@@ -83,15 +82,11 @@ def extract(config: ExtractConfig, out: Location, executor: Executor | ExecutorN
         )
     manifest = Manifest(
         request=request,
-        d=model.hidden_size,
+        d=plan.model.hidden_size,
         n=sum(receipt.n for receipt in receipts),
         texts=sum(receipt.texts for receipt in receipts),
         tokens=sum(index.shards[shard].tokens for shard in held),
-        texts_read=index.texts_read,
-        texts_too_short=index.texts_too_short,
-        texts_too_long=index.texts_too_long,
-        texts_empty=index.texts_empty,
-        windowed=index.windowed,
+        **{name: value for name, value in index if name != "shards"},
         shards=tuple(receipts),
         failed=tuple(failures),
         probe=probed,
@@ -108,100 +103,93 @@ def check(config: ExtractConfig) -> Probe:
 
     Raises an `InvalidInputError` where its vectors depend on what they must not.
     """
-    model = find_model(config.model, config.revision)
-    layers = tuple(sorted(config.layers)) if config.layers is not None else _all_layers(model, config.sites)
-    check_request(model, layers, config.sites, config.all_positions, config.max_tokens)
-    longest = config.max_tokens or model.max_positions
-    wanted = lengths(config.all_positions, longest, whole=isinstance(config.input, ICLInput))
-    source = find_source(config, model, longest)
+    plan = _plan(config, trying=True)
+    longest, least = config.max_tokens or plan.model.max_positions, plan.wanted.least
     executor = data_executor("ray")
     share_of(config, executor)
-    first = next(source.tables(), None)
+    first = next(plan.source.tables(), None)
     ids: list[list[int]] = [] if first is None else first["token_ids"].to_pylist()
-    fitting = sorted((row[:longest] for row in ids if len(row) >= max(2, wanted.least)), key=len)
+    fitting = sorted((row[:longest] for row in ids if len(row) >= max(2, least)), key=len)
     if not fitting:
         raise NoTextLongEnoughError(
-            f"none of the first {len(ids)} texts of corpus '{config.corpus}' reaches position {wanted.least - 1}. Ask "
+            f"none of the first {len(ids)} texts of corpus '{config.corpus}' reaches position {least - 1}. Ask "
             "for smaller positions, or give longer texts."
         )
     texts = [fitting[0], fitting[len(fitting) // 2], fitting[-1]]
-    return run_probe(config, _work(config, model, layers, source), executor, texts, wanted.cut)
+    return run_probe(config, plan.work, executor, texts, plan.wanted.cut)
 
 
-def _failed(writer: StoreWriter, index: RowsIndex, failures: list[Failure]) -> str:
-    return (
-        f"{listed(failures, len(index.shards), 'shards')}\n"
-        f"All are named in {writer.folder}/{FAILURES}. Finished shards are kept; the same command tries the others "
-        "again, and with --finish-without-failed the store is finished without those that fail."
-    )
+class _Plan(NamedTuple):
+    """What a config asks for: everything is found and checked that needs no weights."""
+
+    config: ExtractConfig
+    model: ModelSource
+    layers: tuple[int, ...]
+    wanted: Lengths
+    source: Source
+
+    @property
+    def work(self) -> Work:
+        """What a worker needs to know."""
+        return Work(model=self.model, label_tokens=self.source.label_tokens, **self._named())
+
+    def request(self) -> Request:
+        """What determines the store."""
+        config = self.config
+        return Request(
+            model=model_identity(self.model),
+            tokenizer={"add_special_tokens": True, "cut": self.wanted.cut, "most": self.wanted.most},
+            input=self.source.identity,
+            tokens=config.tokens.model_dump(mode="json") if "all" in config.all_positions else None,
+            **self._named("shard_size", "shard_mb"),
+        )
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.layers) * len(self.config.sites) * len(self.config.all_positions)
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """What a vector takes in every cell together."""
+        return self.model.hidden_size * TORCH_DTYPES[self.config.dtype].itemsize * self.n_cells
+
+    def _named(self, *others: str) -> dict[str, Any]:
+        """Layers and positions, and what has the same name in the config."""
+        shared = self.config.model_dump(include={"sites", "dtype", "batch_size", "batch_tokens", "compile", *others})
+        return {"layers": self.layers, "positions": self.config.all_positions, **shared}
 
 
-def _all_layers(model: ModelSource, sites: tuple[str, ...]) -> tuple[int, ...]:
-    """Every layer that has all of the sites: the last one, after the final norm, has no MLP."""
-    return tuple(range(model.n_layers + (sites == ("residual",))))
+def _plan(config: ExtractConfig, trying: bool = False) -> _Plan:
+    """The plan; `trying`: texts are read as far as the model takes them, whatever the positions."""
+    model = find_model(config.model, config.revision)
+    # The last layer, after the final norm, has no MLP.
+    every = range(model.n_layers + (config.sites == ("residual",)))
+    layers = tuple(sorted(config.layers if config.layers is not None else every))
+    check_request(model, layers, config.sites, config.all_positions, config.max_tokens)
+    longest = config.max_tokens or model.max_positions
+    wanted = lengths(config.all_positions, longest, whole=isinstance(config.input, ICLInput))
+    return _Plan(config, model, layers, wanted, find_source(config, model, longest if trying else wanted.read))
 
 
-def _work(config: ExtractConfig, model: ModelSource, layers: tuple[int, ...], source: Source) -> Work:
-    return Work(
-        model=model,
-        layers=layers,
-        sites=config.sites,
-        positions=config.all_positions,
-        dtype=config.dtype,
-        batch_size=config.batch_size,
-        batch_tokens=config.batch_tokens,
-        compile=config.compile,
-        label_tokens=source.label_tokens,
-    )
-
-
-def _request(
-    config: ExtractConfig, model: ModelSource, source: Source, layers: tuple[int, ...], wanted: Lengths
-) -> Request:
-    return Request(
-        model=model_identity(model),
-        tokenizer={"add_special_tokens": True, "cut": wanted.cut, "most": wanted.most},
-        input=source.identity,
-        layers=layers,
-        sites=config.sites,
-        positions=config.all_positions,
-        tokens=config.tokens.model_dump(mode="json") if "all" in config.all_positions else None,
-        dtype=config.dtype,
-        compile=config.compile,
-        batch_size=config.batch_size,
-        batch_tokens=config.batch_tokens,
-        shard_size=config.shard_size,
-        shard_mb=config.shard_mb,
-    )
-
-
-def _ingest(
-    config: ExtractConfig,
-    work: Work,
-    source: Source,
-    request: Request,
-    wanted: Lengths,
-    writer: StoreWriter,
-    executor: Executor,
-) -> tuple[RowsIndex, Probe]:
+def _ingest(plan: _Plan, writer: StoreWriter, executor: Executor) -> tuple[RowsIndex, Probe]:
     """Check that there is room, try the model, write the rows or find them written, and say what is to be done."""
-    model = work.model
-    bytes_per_vector = _bytes_per_vector(request, model)
-    console.print(f"Plan: {len(request.cells)} cells x {model.hidden_size} numbers in {config.dtype} for each vector.")
+    config, model, source = plan.config, plan.model, plan.source
+    console.print(f"Plan: {plan.n_cells} cells x {model.hidden_size} numbers in {config.dtype} for each vector.")
     if config.max_texts is not None and config.tokens.max_vectors is not None:
         console.print(
             f"Plan: at most {config.max_texts} texts (--max-texts) and {config.tokens.max_vectors} vectors "
             "(--tokens.max-vectors) for each cell; the limit reached first ends it."
         )
     if (most := most_vectors(config)) is not None:
-        _check_disk(writer, f"at most {most}", most * bytes_per_vector)
-    probed = run_probe(config, work, executor)
+        _check_disk(writer, f"at most {most}", most * plan.bytes_per_vector)
+    probed = run_probe(config, plan.work, executor)
     console.print(f"Plan: {probed}.")
     index = writer.index()
     if index is None:
-        special = frozenset(load_tokenizer(model).all_special_ids)
+        special, size = frozenset(load_tokenizer(model).all_special_ids), plan.bytes_per_vector
         with writing(writer):
-            index = write_rows(writer, source.tables(), config, wanted, special, bytes_per_vector, source.windowed)
+            index = write_rows(writer, source.tables(), config, plan.wanted, special, size, source.windowed)
     if index.windowed is not None:
         console.print(f"Plan: windows of {index.windowed}")
     empty = f" ({index.texts_empty} of them null, empty or blank)" if index.texts_empty else ""
@@ -210,11 +198,6 @@ def _ingest(
         f"short{empty} and {index.texts_too_long} too long, and left out."
     )
     return index, probed
-
-
-def _bytes_per_vector(request: Request, model: ModelSource) -> int:
-    """What a vector takes in every cell together."""
-    return model.hidden_size * TORCH_DTYPES[request.dtype].itemsize * len(request.cells)
 
 
 def most_vectors(config: ExtractConfig) -> int | None:

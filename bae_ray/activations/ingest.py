@@ -11,7 +11,7 @@ from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.layout import RowsIndex, ShardRows, WindowedTexts
 from bae_ray.activations.ragged import Ints, Ragged
 from bae_ray.activations.selection import Lengths, taken_tokens
-from bae_ray.activations.windows import CorpusTexts
+from bae_ray.activations.sources import CorpusTexts
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import NoTextLongEnoughError
 from bae_ray.progress import track

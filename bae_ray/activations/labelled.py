@@ -14,12 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from bae_ray.activations.bundled import BUNDLED_CORPORA
 from bae_ray.activations.config import CorpusConfig, ExtractConfig
 from bae_ray.activations.corpus import HubDataset, LocalFiles
-from bae_ray.activations.dataset import read_corpus, tables
+from bae_ray.activations.dataset import read_corpus, tables, tokenized, tokenizer_of
 from bae_ray.activations.inputs import ICLInput
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.prompts import FixedPrompts, PromptFormat, SampledPrompts
 from bae_ray.activations.reading.blocks import LABEL, PLACE, TEXT
-from bae_ray.activations.tokenizing import tokenized, tokenizer_of
 from bae_ray.cluster import configure_data, connect
 from bae_ray.errors import InvalidInputError
 from bae_ray.progress import console

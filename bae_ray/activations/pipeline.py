@@ -1,6 +1,5 @@
 """The shards of a store that are missing, given to an executor: how they come along, and which of them fail."""
 
-import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -49,21 +48,15 @@ def run_probe(
     cut: int | None = None,
 ) -> Probe:
     """`probe` where a worker would run. Raises `InvalidInputError` where the model cannot be used or a process dies."""
-    probing = partial(_probe, work, texts, cut)
     try:
-        return executor.once(probing, share_of(config, executor), config.attempts, here=True)
+        return executor.once(
+            partial(probe, work, texts=texts, cut=cut), share_of(config, executor), config.attempts, here=True
+        )
     except UnfinishedError as error:
         raise InvalidInputError(
             f"a process that loaded model '{work.model.name}' died: {error} Too little memory is the usual reason: "
             "give a smaller --dtype, or machines with more memory."
         ) from error
-
-
-def _probe(work: Work, texts: Sequence[Sequence[int]] | None, cut: int | None, device: str) -> Probe:
-    try:
-        return probe(work, device, texts, cut)
-    finally:
-        gc.collect()  # the model and its hooks hold each other
 
 
 def run_shards(
@@ -91,8 +84,11 @@ def run_shards(
         """Raise `ExtractionError` as soon as a shard cannot be written: no other could."""
         nonlocal done
         if task.shard == MEASURE:
-            rate = ended.tokens_per_s
-            console.print(_told(left, rate, workers) if rate else _untold(left, ended.problem))
+            took = f"{left} tokens; how long they take is not known: {ended.problem}"
+            if rate := ended.tokens_per_s:
+                about, of = _duration(left / (rate * workers)), f"measured on one of {workers} workers"
+                took = f"about {about} for {left} tokens, at {rate:.0f} tokens/s {of}"
+            console.print(f"Plan: {took}.")
             return
         if ended.outcome == "unwritable":
             raise ExtractionError(_unwritable(writer, ended.problem))
@@ -119,17 +115,6 @@ def run_shards(
     with writing(writer):
         attempts.forget()
     return failures
-
-
-def _told(tokens: int, rate: float, workers: int) -> str:
-    return (
-        f"Plan: about {_duration(tokens / (rate * workers))} for {tokens} tokens, at {rate:.0f} tokens/s measured on "
-        f"one of {workers} workers."
-    )
-
-
-def _untold(tokens: int, problem: str) -> str:
-    return f"Plan: {tokens} tokens; how long they take is not known: {problem}."
 
 
 def _failure(writer: StoreWriter, index: RowsIndex, ended: ShardOutcome) -> Failure:

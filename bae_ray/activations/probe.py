@@ -5,6 +5,7 @@ The model is run on a few short texts before a corpus is tokenised for it.
 Shapes: S = layers x sites, T tokens, D hidden size.
 """
 
+import gc
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,7 +39,10 @@ class _Compared(NamedTuple):
 def probe(work: Work, device: str, texts: Sequence[Sequence[int]] | None = None, cut: int | None = None) -> Probe:
     """Load the model and try it; see `probe_loaded`. Raises `InvalidInputError` also where it cannot be loaded."""
     load = load_model if work.label_tokens is None else load_model_with_head
-    return probe_loaded(load(work.model, work.dtype, device), work, device, texts, cut)
+    try:
+        return probe_loaded(load(work.model, work.dtype, device), work, device, texts, cut)
+    finally:
+        gc.collect()  # the model and its hooks hold each other
 
 
 def probe_loaded(
@@ -141,21 +145,20 @@ def _check_finite(work: Work, capture: Capture, vectors: Tensor) -> None:
 
 def _refuse(work: Work, found: dict[str, _Compared]) -> None:
     """Raise `InvalidInputError` where a difference is larger than rounding explains."""
-    what = {
-        "later_token": "tokens see those after them",
-        "batched": "vectors of a text depend on the texts beside it in a batch",
-        "cut": "vectors depend on how much of the text follows",
-    }
-    remedy = {
-        "later_token": "Give a decoder-only model, which reads from left to right.",
-        "batched": "Give --batch-size 1, or another model.",
-        "cut": "Give another model.",
+    told = {
+        "later_token": ("tokens see those after them", "Give a decoder-only model, which reads from left to right."),
+        "batched": (
+            "vectors of a text depend on the texts beside it in a batch",
+            "Give --batch-size 1, or another model.",
+        ),
+        "cut": ("vectors depend on how much of the text follows", "Give another model."),
     }
     for name, worst in found.items():
         if worst.difference > TOLERANCE[work.dtype]:
+            what, remedy = told[name]
             raise InvalidInputError(
-                f"model '{work.model.name}': its {what[name]}: by {worst.difference:.2g} of their length at layer "
-                f"{worst.at.layer}, {worst.at.site}, where rounding explains {TOLERANCE[work.dtype]:g}. {remedy[name]}"
+                f"model '{work.model.name}': its {what}: by {worst.difference:.2g} of their length at layer "
+                f"{worst.at.layer}, {worst.at.site}, where rounding explains {TOLERANCE[work.dtype]:g}. {remedy}"
             )
 
 

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from bae_ray.activations.dataset import tokenizer_of
 from bae_ray.activations.inputs import ICLInput
 from bae_ray.activations.model import find_model
 from bae_ray.activations.prompts import FixedPrompts, SampledPrompts
 from bae_ray.activations.sources import find_source
-from bae_ray.activations.tokenizing import tokenizer_of
 from bae_ray.errors import InvalidInputError, UnreadableFileError
 from tests.activations.source_tables import LABELLED, NUMBERS, START, TEXTS, WORDS, config, jsonl, tables, with_tokens
 

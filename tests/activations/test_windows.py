@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bae_ray.activations.dataset import tokens_after, tokens_before
 from bae_ray.activations.ingest import KEPT
 from bae_ray.activations.inputs import WindowsInput
 from bae_ray.activations.model import find_model, load_tokenizer
-from bae_ray.activations.sources import find_source
-from bae_ray.activations.tokenizing import tokens_after, tokens_before
-from bae_ray.activations.windows import CorpusTexts, windows
+from bae_ray.activations.sources import CorpusTexts, find_source, windows
 from bae_ray.errors import InvalidInputError
 from tests.activations.source_tables import END, START, config, ids_of, tables, with_tokens
 
