@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bae_ray.autoencoders import BAEConfig, build_autoencoder
-from bae_ray.autoencoders.decoding import decode_varying
+from bae_ray.autoencoders.bae import decode_varying
 
 
 def gradients(decoded: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
