@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import xxhash
 from pyarrow import fs
 
-from bae_ray.errors import InvalidInputError
+from bae_ray.errors import InvalidInputError, first_line
 from bae_ray.files import TEMPORARY_SUFFIX, atomic_path, checksum
 from bae_ray.system_errors import naming
 
@@ -142,11 +142,8 @@ class Folder:
         return f"{self._root}/{name}" if name else self._root
 
     def _put(self, full: str, content: bytes) -> None:
-        with (
-            naming(full),
-            self._fs.open_output_stream(full) as stream,
-        ):  # one write: an upload that fails never becomes a file
-            stream.write(content)
+        with naming(full), self._fs.open_output_stream(full) as stream:
+            stream.write(content)  # at once: an upload that fails never becomes a file
 
 
 Location = str | Path | Folder
@@ -176,10 +173,9 @@ def folder_at(location: Location) -> Folder:
     try:
         filesystem, root = fs.FileSystem.from_uri(location)
     except (OSError, ValueError, NotImplementedError) as error:
-        told = (str(error).strip() or type(error).__name__).splitlines()[0]
-        reason = told.replace(location, without_credentials(location))
+        reason = first_line(error).replace(location, without_credentials(location))
         raise InvalidInputError(
-            f"a location that begins with {parts.scheme}:// cannot be used: {reason}. Give a path, or a URI of a file "
+            f"a location that begins with {parts.scheme}:// cannot be used: {reason} Give a path, or a URI of a file "
             "system that pyarrow knows, such as s3://bucket/folder or gs://bucket/folder."
         ) from None  # pyarrow's message may hold the credentials
     if isinstance(filesystem, fs.LocalFileSystem):

@@ -30,10 +30,10 @@ from bae_ray.autoencoders import (
     load_autoencoder,
 )
 from bae_ray.errors import BaeRayError
-from bae_ray.training.batches import Batch, Batches
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.measuring import Trained
 from bae_ray.training.resident import ResidentSteps
+from bae_ray.training.samples import Batch, Batches
 from bae_ray.training.stack import Stack
 from bae_ray.training.trainer import train, train_many
 

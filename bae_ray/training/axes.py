@@ -1,6 +1,7 @@
 """Parsing the axes and conditions of a grid, which are texts or mappings."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -127,13 +128,7 @@ def _parse(what: str, text: str, known: list[str]) -> list[tuple[str, list[Any]]
 
 def _parts(text: str) -> list[str]:
     """FIELD=... FIELD=..., cut before each field: a list in brackets may hold spaces."""
-    parts: list[str] = []
-    for word in text.split(" "):
-        if "=" in word or not parts:
-            parts.append(word)
-        else:
-            parts[-1] += f" {word}"
-    return [part.strip() for part in parts]
+    return [part.strip() for part in re.split(r" (?=[^ ]*=)", text)]
 
 
 def _values(listed: str) -> list[Any]:

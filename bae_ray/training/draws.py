@@ -72,31 +72,30 @@ class Draws:
 
     def _take(self, drawn: Drawn) -> RunConfig | None:
         self._all.append(drawn)
-        settings = tuple(Setting(*item) for item in drawn.items())
-        try:
-            run = plan_settings(self._config, self._store, self.cell, settings)
-        except InvalidInputError as error:
-            illegal = IllegalRun(self.cell, settings, str(error))
-            self.illegal += [illegal] if illegal not in self.illegal else []
+        run = self._planned(drawn)
+        if isinstance(run, IllegalRun):
+            self.illegal += [run] if run not in self.illegal else []
             return None
         if run.id in self.runs:
             return None
         self.runs[run.id], self.settings[run.id] = run, drawn
         return run
 
+    def _planned(self, drawn: Drawn) -> RunConfig | IllegalRun:
+        settings = tuple(Setting(*item) for item in drawn.items())
+        try:
+            return plan_settings(self._config, self._store, self.cell, settings)
+        except InvalidInputError as error:
+            return IllegalRun(self.cell, settings, str(error))
+
     def _find_older(self) -> None:
         """Take runs whose folders were made before draws were listed; those of other searches are left alone."""
         for file in sorted(self._out.glob(f"*/{SEARCH_FILE}")):
             drawn = json.loads(read_text(file))
-            if file.parent.name in self.runs or not self._is_within(drawn):
-                continue
-            try:
-                settings = tuple(Setting(*item) for item in drawn.items())
-                run = plan_settings(self._config, self._store, self.cell, settings)
-            except InvalidInputError:
-                continue
-            if run.id == file.parent.name:
-                self._take(drawn)
+            if file.parent.name not in self.runs and self._is_within(drawn):
+                run = self._planned(drawn)
+                if isinstance(run, RunConfig) and run.id == file.parent.name:
+                    self._take(drawn)
 
     def _is_within(self, drawn: Drawn) -> bool:
         """Whether the ranges could give these settings."""

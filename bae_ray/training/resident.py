@@ -11,13 +11,14 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import repeat
 
 import torch
 from torch import Tensor
 
 from bae_ray.autoencoders.covariance import has_kernels
-from bae_ray.training.batches import Batch, Batches
 from bae_ray.training.config import TrainingConfig
+from bae_ray.training.samples import Batch, Batches
 from bae_ray.training.stack import Stack
 
 STEPS_BEFORE = 3
@@ -54,13 +55,10 @@ class ResidentSteps:
             self._put(self._rates[i], torch.tensor([stack.rates_at(done + number) for number in range(n_steps)]))
         if active != self._active:
             self._active, self._graph, self._without = active, None, 0
-        if self._data.resident is not None:
-            for _ in range(first, n_steps):
-                self._step()
-                yield
-            return
-        for batch in self._data.batches(order, batch_size, first):
-            self._hold(batch)
+        resident = self._data.resident is not None
+        for batch in repeat(None, n_steps - first) if resident else self._data.batches(order, batch_size, first):
+            if batch is not None:
+                self._hold(batch)
             self._step()
             yield
 

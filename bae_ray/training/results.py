@@ -17,26 +17,9 @@ ILLEGAL_PREFIX = "illegal-"
 """Prefix of the folders of runs with invalid settings."""
 
 ENTROPY_COLUMNS = [
-    "model",
-    "layer",
-    "site",
-    "position",
-    "n_train",
-    "n_val",
-    "d_in",
-    "d_latent",
-    "entropy_bits",
-    "entropy_low",
-    "entropy_high",
-    "entropy_bias",
-    "fvu_train",
-    "fvu_val",
-    "l0",
-    "dead",
-    "dense",
-    "seed",
-    "run",
-]
+    "model", "layer", "site", "position", "n_train", "n_val", "d_in", "d_latent", "entropy_bits", "entropy_low",
+    "entropy_high", "entropy_bias", "fvu_train", "fvu_val", "l0", "dead", "dense", "seed", "run",
+]  # fmt: skip
 
 
 def results(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder
-from bae_ray.training.batches import Batches
+from bae_ray.training.samples import Batches
 from bae_ray.training.stack import Member
 
 ENCODER_SHARE = 0.2

@@ -16,9 +16,9 @@ from bae_ray.autoencoders import Autoencoder, build_autoencoder
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.autoencoders.waiting import must_not_wait
 from bae_ray.seeds import stream
-from bae_ray.training.batches import Batch
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.objective import Forms, learning_rate, term_names, terms, weights
+from bae_ray.training.samples import Batch
 
 
 class Member(NamedTuple):

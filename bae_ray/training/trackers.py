@@ -107,8 +107,7 @@ class WandB:
     def finish(self, run: RunConfig, result: RunResult | None) -> None:
         """Put the measures into the summary and close the run."""
         if (logged := self._runs.pop(run.id, None)) is not None:
-            if result is not None:
-                logged.summary.update(_measures(result))
+            logged.summary.update(_measures(result))
             logged.finish(exit_code=0 if result is not None else 1)
 
 
@@ -135,7 +134,7 @@ class MLflow:
     def finish(self, run: RunConfig, result: RunResult | None) -> None:
         """Log the measures and end the run."""
         if (logged := self._runs.pop(run.id, None)) is not None:
-            for name, value in (_measures(result) if result is not None else {}).items():
+            for name, value in _measures(result).items():
                 self._client.log_metric(logged, f"result.{name}", value)
             self._client.set_terminated(logged, "FINISHED" if result is not None else "FAILED")
 
@@ -159,5 +158,6 @@ class MLflow:
             return found.experiment_id
 
 
-def _measures(result: RunResult) -> dict[str, float]:
-    return {name: float(value) for name, value in result.model_dump().items() if isinstance(value, int | float)}
+def _measures(result: RunResult | None) -> dict[str, float]:
+    fields = result.model_dump() if result is not None else {}
+    return {name: float(value) for name, value in fields.items() if isinstance(value, int | float)}

@@ -18,12 +18,11 @@ from bae_ray.autoencoders import ArchitectureConfig
 from bae_ray.config import content_hash
 from bae_ray.errors import TrainingError
 from bae_ray.progress import is_watched, track
-from bae_ray.training.batches import ROWS_AT_ONCE, Batches, Placement
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.loop import Loop, Resume, TrainingMetrics
 from bae_ray.training.measuring import Trained, measure
 from bae_ray.training.objective import Forms
-from bae_ray.training.samples import Normalization, Split, set_normalization
+from bae_ray.training.samples import ROWS_AT_ONCE, Batches, Normalization, Placement, Split, set_normalization
 from bae_ray.training.stack import Stack
 from bae_ray.training.validation import (
     Members,
@@ -98,8 +97,7 @@ def train_many(
     started = time.monotonic()
     device, shared = available_device(device), shared_config(members)
     rows, target_rows = as_rows(x), None if target is None else as_rows(target)
-    for architecture, _ in members:
-        check_activations(rows, target_rows, architecture)
+    check_activations(rows, target_rows, members)
     check_memory(members, rows.shape[1], device)
     split = Split.draw(rows, target_rows, shared.val_fraction, shared.seed)
     groups = _groups(members)

@@ -13,8 +13,8 @@ from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import ArchitectureConfig
 from bae_ray.autoencoders.architectures import architecture_of
 from bae_ray.errors import InvalidInputError, OutOfMemoryError, TrainingError
-from bae_ray.training.batches import ROWS_AT_ONCE, free_memory
 from bae_ray.training.config import TrainingConfig
+from bae_ray.training.samples import ROWS_AT_ONCE, free_memory
 from bae_ray.values import largest
 
 Members = Sequence[tuple[ArchitectureConfig, TrainingConfig]]
@@ -86,18 +86,19 @@ def check_memory(members: Members, width: int, device: torch.device) -> None:
         )
 
 
-def check_activations(x: Rows, target: Rows | None, architecture: ArchitectureConfig) -> None:
-    """Raise `TrainingError` where an autoencoder cannot be trained on these activations [N, D] and this target."""
+def check_activations(x: Rows, target: Rows | None, members: Members) -> None:
+    """Raise `TrainingError` where autoencoders cannot be trained on these activations [N, D] and this target."""
     if len(x.shape) != 2 or len(x) < 4:
         raise TrainingError(f"activations have shape {x.shape}; expected [n, d] with n of 4 or more.")
-    if architecture.d_in not in (None, x.shape[1]):
-        raise TrainingError(
-            f"d_in is {architecture.d_in} but the activations are {x.shape[1]} wide. Leave d_in out: it is taken from "
-            "them."
-        )
-    if (architecture_of(architecture).reconstructs == "target") != (target is not None):
-        wanted = "needs target activations" if target is None else "takes no target activations"
-        raise TrainingError(f"architecture {type(architecture).__name__} {wanted}; only a transcoder has a target.")
+    for architecture, _ in members:
+        if architecture.d_in not in (None, x.shape[1]):
+            raise TrainingError(
+                f"d_in is {architecture.d_in} but the activations are {x.shape[1]} wide. Leave d_in out: it is taken "
+                "from them."
+            )
+        if (architecture_of(architecture).reconstructs == "target") != (target is not None):
+            wanted = "needs target activations" if target is None else "takes no target activations"
+            raise TrainingError(f"architecture {type(architecture).__name__} {wanted}; only a transcoder has a target.")
     if target is not None and target.shape != x.shape:
         raise TrainingError(
             f"the target has shape {target.shape} but the activations {x.shape}. Both must come from the same texts "

@@ -15,10 +15,10 @@ from bae_ray.autoencoders import ArchitectureConfig, BAEConfig, BatchTopKConfig,
 from bae_ray.autoencoders.architectures import ARCHITECTURES
 from bae_ray.autoencoders.covariance import covariance_penalty
 from bae_ray.errors import TrainingError
-from bae_ray.training.batches import Batches
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.resident import STEPS_BEFORE, ResidentSteps
+from bae_ray.training.samples import Batches
 from bae_ray.training.stack import Stack
 from bae_ray.training.trainer import Trained, train, train_many
 

@@ -23,9 +23,9 @@ from bae_ray.autoencoders.config import (
     TranscoderConfig,
 )
 from bae_ray.errors import TrainingError
-from bae_ray.training.batches import Batches
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.resident import ResidentSteps
+from bae_ray.training.samples import Batches
 from bae_ray.training.stack import Stack
 from bae_ray.training.trainer import Trained, train_many
 

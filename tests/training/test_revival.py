@@ -4,9 +4,9 @@ import torch
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import ArchitectureConfig, GatedSAEConfig
 from bae_ray.autoencoders.architectures import ARCHITECTURES
-from bae_ray.training.batches import Batch, Batches
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.revival import revive
+from bae_ray.training.samples import Batch, Batches
 from bae_ray.training.stack import Stack
 
 DEAD = [0, 3, 7]

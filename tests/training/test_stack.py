@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from bae_ray.autoencoders import BAEConfig
-from bae_ray.training.batches import Batch
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.objective import learning_rate
+from bae_ray.training.samples import Batch
 from bae_ray.training.stack import Stack
 
 Released = Callable[[str, float, float], Stack]
