@@ -16,18 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from typing_extensions import override
 
+from bae_ray.activations import layout
 from bae_ray.activations.cache import DEFAULT_LIMIT_GB, FileCache
 from bae_ray.activations.config import Position
-from bae_ray.activations.layout import (
-    FORMAT_VERSION,
-    MANIFEST,
-    REQUEST,
-    TENSOR,
-    Cell,
-    Manifest,
-    predictions_file,
-    rows_file,
-)
+from bae_ray.activations.layout import Cell, Manifest
 from bae_ray.activations.ragged import Ragged
 from bae_ray.activations.rows import Rows
 from bae_ray.config import content_hash
@@ -57,11 +49,11 @@ class ActivationStore:
         """
         folder = folder_at(location)
         try:
-            content = folder.read(MANIFEST)
+            content = folder.read(layout.MANIFEST)
         except (FileNotFoundError, NotADirectoryError) as error:
-            begun = folder.exists(REQUEST)
+            begun = folder.exists(layout.REQUEST)
             raise IncompleteStoreError(
-                f"{folder} holds no finished activation store ({MANIFEST} is missing). "
+                f"{folder} holds no finished activation store ({layout.MANIFEST} is missing). "
                 + ("Run the same extraction again to finish it." if begun else "Make one with 'bae-ray extract'.")
             ) from error
         try:
@@ -123,7 +115,7 @@ class ActivationStore:
 
     def texts_table(self) -> pa.Table:
         """The same as an Arrow table."""
-        return self._tables(rows_file)
+        return self._tables(layout.rows_file)
 
     @property
     def predictions(self) -> pd.DataFrame:
@@ -136,7 +128,7 @@ class ActivationStore:
                 f"the store {self.folder} is of {self.manifest.request.input['kind']}, which ask for no label. Only "
                 "in-context-learning prompts have predictions: extract with --input.kind icl."
             )
-        return self._tables(predictions_file).to_pandas()
+        return self._tables(layout.predictions_file).to_pandas()
 
     def matrix(self, layer: int, position: Position, site: str = "residual") -> Tensor:
         """The activations [n, d] of one cell; a memory map of the file where the store has a single shard.
@@ -152,7 +144,7 @@ class ActivationStore:
         cell = Cell(layer, site, position)
         self._check_held(cell)
         with self._checked(cell.file) as paths:
-            return [load_file(path)[TENSOR] for path in paths]
+            return [load_file(path)[layout.TENSOR] for path in paths]
 
     def iter_batches(
         self,
@@ -228,15 +220,15 @@ def _bad_manifest(folder: Folder, content: bytes, error: ValidationError) -> str
     try:
         version = json.loads(content)["request"]["format_version"]
     except (ValueError, KeyError, TypeError):
-        version = FORMAT_VERSION
-    if version != FORMAT_VERSION:
+        version = layout.FORMAT_VERSION
+    if version != layout.FORMAT_VERSION:
         return (
-            f"{folder} is a store of format {version}, and this bae_ray reads format {FORMAT_VERSION}. Extract it anew "
-            "into another folder."
+            f"{folder} is a store of format {version}, and this bae_ray reads format {layout.FORMAT_VERSION}. Extract "
+            "it anew into another folder."
         )
     return (
-        f"{folder}/{MANIFEST} cannot be read ({error.error_count()} errors; the first: {error.errors()[0]['msg']}). "
-        "Delete it and run the same extraction again: finished shards are kept."
+        f"{folder}/{layout.MANIFEST} cannot be read ({error.error_count()} errors; the first: "
+        f"{error.errors()[0]['msg']}). Delete it and run the same extraction again: finished shards are kept."
     )
 
 
@@ -244,5 +236,5 @@ def _corrupt_message(folder: Folder, problems: Iterable[str]) -> str:
     listed = "\n  ".join(problems)
     return (
         f"{folder}: these files are damaged:\n  {listed}\n"
-        f"Delete them and {MANIFEST}, then run the same extraction again: only their shards are computed anew."
+        f"Delete them and {layout.MANIFEST}, then run the same extraction again: only their shards are computed anew."
     )

@@ -10,22 +10,8 @@ from pydantic import ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
-from bae_ray.activations.layout import (
-    FORMAT_VERSION,
-    MANIFEST,
-    REQUEST,
-    ROWS_INDEX,
-    TENSOR,
-    Cell,
-    Manifest,
-    Receipt,
-    Request,
-    RowsIndex,
-    ShardRows,
-    predictions_file,
-    receipt_file,
-    rows_file,
-)
+from bae_ray.activations import layout
+from bae_ray.activations.layout import Cell, Manifest, Receipt, Request, RowsIndex, ShardRows
 from bae_ray.errors import CorruptShardError, ForeignStoreError
 from bae_ray.files import TEMPORARY_SUFFIX
 from bae_ray.storage import FileRecord, Folder
@@ -46,12 +32,12 @@ class StoreWriter:
 
         Raises `ForeignStoreError` where it is already something else.
         """
-        if self.folder.exists(REQUEST):
+        if self.folder.exists(layout.REQUEST):
             try:
-                found = Request.model_validate_json(self.folder.read(REQUEST))
+                found = Request.model_validate_json(self.folder.read(layout.REQUEST))
             except ValidationError as error:
                 raise ForeignStoreError(
-                    f"{self.folder}/{REQUEST} is not the request of a store of format {FORMAT_VERSION} "
+                    f"{self.folder}/{layout.REQUEST} is not the request of a store of format {layout.FORMAT_VERSION} "
                     f"({error.error_count()} fields do not fit). Choose another output folder."
                 ) from error
             if found != request:
@@ -64,7 +50,7 @@ class StoreWriter:
             raise ForeignStoreError(
                 f"{self.folder} is not empty and holds no activation store. Choose an empty or a new output folder."
             )
-        self.folder.write_text(REQUEST, request.to_json())
+        self.folder.write_text(layout.REQUEST, request.to_json())
         return True
 
     def give_up(self) -> None:
@@ -73,36 +59,36 @@ class StoreWriter:
 
     def write_rows(self, shard: int, rows: pa.Table, n: int, tokens: int) -> ShardRows:
         """Write the texts of a shard, of which each cell gets `n` vectors."""
-        record = self.folder.write(rows_file(shard), _parquet(rows))
+        record = self.folder.write(layout.rows_file(shard), _parquet(rows))
         return ShardRows(texts=len(rows), n=n, tokens=tokens, file=record)
 
     def read_rows(self, shard: int, expected: FileRecord) -> pa.Table:
         """The texts of a shard. Raises `CorruptShardError` where the file is not what was written."""
         try:
-            content = self.folder.read(rows_file(shard))
+            content = self.folder.read(layout.rows_file(shard))
         except FileNotFoundError as error:
             raise CorruptShardError(
-                f"{self.folder}/{rows_file(shard)} is missing on {platform.node()}. If it is there on another machine, "
-                "give an --out on a file system that all machines see, or an object store; if not, run the same "
-                "extraction again: the texts are read anew, and finished shards are kept."
+                f"{self.folder}/{layout.rows_file(shard)} is missing on {platform.node()}. If it is there on another "
+                "machine, give an --out on a file system that all machines see, or an object store; if not, run the "
+                "same extraction again: the texts are read anew, and finished shards are kept."
             ) from error
         if FileRecord.of(content) != expected:
             raise CorruptShardError(
-                f"{self.folder}/{rows_file(shard)} is damaged. Delete {ROWS_INDEX} and run the same extraction again: "
-                "the texts are read anew, and finished shards are kept."
+                f"{self.folder}/{layout.rows_file(shard)} is damaged. Delete {layout.ROWS_INDEX} and run the same "
+                "extraction again: the texts are read anew, and finished shards are kept."
             )
         return pq.read_table(pa.BufferReader(content))
 
     def write_index(self, index: RowsIndex) -> None:
         """Write down that every rows file is there."""
-        self.folder.write_text(ROWS_INDEX, index.to_json())
+        self.folder.write_text(layout.ROWS_INDEX, index.to_json())
 
     def index(self) -> RowsIndex | None:
         """The index of the rows, if all of them were written and are still there."""
-        index = read_receipt(self.folder, ROWS_INDEX, RowsIndex)
+        index = read_receipt(self.folder, layout.ROWS_INDEX, RowsIndex)
         if index is None:
             return None
-        sizes = self.folder.sizes(rows_file(shard) for shard in range(len(index.shards)))
+        sizes = self.folder.sizes(layout.rows_file(shard) for shard in range(len(index.shards)))
         return index if sizes == [shard.file.size for shard in index.shards] else None
 
     def write_shard(
@@ -118,13 +104,14 @@ class StoreWriter:
         `made_with`: what computed them, for the receipt. Where a write fails no receipt is left, and what is there of
         the shard is written over by the next try.
         """
-        files = {rows_file(shard): rows.file}
+        files = {layout.rows_file(shard): rows.file}
         for cell, matrix in vectors.items():
-            files[cell.file(shard)] = self.folder.write(cell.file(shard), save({TENSOR: matrix}))
+            files[cell.file(shard)] = self.folder.write(cell.file(shard), save({layout.TENSOR: matrix}))
         if predictions is not None:
-            files[predictions_file(shard)] = self.folder.write(predictions_file(shard), _parquet(predictions))
+            name = layout.predictions_file(shard)
+            files[name] = self.folder.write(name, _parquet(predictions))
         receipt = Receipt(shard=shard, texts=rows.texts, n=rows.n, files=files, made_with=dict(made_with or {}))
-        self.folder.write_text(receipt_file(shard), receipt.to_json())
+        self.folder.write_text(layout.receipt_file(shard), receipt.to_json())
         return receipt
 
     def bytes_written(self) -> int:
@@ -133,7 +120,7 @@ class StoreWriter:
 
     def receipt(self, shard: int) -> Receipt | None:
         """The receipt of a shard, if it is finished and its files are still there in full length."""
-        receipt = read_receipt(self.folder, receipt_file(shard), Receipt)
+        receipt = read_receipt(self.folder, layout.receipt_file(shard), Receipt)
         if receipt is None:
             return None
         sizes = self.folder.sizes(receipt.files)
@@ -141,7 +128,7 @@ class StoreWriter:
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest, which makes the store readable; what killed workers left half-written goes."""
-        self.folder.write_text(MANIFEST, manifest.to_json())
+        self.folder.write_text(layout.MANIFEST, manifest.to_json())
         self.folder.remove_temporary()
 
 

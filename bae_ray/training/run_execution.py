@@ -10,21 +10,11 @@ from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError
 from bae_ray.files import write_text
+from bae_ray.training import run_folder
 from bae_ray.training.config import RunConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.measuring import Trained
-from bae_ray.training.run_folder import (
-    FAILURE_FILE,
-    METRICS_FILE,
-    RUN_FILE,
-    STATE_FILE,
-    Failure,
-    RunResult,
-    is_finished,
-    read_result,
-    write_failure,
-    write_result,
-)
+from bae_ray.training.run_folder import RunResult, is_finished
 from bae_ray.training.trainer import train_many
 from bae_ray.work.receipts import traceback_of
 
@@ -42,7 +32,7 @@ def execute_run(
     only raised, since another attempt may succeed. `on_epoch` is called with each finished epoch.
     """
     (outcome,) = execute_runs(
-        [run], store, runs, runs / run.id / STATE_FILE, device, lambda _, lines: on_epoch(lines[-1].epoch)
+        [run], store, runs, runs / run.id / run_folder.STATE_FILE, device, lambda _, lines: on_epoch(lines[-1].epoch)
     )
     if isinstance(outcome, Exception):
         raise outcome
@@ -64,7 +54,7 @@ def execute_runs(
     fail where the cell is damaged or memory runs out. Raises `OSError` where the file system fails.
     """
     unfinished = [run for run in together if not is_finished(runs, run)]
-    logs = {run.id: MetricsLog(runs / run.id / METRICS_FILE) for run in unfinished}
+    logs = {run.id: MetricsLog(runs / run.id / run_folder.METRICS_FILE) for run in unfinished}
     failures: dict[str, Exception] = {}
 
     def log(number: int, lines: list[TrainingMetrics]) -> None:
@@ -77,8 +67,8 @@ def execute_runs(
         _put_away(together[number], outcome, failures, store, runs)
 
     for run in unfinished:
-        write_text(runs / run.id / RUN_FILE, run.model_dump_json(indent=2) + "\n")
-        (runs / run.id / FAILURE_FILE).unlink(missing_ok=True)
+        write_text(runs / run.id / run_folder.RUN_FILE, run.model_dump_json(indent=2) + "\n")
+        (runs / run.id / run_folder.FAILURE_FILE).unlink(missing_ok=True)
     if unfinished:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         members = [(run.autoencoder, run.training) for run in together]
@@ -91,7 +81,7 @@ def execute_runs(
             for number, run in enumerate(together):
                 if run.id not in failures and not is_finished(runs, run):
                     put_away(number, as_out_of_memory(error) or error)
-    return [failures.get(run.id) or read_result(runs, run) for run in together]
+    return [failures.get(run.id) or run_folder.read_result(runs, run) for run in together]
 
 
 def _put_away(
@@ -100,11 +90,9 @@ def _put_away(
     """Write the result or the failure of a run."""
     if isinstance(outcome, Exception):
         failures[run.id] = outcome
-        name, cell = type(outcome).__name__, run.cell.model_dump()
-        failure = Failure(error=name, message=str(outcome), cell=cell, traceback=traceback_of(outcome))
-        write_failure(runs, run.id, failure)
+        run_folder.write_failure(runs, run, type(outcome).__name__, str(outcome), traceback_of(outcome))
     elif not is_finished(runs, run):
-        write_result(runs, run, store, outcome)
+        run_folder.write_result(runs, run, store, outcome)
 
 
 class MetricsLog:

@@ -101,9 +101,10 @@ def read_result(runs: Path, run: RunConfig) -> RunResult:
     return RunResult.model_validate_json(read_text(runs / run.id / RESULT_FILE))
 
 
-def write_failure(runs: Path, name: str, failure: Failure) -> None:
-    """Write a failure record into the folder of this name."""
-    write_text(runs / name / FAILURE_FILE, failure.model_dump_json(indent=2) + "\n")
+def write_failure(runs: Path, run: RunConfig, error: str, message: str, traceback: str = "") -> None:
+    """Write the failure record of a run."""
+    failure = Failure(error=error, message=message, cell=run.cell.model_dump(), traceback=traceback)
+    write_text(runs / run.id / FAILURE_FILE, failure.model_dump_json(indent=2) + "\n")
 
 
 def write_result(runs: Path, run: RunConfig, store: ActivationStore, trained: Trained) -> None:

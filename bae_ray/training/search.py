@@ -13,6 +13,7 @@ from typing import Any
 from bae_ray.activations.store import ActivationStore
 from bae_ray.progress import track
 from bae_ray.storage import Folder
+from bae_ray.training import run_folder
 from bae_ray.training.axes import parse_range
 from bae_ray.training.config import RunConfig
 from bae_ray.training.draws import Draws, widest_runs
@@ -20,17 +21,7 @@ from bae_ray.training.grid import Grid, selected_cells
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.pack_trainer import PackTrainer, Trainings, plan_trainings
 from bae_ray.training.packing import Pack
-from bae_ray.training.run_folder import (
-    METRICS_FILE,
-    RESULT_FILE,
-    STATE_FILE,
-    STOPPED,
-    Failure,
-    is_finished,
-    read_failure,
-    read_result,
-    write_failure,
-)
+from bae_ray.training.run_folder import is_finished, read_failure, read_result
 from bae_ray.training.sweep_config import SweepConfig
 from bae_ray.training.sweep_folder import GridRecord, SweepOutcome, begin, conclude
 from bae_ray.work.devices import Share, take
@@ -41,7 +32,7 @@ from bae_ray.work.ray_tune import last_line
 
 def search(config: SweepConfig, grid: Grid, store: ActivationStore, out: Path) -> SweepOutcome:
     """Train the runs of a grid with ASHA, or draw settings for its cells; the config is checked already."""
-    already = {file.parent.name for file in out.glob(f"*/{RESULT_FILE}")}
+    already = {file.parent.name for file in out.glob(f"*/{run_folder.RESULT_FILE}")}
     executor = tune_executor("ray", out, config.retries)
     if config.search.samples is not None:
         begin(out, GridRecord(runs=[], drawn=config.search.samples * len(grid.runs)), [])
@@ -100,7 +91,7 @@ def reward(out: Path, run: RunConfig, metric: str) -> float:
 def was_stopped(out: Path, run: RunConfig) -> bool:
     """Whether ASHA has stopped this run."""
     failure = read_failure(out, run)
-    return failure is not None and failure.error == STOPPED
+    return failure is not None and failure.error == run_folder.STOPPED
 
 
 def _run(
@@ -126,8 +117,8 @@ def _put_away(out: Path, config: SweepConfig, ended: list[tuple[RunConfig, Any]]
             message = (
                 f"stopped by ASHA after epoch {last['epoch']} of {run.training.epochs}: {metric} {last[metric]:.4g}"
             )
-            write_failure(out, run.id, Failure(error=STOPPED, message=message, cell=run.cell.model_dump()))
-            (out / run.id / STATE_FILE).unlink(missing_ok=True)
+            run_folder.write_failure(out, run, run_folder.STOPPED, message)
+            (out / run.id / run_folder.STATE_FILE).unlink(missing_ok=True)
         else:
             died[run.id] = f"its worker died: {last_line(result)}"
     return died
@@ -149,5 +140,5 @@ def _train_reporting(text: str, out: Path, sweep: SweepConfig, store: Folder, sh
 
 
 def _last_metrics(out: Path, run: RunConfig) -> dict[str, Any]:
-    lines = (out / run.id / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    lines = (out / run.id / run_folder.METRICS_FILE).read_text(encoding="utf-8").splitlines()
     return json.loads(lines[-1])

@@ -13,21 +13,11 @@ from bae_ray.activations.layout import Cell
 from bae_ray.config import content_hash
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import check_regular, read_text, write_text
+from bae_ray.training import run_folder
 from bae_ray.training.config import RunConfig
 from bae_ray.training.grid import IllegalRun
 from bae_ray.training.results import ILLEGAL_PREFIX, outcomes, write_parquet
-from bae_ray.training.run_folder import (
-    FAILURE_FILE,
-    METRICS_FILE,
-    RESULT_FILE,
-    RUN_FILE,
-    SEARCH_FILE,
-    STOPPED,
-    Failure,
-    is_finished,
-    read_failure,
-    write_failure,
-)
+from bae_ray.training.run_folder import Failure, is_finished, read_failure
 
 GRID_FILE = "grid.json"
 """The record of the last sweep in a folder."""
@@ -83,14 +73,14 @@ def conclude(
     _record_illegal(out, illegal)
     for run in runs:
         if run.id in died and run.id not in finished and read_failure(out, run) is None:
-            write_text(out / run.id / RUN_FILE, run.model_dump_json(indent=2) + "\n")
-            write_failure(out, run.id, Failure(error=WORKER_DIED, message=died[run.id], cell=run.cell.model_dump()))
+            write_text(out / run.id / run_folder.RUN_FILE, run.model_dump_json(indent=2) + "\n")
+            run_folder.write_failure(out, run, WORKER_DIED, died[run.id])
     write_parquet(outcomes(out, only=[run.id for run in runs]), out / RESULTS_FILE)
     GridRecord(runs=[run.id for run in runs], ended=True).write(out)
     failures = [f"{run}" for run in illegal]
     for run in runs:
         failure = read_failure(out, run)
-        if run.id not in finished and (failure is None or failure.error != STOPPED):
+        if run.id not in finished and (failure is None or failure.error != run_folder.STOPPED):
             reason = failure.message if failure else "it was not reached"
             failures.append(f"run {run.id} ({cell_of(run)}): {reason}")
     return SweepOutcome(list(runs), finished, len(set(finished) - already), failures)
@@ -105,7 +95,8 @@ def _record_illegal(out: Path, illegal: Sequence[IllegalRun]) -> None:
     """Write a directory for each run that cannot be."""
     for run in illegal:
         failure = Failure(error="Illegal", message=run.reason, cell=run.cell._asdict(), settings=dict(run.settings))
-        write_failure(out, ILLEGAL_PREFIX + content_hash([run.cell, run.settings]), failure)
+        name = ILLEGAL_PREFIX + content_hash([run.cell, run.settings])
+        write_text(out / name / run_folder.FAILURE_FILE, failure.model_dump_json(indent=2) + "\n")
 
 
 class Status(NamedTuple):
@@ -143,19 +134,20 @@ def status(folder: Path) -> Status:
     if not grid.exists():
         raise InvalidInputError(f"{folder} holds no sweep ({GRID_FILE} is missing): begin one with 'bae-ray sweep'.")
     record = GridRecord.model_validate_json(read_text(grid))
-    drawn = [file.parent.name for file in folder.glob(f"*/{SEARCH_FILE}")] if record.drawn else []
+    drawn = [file.parent.name for file in folder.glob(f"*/{run_folder.SEARCH_FILE}")] if record.drawn else []
     runs = sorted({*record.runs, *drawn})
     finished: dict[str, float] = {}
     failed: dict[str, str] = {}
     running: dict[str, str] = {}
     stopped = 0
     for run in runs:
-        result, failure, metrics = (folder / run / name for name in (RESULT_FILE, FAILURE_FILE, METRICS_FILE))
+        names = (run_folder.RESULT_FILE, run_folder.FAILURE_FILE, run_folder.METRICS_FILE)
+        result, failure, metrics = (folder / run / name for name in names)
         if result.exists():
             finished[run] = result.stat().st_mtime
         elif failure.exists():
             reason = Failure.model_validate_json(read_text(failure))
-            if reason.error == STOPPED:
+            if reason.error == run_folder.STOPPED:
                 stopped += 1
             else:
                 failed[run] = reason.message
@@ -177,5 +169,5 @@ def _progress(metrics: Path) -> str:
         last = json.loads(lines[-1])
     except (IndexError, json.JSONDecodeError):
         return "begun"
-    epochs = json.loads(read_text(metrics.with_name(RUN_FILE)))["training"]["epochs"]
+    epochs = json.loads(read_text(metrics.with_name(run_folder.RUN_FILE)))["training"]["epochs"]
     return f"epoch {last['epoch']} of {epochs}, loss {last['loss']:.4g}"

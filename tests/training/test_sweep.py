@@ -19,7 +19,7 @@ from bae_ray.autoencoders import load_autoencoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import checksum
 from bae_ray.storage import folder_at
-from bae_ray.training import run_execution
+from bae_ray.training import run_folder
 from bae_ray.training.config import RunConfig, TrainingConfig
 from bae_ray.training.grid import expand
 from bae_ray.training.packing import jobs, unfinished_packs
@@ -250,11 +250,11 @@ def test_a_pack_killed_while_its_results_are_written_is_not_trained_again(
         written.append(run.id)
         write(folder, run, *given)
 
-    write = run_execution.write_result
+    write = run_folder.write_result
     out, epochs = tmp_path / "killed", []
     (pack,) = unfinished_packs(runs, out, 8)
     with monkeypatch.context() as patched:
-        patched.setattr(run_execution, "write_result", kill_at_the_second)
+        patched.setattr(run_folder, "write_result", kill_at_the_second)
         with pytest.raises(KilledError):
             execute_runs(pack.runs, store, out, pack.state(out), "cpu")
     before = finished(out)

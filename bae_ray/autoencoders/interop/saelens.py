@@ -25,6 +25,10 @@ GRADIENT_FIELD = "bae_ray_gradient"
 """Metadata field with the gradient of a binary autoencoder's step."""
 PRIOR_FIELD = "bae_ray_prior"
 """Metadata field with the firing rates over the reference set: `prior_text`."""
+NOT_NORMALIZED = (
+    "'none'; where SAELens can, fold it into the weights (fold_activation_norm_scaling_factor or "
+    "fold_activation_whitening) and save again"
+)
 
 _COMMON = {"W_enc": "D F", "W_dec": "F O", "b_dec": "O"}
 _LAYOUTS = {
@@ -115,24 +119,17 @@ def _check_options(config: Mapping[str, Any], file: Path) -> None:
     if architecture not in _LAYOUTS:
         hint = "; save it with save_inference_model, which makes it a jumprelu" if "batchtopk" in architecture else ""
         _refuse(file, "architecture", architecture, f"one of {', '.join(_LAYOUTS)}{hint}")
-    if config["normalize_activations"] != "none":
-        _refuse(
-            file,
-            "normalize_activations",
-            config["normalize_activations"],
-            "'none'; where SAELens can, fold it into the weights (fold_activation_norm_scaling_factor or "
-            "fold_activation_whitening) and save again",
-        )
-    if config["reshape_activations"] != "none":
-        _refuse(file, "reshape_activations", config["reshape_activations"], "'none': activations are vectors here")
-    if not isinstance(config["apply_b_dec_to_input"], bool):
-        _refuse(file, "apply_b_dec_to_input", config["apply_b_dec_to_input"], "true or false")
-    if architecture == "transcoder" and config["apply_b_dec_to_input"]:
-        _refuse(file, "apply_b_dec_to_input", True, "false for a transcoder")
-    if config.get("use_error_term"):
-        _refuse(file, "use_error_term", config["use_error_term"], "false: its output is the input")
-    if not isinstance(config.get("rescale_acts_by_decoder_norm") or False, bool):
-        _refuse(file, "rescale_acts_by_decoder_norm", config["rescale_acts_by_decoder_norm"], "true or false")
+    shifted, rescaled = config["apply_b_dec_to_input"], config.get("rescale_acts_by_decoder_norm") or False
+    for name, fits, expected in (
+        ("normalize_activations", config["normalize_activations"] == "none", NOT_NORMALIZED),
+        ("reshape_activations", config["reshape_activations"] == "none", "'none': activations are vectors here"),
+        ("apply_b_dec_to_input", isinstance(shifted, bool), "true or false"),
+        ("apply_b_dec_to_input", architecture != "transcoder" or not shifted, "false for a transcoder"),
+        ("use_error_term", not config.get("use_error_term"), "false: its output is the input"),
+        ("rescale_acts_by_decoder_norm", isinstance(rescaled, bool), "true or false"),
+    ):
+        if not fits:
+            _refuse(file, name, config[name], expected)
     _check_activation(config, file)
 
 

@@ -59,7 +59,17 @@ def export_saelens(
         raise InvalidInputError(f"SAELens has no architecture for {architecture.name}.")
     dtype = autoencoder.W_enc.dtype
     with torch.no_grad():
-        form, tensors = _convert(autoencoder, architecture.saelens)
+        encoder = autoencoder.W_enc.double() / autoencoder.scale.double()
+        shift = -(autoencoder.mean.double() @ encoder)
+        b_enc = shift if autoencoder.b_enc is None else shift + autoencoder.b_enc.double()
+        form: SAELensForm = loaded(architecture.saelens)(autoencoder, Biases(b_enc, shift))
+        mean, scale = (tensor.double() for tensor in autoencoder.target_normalization)
+        tensors = {
+            "W_enc": encoder,
+            "W_dec": autoencoder.latent_directions() * scale,
+            "b_dec": autoencoder.b_dec.double() * scale + mean,
+            **form.tensors,
+        }
     given = {"model_name": model_name, "hook_name": hook_name, **form.metadata}
     if autoencoder.has_prior:
         given[PRIOR_FIELD] = prior_text(autoencoder.prior)
@@ -104,21 +114,6 @@ class Biases(NamedTuple):
     """What centring the activations adds, [F]."""
 
 
-def _convert(autoencoder: Autoencoder, function: str) -> tuple[SAELensForm, dict[str, Tensor]]:
-    """The architecture's own form, and all weights in float64."""
-    encoder = autoencoder.W_enc.double() / autoencoder.scale.double()
-    shift = -(autoencoder.mean.double() @ encoder)
-    b_enc = shift if autoencoder.b_enc is None else shift + autoencoder.b_enc.double()
-    form: SAELensForm = loaded(function)(autoencoder, Biases(b_enc, shift))
-    mean, scale = (tensor.double() for tensor in autoencoder.target_normalization)
-    common = {
-        "W_enc": encoder,
-        "W_dec": autoencoder.latent_directions() * scale,
-        "b_dec": autoencoder.b_dec.double() * scale + mean,
-    }
-    return form, common | form.tensors
-
-
 def relu(_: Autoencoder, biases: Biases) -> SAELensForm:
     """A ReLU autoencoder."""
     return SAELensForm("standard", {"b_enc": biases.b_enc}, {}, {})
@@ -127,7 +122,7 @@ def relu(_: Autoencoder, biases: Biases) -> SAELensForm:
 def topk(autoencoder: TopKAutoencoder, biases: Biases) -> SAELensForm:
     """A top-k autoencoder. Warns of one that keeps negative latents."""
     if not autoencoder.nonnegative:
-        warnings.warn(TOPK_REMARK, InexactConversionWarning, stacklevel=4)
+        warnings.warn(TOPK_REMARK, InexactConversionWarning, stacklevel=3)
     fields = {"k": autoencoder.k, "rescale_acts_by_decoder_norm": False}
     return SAELensForm("topk", {"b_enc": biases.b_enc}, fields, {})
 
