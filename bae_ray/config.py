@@ -15,6 +15,16 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+class Record(BaseModel):
+    """Base of what is written beside results: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> str:
+        """The record as the text of its file."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
 def describe(error: ValidationError, config: type[BaseModel] | None = None) -> str:
     """The first problem of a config, in one line: the field, its value, and what was expected.
 

@@ -53,11 +53,11 @@ class FileCache:
                 problems.append(f"{name} is missing")
                 continue
             found = FileRecord.of(content)
-            if found != wanted[name]:
+            if found == wanted[name]:
+                with atomic_path(paths[name]) as temporary:
+                    temporary.write_bytes(content)
+            else:
                 problems.append(f"{name} has checksum {found.checksum}, expected {wanted[name].checksum}")
-                continue
-            with atomic_path(paths[name]) as temporary:
-                temporary.write_bytes(content)
         if problems:
             raise CorruptShardError("\n  ".join(problems))
         return list(paths.values())

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.extractor import run_probe, run_shards, share_of, writing
-from bae_ray.activations.ingest import write_rows
+from bae_ray.activations.ingest import Lengths, lengths, write_rows
 from bae_ray.activations.inputs import ICLInput
 from bae_ray.activations.layout import MANIFEST, Manifest, Probe, Request, RowsIndex
 from bae_ray.activations.loading import TORCH_DTYPES
 from bae_ray.activations.model import ModelSource, check_request, find_model, load_tokenizer, model_identity
-from bae_ray.activations.selection import Lengths, lengths
 from bae_ray.activations.sources import Source, find_source
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.writer import StoreWriter

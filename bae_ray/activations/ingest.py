@@ -1,17 +1,16 @@
 """From a corpus to the rows files of the shards: what is tokenised, which texts are kept, where shards are cut."""
 
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.config import ExtractConfig, Position, TokensConfig
 from bae_ray.activations.layout import RowsIndex, ShardRows, WindowedTexts
 from bae_ray.activations.ragged import Ints, Ragged
-from bae_ray.activations.selection import Lengths, taken_tokens
-from bae_ray.activations.sources import CorpusTexts
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import NoTextLongEnoughError
 from bae_ray.progress import track
@@ -21,6 +20,47 @@ ROWS_SCHEMA = pa.schema([("text_id", pa.int64()), ("token_ids", pa.list_(pa.int3
 KEPT = pa.field("kept", pa.list_(pa.int32()))
 
 
+class Lengths(NamedTuple):
+    """Limits that the positions set to the length of a text, in tokens."""
+
+    least: int
+    """Shorter texts are left out."""
+    most: int | None
+    """Longer texts are left out: their last token is out of reach. None: no limit."""
+    cut: int | None
+    """Longer texts are cut: in a causal model later tokens change nothing before them. None: never."""
+
+    @property
+    def read(self) -> int | None:
+        """How many tokens of a text have to be known. None: all."""
+        return self.cut if self.most is None else self.most + 1
+
+
+def lengths(positions: Sequence[Position], longest: int | None, whole: bool = False) -> Lengths:
+    """The limits of these positions, for a model of at most `longest` tokens.
+
+    `whole`: texts are never cut, since the model has to predict what follows them.
+    """
+    least = 1 + max((position for position in positions if isinstance(position, int)), default=0)
+    if whole or "last" in positions:
+        return Lengths(least, longest, None)
+    return Lengths(least, None, longest if "all" in positions else least)
+
+
+def taken_tokens(ids: Ints, text_id: int, config: TokensConfig, special: frozenset[int]) -> Ints:
+    """The positions of one text whose tokens are taken, in order, for position `all`."""
+    wanted = np.ones(len(ids), dtype=bool)
+    if not config.first:
+        wanted[:1] = False
+    if not config.special:
+        wanted &= ~np.isin(ids, list(special))
+    (positions,) = np.nonzero(wanted)
+    if config.per_text is not None and len(positions) > config.per_text:
+        drawn = np.random.default_rng((config.seed, text_id)).choice(len(positions), config.per_text, replace=False)
+        positions = positions[np.sort(drawn)]
+    return positions
+
+
 def write_rows(
     writer: StoreWriter,
     tables: Iterator[pa.Table],
@@ -28,7 +68,7 @@ def write_rows(
     wanted: Lengths,
     special: frozenset[int],
     bytes_per_vector: int,
-    windowed: CorpusTexts | None = None,
+    windowed: WindowedTexts | None = None,
 ) -> RowsIndex:
     """Write the rows of the first `config.max_texts` texts that are long enough, cut into shards.
 
@@ -52,7 +92,7 @@ def write_rows(
         texts_too_short=counts.too_short,
         texts_too_long=counts.too_long,
         texts_empty=counts.empty,
-        windowed=WindowedTexts(**asdict(windowed)) if windowed else None,
+        windowed=windowed,
         shards=tuple(shards),
     )
     writer.write_index(index)

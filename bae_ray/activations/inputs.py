@@ -68,10 +68,5 @@ class RandomTokensInput(Config):
 InputConfig = Annotated[TextsInput | WindowsInput | ICLInput | RandomTokensInput, Field(discriminator="kind")]
 """What the model reads; the field `kind` says which."""
 
-INPUTS: dict[str, type[Config]] = {
-    "texts": TextsInput,
-    "windows": WindowsInput,
-    "icl": ICLInput,
-    "random_tokens": RandomTokensInput,
-}
+INPUTS = {one.model_fields["kind"].default: one for one in (TextsInput, WindowsInput, ICLInput, RandomTokensInput)}
 """Config class of each kind."""

@@ -11,11 +11,13 @@ manifest.json                         written last: what the store holds
 failures.json                         after a run in which shards failed: which, and why
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, Field
 
 from bae_ray.activations.config import Position, Precision
+from bae_ray.config import Record
 from bae_ray.storage import FileRecord
 
 FORMAT_VERSION = 2
@@ -61,16 +63,6 @@ def receipt_file(shard: int) -> str:
     return f"receipts/{shard:05d}.json"
 
 
-class Record(BaseModel):
-    """Base of the store's records."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def to_json(self) -> str:
-        """The record as the text of its file."""
-        return self.model_dump_json(indent=2) + "\n"
-
-
 class Request(Record):
     """What determines a store: two stores with equal requests hold the same vectors."""
 
@@ -111,17 +103,28 @@ class ShardRows(Record):
 
 
 class WindowedTexts(Record):
-    """The texts that windows were cut out of; lengths are in tokens, those that frame a text left out."""
+    """The texts that windows are cut out of, counted meanwhile; lengths are in tokens, those around a text left out."""
 
-    lines: bool
-    """Whether each was a line of a .txt file."""
-    texts: int
-    """Those that were not missing, empty or blank."""
-    empty: int
-    """Those that were."""
-    tokens: int
-    shortest: int
-    longest: int
+    model_config = ConfigDict(frozen=False)
+
+    lines: bool = False
+    """Whether each is a line of a .txt file."""
+    texts: int = 0
+    """Those that are not missing, empty or blank."""
+    empty: int = 0
+    """Those that are."""
+    tokens: int = 0
+    shortest: int = 0
+    longest: int = 0
+
+    def add(self, empty: int, lengths: Sequence[int]) -> None:
+        """Count more of them."""
+        if lengths:
+            self.shortest = min(self.shortest if self.texts else lengths[0], *lengths)
+            self.longest = max(self.longest, *lengths)
+        self.texts += len(lengths)
+        self.empty += empty
+        self.tokens += sum(lengths)
 
     def __str__(self) -> str:
         empty = f"; {self.empty} empty ones are left out" if self.empty else ""
@@ -166,7 +169,7 @@ class Receipt(Record):
     texts: int
     n: int
     files: dict[str, FileRecord]
-    made_with: dict[str, str] = {}
+    made_with: dict[str, str] = Field(default_factory=dict)
     """The device and the versions of libraries, on which rounding depends."""
 
 

@@ -1,7 +1,6 @@
 """The texts that the model reads, from a corpus or made up: texts, windows, prompts or random sequences."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,35 +12,13 @@ from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.dataset import read_corpus, tokenized, tokenizer_of, tokens_before
 from bae_ray.activations.inputs import ICLInput, RandomTokensInput, WindowsInput
 from bae_ray.activations.labelled import prompt_tables, read_labelled
+from bae_ray.activations.layout import WindowedTexts
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.prompts import random_sequences
 from bae_ray.activations.ragged import Ragged
 from bae_ray.errors import InvalidInputError
 
 BLOCK_ROWS = 8192
-
-
-@dataclass
-class CorpusTexts:
-    """Counts of the texts that windows are cut out of; lengths are in tokens."""
-
-    lines: bool = False
-    """Whether each is a line of a .txt file."""
-    texts: int = 0
-    """Number of texts that are not missing, empty or blank."""
-    empty: int = 0
-    tokens: int = 0
-    shortest: int = 0
-    longest: int = 0
-
-    def add(self, empty: int, lengths: Sequence[int]) -> None:
-        """Count more of them."""
-        if lengths:
-            self.shortest = min(self.shortest if self.texts else lengths[0], *lengths)
-            self.longest = max(self.longest, *lengths)
-        self.texts += len(lengths)
-        self.empty += empty
-        self.tokens += sum(lengths)
 
 
 class Source(NamedTuple):
@@ -53,7 +30,7 @@ class Source(NamedTuple):
     """The texts in order, as tables of text, token_ids, and the columns of their kind."""
     label_tokens: tuple[int, ...] | None = None
     """Prompts: the token that begins each label's word."""
-    windowed: CorpusTexts | None = None
+    windowed: WindowedTexts | None = None
     """Windows: the texts that they are cut out of, counted while `tables` are read."""
 
 
@@ -83,7 +60,7 @@ def find_source(config: ExtractConfig, model: ModelSource, read: int | None) -> 
                 f"input.length is {chosen.length}, but the model takes {model.max_positions} tokens. Give shorter "
                 "windows."
             )
-        texts = CorpusTexts(lines=isinstance(found, corpus.LocalFiles) and found.are_lines)
+        texts = WindowedTexts(lines=isinstance(found, corpus.LocalFiles) and found.are_lines)
 
         def tables() -> Iterator[pa.Table]:
             whole = tokenized(read_corpus(found, config), config, model, None, added=False, chat=chat)
@@ -139,7 +116,7 @@ def windows(
     window: WindowsInput,
     model: ModelSource,
     read: int | None,
-    found: CorpusTexts,
+    found: WindowedTexts,
     framed: bool = True,
 ) -> Iterator[pa.Table]:
     """Windows of the texts, one after another, of each the first `read` tokens; `text` is the text of the whole window.

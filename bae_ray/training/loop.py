@@ -178,17 +178,10 @@ class Loop:
             scales = dict(zip(stack.names, weights[:, j].tolist(), strict=True))
             by_step = member.training.log == "step"
             rows = record[:, :, j].tolist() if by_step else [record[:, :, j].mean(0).tolist()]
-            lines = [
-                TrainingMetrics(
-                    self._epoch,
-                    last - len(rows) + 1 + number,
-                    row[0],
-                    dict(zip(stack.names, row[1:], strict=True)),
-                    scales,
-                    elapsed,
-                )
-                for number, row in enumerate(rows)
-            ]
+            lines: list[TrainingMetrics] = []
+            for step, (loss, *measured) in enumerate(rows, start=last - len(rows) + 1):
+                terms = dict(zip(stack.names, measured, strict=True))
+                lines.append(TrainingMetrics(self._epoch, step, loss, terms, scales, elapsed))
             self._on_epoch(i, j, lines)
 
     def _after_epoch(self, weights: list[Tensor]) -> None:

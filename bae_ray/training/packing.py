@@ -73,17 +73,12 @@ def unfinished_packs(runs: Sequence[RunConfig], out: Path, most: int, record: bo
 
 def _recorded(ids: list[str], by_id: dict[str, RunConfig], out: Path) -> Pack | None:
     """A pack that was begun, if it is under way: with its state, also the runs that are not in the grid any more."""
-    if all(id_ in by_id for id_ in ids):
-        pack = Pack(tuple(by_id[id_] for id_ in ids))
-    elif all((out / id_ / RUN_FILE).exists() for id_ in ids):
-        pack = Pack(
-            tuple(RunConfig.model_validate_json((out / id_ / RUN_FILE).read_text(encoding="utf-8")) for id_ in ids)
-        )
-        if not pack.state(out).exists():
-            return None
-    else:
+    files = {id_: out / id_ / RUN_FILE for id_ in ids if id_ not in by_id}
+    if not all(file.exists() for file in files.values()):
         return None
-    return pack if pack.is_under_way(out) else None
+    others = {id_: RunConfig.model_validate_json(file.read_text(encoding="utf-8")) for id_, file in files.items()}
+    pack = Pack(tuple((by_id | others)[id_] for id_ in ids))
+    return pack if pack.is_under_way(out) and (not others or pack.state(out).exists()) else None
 
 
 def jobs(packs: Sequence[Pack], workers: int) -> list[list[Pack]]:

@@ -12,11 +12,12 @@ search.json         settings that a search has drawn for the run
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from bae_ray.activations.config import Position
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import spectral_norm
+from bae_ray.config import Record
 from bae_ray.files import read_text, write_text
 from bae_ray.training.config import RunConfig
 from bae_ray.training.measuring import Trained
@@ -31,10 +32,8 @@ STOPPED = "Stopped"
 """The `error` of a run that a search has stopped early."""
 
 
-class RunResult(BaseModel):
+class RunResult(Record):
     """The measures of one finished run: a row of every table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     layer: int
@@ -70,16 +69,14 @@ class RunResult(BaseModel):
     seconds: float
 
 
-class Failure(BaseModel):
+class Failure(Record):
     """Why a run has no result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     error: str
     """Name of the error's type."""
     message: str
     cell: dict[str, Any]
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     """Values on the grid's axes of a run with invalid settings, which has no config."""
     traceback: str = ""
     """Where an unexpected error arose. Earlier folders do not have it."""
@@ -104,7 +101,7 @@ def read_result(runs: Path, run: RunConfig) -> RunResult:
 def write_failure(runs: Path, run: RunConfig, error: str, message: str, traceback: str = "") -> None:
     """Write the failure record of a run."""
     failure = Failure(error=error, message=message, cell=run.cell.model_dump(), traceback=traceback)
-    write_text(runs / run.id / FAILURE_FILE, failure.model_dump_json(indent=2) + "\n")
+    write_text(runs / run.id / FAILURE_FILE, failure.to_json())
 
 
 def write_result(runs: Path, run: RunConfig, store: ActivationStore, trained: Trained) -> None:
@@ -135,4 +132,4 @@ def write_result(runs: Path, run: RunConfig, store: ActivationStore, trained: Tr
         run=run.id,
         seconds=trained.seconds,
     )
-    write_text(runs / run.id / RESULT_FILE, result.model_dump_json(indent=2) + "\n")
+    write_text(runs / run.id / RESULT_FILE, result.to_json())

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from bae_ray.activations.layout import Cell
-from bae_ray.config import content_hash
+from bae_ray.config import Record, content_hash
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import check_regular, read_text, write_text
 from bae_ray.training import run_folder
@@ -28,10 +26,8 @@ RUNNING_WITHIN_S = 120.0
 """A run that wrote metrics so recently counts as running."""
 
 
-class GridRecord(BaseModel):
+class GridRecord(Record):
     """The last sweep in a folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     runs: list[str]
     """Ids of its runs; for a search those known at its beginning or end."""
@@ -96,7 +92,7 @@ def _record_illegal(out: Path, illegal: Sequence[IllegalRun]) -> None:
     for run in illegal:
         failure = Failure(error="Illegal", message=run.reason, cell=run.cell._asdict(), settings=dict(run.settings))
         name = ILLEGAL_PREFIX + content_hash([run.cell, run.settings])
-        write_text(out / name / run_folder.FAILURE_FILE, failure.model_dump_json(indent=2) + "\n")
+        write_text(out / name / run_folder.FAILURE_FILE, failure.to_json())
 
 
 class Status(NamedTuple):

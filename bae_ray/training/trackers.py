@@ -2,48 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import RunConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.run_folder import RunResult
 from bae_ray.training.sweep_config import ExecutionConfig
-
-
-class Tracker(Protocol):
-    """A service or folder to which the metrics of many runs are logged."""
-
-    def log(self, run: RunConfig, lines: list[TrainingMetrics]) -> None:
-        """Metrics of an epoch."""
-        ...
-
-    def finish(self, run: RunConfig, result: RunResult | None) -> None:
-        """Log the measures of a finished run; None for one that failed."""
-        ...
-
-
-def open_trackers(execution: ExecutionConfig, out: Path) -> list[Tracker]:
-    """The trackers that the config asks for. Raises `InvalidInputError` where a package is missing."""
-    trackers: list[Tracker] = []
-    if execution.tensorboard:
-        trackers.append(TensorBoard(out / "tensorboard"))
-    if execution.wandb is not None:
-        trackers.append(WandB(execution.wandb, out))
-    if execution.mlflow is not None:
-        trackers.append(MLflow(execution.mlflow))
-    return trackers
-
-
-def check_trackers(execution: ExecutionConfig) -> None:
-    """Raise `InvalidInputError` where a package that the config asks for is missing here."""
-    from importlib.util import find_spec
-
-    for package, wanted in (("wandb", execution.wandb), ("mlflow", execution.mlflow)):
-        if wanted is not None and find_spec(package) is None:
-            raise InvalidInputError(
-                f"{package} is {wanted}, but the package is not installed: pip install '{package}', or leave it out."
-            )
 
 
 class TensorBoard:
@@ -161,3 +126,30 @@ class MLflow:
 def _measures(result: RunResult | None) -> dict[str, float]:
     fields = result.model_dump() if result is not None else {}
     return {name: float(value) for name, value in fields.items() if isinstance(value, int | float)}
+
+
+Tracker = TensorBoard | WandB | MLflow
+"""A service or folder to which the metrics of many runs are logged: each epoch's, and those of the end."""
+
+
+def open_trackers(execution: ExecutionConfig, out: Path) -> list[Tracker]:
+    """The trackers that the config asks for. Raises `InvalidInputError` where a package is missing."""
+    trackers: list[Tracker] = []
+    if execution.tensorboard:
+        trackers.append(TensorBoard(out / "tensorboard"))
+    if execution.wandb is not None:
+        trackers.append(WandB(execution.wandb, out))
+    if execution.mlflow is not None:
+        trackers.append(MLflow(execution.mlflow))
+    return trackers
+
+
+def check_trackers(execution: ExecutionConfig) -> None:
+    """Raise `InvalidInputError` where a package that the config asks for is missing here."""
+    from importlib.util import find_spec
+
+    for package, wanted in (("wandb", execution.wandb), ("mlflow", execution.mlflow)):
+        if wanted is not None and find_spec(package) is None:
+            raise InvalidInputError(
+                f"{package} is {wanted}, but the package is not installed: pip install '{package}', or leave it out."
+            )

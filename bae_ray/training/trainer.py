@@ -24,14 +24,7 @@ from bae_ray.training.measuring import Trained, measure
 from bae_ray.training.objective import Forms
 from bae_ray.training.samples import ROWS_AT_ONCE, Batches, Normalization, Placement, Split, set_normalization
 from bae_ray.training.stack import Stack
-from bae_ray.training.validation import (
-    Members,
-    as_rows,
-    available_device,
-    check_activations,
-    check_memory,
-    shared_config,
-)
+from bae_ray.training.validation import Members, checked
 
 
 def train(
@@ -95,10 +88,7 @@ def train_many(
     Raises `InvalidInputError` where members differ in a field of `SHARED`, and `OutOfMemoryError`.
     """
     started = time.monotonic()
-    device, shared = available_device(device), shared_config(members)
-    rows, target_rows = as_rows(x), None if target is None else as_rows(target)
-    check_activations(rows, target_rows, members)
-    check_memory(members, rows.shape[1], device)
+    rows, target_rows, device, shared = checked(x, target, members, device)
     split = Split.draw(rows, target_rows, shared.val_fraction, shared.seed)
     groups = _groups(members)
     with _precision(shared.precision):

@@ -5,6 +5,7 @@ Shapes: N samples, D d_in.
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +28,26 @@ LARGEST = torch.finfo(torch.float32).max / 4
 """Largest activation that can be trained on: the difference of two such numbers is finite."""
 
 
-def shared_config(members: Members) -> TrainingConfig:
+class Given(NamedTuple):
+    """What a training is given, checked."""
+
+    x: Rows
+    target: Rows | None
+    device: torch.device
+    shared: TrainingConfig
+    """The config from which the fields of `SHARED` are read."""
+
+
+def checked(x: object, target: object, members: Members, device: str | torch.device) -> Given:
+    """Check what a training is given. Raises `InvalidInputError`, `TrainingError` and `OutOfMemoryError`."""
+    found, shared = _available(device), _shared_config(members)
+    rows, target_rows = _as_rows(x), None if target is None else _as_rows(target)
+    _check_activations(rows, target_rows, members)
+    _check_memory(members, rows.shape[1], found)
+    return Given(rows, target_rows, found, shared)
+
+
+def _shared_config(members: Members) -> TrainingConfig:
     """The config from which the fields of `SHARED` are read.
 
     Raises `InvalidInputError` where there are no members, or they differ in such a field.
@@ -45,7 +65,7 @@ def shared_config(members: Members) -> TrainingConfig:
     return first
 
 
-def available_device(name: str | torch.device) -> torch.device:
+def _available(name: str | torch.device) -> torch.device:
     """The device of this name. Raises `InvalidInputError` where torch has none."""
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -53,7 +73,7 @@ def available_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def as_rows(x: object) -> Rows:
+def _as_rows(x: object) -> Rows:
     """Activations given as `Rows` or as a tensor. A tensor on a GPU is copied to the CPU: batches go back to the GPU.
 
     Raises `TrainingError` for anything else.
@@ -68,7 +88,7 @@ def as_rows(x: object) -> Rows:
         raise TrainingError(str(error)) from error
 
 
-def check_memory(members: Members, width: int, device: torch.device) -> None:
+def _check_memory(members: Members, width: int, device: torch.device) -> None:
     """Raise `OutOfMemoryError` where the members do not fit into the free memory of the device.
 
     Counted are weights, gradients, Adam's two moments and about four batches of latents.
@@ -86,7 +106,7 @@ def check_memory(members: Members, width: int, device: torch.device) -> None:
         )
 
 
-def check_activations(x: Rows, target: Rows | None, members: Members) -> None:
+def _check_activations(x: Rows, target: Rows | None, members: Members) -> None:
     """Raise `TrainingError` where autoencoders cannot be trained on these activations [N, D] and this target."""
     if len(x.shape) != 2 or len(x) < 4:
         raise TrainingError(f"activations have shape {x.shape}; expected [n, d] with n of 4 or more.")

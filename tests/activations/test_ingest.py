@@ -13,11 +13,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from bae_ray.activations.config import ExtractConfig, Position, TokensConfig
-from bae_ray.activations.ingest import write_rows
+from bae_ray.activations.ingest import lengths, write_rows
 from bae_ray.activations.inputs import WindowsInput
 from bae_ray.activations.layout import RowsIndex
 from bae_ray.activations.model import find_model
-from bae_ray.activations.selection import lengths
 from bae_ray.activations.sources import find_source
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.cluster import configure_data

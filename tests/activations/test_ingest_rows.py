@@ -12,9 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bae_ray.activations.config import ExtractConfig, TokensConfig
-from bae_ray.activations.ingest import KEPT, ROWS_SCHEMA, _chosen, _Counts, _cut, write_rows
+from bae_ray.activations.ingest import KEPT, ROWS_SCHEMA, Lengths, _chosen, _Counts, _cut, lengths, write_rows
 from bae_ray.activations.layout import ROWS_INDEX, RowsIndex, rows_file
-from bae_ray.activations.selection import Lengths, lengths
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import CorruptShardError, NoTextLongEnoughError
 from bae_ray.storage import folder_at

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bae_ray.activations.config import Position, TokensConfig
-from bae_ray.activations.selection import Lengths, lengths, taken_tokens
+from bae_ray.activations.ingest import Lengths, lengths, taken_tokens
 
 IDS = st.lists(st.integers(0, 5), max_size=12)
 SPECIAL = st.frozensets(st.integers(0, 5), max_size=3)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from bae_ray.activations.dataset import tokens_after, tokens_before
 from bae_ray.activations.ingest import KEPT
 from bae_ray.activations.inputs import WindowsInput
+from bae_ray.activations.layout import WindowedTexts
 from bae_ray.activations.model import find_model, load_tokenizer
-from bae_ray.activations.sources import CorpusTexts, find_source, windows
+from bae_ray.activations.sources import find_source, windows
 from bae_ray.errors import InvalidInputError
 from tests.activations.source_tables import END, START, config, ids_of, tables, with_tokens
 
@@ -83,7 +84,7 @@ def test_windows_do_not_depend_on_how_texts_are_batched(
     )
     found = [
         row
-        for table in windows(read, window, find_model(str(framed_model)), None, CorpusTexts())
+        for table in windows(read, window, find_model(str(framed_model)), None, WindowedTexts())
         for row in table.to_pylist()
     ]
     texts = [text for batch in batches for text in batch]
