@@ -1,6 +1,7 @@
 """Exporting cells of an activation store to files for other tools, with the texts beside them."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,11 @@ def export_cells(
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:  # a file for each
         groups.setdefault((cell.site, cell.position) if format == "release" else cell, []).append(cell)
-    writers = {"npy": _write_npy, "parquet": _write_parquet, "release": _write_release}
-    rows = out / "rows.parquet"
+    rows, table = out / "rows.parquet", store.rows_table()
     with atomic_path(rows) as temporary:
-        pq.write_table(store.rows_table(), temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd")
+    write_parquet = partial(_write_parquet, text_ids=table["text_id"])
+    writers = {"npy": _write_npy, "parquet": write_parquet, "release": _write_release}
     written: list[Path] = []
     with track("Exporting", len(groups)) as tracker:
         for group in groups.values():
@@ -67,9 +69,9 @@ def _write_npy(store: ActivationStore, cells: list[Cell], file: Path) -> None:
     array.flush()
 
 
-def _write_parquet(store: ActivationStore, cells: list[Cell], file: Path) -> None:
+def _write_parquet(store: ActivationStore, cells: list[Cell], file: Path, text_ids: pa.ChunkedArray) -> None:
     """text_id and, as fixed-shape tensors, activation; a row group per shard."""
-    text_ids, parts = store.rows_table()["text_id"], _parts(store, cells[0])
+    parts = _parts(store, cells[0])
     kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(_numpy(parts[0][:0]).dtype), [store.manifest.d])
     schema = pa.schema([("text_id", pa.int64()), ("activation", kind)])
     start = 0

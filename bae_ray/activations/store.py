@@ -167,7 +167,8 @@ class ActivationStore:
             yield from rows.split(batch_size)
             return
         order = torch.randperm(len(rows), generator=stream(seed, "iter_batches", epoch))
-        yield from map(rows.take, order.split(batch_size))
+        for start in range(0, len(order), batch_size):
+            yield rows.take(order[start : start + batch_size])
 
     def fingerprint(self, cell: Cell) -> str:
         """Identifies the content of one cell: a hash over the checksums of its shards."""
