@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 from bae_ray.activations.bundled import BUNDLED_CORPORA, bundled_corpus_file
 from bae_ray.activations.config import CorpusConfig
 from bae_ray.activations.reading.blocks import Columns, values_of
-from bae_ray.activations.reading.formats import FAILURES, READ, ending, kind_of
-from bae_ray.activations.reading.lines import unreadable
+from bae_ray.activations.reading.formats import FAILURES, READ, ending, kind_of, unreadable
 from bae_ray.activations.reading.record_values import is_chat
 from bae_ray.activations.reading.records import records
 from bae_ray.errors import UnknownCorpusError, UnreadableFileError, first_line

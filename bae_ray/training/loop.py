@@ -16,8 +16,7 @@ from bae_ray.autoencoders.waiting import must_not_wait
 from bae_ray.errors import DivergedError
 from bae_ray.seeds import stream
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.early_stop import EarlyStop
-from bae_ray.training.objective import SCHEDULED
+from bae_ray.training.objective import SCHEDULED, EarlyStop
 from bae_ray.training.resident import ResidentSteps, may_capture
 from bae_ray.training.revival import revive
 from bae_ray.training.samples import Batches

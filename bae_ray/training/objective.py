@@ -1,9 +1,12 @@
 """The training objective (paper, Eq. 5, 9, 11, 14, 16): a reconstruction term and the architecture's penalties.
 
+And early stopping: once the held-out objective no longer falls, its best weights are restored.
+
 Shapes: M members trained as one, N samples, D d_in.
 """
 
-from typing import NamedTuple, cast
+import math
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -94,3 +97,41 @@ def learning_rate(training: TrainingConfig, step: int, n_steps: int) -> float:
     warm = min(1.0, (step + 1) / rising) if rising else 1.0
     decay = min(1.0, (n_steps - step) / falling) if falling else 1.0
     return training.lr * min(warm, decay)
+
+
+class EarlyStop:
+    """Follows one member's held-out objective from the end of the warm-ups: before, the objective is another one."""
+
+    def __init__(self, training: TrainingConfig, names: tuple[str, ...]) -> None:
+        self._patience = training.patience or 0
+        self._begin = max((warmup_epochs(name, training) for name in names if name in SCHEDULED), default=0)
+        self._lowest, self._lowest_epoch = math.inf, 0
+        self.best: dict[str, Tensor] = {}
+        """The weights where the objective was lowest."""
+        self.stopped = False
+
+    def observe(self, epoch: int, loss: float, autoencoder: Autoencoder) -> None:
+        """Note the held-out objective after an epoch."""
+        if self.stopped or epoch <= self._begin:
+            return
+        if loss < self._lowest:
+            self._lowest, self._lowest_epoch = loss, epoch
+            self.best = {name: tensor.clone() for name, tensor in autoencoder.state_dict().items()}
+        elif epoch - self._lowest_epoch >= self._patience:
+            self.stopped = True
+
+    @torch.no_grad()
+    def restore(self, autoencoder: Autoencoder) -> None:
+        """Give the autoencoder its best weights."""
+        for name, tensor in autoencoder.state_dict().items():
+            if name in self.best:
+                tensor.copy_(self.best[name])
+
+    def facts(self) -> dict[str, Any]:
+        """What `resume` needs besides the best weights."""
+        return {"lowest": self._lowest, "epoch": self._lowest_epoch, "stopped": self.stopped}
+
+    def resume(self, facts: dict[str, Any], best: dict[str, Tensor]) -> None:
+        """Go back to an earlier state."""
+        self._lowest, self._lowest_epoch, self.stopped = facts["lowest"], facts["epoch"], facts["stopped"]
+        self.best = best

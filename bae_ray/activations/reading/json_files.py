@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bae_ray.activations.reading.lines import numbered_lines, unreadable
+from bae_ray.activations.reading.formats import numbered_lines, unreadable
 from bae_ray.activations.reading.record_values import Doubled, Number, described
 
 _SPACE = re.compile(r"[ \t\r\n]*")

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bae_ray.activations.reading import json_files
-from bae_ray.activations.reading.formats import kind_of
-from bae_ray.activations.reading.lines import numbered_lines, unreadable
+from bae_ray.activations.reading.formats import kind_of, numbered_lines, unreadable
 from bae_ray.activations.reading.record_values import Doubled
 from bae_ray.errors import UnreadableFileError
 
