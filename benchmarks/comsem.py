@@ -85,7 +85,7 @@ def _collection() -> list[dict[str, Any]]:
         }
         whole = {
             "from": "activations",
-            "ours": TOKENS / _best(lambda: collect(autoencoder, [(0, Rows([x]))], config)),
+            "ours": TOKENS / _best(lambda: collect(autoencoder, Rows([x]), config)),
             "plain": few / _best(lambda: _sorted(autoencoder.magnitudes(x[:few]))),
             "encode": TOKENS / _best(lambda: [autoencoder.encode(batch) for batch in x.split(BATCH)]),
         }

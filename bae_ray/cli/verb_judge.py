@@ -44,12 +44,13 @@ def judge_serve(command: JudgeServeCommand) -> int:
     check_address(command.address)
     prepare()
     from bae_ray.serving.judge.application import build
-    from bae_ray.serving.ray_serve.lifecycle import serve_until_stopped
+    from bae_ray.serving.ray_serve.lifecycle import hosted, serve_until_stopped
 
     def greeting(url: str) -> str:
         return f"The judge answers: --judge-url {url}/v1 --judge-model {command.service.called}."
 
-    serve_until_stopped(build(command.service), "judge", host, port, None, DRAIN_S, greeting)
+    service = hosted(build(command.service), "judge", host, port, None, DRAIN_S)
+    serve_until_stopped(service, DRAIN_S, greeting)
     return 0
 
 

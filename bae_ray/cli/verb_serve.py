@@ -49,7 +49,7 @@ def _serve(command: ServeCommand) -> None:
     from bae_ray.cluster import connect, has_joined, only_machine
     from bae_ray.serving.app import build_apart, check
     from bae_ray.serving.ray_serve.fit_check import placed
-    from bae_ray.serving.ray_serve.lifecycle import serve_until_stopped
+    from bae_ray.serving.ray_serve.lifecycle import hosted, serve_until_stopped
 
     config, address = command.service, command.address
     config = config.model_copy(update={"registry": config.registry.absolute()})  # replicas run in other folders
@@ -74,7 +74,8 @@ def _serve(command: ServeCommand) -> None:
         return f"{sum(counts.values())} encoders{broken} are served at {url}, described at {url}/docs."
 
     gateway, behind = build_apart(config)
-    serve_until_stopped(gateway, APPLICATION, host, address.port, timeout_s, config.drain_s, greeting, behind)
+    service = hosted(gateway, APPLICATION, host, address.port, timeout_s, config.drain_s, behind)
+    serve_until_stopped(service, config.drain_s, greeting)
 
 
 def _check_keys(command: ServeCommand) -> None:

@@ -15,7 +15,7 @@ from bae_ray.autoencoders import Autoencoder, load_autoencoder
 from bae_ray.compression.config import ParallelConfig
 from bae_ray.compression.conversions import Conversion
 from bae_ray.config import Config, content_hash
-from bae_ray.errors import BaeRayError, ConversionError, InvalidInputError, UnfinishedError
+from bae_ray.errors import ConversionError, InvalidInputError, UnfinishedError
 from bae_ray.files import atomic_path, write_text
 from bae_ray.progress import track
 from bae_ray.storage import folder_at
@@ -184,9 +184,8 @@ class _Output:
     def join(self) -> None:
         """Write the output and its receipt, and remove the parts."""
         try:
-            (self._out / self._receipt_file).unlink(
-                missing_ok=True
-            )  # of an earlier output: it must not stand beside this one
+            # Of an earlier output: it must not stand beside this one.
+            (self._out / self._receipt_file).unlink(missing_ok=True)
             with atomic_path(self.file) as temporary, open(temporary, "wb") as file:
                 self.conversion.join([self.part_file(part) for part in range(self._n_parts)], file)
             receipt = Receipt(
@@ -216,10 +215,9 @@ class PartWriter:
         output, trace = self._outputs[part.output], ""
         try:
             problem = output.write(part.part, self._autoencoder(output.conversion.autoencoder), self._attempts)
-        except (BaeRayError, OSError) as error:
-            problem = str(error)
         except Exception as error:
-            problem, trace = f"{type(error).__name__}: {error}", traceback_of(error)
+            trace = traceback_of(error)
+            problem = f"{type(error).__name__}: {error}" if trace else str(error)
         start, stop = output.range(part.part)
         name = output.conversion.name
         return PartFailure(name=name, start=start, stop=stop, reason=problem, traceback=trace) if problem else None

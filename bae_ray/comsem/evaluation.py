@@ -130,7 +130,8 @@ def prepare(method: Method, store: ActivationStore, run: Run) -> Prepared:
             f"{method.source} takes activations of width {autoencoder.d_in}, and the store's have {store.manifest.d}. "
             "Give the store of the language model that the autoencoder was trained on."
         )
-    target = _target(autoencoder, method.cell)
+    place = autoencoder.config.target_cell(method.cell.layer, method.cell.site)
+    target = None if place is None else Cell(*place, method.cell.position)
     held = target is None or target in store.cells
     work = partial(_look, cell=method.cell, target=target if held else None)
     first, *others = run(work, autoencoder)
@@ -170,11 +171,6 @@ def _look(
         for batch in rows.split(rows_at_once(autoencoder)):
             fired += autoencoder.features_fire(batch.to(fired.device)).sum(0)
     return _Looked(statistics, fired.cpu())
-
-
-def _target(autoencoder: Autoencoder, cell: Cell) -> Cell | None:
-    place = autoencoder.config.target_cell(cell.layer, cell.site)
-    return None if place is None else Cell(*place, cell.position)
 
 
 def _name(source: str) -> str:

@@ -7,7 +7,6 @@ examples, a random number for a sample, and the negative magnitude for the stron
 the order of the tokens, and results of several machines can be merged.
 """
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -156,17 +155,16 @@ class Collected(NamedTuple):
 
     def merge(self, other: "Collected") -> None:
         """Add the examples from a pass over other tokens."""
-        self.examples.merge(other.examples)
-        self.strongest.merge(other.strongest)
-        self.sampled.merge(other.sampled)
+        for mine, theirs in zip(self, other, strict=True):
+            mine.merge(theirs)
 
 
 @torch.no_grad()
-def collect(autoencoder: Autoencoder, pieces: Iterable[tuple[int, Rows]], config: ExamplesConfig) -> Collected:
+def collect(autoencoder: Autoencoder, rows: Rows, config: ExamplesConfig, first: int = 0) -> Collected:
     """The examples of every feature. Activations are read once, in batches, on the autoencoder's device.
 
-    `pieces` are activations [n, D] with the index of the first one's token. The autoencoder's reference set must be the
-    evaluation set (`FeatureStatistics.set_reference`). Raises `InvalidInputError` for k above the number of
+    `rows` are activations [n, D], and `first` is the index of the first one's token. The autoencoder's reference set
+    must be the evaluation set (`FeatureStatistics.set_reference`). Raises `InvalidInputError` for k above the number of
     features.
     """
     n_features, device = autoencoder.n_features, autoencoder.mean.device
@@ -176,11 +174,9 @@ def collect(autoencoder: Autoencoder, pieces: Iterable[tuple[int, Rows]], config
         )
     collected = Collected.empty(n_features, config)
     with evaluating(autoencoder):
-        for first, rows in pieces:
-            start = first
-            for batch in rows.split(rows_at_once(autoencoder)):
-                collected.add(autoencoder.magnitudes(batch.to(device)), start, config)
-                start += len(batch)
+        for batch in rows.split(rows_at_once(autoencoder)):
+            collected.add(autoencoder.magnitudes(batch.to(device)), first, config)
+            first += len(batch)
     return collected
 
 

@@ -34,6 +34,8 @@ from bae_ray.files import checksum
 
 FORMAT = 2
 """Of the table of examples. 2: a sample of activations, similar features and words stand beside the examples."""
+MEASURED = ("mse", "fvu", "l0", "entropy_bits")
+"""Measures of the autoencoder, known where the store holds what it reconstructs."""
 
 
 class EvaluationSet(NamedTuple):
@@ -128,10 +130,7 @@ def _of_autoencoder(method: Method, evaluation: EvaluationSet, config: ExamplesC
             n_features=autoencoder.n_features,
             n_tokens=n_tokens,
             n_sentences=sentences.texts_of(n_tokens),
-            mse=metrics.mse if metrics else None,
-            fvu=metrics.fvu if metrics else None,
-            l0=metrics.l0 if metrics else None,
-            entropy_bits=metrics.entropy_bits if metrics else None,
+            **{name: getattr(metrics, name) for name in MEASURED if metrics},
             spectral_norm=prepared.spectral_norm,
         ),
         records_table(kept, prepared.rates.numpy(), entropies, strengths, strongest_tokens, details),
@@ -163,4 +162,4 @@ def _of_random_sets(
 def _collect(
     autoencoder: Autoencoder, store: ActivationStore, start: int, end: int, cell: Cell, config: ExamplesConfig
 ) -> Collected:
-    return collect(autoencoder, [(start, rows_of(store, cell, start, end))], config)
+    return collect(autoencoder, rows_of(store, cell, start, end), config, start)

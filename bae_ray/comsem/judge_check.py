@@ -161,7 +161,9 @@ def assess(
     yes_rate = float(yes[readable].mean()) if readable.any() else math.nan
     agreeing = [not a.problem and not b.problem and a.yes == b.yes for a, b in zip(given, reworded, strict=True)]
     unreadable, refusals = (sum(d.problem == problem for d in both) for problem in ("unreadable", "refusal"))
-    warnings = _unanswered(failed) + _warnings(low, accuracy, yes_rate)
+    warnings = _warnings(low, accuracy, yes_rate)
+    if failed:
+        warnings.insert(0, f"{failed} questions of the judge's test had no answer, and their pairs are left out")
     if unreadable + refusals:
         warnings.append(
             f"{unreadable + refusals} of the judge's {len(both)} answers are refusals or cannot be read, and count as "
@@ -195,10 +197,6 @@ def _interval(recall: float, specificity: float, n: float) -> tuple[float, float
     below = math.hypot(*(share - low for share, (low, _) in zip(shares, ends, strict=True))) / 2
     above = math.hypot(*(high - share for share, (_, high) in zip(shares, ends, strict=True))) / 2
     return sum(shares) / 2 - below, sum(shares) / 2 + above
-
-
-def _unanswered(failed: int) -> list[str]:
-    return [f"{failed} questions of the judge's test had no answer, and their pairs are left out"] if failed else []
 
 
 def _warnings(low: float, accuracy: float, yes_rate: float) -> list[str]:

@@ -45,6 +45,9 @@ from bae_ray.errors import InvalidInputError, RefusedRequestError, UnansweredErr
 from bae_ray.files import atomic_path, write_text
 from bae_ray.progress import track
 
+JUDGE_MEASURES = ("accuracy_low", "accuracy_high", "yes_bias", "self_agreement", "useless")
+"""Of the judge's own test, in each method's row beside its accuracy."""
+
 
 class _Prepared(NamedTuple):
     method: Method
@@ -238,11 +241,7 @@ def _write(
         **flat(summarize(features, controls, config.examples.seed)),
         "judge": config.judge_model,
         "judge_accuracy": check.balanced_accuracy,
-        "judge_accuracy_low": check.accuracy_low,
-        "judge_accuracy_high": check.accuracy_high,
-        "judge_yes_bias": check.yes_bias,
-        "judge_self_agreement": check.self_agreement,
-        "judge_useless": check.useless,
+        **{f"judge_{name}": getattr(check, name) for name in JUDGE_MEASURES},
     }
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from bae_ray.comsem.answer_cache import AnswerCache
@@ -20,58 +20,6 @@ TOKENS_PER_MESSAGE = 16
 def estimated_tokens(messages: list[Message]) -> int:
     """A rough number of prompt tokens of messages."""
     return sum(len(message["content"]) // CHARACTERS_PER_TOKEN + 4 for message in messages)
-
-
-class Budget:
-    """Keeps the dollars spent, and those that requests under way may still cost, below the limit."""
-
-    def __init__(self, input_price: float, output_price: float, limit: float | None, spent: tuple[int, int]) -> None:
-        """Prices are per million tokens; `spent` are the prompt and completion tokens that are paid for already."""
-        self._prices = (input_price, output_price)
-        self._limit = limit
-        self._spent = self._before = self.cost(*spent)
-        self._reserved = 0.0
-        self._changed = asyncio.Condition()
-
-    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Cost in dollars."""
-        return (prompt_tokens * self._prices[0] + completion_tokens * self._prices[1]) / 1e6
-
-    @property
-    def spent_now(self) -> float:
-        """Dollars paid in this run."""
-        return self._spent - self._before
-
-    def pay(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """Count the tokens of an answer."""
-        self._spent += self.cost(prompt_tokens, completion_tokens)
-
-    @asynccontextmanager
-    async def reserve(self, messages: list[Message], max_tokens: int) -> AsyncIterator[None]:
-        """Reserve the largest cost of a request while it is under way. No token is shorter than a byte.
-
-        Waits while other requests have reserved too much. Raises `CostLimitError` where the limit leaves no room.
-        """
-        if self._limit is None:
-            yield
-            return
-        longest = sum(len(message["content"].encode()) + TOKENS_PER_MESSAGE for message in messages)
-        most = self.cost(longest, max_tokens)
-        async with self._changed:
-            while self._spent + self._reserved + most > self._limit:
-                if self._reserved <= 0:
-                    raise CostLimitError(
-                        f"${self._spent:.4f} is spent, and the next request may cost ${most:.4f}, which passes "
-                        f"--max-cost {self._limit:g}. Answers are kept: raise the limit, and the same command goes on."
-                    )
-                await self._changed.wait()
-            self._reserved += most
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self._reserved = max(0.0, self._reserved - most) if self._reserved - most > 1e-12 else 0.0
-                self._changed.notify_all()
 
 
 class Usage(NamedTuple):
@@ -101,27 +49,56 @@ class Usage(NamedTuple):
 
 
 class Account:
-    """Counts requests and their answers, and keeps the cost below the config's limit."""
+    """Counts requests and their answers, and keeps the cost below the config's limit.
+
+    That are the dollars spent, and those that requests under way may still cost.
+    """
 
     def __init__(self, config: JudgeConfig, cache: AnswerCache) -> None:
-        self._cache = cache
-        self._budget = Budget(config.input_price, config.output_price, config.max_cost, cache.tokens())
+        self._config, self._cache = config, cache
+        self._spent = self._before = self._cost(*cache.tokens())
+        self._reserved = 0.0
+        self._changed = asyncio.Condition()
         self._counts: dict[str, int] = dict.fromkeys(("sent", "answered", "from_cache", "retried", "estimated"), 0)
         self._tokens: dict[str, int] = dict.fromkeys(("prompt_tokens", "completion_tokens", "prefix_tokens"), 0)
 
     @property
     def usage(self) -> Usage:
         """The usage of this run so far."""
-        return Usage(**self._counts, **self._tokens, cost=self._budget.spent_now)
+        return Usage(**self._counts, **self._tokens, cost=self._spent - self._before)
 
     @property
     def has_answers(self) -> bool:
         """Whether the judge has answered anything, now or before."""
         return self._counts["answered"] + self._counts["from_cache"] > 0
 
-    def reserve(self, request: dict[str, Any]) -> AbstractAsyncContextManager[None]:
-        """Set aside what a request may cost while it is under way."""
-        return self._budget.reserve(request["messages"], request["max_tokens"])
+    @asynccontextmanager
+    async def reserve(self, request: dict[str, Any]) -> AsyncIterator[None]:
+        """Reserve the largest cost of a request while it is under way. No token is shorter than a byte.
+
+        Waits while other requests have reserved too much. Raises `CostLimitError` where the limit leaves no room.
+        """
+        limit = self._config.max_cost
+        if limit is None:
+            yield
+            return
+        longest = sum(len(message["content"].encode()) + TOKENS_PER_MESSAGE for message in request["messages"])
+        most = self._cost(longest, request["max_tokens"])
+        async with self._changed:
+            while self._spent + self._reserved + most > limit:
+                if self._reserved <= 0:
+                    raise CostLimitError(
+                        f"${self._spent:.4f} is spent, and the next request may cost ${most:.4f}, which passes "
+                        f"--max-cost {limit:g}. Answers are kept: raise the limit, and the same command goes on."
+                    )
+                await self._changed.wait()
+            self._reserved += most
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._reserved = max(0.0, self._reserved - most) if self._reserved - most > 1e-12 else 0.0
+                self._changed.notify_all()
 
     def count(self, what: str) -> None:
         """Count one more request of this kind: a field of `Usage`."""
@@ -134,14 +111,14 @@ class Account:
         # A server that does not say may have thought the most.
         tokens = said[0] or estimated_tokens(request["messages"]), said[1] or request["max_tokens"]
         self._cache.put(sent, answer, tokens)
-        self._budget.pay(*tokens)
+        self._spent += self._cost(*tokens)
 
     def pay_for_lost(self, request: dict[str, Any]) -> None:
         """Record what a request may have cost that has no answer."""
         tokens = estimated_tokens(request["messages"]), request["max_tokens"]
         self._counts["estimated"] += 1
         self._cache.put_lost(tokens)
-        self._budget.pay(*tokens)
+        self._spent += self._cost(*tokens)
 
     def count_answer(self, answer: Answer) -> None:
         """Count an answer and the tokens that the server says it took."""
@@ -149,3 +126,7 @@ class Account:
         self._tokens["prompt_tokens"] += answer.prompt_tokens
         self._tokens["completion_tokens"] += answer.completion_tokens
         self._tokens["prefix_tokens"] += answer.cached_tokens
+
+    def _cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Cost in dollars; prices are per million tokens."""
+        return (prompt_tokens * self._config.input_price + completion_tokens * self._config.output_price) / 1e6

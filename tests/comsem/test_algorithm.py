@@ -102,7 +102,7 @@ def test_selection_fa_fi_and_score_are_those_of_algorithm_1(
             fi += scores[i] > 0
 
     examples = ExamplesConfig(k=K, n_interpret=N_I, n_test=N_T)
-    kept = collect(bae, [(0, Rows([x]))], examples).examples.kept()
+    kept = collect(bae, Rows([x]), examples).examples.kept()
     assert active_features(kept, examples) == [i for i in range(F) if interp[i] is not None]
     tasks = feature_tasks(kept, cast(Sentences, Numbered()), examples, ScoringConfig(shuffled=0))
     found = score(tasks, server.url, tmp_path / "c")

@@ -61,7 +61,7 @@ def test_released_codes_selection_from_its_weights(
     x = torch.tensor(golden["x"])
     bae.prior.copy_(bae.encode(x).mean(0))
     config = ExamplesConfig(k=expected["k"], n_interpret=20, n_test=28)
-    kept = collect(bae, [(0, Rows([x]))], config).examples.kept()
+    kept = collect(bae, Rows([x]), config).examples.kept()
     found = {str(j): tokens for j, tokens in enumerate(listed(kept.tokens)) if tokens}
     assert found == expected["samples_per_feature"]
 
@@ -128,7 +128,7 @@ def test_algorithm_1_step_1(architecture: str, seed: int):
     autoencoder = untrained(architecture, 6, 24, seed)
     feature_statistics(autoencoder, x).set_reference(autoencoder)
     config = ExamplesConfig(k=4, n_interpret=3, n_test=5)
-    kept = collect(autoencoder, [(0, Rows([x[:100], x[100:101], x[101:]]))], config).examples.kept()
+    kept = collect(autoencoder, Rows([x[:100], x[100:101], x[101:]]), config).examples.kept()
     expected = naive_lists(naive_magnitudes(autoencoder, architecture, x), 4, autoencoder.n_features)
     assert listed(kept.tokens) == [tokens[:8] for tokens in expected]
     assert kept.counts.tolist() == [len(tokens) for tokens in expected]
@@ -139,7 +139,7 @@ def test_parts_merged_in_any_order_are_the_whole(order: str):
     x = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
     autoencoder = untrained("relu", 6, 24, 0)
     config = ExamplesConfig(k=4, n_interpret=3, n_test=5, order=order, seed=3, top=4)  # pyright: ignore[reportArgumentType]
-    whole = collect(autoencoder, [(0, Rows([x]))], config)
+    whole = collect(autoencoder, Rows([x]), config)
     parts = [collect(autoencoder, [(a, Rows([x[a:b]]))], config) for a, b in ((0, 30), (30, 150), (150, 200))]
     merged = Collected.empty(24, config)
     for part in (parts[2], parts[0], parts[1]):
@@ -156,7 +156,7 @@ def test_samples_are_even_and_by_seed():
 
     def drawn(seed: int) -> list[list[int]]:
         config = ExamplesConfig(k=4, n_interpret=10, n_test=20, order="sampled", seed=seed)
-        return listed(collect(autoencoder, [(0, Rows([x]))], config).examples.kept().tokens)
+        return listed(collect(autoencoder, Rows([x]), config).examples.kept().tokens)
 
     full = ExamplesConfig(k=4, n_interpret=1000, n_test=1000)
     everything = listed(collect(autoencoder, [(0, Rows([x]))], full).examples.kept().tokens)
@@ -179,7 +179,7 @@ def test_strongest_are_the_largest_magnitudes():
     x = torch.randn(300, 6, generator=torch.Generator().manual_seed(2))
     autoencoder = untrained("relu", 6, 24, 2)
     config = ExamplesConfig(k=4, top=6)
-    found = collect(autoencoder, [(0, Rows([x]))], config)
+    found = collect(autoencoder, Rows([x]), config)
     kept = found.strongest.kept()
     magnitudes = autoencoder.magnitudes(x).detach()
     for feature, tokens in enumerate(naive_lists(magnitudes.tolist(), 4, 24)):
@@ -205,14 +205,14 @@ def test_memory_does_not_grow_with_tokens():
     config = ExamplesConfig(k=4)
     sizes = set()
     for n in (50, 5000):
-        kept = collect(autoencoder, [(0, Rows([torch.randn(n, 6)]))], config)
+        kept = collect(autoencoder, Rows([torch.randn(n, 6)]), config)
         sizes.add(tuple(array.nbytes for one in kept for array in one.kept()))
     assert len(sizes) == 1
 
 
 def test_more_latents_asked_for_than_there_are():
     with pytest.raises(InvalidInputError, match=r"examples\.k is 30.*24 features"):
-        collect(untrained("relu", 6, 24, 0), [(0, Rows([torch.zeros(2, 6)]))], ExamplesConfig(k=30))
+        collect(untrained("relu", 6, 24, 0), Rows([torch.zeros(2, 6)]), ExamplesConfig(k=30))
 
 
 def test_random_sets_have_no_token_twice():

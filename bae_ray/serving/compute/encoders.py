@@ -145,13 +145,8 @@ def _decompress(loaded: _Loaded, data: bytes, packed: bool, most: int) -> dict[s
         return {"x": decompress_activations(autoencoder, data, max_bytes=most, known_hash=known).numpy()}
     with open_container(data) as reader:
         check_model(autoencoder, reader, known)
-        width = -(-autoencoder.d_latent // 8)
-        check_size(reader, len(reader), width, most)
-        packed_code, done = np.empty((len(reader), width), np.uint8), 0
-        for code in reader.codes(0, len(reader)):
-            packed_code[done : done + len(code)] = np.packbits(code, axis=1)
-            done += len(code)
-        return {"code": packed_code}
+        check_size(reader, len(reader), -(-autoencoder.d_latent // 8), most)
+        return {"code": np.concatenate([np.packbits(code, axis=1) for code in reader.codes(0, len(reader))])}
 
 
 def encoders(config: ServiceConfig) -> serve.Application:

@@ -25,19 +25,11 @@ Style = Literal["nested", "base64"]
 """How arrays look in JSON."""
 Arrays = dict[str, np.ndarray]
 
-DTYPES = {
-    "float64": torch.float64,
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "uint8": torch.uint8,
-    "int32": torch.int32,
-    "int64": torch.int64,
-}
 SAFETENSORS_DTYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8", "I32": "int32",
-    "I64": "int64",
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8,
+    "I32": torch.int32, "I64": torch.int64,
 }  # fmt: skip
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in SAFETENSORS_DTYPES.values()}
 NUMBER = re.compile("[0-9]{1,18}")
 LARGEST_HEADER = 1 << 16
 ABOUT = ("encoder", "d_latent", "format", "top_k")
@@ -73,8 +65,8 @@ def read_arrays(
     if not found.keys() <= set(names) or not found:
         raise Problem("invalid", f"The body has to hold {' or '.join(names)}, and nothing else.")
     for value in found.values():
-        if isinstance(value, list) and len(value) > max_rows:
-            raise Problem("too_many_rows", f"There may be {max_rows} rows in a request.")
+        if isinstance(value, list):
+            check_count(len(value), max_rows)
     return {name: array(value, name) if name != "indices" else value for name, value in found.items()}, about
 
 
@@ -141,9 +133,7 @@ def _read_safetensors(body: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for name, tensor in found:
         if tensor["dtype"] not in SAFETENSORS_DTYPES:
             raise Problem("invalid", f"A tensor has a dtype that is none of {', '.join(SAFETENSORS_DTYPES)}.")
-        tensors[name] = _tensor(
-            tensor["data"], DTYPES[SAFETENSORS_DTYPES[tensor["dtype"]]], tensor["shape"], "A tensor"
-        )
+        tensors[name] = _tensor(tensor["data"], SAFETENSORS_DTYPES[tensor["dtype"]], tensor["shape"], "A tensor")
     return tensors, _told(json.loads(body[8 : 8 + length]).get("__metadata__") or {})
 
 
@@ -181,7 +171,12 @@ def check_rows(x: Tensor, name: str, width: int, width_name: str, max_rows: int)
     """Raise `invalid`, `too_many_rows` or `wrong_width` if this is no matrix of that width."""
     if x.ndim != 2 or not len(x):
         raise Problem("invalid", f"{name} has to be a matrix of at least one row.")
-    if len(x) > max_rows:
-        raise Problem("too_many_rows", f"There may be {max_rows} rows in a request.")
+    check_count(len(x), max_rows)
     if x.shape[1] != width:
         raise Problem("wrong_width", f"{name} has to be [n, {width}]: {width_name} of this encoder is {width}.")
+
+
+def check_count(rows: int, max_rows: int) -> None:
+    """Raise `too_many_rows` for more rows than a request may have."""
+    if rows > max_rows:
+        raise Problem("too_many_rows", f"There may be {max_rows} rows in a request.")

@@ -14,7 +14,16 @@ from bae_ray.errors import CompressionError
 from bae_ray.serving.compute.interface import Operation
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.http import sizes
-from bae_ray.serving.http.arrays import FORMATS, array, check_rows, from_base64, read_arrays, read_json, vectors
+from bae_ray.serving.http.arrays import (
+    FORMATS,
+    array,
+    check_count,
+    check_rows,
+    from_base64,
+    read_arrays,
+    read_json,
+    vectors,
+)
 from bae_ray.serving.http.media_types import JSON, Media
 from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.registry.entry import Entry
@@ -53,7 +62,7 @@ def container_of(body: bytes, media: Media, d_latent: int, limits: LimitsConfig)
         raise Problem("too_many_rows", f"There may be {limits.max_rows} rows in a container.")
     if not header.rows:
         raise Problem("invalid", "The container has no rows.")
-    sizes.check_container(header, limits)
+    sizes.check(min(header.block_rows, header.rows) * header.d_latent, limits)  # a block is decoded at once
     return body, header.rows
 
 
@@ -127,7 +136,7 @@ def _latents(found: dict[str, Any], entry: Entry, d_latent: int, limits: LimitsC
     at = at.long()
     if at.numel() and (at.min() < 0 or at.max() >= d_latent):
         raise Problem("invalid", BEYOND.format(last=d_latent - 1))
-    _check_count(len(at), limits)
+    check_count(len(at), limits.max_rows)
     if 4 * len(at) * d_latent > limits.max_body_bytes:
         raise Problem("body_too_large", f"As latents this would take more than {limits.max_body_bytes} bytes.")
     return torch.zeros(len(at), d_latent).scatter_(1, at, values.float())
@@ -143,7 +152,7 @@ def _listed(found: dict[str, Any], limits: LimitsConfig) -> list[np.ndarray]:
         if dense.ndim != 2 or dense.dtype not in INTEGERS:
             raise Problem("invalid", LISTS)
         indices = list(dense.numpy())
-    _check_count(len(indices), limits)
+    check_count(len(indices), limits.max_rows)
     if not indices or not all(_is_listed(row) for row in indices):
         raise Problem("invalid", LISTS)
     try:
@@ -160,16 +169,11 @@ def _split(flat: Tensor, splits: Tensor, limits: LimitsConfig) -> list[np.ndarra
     """The indices of each row, cut from the flat list at splits [N + 1]."""
     if flat.ndim != 1 or splits.ndim != 1 or flat.dtype not in INTEGERS or splits.dtype not in INTEGERS:
         raise Problem("invalid", "With splits, indices and splits have to be lists of whole numbers.")
-    _check_count(len(splits) - 1, limits)
+    check_count(len(splits) - 1, limits.max_rows)
     ends = splits.long()
     if len(ends) < 2 or ends[0] != 0 or ends[-1] != len(flat) or bool((ends.diff() < 0).any()):
         raise Problem("invalid", "splits has to rise from 0 to the number of indices.")
     return np.split(flat.numpy(), ends[1:-1].numpy())
-
-
-def _check_count(rows: int, limits: LimitsConfig) -> None:
-    if rows > limits.max_rows:
-        raise Problem("too_many_rows", f"There may be {limits.max_rows} rows in a request.")
 
 
 def _packed(rows: list[np.ndarray], d_latent: int, limits: LimitsConfig) -> np.ndarray:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bae_ray.compression import Header
 from bae_ray.serving.compute.interface import Operation
 from bae_ray.serving.config import LimitsConfig
 from bae_ray.serving.http.arrays import Style
@@ -69,11 +68,6 @@ def check(size: int, limits: LimitsConfig) -> None:
             f"The answer would take more than {limits.max_response_bytes} bytes. Send fewer rows or texts, set top_k, "
             f"or ask for {SAFETENSORS}.",
         )
-
-
-def check_container(header: Header, limits: LimitsConfig) -> None:
-    """Raise `answer_too_large` for a container of which one block alone, decoded, is larger than answers may be."""
-    check(min(header.block_rows, header.rows) * header.d_latent, limits)
 
 
 def written_bytes(size: int, media: Media) -> int:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from ray import serve
 from ray.serve import Application
@@ -14,7 +14,7 @@ from ray.serve import Application
 from bae_ray.cluster import connect
 from bae_ray.errors import InvalidInputError, ServiceError
 from bae_ray.serving.ray_serve.ports import url_of
-from bae_ray.serving.ray_serve.watchdog import MARGIN_S, Watchdog, end_now
+from bae_ray.serving.ray_serve.watchdog import KILLING_S, MARGIN_S, end_now
 
 LATE_S = 2.0
 """Serve gives up requests a little later than it was told to."""
@@ -74,24 +74,17 @@ def _delete(name: str, drain_s: float) -> None:
         time.sleep(0.1)
 
 
-def serve_until_stopped(
-    application: Application,
-    name: str,
-    host: str,
-    port: int,
-    timeout_s: float | None,
-    drain_s: float,
-    greeting: Callable[[str], str],
-    behind: Mapping[str, Application] | None = None,
-) -> None:
-    """Run an application until Ctrl-C or SIGTERM. `greeting(url)` is printed once it is up.
+def serve_until_stopped(service: AbstractContextManager[str], drain_s: float, greeting: Callable[[str], str]) -> None:
+    """Run a service, as `hosted` starts it, until Ctrl-C or SIGTERM. `greeting(url)` is printed once it is up.
 
     The first signal lets it finish what is under way, its own start included, for `drain_s`; `MARGIN_S` later the
     process has ended, whatever hangs. A second signal ends it at once.
     """
     connect()  # which takes SIGTERM for itself
     stopped = threading.Event()
-    watchdog = Watchdog(drain_s + MARGIN_S)
+    last_s = drain_s + MARGIN_S - KILLING_S
+    watchdog = threading.Timer(last_s, end_now, ["the service did not stop in time; it is killed."])
+    watchdog.daemon = True
 
     def stop(*_: object) -> None:
         if stopped.is_set():
@@ -103,6 +96,6 @@ def serve_until_stopped(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    with hosted(application, name, host, port, timeout_s, drain_s, behind) as url:
+    with service as url:
         print(greeting(url), "Ctrl-C ends it.", flush=True)
         stopped.wait()

@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import psutil
 
 MARGIN_S = 10.0
 """Seconds that stopping may take beyond the drain time."""
-LAST_S = 2.0
+KILLING_S = 2.0
 """The part of it that is left for killing."""
 _FOLDERS: set[Path] = set()
 
@@ -28,18 +27,6 @@ def temporary_folder(prefix: str, within: str) -> Iterator[Path]:
             yield Path(made)
         finally:
             _FOLDERS.discard(Path(made))
-
-
-class Watchdog:
-    """Kills this process and everything it has started, its Ray too, unless it ends in time by itself."""
-
-    def __init__(self, seconds: float) -> None:
-        self._timer = threading.Timer(seconds - LAST_S, end_now, ["the service did not stop in time; it is killed."])
-        self._timer.daemon = True
-
-    def start(self) -> None:
-        """Start the timer."""
-        self._timer.start()
 
 
 def end_now(reason: str) -> None:
