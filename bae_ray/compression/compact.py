@@ -13,8 +13,8 @@ from typing import BinaryIO, NamedTuple, get_args
 import numpy as np
 import xxhash
 
-from bae_ray.compression.header import Header, Scheme
-from bae_ray.errors import CorruptContainerError, InvalidInputError
+from bae_ray.compression.header import Header, Scheme, damaged
+from bae_ray.errors import InvalidInputError
 from bae_ray.varint import read_varints, write_varints
 
 MAGIC = b"BAE\x02"
@@ -66,12 +66,12 @@ def read_fields(file: BinaryIO, size: int) -> Fields:
     end = size - taken - DIGEST_SIZE
     start = end - length
     if start < len(MAGIC):
-        raise _damaged("it has fewer bytes than it says")
+        raise damaged("it has fewer bytes than it says")
     file.seek(start)
     fields, digest = file.read(length), file.read(DIGEST_SIZE)
     header, sizes, sums = _parse(fields, start - len(MAGIC))
     if sum(sizes) != start - len(MAGIC):
-        raise _damaged("its blocks are not as long as it says")
+        raise damaged("its blocks are not as long as it says")
     checksums = np.frombuffer(sums, "<u8").tolist()
     if len(sizes) == 1:
         file.seek(len(MAGIC))
@@ -80,7 +80,7 @@ def read_fields(file: BinaryIO, size: int) -> Fields:
     # There is only one way to write it: any other is as invalid as a wrong digest.
     file.seek(start)
     if _digest(sums, fields) != digest or write_fields(header, sizes, checksums) != file.read():
-        raise _damaged("its bytes are not those that were written")
+        raise damaged("its bytes are not those that were written")
     return Fields(header, sizes, checksums, digest)
 
 
@@ -89,7 +89,7 @@ def _parse(fields: bytes, payload: int) -> tuple[Header, list[int], bytes]:
     try:
         kind, scheme, named = fields[0] >> 4, fields[0] & 15, fields[1]
         if kind != RATES or scheme >= len(SCHEMES):
-            raise _damaged(f"it is of kind {kind}, scheme {scheme}, which this bae_ray does not know")
+            raise damaged(f"it is of kind {kind}, scheme {scheme}, which this bae_ray does not know")
         place = 2 + (16 if named == HASHED else max(named - 1, 0))
         name = fields[2:place].hex() if named == HASHED else fields[2:place].decode("ascii")
         table = fields[place : place + TABLE_DIGEST_SIZE].hex()
@@ -103,22 +103,15 @@ def _parse(fields: bytes, payload: int) -> tuple[Header, list[int], bytes]:
         header = Header(rows, d_latent, SCHEMES[scheme], block_rows, name, table, "reference")
         header.check()
         if not 2 <= header.blocks <= left // 9:  # a block takes a byte and its checksum at least
-            raise _damaged(f"it says that it has {header.blocks} blocks")
+            raise damaged(f"it says that it has {header.blocks} blocks")
         sizes, place = read_varints(fields, header.blocks, place)
     except (IndexError, UnicodeDecodeError, InvalidInputError) as error:
-        raise _damaged(str(error)) from error
+        raise damaged(str(error)) from error
     sums = fields[place:]
     if len(sums) != 8 * len(sizes):
-        raise _damaged("it has not as many checksums as blocks")
+        raise damaged("it has not as many checksums as blocks")
     return header, sizes, sums
 
 
 def _digest(sums: bytes, fields: bytes) -> bytes:
     return xxhash.xxh3_64_digest(MAGIC + sums + fields)
-
-
-def _damaged(reason: str) -> CorruptContainerError:
-    return CorruptContainerError(
-        f"this is no container of codes, or a damaged one: {reason[:200]}. Compress anew, or give the file that "
-        "'bae-ray compress' or bae_ray.compression wrote."
-    )

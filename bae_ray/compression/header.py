@@ -147,11 +147,16 @@ def parse_header(content: bytes, size: int) -> tuple[Header, Layout]:
             raise ValueError("its header is not as it was written")
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, AssertionError, InvalidInputError) as error:
         reason = f"{type(error).__name__} {error}" if isinstance(error, (KeyError, TypeError, IndexError)) else error
-        raise CorruptContainerError(
-            f"this is no container of codes, or a damaged one: {str(reason)[:200]}. Compress anew, or give the file "
-            "that 'bae-ray compress' or bae_ray.compression wrote."
-        ) from error
+        raise damaged(str(reason)) from error
     return header, layout
+
+
+def damaged(reason: str) -> CorruptContainerError:
+    """The error of what is no container of codes."""
+    return CorruptContainerError(
+        f"this is no container of codes, or a damaged one: {reason[:200]}. Compress anew, or give the file that "
+        "'bae-ray compress' or bae_ray.compression wrote."
+    )
 
 
 def _number(text: str) -> int:

@@ -14,7 +14,6 @@ from bae_ray.activations.model import find_model, load_tokenizer
 from bae_ray.activations.store import ActivationStore
 from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.config import RANDOM, ComSemConfig, JudgeConfig
-from bae_ray.comsem.cost_estimate import Plan, plan
 from bae_ray.comsem.evaluation import Method, check_k, check_model, find_methods, runner
 from bae_ray.comsem.examples import random_sets
 from bae_ray.comsem.feature_collection import EvaluationSet, collect_records
@@ -39,7 +38,7 @@ from bae_ray.comsem.summary import (
     table,
     without_nan,
 )
-from bae_ray.comsem.tasks import active_features, feature_tasks, random_tasks
+from bae_ray.comsem.tasks import Plan, active_features, feature_tasks, plan, random_tasks
 from bae_ray.comsem.usage import Usage
 from bae_ray.errors import InvalidInputError, RefusedRequestError, UnansweredError
 from bae_ray.files import atomic_path, write_text

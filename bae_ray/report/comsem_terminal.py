@@ -3,10 +3,10 @@
 import math
 
 from bae_ray.comsem.config import JudgeConfig
-from bae_ray.comsem.cost_estimate import Plan
 from bae_ray.comsem.judge_check import JudgeCheck
 from bae_ray.comsem.judge_prompts import PROMPT_VERSION
 from bae_ray.comsem.summary import Outcome
+from bae_ray.comsem.tasks import Plan
 from bae_ray.comsem.usage import Usage
 from bae_ray.report.numbers import interval, known
 from bae_ray.report.terminal import print_tables, text_table

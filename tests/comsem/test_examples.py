@@ -140,7 +140,7 @@ def test_parts_merged_in_any_order_are_the_whole(order: str):
     autoencoder = untrained("relu", 6, 24, 0)
     config = ExamplesConfig(k=4, n_interpret=3, n_test=5, order=order, seed=3, top=4)  # pyright: ignore[reportArgumentType]
     whole = collect(autoencoder, Rows([x]), config)
-    parts = [collect(autoencoder, [(a, Rows([x[a:b]]))], config) for a, b in ((0, 30), (30, 150), (150, 200))]
+    parts = [collect(autoencoder, Rows([x[a:b]]), config, a) for a, b in ((0, 30), (30, 150), (150, 200))]
     merged = Collected.empty(24, config)
     for part in (parts[2], parts[0], parts[1]):
         merged.merge(part)

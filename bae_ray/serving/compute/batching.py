@@ -34,10 +34,7 @@ class Batcher(Generic[Key]):
     """Joins the rows of requests with equal keys, and gives each request its rows of the result."""
 
     def __init__(
-        self,
-        run: Callable[[Key, Sequence[np.ndarray]], Awaitable[Result]],
-        max_rows: int,
-        concurrent: int,
+        self, run: Callable[[Key, Sequence[np.ndarray]], Awaitable[Result]], max_rows: int, concurrent: int
     ) -> None:
         """`run` computes a batch and returns arrays with a row for each row given. `concurrent`: batches at a time."""
         self._run, self._max_rows, self._concurrent = run, max_rows, concurrent

@@ -3,7 +3,7 @@
 Shapes: N rows, D d_in, F d_latent, G features, K the largest kept, B = ceil(F / 8) bytes of a packed code.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,7 @@ def compute(autoencoder: Autoencoder, operation: Operation, parts: Sequence[np.n
     with torch.inference_mode():
         # DLPack takes arrays that are read-only, as those from Ray's object store are.
         rows = torch.from_dlpack(joined(parts)).to(autoencoder.mean.device)
-        made = _FUNCTIONS[operation.name](autoencoder, operation, rows)
-        return {name: tensor.cpu().numpy() for name, tensor in made.items()}
+        return {name: tensor.cpu().numpy() for name, tensor in _made(autoencoder, operation, rows).items()}
 
 
 def rows_at_once(autoencoder: Autoencoder) -> int:
@@ -44,41 +43,29 @@ def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _pack(autoencoder: Autoencoder, _operation: Operation, x: Tensor) -> dict[str, Tensor]:
-    fires = autoencoder.fires(x)
+def _made(autoencoder: Autoencoder, operation: Operation, rows: Tensor) -> dict[str, Tensor]:
+    match operation.name:
+        case "pack":
+            return {"code": _packed(autoencoder.fires(rows))}
+        case "magnitudes":
+            return {"magnitudes": autoencoder.magnitudes(rows)}
+        case "top_k":
+            values, indices = autoencoder.magnitudes(rows).topk(operation.top_k, dim=1)
+            return {"indices": indices.int(), "magnitudes": values}
+        case "decode_packed":
+            values = torch.tensor(PLACE_VALUES, dtype=torch.uint8, device=rows.device)
+            bits = (rows.unsqueeze(2) & values != 0).flatten(1)[:, : autoencoder.d_latent]
+            return {"x": autoencoder.decode(bits.to(autoencoder.mean.dtype))}
+        case "decode":
+            return {"x": autoencoder.decode(rows)}
+
+
+def _packed(fires: Tensor) -> Tensor:
     if fires.device.type == "cpu":
-        return {"code": torch.from_numpy(np.packbits(fires.numpy(), axis=1))}
+        return torch.from_numpy(np.packbits(fires.numpy(), axis=1))
     padded = torch.nn.functional.pad(fires, (0, -fires.shape[1] % 8)).unflatten(1, (-1, 8))
-    values = torch.tensor(PLACE_VALUES, dtype=torch.uint8, device=x.device)
-    return {"code": (padded * values).sum(2, dtype=torch.uint8)}
-
-
-def _magnitudes(autoencoder: Autoencoder, _operation: Operation, x: Tensor) -> dict[str, Tensor]:
-    return {"magnitudes": autoencoder.magnitudes(x)}
-
-
-def _top_k(autoencoder: Autoencoder, operation: Operation, x: Tensor) -> dict[str, Tensor]:
-    values, indices = autoencoder.magnitudes(x).topk(operation.top_k, dim=1)
-    return {"indices": indices.int(), "magnitudes": values}
-
-
-def _decode_packed(autoencoder: Autoencoder, _operation: Operation, code: Tensor) -> dict[str, Tensor]:
-    values = torch.tensor(PLACE_VALUES, dtype=torch.uint8, device=code.device)
-    bits = (code.unsqueeze(2) & values != 0).flatten(1)[:, : autoencoder.d_latent]
-    return {"x": autoencoder.decode(bits.to(autoencoder.mean.dtype))}
-
-
-def _decode(autoencoder: Autoencoder, _operation: Operation, latents: Tensor) -> dict[str, Tensor]:
-    return {"x": autoencoder.decode(latents)}
-
-
-_FUNCTIONS: dict[str, Callable[[Autoencoder, Operation, Tensor], dict[str, Tensor]]] = {
-    "pack": _pack,
-    "magnitudes": _magnitudes,
-    "top_k": _top_k,
-    "decode_packed": _decode_packed,
-    "decode": _decode,
-}
+    values = torch.tensor(PLACE_VALUES, dtype=torch.uint8, device=fires.device)
+    return (padded * values).sum(2, dtype=torch.uint8)
 
 
 @torch.inference_mode()

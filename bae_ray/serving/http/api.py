@@ -10,8 +10,7 @@ from starlette.exceptions import HTTPException
 
 from bae_ray.serving.http.docs_page import docs
 from bae_ray.serving.http.exchange import ClientGoneError, Exchange
-from bae_ray.serving.http.openapi import describe
-from bae_ray.serving.http.parameters import check_parameters
+from bae_ray.serving.http.openapi import check_parameters, describe
 from bae_ray.serving.http.problems import MEDIA_TYPE, Problem
 from bae_ray.serving.http.routes import catalog, codes, compressed, health, tokens
 from bae_ray.serving.http.service import Service

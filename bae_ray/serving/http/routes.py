@@ -11,9 +11,9 @@ from bae_ray.serving.http import feature_cards, media_types, responses, sizes
 from bae_ray.serving.http import schemas as s
 from bae_ray.serving.http.bodies import coded_rows, container_of, texts_of
 from bae_ray.serving.http.media_types import BYTES, JSON, MEDIA
-from bae_ray.serving.http.openapi import NEXT, errors, produces, takes
-from bae_ray.serving.http.parameters import (
+from bae_ray.serving.http.openapi import (
     MOST_LISTED,
+    NEXT,
     After,
     Arrays,
     Contents,
@@ -24,6 +24,9 @@ from bae_ray.serving.http.parameters import (
     Table,
     Threshold,
     TopK,
+    errors,
+    produces,
+    takes,
 )
 from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.http.request import EncoderRequest, aside
@@ -109,14 +112,8 @@ def codes(service: Service) -> APIRouter:
             code = made["code"]
             listed = sizes.listed(code)
             incoming.expect(listed, arrays)
-            call = (
-                responses.indices,
-                code,
-                incoming.d_latent,
-                {"encoder": incoming.entry.id, **fields},
-                incoming.answer,
-                arrays,
-            )
+            about = {"encoder": incoming.entry.id, **fields}
+            call = (responses.indices, code, incoming.d_latent, about, incoming.answer, arrays)
             return await aside(incoming.answer, sizes.held(listed) + 8 * code.size, *call)
         made = {name: made[name] for name in planned}
         return await incoming.arrays(made, arrays, fields)

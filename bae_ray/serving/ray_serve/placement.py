@@ -41,10 +41,7 @@ class Placement:
     """The replicas of a deployment, and the room for another one beside the deployments that come first."""
 
     def __init__(
-        self,
-        handle: DeploymentHandle,
-        config: ReplicasConfig,
-        first: Sequence[tuple[DeploymentHandle, ReplicasConfig]],
+        self, handle: DeploymentHandle, config: ReplicasConfig, first: Sequence[tuple[DeploymentHandle, ReplicasConfig]]
     ) -> None:
         self._handle, self._config, self._first = handle, config, first
         self._looked_at = float("-inf")
