@@ -159,7 +159,7 @@ def test_samples_are_even_and_by_seed():
         return listed(collect(autoencoder, Rows([x]), config).examples.kept().tokens)
 
     full = ExamplesConfig(k=4, n_interpret=1000, n_test=1000)
-    everything = listed(collect(autoencoder, [(0, Rows([x]))], full).examples.kept().tokens)
+    everything = listed(collect(autoencoder, Rows([x]), full).examples.kept().tokens)
     assert drawn(0) == drawn(0)
     assert drawn(0) != drawn(1)
     ranks = [
