@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bae_ray.cli.exit_codes import report_failures, run_safely
 from bae_ray.cli.parsing import parse
@@ -17,12 +17,12 @@ OLD_NAMES = {"cpu": "laptop", "demo": "laptop"}
 """What presets were called before."""
 
 
-def start(experiment: Experiment[C, Any]) -> None:
+def start(experiment: Experiment[C]) -> None:
     """Run an experiment as the arguments of this process say, and exit."""
     sys.exit(run_safely(lambda: run_job(experiment, sys.argv[1:])))
 
 
-def run_job(experiment: Experiment[C, Any], arguments: list[str]) -> int:
+def run_job(experiment: Experiment[C], arguments: list[str]) -> int:
     """Run an experiment; the exit code."""
     config = parse_preset(experiment.presets, f"{experiment.job}.py", arguments)
     return report_failures(execute(experiment, config))

@@ -1,33 +1,30 @@
 """Extractions that several experiments share, and checks of what an experiment accepts."""
 
-from bae_ray.activations.config import CorpusConfig, ExtractConfig, Site, TokensConfig
+from typing import Any
+
+from bae_ray.activations.config import CorpusConfig, ExtractConfig, TokensConfig
 from bae_ray.errors import InvalidInputError
 
 LLAMA = "meta-llama/Llama-3.2-1B"
 """The language model of the paper."""
+PILE = "monology/pile-uncopyrighted"
+BOOKS = "bookcorpus/bookcorpus"
+LARGE_BATCHES = {"batch_size": 256, "batch_tokens": 65_536, "shard_size": 4096}
+"""For many short texts."""
+EIGHTH = {"tokens": {"max_vectors": 1_048_576}, "workers": 1}
+"""What changes of `pile` on one GPU: an eighth of the vectors."""
 
 
-def pile(
-    layers: tuple[int, ...],
-    model: str = LLAMA,
-    sites: tuple[Site, ...] = ("residual",),
-    vectors: int = 8_243_323,
-    workers: int = 8,
-) -> ExtractConfig:
-    """Every token of the Pile, until there are so many vectors (Appendices A.4 and A.5)."""
-    return ExtractConfig(
-        model=model,
-        corpus="monology/pile-uncopyrighted",
-        layers=layers,
-        sites=sites,
-        positions=("all",),
-        max_tokens=1024,
-        max_texts=None,
-        tokens=TokensConfig(max_vectors=vectors),
-        dtype="bfloat16",
-        workers=workers,
-        gpus_per_worker=1,
-    )
+def on_gpus(**fields: Any) -> ExtractConfig:
+    """An extraction with the paper's language model on eight GPUs, unless the other fields say otherwise."""
+    shared = {"model": LLAMA, "dtype": "bfloat16", "workers": 8, "gpus_per_worker": 1}
+    return ExtractConfig.model_validate({**shared, **fields})
+
+
+def pile(layers: tuple[int, ...], **fields: Any) -> ExtractConfig:
+    """Every token of the Pile, until there are as many vectors as in the paper (Appendices A.4 and A.5)."""
+    every_token = {"positions": ("all",), "max_tokens": 1024, "max_texts": None, "tokens": {"max_vectors": 8_243_323}}
+    return on_gpus(corpus=PILE, layers=layers, **every_token, **fields)
 
 
 def news(layers: tuple[int, ...], vectors: int) -> ExtractConfig:

@@ -12,6 +12,8 @@ PAPER_JUDGE = JobJudgeConfig(
     service=JudgeServiceConfig(model="Qwen/Qwen2.5-7B-Instruct", name="qwen2.5-7b-instruct", num_gpus=1)
 )
 """The judge of the paper's sizes."""
+SAMPLE = {"max_features": 100, "random_features": 100, "shuffled": 50}
+"""Of the paper's scoring on one GPU: a sample of the features."""
 COMSEM = "comsem"
 """Folder of what is found of the features, and of the judge's answers."""
 

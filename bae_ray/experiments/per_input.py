@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.extract import extract
 from bae_ray.activations.store import ActivationStore
-from bae_ray.experiments.protocol import Outcome
 from bae_ray.progress import console
 from bae_ray.training.results import ENTROPY_COLUMNS, results
 from bae_ray.training.sweep import sweep
@@ -17,15 +16,6 @@ from bae_ray.training.sweep_config import SweepConfig
 
 Settings = Mapping[str, Mapping[str, Any]]
 """By the name of its folder: the fields of the input that a store has of its own. They are columns of the table."""
-
-
-class Swept(NamedTuple):
-    """A finished sweep."""
-
-    folder: Path
-    """Folder of the runs."""
-    runs: list[str]
-    """Ids of those that are finished."""
 
 
 def extract_each(config: ExtractConfig, settings: Settings, folder: Path) -> dict[str, ActivationStore]:
@@ -38,24 +28,21 @@ def extract_each(config: ExtractConfig, settings: Settings, folder: Path) -> dic
     return stores
 
 
-def sweep_each(config: SweepConfig, stores: Mapping[str, ActivationStore], folder: Path) -> Outcome[dict[str, Swept]]:
-    """Train the grid on each of the stores, in folders of the same names in `folder`."""
-    swept: dict[str, Swept] = {}
+def sweep_each(
+    config: SweepConfig, settings: Settings, stores: Mapping[str, ActivationStore], folder: Path
+) -> tuple[pd.DataFrame | None, list[str]]:
+    """Train the grid on the store of each setting, in folders of the same names in `folder`.
+
+    Returns a row per finished run, with the setting of its input and its entropy with FVUs, or None where none is
+    finished; and a line for each failure.
+    """
+    tables: list[pd.DataFrame] = []
     failures: list[str] = []
-    for name, store in stores.items():
+    for name, fields in settings.items():
         console.print(name)
-        outcome = sweep(config, store, folder / name)
-        swept[name] = Swept(folder / name, outcome.finished)
+        outcome = sweep(config, stores[name], folder / name)
         failures += outcome.failures
-    return Outcome(swept if any(one.runs for one in swept.values()) else None, failures)
-
-
-def entropies(sweeps: Mapping[str, Swept], settings: Settings) -> pd.DataFrame:
-    """A row per run: the setting of its input, and its entropy with FVUs."""
-    parts = [
-        results(folder, only=runs)[ENTROPY_COLUMNS].assign(**settings[name])
-        for name, (folder, runs) in sweeps.items()
-        if runs
-    ]
-    fields = next(iter(settings.values()))
-    return pd.concat(parts, ignore_index=True)[[*fields, *ENTROPY_COLUMNS]]
+        if outcome.finished:
+            trained = results(folder / name, only=outcome.finished)[ENTROPY_COLUMNS]
+            tables.append(trained.assign(**fields)[[*fields, *ENTROPY_COLUMNS]])
+    return pd.concat(tables, ignore_index=True) if tables else None, failures

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 from bae_ray.config import Config
 from bae_ray.files import write_text
@@ -23,25 +23,33 @@ class ExperimentConfig(Config):
         """The config as JSON, as `--config FILE` takes it."""
         return self.model_dump_json(indent=2) + "\n"
 
+    def changed(self, **fields: Any) -> Self:
+        """The config with other values. Of a section in it a mapping names those fields that change."""
+        return self.model_validate(_merged(self.model_dump(), fields))
+
     def record(self) -> None:
         """Write the config into its folder."""
         write_text(self.out / CONFIG_FILE, self.resolved())
 
 
+def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    sections = {name: _merged(values[name], change) for name, change in changes.items() if isinstance(change, Mapping)}
+    return {**values, **changes, **sections}
+
+
 C = TypeVar("C", bound=ExperimentConfig)
-F = TypeVar("F")
 
 
-class Outcome(NamedTuple, Generic[F]):
+class Outcome(NamedTuple):
     """The result of running an experiment."""
 
-    found: F | None
-    """What the results are made of; None where there is nothing to report."""
+    results: "Sequence[Results]"
+    """Tables, figures and pages of what was found; none where there is nothing to report."""
     failures: list[str]
     """A line for each part that failed. The others count."""
 
 
-class Experiment(Protocol[C, F]):
+class Experiment(Protocol[C]):
     """An experiment of the paper: its presets, its computation and its results."""
 
     @property
@@ -54,21 +62,19 @@ class Experiment(Protocol[C, F]):
         """Its configs by name: laptop, gpu and paper, and others that it may have."""
         ...
 
-    def run(self, config: C, /) -> Outcome[F]:
-        """Compute what is not computed yet. Raises `InvalidInputError` for a config that it does not accept."""
+    def run(self, config: C, /) -> Outcome:
+        """Compute what is not computed yet, and draw its results.
+
+        Raises `InvalidInputError` for a config that it does not accept.
+        """
         ...
 
-    def results(self, config: C, found: F, /) -> "Sequence[Results]":
-        """Tables, figures and pages of what was found. It only draws."""
-        ...
 
-
-def execute(experiment: Experiment[C, F], config: C) -> list[str]:
+def execute(experiment: Experiment[C], config: C) -> list[str]:
     """Run an experiment and write its results. Returns a line for each part that failed."""
     outcome = experiment.run(config)
-    if outcome.found is not None:
-        from bae_ray.report.results_writer import write_results
+    from bae_ray.report.results_writer import write_results
 
-        for results in experiment.results(config, outcome.found):
-            write_results(results, config.out, config.resolved())
+    for results in outcome.results:
+        write_results(results, config.out, config.resolved())
     return outcome.failures

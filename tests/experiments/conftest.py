@@ -11,7 +11,7 @@ from bae_ray.experiments.protocol import Experiment
 def run(ray_cluster: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run an experiment with these options of its laptop preset, in this process; what it printed."""
 
-    def call(experiment: Experiment[Any, Any], *options: object) -> str:
+    def call(experiment: Experiment[Any], *options: object) -> str:
         capsys.readouterr()
         code = run_job(experiment, [*map(str, options)])
         printed = capsys.readouterr()

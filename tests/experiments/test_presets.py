@@ -14,7 +14,7 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.experiments.protocol import Experiment, ExperimentConfig
 
 ROOMS = [room.name for room in pkgutil.iter_modules(bae_ray.experiments.__path__) if room.ispkg]
-EXPERIMENTS: list[Experiment[Any, Any]] = [
+EXPERIMENTS: list[Experiment[Any]] = [
     importlib.import_module(f"bae_ray.experiments.{room}.experiment").EXPERIMENT for room in ROOMS
 ]
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -26,7 +26,7 @@ def test_every_job_is_an_experiment_and_every_experiment_has_a_job():
 
 
 @every_experiment
-def test_the_job_starts_its_experiment(experiment: Experiment[Any, Any], monkeypatch: pytest.MonkeyPatch):
+def test_the_job_starts_its_experiment(experiment: Experiment[Any], monkeypatch: pytest.MonkeyPatch):
     started: list[object] = []
     monkeypatch.setattr(job, "start", started.append)
     runpy.run_path(str(JOBS / f"{experiment.job}.py"), run_name="__main__")
@@ -34,18 +34,18 @@ def test_the_job_starts_its_experiment(experiment: Experiment[Any, Any], monkeyp
 
 
 @every_experiment
-def test_presets_are_called_the_same_everywhere(experiment: Experiment[Any, Any]):
+def test_presets_are_called_the_same_everywhere(experiment: Experiment[Any]):
     assert {"laptop", "gpu", "paper"} <= set(experiment.presets)
     folders = [config.out for config in experiment.presets.values()]
     assert len(set(folders)) == len(folders), "two presets that share a folder would refuse each other's files"
 
 
-def parsed(experiment: Experiment[Any, Any], *arguments: str) -> ExperimentConfig:
+def parsed(experiment: Experiment[Any], *arguments: str) -> ExperimentConfig:
     return job.parse_preset(experiment.presets, experiment.job, [*arguments])
 
 
 @every_experiment
-def test_laptop_is_the_default(experiment: Experiment[Any, Any]):
+def test_laptop_is_the_default(experiment: Experiment[Any]):
     assert parsed(experiment) == experiment.presets["laptop"]
     changed = parsed(experiment, "--out", "elsewhere")
     assert changed == experiment.presets["laptop"].model_copy(update={"out": Path("elsewhere")})
@@ -67,7 +67,7 @@ def test_another_name_is_refused_with_those_that_there_are():
 
 
 @every_experiment
-def test_the_config_of_a_run_can_be_replayed(experiment: Experiment[Any, Any], tmp_path: Path):
+def test_the_config_of_a_run_can_be_replayed(experiment: Experiment[Any], tmp_path: Path):
     for config in experiment.presets.values():
         there = config.model_copy(update={"out": tmp_path})
         there.record()

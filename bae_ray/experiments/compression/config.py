@@ -6,7 +6,7 @@ from pydantic import Field
 
 from bae_ray.activations.config import CorpusConfig, ExtractConfig
 from bae_ray.autoencoders.config import BAEConfig
-from bae_ray.experiments.extractions import news, pile
+from bae_ray.experiments.extractions import BOOKS, EIGHTH, news, pile
 from bae_ray.experiments.protocol import ExperimentConfig
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.sweep_config import SweepConfig
@@ -33,6 +33,21 @@ class CompressionConfig(ExperimentConfig):
     """Held-out texts over which the language model's loss is measured."""
 
 
+# Appendix A.5: Llama 3.2-1B, trained on the Pile, 117,864 vectors of BookCorpus.
+_PAPER = CompressionConfig(
+    out=Path("runs/compression_paper"),
+    extract=pile((5, 9, 11, 14)),
+    held_out=CorpusConfig(corpus=BOOKS, max_texts=None),
+    held_out_vectors=117_864,
+    sweep=SweepConfig(
+        training=TrainingConfig(epochs=200),
+        axes=("training.entropy_weight=1e-7,1e-9 training.covariance_weight=1e-7,1e-9",),
+        gpus_per_trial=1,
+    ),
+    quantizer_vectors=65_536,
+    spliced_texts=1024,
+)
+
 PRESETS = {
     # 25 minutes on 2 busy cores. Fewer epochs than the paper's 2,000, so the weights are larger.
     "laptop": CompressionConfig(
@@ -50,30 +65,17 @@ PRESETS = {
     ),
     # One H100, at most an hour: an estimate, not measured. An eighth of the paper's vectors, and 33,000 steps in place
     # of 2.6 million, so the loss weights are larger.
-    "gpu": CompressionConfig(
-        out=Path("runs/compression_gpu"),
-        extract=pile((5, 9, 11, 14), vectors=1_048_576, workers=1),
-        held_out=CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=None),
+    "gpu": _PAPER.changed(
+        out="runs/compression_gpu",
+        extract=EIGHTH,
         held_out_vectors=32_768,
-        sweep=SweepConfig(
-            training=TrainingConfig(epochs=20, lr_decay=0.5, precision="tf32"),
-            axes=("training.entropy_weight=1e-5,1e-4 training.covariance_weight=1e-7,1e-6",),
-            gpus_per_trial=0.25,
-        ),
+        sweep={
+            "training": TrainingConfig(epochs=20, lr_decay=0.5, precision="tf32"),
+            "axes": ("training.entropy_weight=1e-5,1e-4 training.covariance_weight=1e-7,1e-6",),
+            "gpus_per_trial": 0.25,
+        },
+        quantizer_vectors=16_384,
         spliced_texts=256,
     ),
-    # Appendix A.5: Llama 3.2-1B, trained on the Pile, 117,864 vectors of BookCorpus.
-    "paper": CompressionConfig(
-        out=Path("runs/compression_paper"),
-        extract=pile((5, 9, 11, 14)),
-        held_out=CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=None),
-        held_out_vectors=117_864,
-        sweep=SweepConfig(
-            training=TrainingConfig(epochs=200),
-            axes=("training.entropy_weight=1e-7,1e-9 training.covariance_weight=1e-7,1e-9",),
-            gpus_per_trial=1,
-        ),
-        quantizer_vectors=65_536,
-        spliced_texts=1024,
-    ),
+    "paper": _PAPER,
 }

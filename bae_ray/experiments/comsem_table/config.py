@@ -6,8 +6,8 @@ from typing import Literal
 from bae_ray.activations.config import CorpusConfig
 from bae_ray.autoencoders.config import TopKConfig, TranscoderConfig
 from bae_ray.comsem.config import ScoringConfig
-from bae_ray.experiments.extractions import LLAMA, news, pile
-from bae_ray.experiments.judged import PAPER_JUDGE, JudgedConfig
+from bae_ray.experiments.extractions import BOOKS, EIGHTH, LLAMA, news, pile
+from bae_ray.experiments.judged import PAPER_JUDGE, SAMPLE, JudgedConfig
 from bae_ray.serving.judge.session import JobJudgeConfig
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.sweep_config import SweepConfig
@@ -31,8 +31,8 @@ def _paper(out: str, layers: tuple[int, ...], model: str = LLAMA) -> ComSemTable
     others = "relu,topk,gated,bae"
     return ComSemTableConfig(
         out=Path(out),
-        extract=pile(tuple(sorted({*layers, *before})), model, ("residual", "mlp_in")),
-        evaluation=CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=8192),
+        extract=pile(tuple(sorted({*layers, *before})), model=model, sites=("residual", "mlp_in")),
+        evaluation=CorpusConfig(corpus=BOOKS, max_texts=8192),
         sweep=SweepConfig(
             autoencoder=TranscoderConfig(target_site="residual", target_layer_offset=1),
             training=TrainingConfig(epochs=200),
@@ -49,8 +49,6 @@ def _paper(out: str, layers: tuple[int, ...], model: str = LLAMA) -> ComSemTable
         judge=PAPER_JUDGE,
     )
 
-
-_ONE_LAYER = _paper("runs/comsem_table_gpu", (9,))
 
 PRESETS = {
     # 10 minutes on 2 cores. Half the paper's latents per dimension, one layer (the deepest of every fifth before
@@ -74,24 +72,15 @@ PRESETS = {
     ),
     # One H100, at most an hour: an estimate, not measured. One of the paper's layers, an eighth of its vectors, 16,000
     # steps in place of 2.5 million, so the loss weights are larger, and a sample of the features.
-    "gpu": _ONE_LAYER.model_copy(
-        update={
-            "extract": pile((8, 9), sites=("residual", "mlp_in"), vectors=1_048_576, workers=1),
-            "evaluation": CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=2048),
-            "sweep": _ONE_LAYER.sweep.model_copy(
-                update={
-                    "training": TrainingConfig(
-                        epochs=10,
-                        lr_decay=0.5,
-                        entropy_weight=1e-4,
-                        covariance_weight=1e-6,
-                        l1_weight=1e-6,
-                        precision="tf32",
-                    )
-                }
-            ),
-            "scoring": ScoringConfig(max_features=100, random_features=100, shuffled=50),
-        }
+    "gpu": _paper("runs/comsem_table_gpu", (9,)).changed(
+        extract=EIGHTH,
+        evaluation={"max_texts": 2048},
+        sweep={
+            "training": TrainingConfig(
+                epochs=10, lr_decay=0.5, entropy_weight=1e-4, covariance_weight=1e-6, l1_weight=1e-6, precision="tf32"
+            )
+        },
+        scoring=SAMPLE,
     ),
     # The paper's sizes (Appendix A.4); its judges are --judge.judge-url https://api.openai.com/v1 --judge.judge-model
     # gpt-4.1-mini, and gpt-4.1.

@@ -1,8 +1,7 @@
 """Features of binary and sparse autoencoders named and scored by a judge (the paper's Table 1, Table 4, Fig. 24-28)."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from bae_ray.comsem.config import ComSemConfig, JudgeConfig
 from bae_ray.config import content_hash
@@ -15,20 +14,10 @@ from bae_ray.serving.judge.session import judge_of
 
 if TYPE_CHECKING:
     from bae_ray.activations.store import ActivationStore
-    from bae_ray.experiments.comsem_table.comparison import Comparison
     from bae_ray.experiments.comsem_table.methods import TableMethod
-    from bae_ray.report.results_writer import Results
 
 FINISHED_FILE = "finished"
 """In the folder of ComSem: a hash of what the results are of, once none is missing."""
-
-
-class Compared(NamedTuple):
-    """What was found of the methods."""
-
-    comparison: "Comparison"
-    pages: list[Path]
-    """A browser of each method's features."""
 
 
 class ComSemTable:
@@ -37,11 +26,12 @@ class ComSemTable:
     job = "comsem_table"
     presets = PRESETS
 
-    def run(self, config: ComSemTableConfig) -> Outcome[Compared]:
-        """The methods compared."""
+    def run(self, config: ComSemTableConfig) -> Outcome:
+        """Make comsem.csv (Table 1), best.csv (Table 4), a picture of sorted scores per layer, and comsem.html."""
         from bae_ray.activations.extract import extract
         from bae_ray.experiments.comsem_table.comparison import compare
         from bae_ray.experiments.comsem_table.methods import random_method, table_methods
+        from bae_ray.experiments.comsem_table.report import comsem_results
         from bae_ray.report.card_file import publish_cards
         from bae_ray.report.feature_browser import report_features
         from bae_ray.training.results import results
@@ -55,7 +45,7 @@ class ComSemTable:
         config.record()
         outcome = sweep(config.sweep, train, out / "sweep")
         if not outcome.finished:
-            return Outcome(None, outcome.failures)
+            return Outcome([], outcome.failures)
         methods = table_methods(out / "sweep", outcome.finished, config.rescaled, out / "autoencoders")
         folders = {method.name: Path(method.source) for method in methods}
         methods += [random_method()] if config.scoring.random_features else []
@@ -65,13 +55,7 @@ class ComSemTable:
         comparison = compare(methods, results(out / "sweep", only=outcome.finished), out / COMSEM)
         pages = report_features(out / COMSEM)
         publish_cards(out / COMSEM, folders)
-        return Outcome(Compared(comparison, pages), failures)
-
-    def results(self, config: ComSemTableConfig, found: Compared) -> "Sequence[Results]":  # noqa: ARG002
-        """comsem.csv (Table 1), best.csv (Table 4), a picture of the sorted scores per layer, and comsem.html."""
-        from bae_ray.experiments.comsem_table.report import comsem_results
-
-        return [comsem_results(found.comparison, found.pages)]
+        return Outcome([comsem_results(comparison, pages)], failures)
 
 
 def score(config: ComSemTableConfig, methods: "list[TableMethod]", evaluation: "ActivationStore") -> int:

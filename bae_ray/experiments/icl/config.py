@@ -6,7 +6,7 @@ from typing import Literal
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.inputs import ICLInput
 from bae_ray.autoencoders.config import BAEConfig
-from bae_ray.experiments.extractions import LLAMA
+from bae_ray.experiments.extractions import LARGE_BATCHES, on_gpus
 from bae_ray.experiments.protocol import ExperimentConfig
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.sweep_config import SweepConfig
@@ -27,32 +27,19 @@ class ICLConfig(ExperimentConfig):
     """The autoencoders."""
 
 
-def _paper(out: str, prompts: int, workers: int, training: TrainingConfig) -> ICLConfig:
-    """Section 4.3, Appendix A.3."""
-    return ICLConfig(
-        out=Path(out),
-        extract=ExtractConfig(
-            model=LLAMA,
-            corpus="sst2",
-            input=ICLInput(),
-            layers=(0, 2, 4, 6, 8, 10, 12, 14, 16),
-            positions=("last",),
-            max_texts=prompts,
-            dtype="bfloat16",
-            batch_size=256,
-            batch_tokens=65_536,
-            shard_size=4096,
-            workers=workers,
-            gpus_per_worker=1,
-        ),
-        sweep=SweepConfig(
-            layers=(2, 4, 6, 8, 10, 12, 14, 16),
-            autoencoder=BAEConfig(expansion=4),
-            training=training,
-            gpus_per_trial=0.25,
-        ),
-    )
-
+# Section 4.3, Appendix A.3.
+_PAPER = ICLConfig(
+    out=Path("runs/icl_paper"),
+    extract=on_gpus(
+        corpus="sst2",
+        input=ICLInput(),
+        layers=(0, 2, 4, 6, 8, 10, 12, 14, 16),
+        positions=("last",),
+        max_texts=262_144,
+        **LARGE_BATCHES,
+    ),
+    sweep=SweepConfig(layers=(2, 4, 6, 8, 10, 12, 14, 16), autoencoder=BAEConfig(expansion=4), gpus_per_trial=0.25),
+)
 
 PRESETS = {
     # Some 40 minutes on 2 cores. 100 epochs of few steps in place of the paper's 2,000 of 410, so the loss weights are
@@ -77,11 +64,10 @@ PRESETS = {
     ),
     # One H100, at most an hour: an estimate, not measured. A sixteenth of the paper's prompts, and 3,750 steps in place
     # of 820,000, so the loss weights are larger.
-    "gpu": _paper(
-        "runs/icl_gpu",
-        16_384,
-        1,
-        TrainingConfig(epochs=150, entropy_weight=1e-4, covariance_weight=1e-6, precision="tf32"),
+    "gpu": _PAPER.changed(
+        out="runs/icl_gpu",
+        extract={"max_texts": 16_384, "workers": 1},
+        sweep={"training": TrainingConfig(epochs=150, entropy_weight=1e-4, covariance_weight=1e-6, precision="tf32")},
     ),
-    "paper": _paper("runs/icl_paper", 262_144, 8, TrainingConfig()),
+    "paper": _PAPER,
 }

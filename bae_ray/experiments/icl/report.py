@@ -1,7 +1,5 @@
 """Entropy of in-context-learning prompts by layer and number of demonstrations (the paper's Fig. 4)."""
 
-from collections.abc import Mapping
-
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
@@ -9,7 +7,6 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from bae_ray.analysis.claims import claim, trend
-from bae_ray.experiments.per_input import Settings, Swept, entropies
 from bae_ray.report.results_writer import Results
 from bae_ray.report.terminal import text_table
 
@@ -57,9 +54,8 @@ def compare(table: pd.DataFrame) -> list[str]:
     return lines
 
 
-def entropy_results(sweeps: Mapping[str, Swept], settings: Settings) -> Results:
-    """The results of the finished sweeps."""
-    table = entropies(sweeps, settings)
+def entropy_results(table: pd.DataFrame) -> Results:
+    """The results of the finished runs, which are rows of `results` with their `demonstrations` and `k`."""
     return Results(
         page="entropy.html",
         title="In-context learning: entropy by layer and number of demonstrations",

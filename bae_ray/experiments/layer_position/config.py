@@ -6,7 +6,7 @@ from pydantic import Field
 
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.autoencoders.config import BAEConfig
-from bae_ray.experiments.extractions import LLAMA
+from bae_ray.experiments.extractions import PILE, on_gpus
 from bae_ray.experiments.protocol import ExperimentConfig
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.sweep_config import SweepConfig
@@ -24,26 +24,14 @@ class LayerPositionConfig(ExperimentConfig):
     most cells' curves have."""
 
 
-def _paper(
-    out: str, layers: tuple[int, ...] | None, texts: int, workers: int, training: TrainingConfig
-) -> LayerPositionConfig:
-    """Section 4.2, Appendix A.2. Position 0 is left out: with a start token it is always the same."""
-    return LayerPositionConfig(
-        out=Path(out),
-        extract=ExtractConfig(
-            model=LLAMA,
-            corpus="monology/pile-uncopyrighted",
-            layers=layers,
-            positions=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1023),
-            max_texts=texts,
-            dtype="bfloat16",
-            shard_size=4096,
-            workers=workers,
-            gpus_per_worker=1,
-        ),
-        sweep=SweepConfig(autoencoder=BAEConfig(expansion=4), training=training, gpus_per_trial=0.25),
-    )
-
+# Section 4.2, Appendix A.2. Position 0 is left out: with a start token it is always the same.
+_PAPER = LayerPositionConfig(
+    out=Path("runs/layer_position_entropy"),
+    extract=on_gpus(
+        corpus=PILE, positions=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1023), max_texts=262_144, shard_size=4096
+    ),
+    sweep=SweepConfig(autoencoder=BAEConfig(expansion=4), gpus_per_trial=0.25),
+)
 
 PRESETS = {
     # Minutes on 2 cores. The loss weights are larger than the paper's because its 2,000 epochs of 410 steps become 60
@@ -69,12 +57,10 @@ PRESETS = {
     ),
     # One H100, at most an hour: an estimate, not measured. An eighth of the paper's texts, every second layer, and
     # 5,100 steps in place of 820,000, so the loss weights are larger.
-    "gpu": _paper(
-        "runs/layer_position_entropy_gpu",
-        tuple(range(0, 17, 2)),
-        32_768,
-        1,
-        TrainingConfig(epochs=100, entropy_weight=1e-4, covariance_weight=1e-6, precision="tf32"),
+    "gpu": _PAPER.changed(
+        out="runs/layer_position_entropy_gpu",
+        extract={"layers": range(0, 17, 2), "max_texts": 32_768, "workers": 1},
+        sweep={"training": TrainingConfig(epochs=100, entropy_weight=1e-4, covariance_weight=1e-6, precision="tf32")},
     ),
-    "paper": _paper("runs/layer_position_entropy", None, 262_144, 8, TrainingConfig()),
+    "paper": _PAPER,
 }

@@ -8,8 +8,8 @@ from pydantic import Field
 from bae_ray.activations.config import CorpusConfig
 from bae_ray.autoencoders.config import BAEConfig, ReLUConfig
 from bae_ray.comsem.config import ScoringConfig
-from bae_ray.experiments.extractions import news, pile
-from bae_ray.experiments.judged import PAPER_JUDGE, JudgedConfig
+from bae_ray.experiments.extractions import BOOKS, EIGHTH, news, pile
+from bae_ray.experiments.judged import PAPER_JUDGE, SAMPLE, JudgedConfig
 from bae_ray.serving.config import JudgeServiceConfig
 from bae_ray.serving.judge.session import JobJudgeConfig
 from bae_ray.training.config import TrainingConfig
@@ -37,6 +37,17 @@ class MoreBitConfig(JudgedConfig, ExecutionConfig):
     """Its columns, at most."""
 
 
+# Section 6, Appendices A.4 and G: Llama 3.2-1B, trained on the Pile, 8,192 sentences of BookCorpus.
+_PAPER = MoreBitConfig(
+    out=Path("runs/more_bit_paper"),
+    extract=pile((5, 9, 11, 14)),
+    evaluation=CorpusConfig(corpus=BOOKS, max_texts=8192),
+    layer=11,
+    training=TrainingConfig(epochs=200),
+    gpus_per_trial=1,
+    judge=PAPER_JUDGE,
+)
+
 PRESETS = {
     # 11 minutes on 2 cores. Half the paper's features per dimension, and 1,500 steps where the paper has 2.5 million,
     # so learning rate and entropy weight are larger. The covariance weight is the paper's: the penalty grows with the
@@ -58,24 +69,13 @@ PRESETS = {
     ),
     # One H100, at most an hour: an estimate, not measured. An eighth of the paper's vectors and 16,000 steps in place
     # of 2.5 million, so the loss weights are larger.
-    "gpu": MoreBitConfig(
-        out=Path("runs/more_bit_gpu"),
-        extract=pile((5, 9, 11, 14), vectors=1_048_576, workers=1),
-        evaluation=CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=2048),
-        layer=11,
-        training=TrainingConfig(epochs=10, lr_decay=0.5, entropy_weight=1e-5, l1_weight=1e-6, precision="tf32"),
+    "gpu": _PAPER.changed(
+        out="runs/more_bit_gpu",
+        extract=EIGHTH,
+        evaluation={"max_texts": 2048},
+        training={"epochs": 10, "lr_decay": 0.5, "entropy_weight": 1e-5, "l1_weight": 1e-6, "precision": "tf32"},
         gpus_per_trial=0.5,
-        scoring=ScoringConfig(max_features=100, random_features=100, shuffled=50),
-        judge=PAPER_JUDGE,
+        scoring=SAMPLE,
     ),
-    # Section 6, Appendices A.4 and G: Llama 3.2-1B, trained on the Pile, 8,192 sentences of BookCorpus.
-    "paper": MoreBitConfig(
-        out=Path("runs/more_bit_paper"),
-        extract=pile((5, 9, 11, 14)),
-        evaluation=CorpusConfig(corpus="bookcorpus/bookcorpus", max_texts=8192),
-        layer=11,
-        training=TrainingConfig(epochs=200),
-        gpus_per_trial=1,
-        judge=PAPER_JUDGE,
-    ),
+    "paper": _PAPER,
 }

@@ -1,6 +1,5 @@
 """More-bit decoding (the paper's Table 2), firing rates (Fig. 5, 39-41) and magnitude maps (Fig. 35-38)."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bae_ray.errors import InvalidInputError
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
 
     from bae_ray.activations.store import ActivationStore
     from bae_ray.comsem.feature_records import FeatureRecords
-    from bae_ray.experiments.more_bit.measurements import Measurements
-    from bae_ray.report.results_writer import Results
 
 SWEEP = "sweep"
 """Folder of the autoencoders."""
@@ -32,10 +29,11 @@ class MoreBit:
     job = "more_bit"
     presets = PRESETS
 
-    def run(self, config: MoreBitConfig) -> "Outcome[Measurements]":
-        """What was measured of the autoencoders."""
+    def run(self, config: MoreBitConfig) -> Outcome:
+        """Make more_bit.csv, .png and .html, firing_rates.png, and magnitudes_layer{l}.png of each layer."""
         from bae_ray.activations.extract import extract
         from bae_ray.experiments.more_bit.measurements import measure
+        from bae_ray.experiments.more_bit.report import more_bit_results
         from bae_ray.training.results import results
         from bae_ray.training.sweep import train_runs
 
@@ -45,19 +43,13 @@ class MoreBit:
         config.record()
         outcome = train_runs(grid(config, train), train, config.out / SWEEP, config)
         if not outcome.finished:
-            return Outcome(None, outcome.failures)
+            return Outcome([], outcome.failures)
         trained = results(config.out / SWEEP, only=outcome.finished)
         of_table = trained.loc[trained["layer"] == config.layer, "run"].tolist()
         found = find_features(config, trained["run"].tolist(), of_table)
         scores, unanswered = score(config, of_table) if config.judged and of_table else (None, [])
         measured = measure(config, config.out / SWEEP, trained, evaluation, found, scores)
-        return Outcome(measured, [*outcome.failures, *unanswered])
-
-    def results(self, config: MoreBitConfig, found: "Measurements") -> "Sequence[Results]":
-        """more_bit.csv, .png and .html, firing_rates.png, and magnitudes_layer{l}.png of each layer."""
-        from bae_ray.experiments.more_bit.report import more_bit_results
-
-        return [more_bit_results(config, found)]
+        return Outcome([more_bit_results(config, measured)], [*outcome.failures, *unanswered])
 
 
 def grid(config: MoreBitConfig, store: "ActivationStore") -> list[RunConfig]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.inputs import RandomTokensInput
 from bae_ray.autoencoders.config import BAEConfig
-from bae_ray.experiments.extractions import LLAMA
+from bae_ray.experiments.extractions import LARGE_BATCHES, on_gpus
 from bae_ray.experiments.protocol import ExperimentConfig
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.sweep_config import SweepConfig
@@ -22,27 +22,13 @@ class RandomTokensConfig(ExperimentConfig):
     """The autoencoders."""
 
 
-def _paper(out: str, sequences: int, workers: int, training: TrainingConfig) -> RandomTokensConfig:
-    """Appendix B: layer 12 of Llama 3.2-1B, inner dimensions 2048 to 32768."""
-    return RandomTokensConfig(
-        out=Path(out),
-        bits=(32, 64, 128, 256, 512, 1024),
-        extract=ExtractConfig(
-            model=LLAMA,
-            input=RandomTokensInput(),
-            layers=(12,),
-            positions=("last",),
-            max_texts=sequences,
-            dtype="bfloat16",
-            batch_size=256,
-            batch_tokens=65_536,
-            shard_size=4096,
-            workers=workers,
-            gpus_per_worker=1,
-        ),
-        sweep=SweepConfig(training=training, axes=("autoencoder.expansion=1,2,4,8,16",), packed=4, gpus_per_trial=0.5),
-    )
-
+# Appendix B: layer 12 of Llama 3.2-1B, inner dimensions 2048 to 32768.
+_PAPER = RandomTokensConfig(
+    out=Path("runs/lm_random_tokens_paper"),
+    bits=(32, 64, 128, 256, 512, 1024),
+    extract=on_gpus(input=RandomTokensInput(), layers=(12,), positions=("last",), max_texts=65_536, **LARGE_BATCHES),
+    sweep=SweepConfig(axes=("autoencoder.expansion=1,2,4,8,16",), packed=4, gpus_per_trial=0.5),
+)
 
 PRESETS = {
     # 11 minutes on 2 cores. 150 epochs of 6 steps in place of the paper's 2,000 of 410, so the loss weights are larger.
@@ -62,11 +48,14 @@ PRESETS = {
     ),
     # One H100, at most an hour: an estimate, not measured. A quarter of the paper's sequences, and 5,000 steps in place
     # of 204,000, so the loss weights are larger.
-    "gpu": _paper(
-        "runs/lm_random_tokens_gpu",
-        16_384,
-        1,
-        TrainingConfig(epochs=200, lr_decay=0.5, entropy_weight=1e-4, covariance_weight=1e-6, precision="tf32"),
+    "gpu": _PAPER.changed(
+        out="runs/lm_random_tokens_gpu",
+        extract={"max_texts": 16_384, "workers": 1},
+        sweep={
+            "training": TrainingConfig(
+                epochs=200, lr_decay=0.5, entropy_weight=1e-4, covariance_weight=1e-6, precision="tf32"
+            )
+        },
     ),
-    "paper": _paper("runs/lm_random_tokens_paper", 65_536, 8, TrainingConfig()),
+    "paper": _PAPER,
 }

@@ -1,13 +1,10 @@
 """Entropy of the hidden states of random sequences against their bits r (the paper's Fig. 11)."""
 
-from collections.abc import Mapping
-
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from bae_ray.analysis.claims import claim, trend
-from bae_ray.experiments.per_input import Settings, Swept, entropies
 from bae_ray.report.results_writer import Results
 from bae_ray.report.terminal import text_table
 
@@ -64,9 +61,9 @@ def compare(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def random_tokens_results(sweeps: Mapping[str, Swept], settings: Settings) -> Results:
-    """The results of the finished sweeps."""
-    table = entropies(sweeps, settings).sort_values(["bits", "d_latent", "seed"], ignore_index=True)
+def random_tokens_results(runs: pd.DataFrame) -> Results:
+    """The results of the finished runs, which are rows of `results` with their `bits`."""
+    table = runs.sort_values(["bits", "d_latent", "seed"], ignore_index=True)
     return Results(
         page="random_tokens.html",
         title="Entropy of the hidden states of random sequences",

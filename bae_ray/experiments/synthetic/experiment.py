@@ -1,6 +1,5 @@
 """Entropy of synthetic sets whose entropy is known (the paper's section 4.1: Fig. 2, 12 and 29-34)."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bae_ray.experiments.protocol import Outcome
@@ -10,7 +9,6 @@ from bae_ray.training.sweep_config import SweepConfig
 
 if TYPE_CHECKING:
     from bae_ray.activations.store import ActivationStore
-    from bae_ray.report.results_writer import Results
 
 
 class SyntheticEntropy:
@@ -19,21 +17,17 @@ class SyntheticEntropy:
     job = "synthetic_entropy"
     presets = PRESETS
 
-    def run(self, config: SyntheticEntropyConfig) -> Outcome[list[str]]:
-        """Ids of the finished runs."""
+    def run(self, config: SyntheticEntropyConfig) -> Outcome:
+        """Make synthetic.csv, synthetic.png, dynamics.png and report.html."""
+        from bae_ray.experiments.synthetic.report import synthetic_results
         from bae_ray.experiments.synthetic.subset_sums import make_synthetic_store
         from bae_ray.training.sweep import train_runs
 
         store = make_synthetic_store(config.data, config.out / "store")
         config.record()
         outcome = train_runs(grid(config, store), store, config.out / "sweep", config)
-        return Outcome(outcome.finished or None, outcome.failures)
-
-    def results(self, config: SyntheticEntropyConfig, found: list[str]) -> "Sequence[Results]":
-        """synthetic.csv, synthetic.png, dynamics.png and report.html."""
-        from bae_ray.experiments.synthetic.report import synthetic_results
-
-        return [synthetic_results(config.out / "sweep", found)]
+        found = [synthetic_results(config.out / "sweep", outcome.finished)] if outcome.finished else []
+        return Outcome(found, outcome.failures)
 
 
 def grid(config: SyntheticEntropyConfig, store: "ActivationStore") -> list[RunConfig]:
