@@ -9,27 +9,25 @@ from bae_ray.comsem.summary import Outcome
 from bae_ray.comsem.tasks import Plan
 from bae_ray.comsem.usage import Usage
 from bae_ray.report.numbers import interval, known
-from bae_ray.report.terminal import print_tables, text_table
+from bae_ray.report.terminal import print_tables, table_of
 
 
 def print_summary(outcome: Outcome) -> None:
     """Print Table 1's columns with their intervals and controls, and how far the judge can be trusted."""
-    rows = [
-        {
-            "method": row["method"],
-            "layer": row["layer"],
-            "L_r": known(row["mse"], ".2e"),
-            "||Cov||": known(row["spectral_norm"], ".3f"),
-            "Act.": row["activated"],
-            "FI#": row["interpretable"],
-            "Score": interval(row, "score"),
-            "chance": interval(row, "chance"),
-            "Score - chance": interval(row, "above_chance"),
-            "random": interval(row, "random"),
-        }
-        for row in outcome.summary.to_dict("records")
-    ]
-    print_tables(text_table("ComSem: scores with 95 % intervals over features", rows, left=["method"]))
+    columns = {
+        "method": "{method}",
+        "layer": "{layer}",
+        "L_r": "{mse:.2e}",
+        "||Cov||": "{spectral_norm:.3f}",
+        "Act.": "{activated}",
+        "FI#": "{interpretable}",
+        "Score": interval("score"),
+        "chance": interval("chance"),
+        "Score - chance": interval("above_chance"),
+        "random": interval("random"),
+    }
+    title = "ComSem: scores with 95 % intervals over features"
+    print_tables(table_of(title, outcome.summary, columns, left=["method"]))
     for row in outcome.summary.to_dict("records"):
         print(
             f"{row['method']}: {row['scored']} of {row['activated']} active features scored; of {row['judged']} "

@@ -3,17 +3,16 @@
 import json
 import math
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import pandas as pd
 
 from bae_ray.comsem.feature_details import Strongest
 from bae_ray.comsem.feature_records import FeatureRecords, read_feature_records
 from bae_ray.comsem.summary import FEATURES_FILE, SUMMARY_FILE
 from bae_ray.files import write_text
+from bae_ray.report.html import render, source
 
 PAGE = "features.html"
 JSON_FOLDER = "features"
@@ -112,16 +111,8 @@ def _filled(values: list[float]) -> list[float]:
 
 def page(title: str, summary: dict[str, Any], judge: dict[str, Any], cards: list[dict[str, Any]]) -> str:
     """The browser of some features' cards, in one file."""
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        _source("features.html.j2")
-    )
-    return template.render(
-        title=title,
-        summary=summary,
-        judge=judge,
-        data={"features": cards},
-        script=_source("features.js"),
-    )
+    data, script = {"features": cards}, source("features.js")
+    return render("features.html.j2", title=title, summary=summary, judge=judge, data=data, script=script)
 
 
 def card(row: dict[Any, Any], found: FeatureRecords) -> dict[str, Any]:
@@ -155,7 +146,3 @@ def _shown(one: Strongest) -> dict[str, Any]:
 
 def _known(value: float) -> float | None:
     return None if value is None or math.isnan(value) else float(f"{value:.5g}")
-
-
-def _source(name: str) -> str:
-    return files("bae_ray.report").joinpath(name).read_text(encoding="utf-8")

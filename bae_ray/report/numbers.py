@@ -1,7 +1,7 @@
 """How numbers are written in tables, pictures and pages."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,10 +39,14 @@ def known(value: object, form: str) -> str:
     return "-" if not isinstance(value, int | float) or math.isnan(value) else format(value, form)
 
 
-def interval(row: Mapping[Any, Any], name: str) -> str:
-    """A mean with its interval: columns NAME, NAME_low and NAME_high of a row."""
-    mean, low, high = (known(row[name + end], ".3f") for end in ("", "_low", "_high"))
-    return mean if low == "-" else f"{mean} [{low}, {high}]"
+def interval(name: str) -> Callable[[Mapping[Any, Any]], str]:
+    """What writes a row's mean with its interval: columns NAME, NAME_low and NAME_high."""
+
+    def written(row: Mapping[Any, Any]) -> str:
+        mean, low, high = (known(row[name + end], ".3f") for end in ("", "_low", "_high"))
+        return mean if low == "-" else f"{mean} [{low}, {high}]"
+
+    return written
 
 
 def robust_limits(values: "np.ndarray[Any, Any]") -> Limits:

@@ -7,10 +7,12 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from plotly.offline import get_plotlyjs
 from rich.table import Table
 
-from bae_ray.report.figures import save_png
-from bae_ray.report.html import write_report
+from bae_ray.files import write_text
+from bae_ray.report.figures import save_png, to_svg
+from bae_ray.report.html import render, source
 from bae_ray.report.terminal import print_tables
 from bae_ray.training.results import write_csv
 
@@ -54,17 +56,7 @@ def write_results(results: Results, out: Path, config_json: str) -> list[Path]:
         write_csv(table, out / name)
     for name, figure in results.figures.items():
         save_png(figure, out / name)
-    write_report(
-        out / results.page,
-        results.title,
-        list(results.figures.values()),
-        [*results.notes, *results.claims],
-        next(iter(results.tables.values())) if results.page_table is None else results.page_table,
-        config_json,
-        sweep=results.sweep,
-        links=[str(page.relative_to(out)) for page in results.links],
-        warning=results.warning,
-    )
+    write_text(out / results.page, page(results, out, config_json))
     print_tables(*results.printed)
     for line in (*results.claims, *results.remarks):
         print(line)
@@ -74,3 +66,25 @@ def write_results(results: Results, out: Path, config_json: str) -> list[Path]:
     for kind, path in written:
         print(f"{kind:8} {path}")
     return [path for _, path in written]
+
+
+def page(results: Results, out: Path, config_json: str) -> str:
+    """The page in `out`: figures, notes, table of every run, resolved config, with nothing loaded from elsewhere.
+
+    With the data of a sweep it has a heat map, and shows the runs of one cell at a time.
+    """
+    table = next(iter(results.tables.values())) if results.page_table is None else results.page_table
+    return render(
+        "report.html.j2",
+        title=results.title,
+        figures=[to_svg(figure) for figure in results.figures.values()],
+        notes=[*results.notes, *results.claims],
+        columns=list(table.columns),
+        rows=table.to_dict("records"),
+        config=config_json,
+        sweep=results.sweep,
+        links=[str(page.relative_to(out)) for page in results.links],
+        warning=results.warning,
+        plotly=get_plotlyjs() if results.sweep else "",
+        script=source("sweep.js") if results.sweep else "",
+    )

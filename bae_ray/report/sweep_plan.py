@@ -1,8 +1,8 @@
 """What a sweep would do, on the terminal."""
 
 from rich.console import Console
-from rich.table import Table
 
+from bae_ray.report.terminal import list_of
 from bae_ray.training.resource_estimate import DryRun
 
 
@@ -19,10 +19,7 @@ def print_plan(plan: DryRun) -> None:
         "wall time": f"about {hours / plan.workers:.2f} h on {plan.workers} workers",
         "disk": f"{plan.estimate.disk_bytes / 1e9:.2f} GB",
     }
-    table = Table(title="Nothing is trained: what the sweep would do", title_justify="left", show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, value)
     console = Console()
-    console.print(table)
+    console.print(list_of("Nothing is trained: what the sweep would do", rows))
     for reason in plan.illegal:
         console.print(f"illegal: {reason}", markup=False, highlight=False)

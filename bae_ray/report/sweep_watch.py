@@ -8,9 +8,9 @@ import pandas as pd
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 
 from bae_ray.errors import InvalidInputError
+from bae_ray.report.terminal import list_of
 from bae_ray.training.results import results
 from bae_ray.training.sweep_folder import Status, status
 
@@ -34,20 +34,18 @@ def watch(folder: Path, every: float, once: bool, best: str) -> None:
 
 
 def _shown(seen: Status, folder: Path, best: str | None) -> Group:
-    table = Table(title=str(folder), title_justify="left", show_header=False)
     left = seen.seconds_left()
-    table.add_row("done", f"{len(seen.finished)} of {seen.planned}")
-    table.add_row("running", str(len(seen.running)))
-    if seen.stopped:
-        table.add_row("stopped", f"{seen.stopped}, which did worse than others")
-    table.add_row("failed", f"{len(seen.failed)}" + (f", and {seen.illegal} illegal" if seen.illegal else ""))
-    table.add_row("time left", "-" if left is None else f"about {left / 60:.0f} min" if left > 90 else f"{left:.0f} s")
-    if best is not None:
-        table.add_row("best", best)
-    for run, far in list(seen.running.items())[:MAX_SHOWN]:
-        table.add_row(f"  {run}", far)
-    for run, why in list(seen.failed.items())[:MAX_SHOWN]:
-        table.add_row(f"  failed {run}", why.splitlines()[0])
+    rows = {
+        "done": f"{len(seen.finished)} of {seen.planned}",
+        "running": str(len(seen.running)),
+        "stopped": f"{seen.stopped}, which did worse than others" if seen.stopped else "",
+        "failed": f"{len(seen.failed)}" + (f", and {seen.illegal} illegal" if seen.illegal else ""),
+        "time left": "-" if left is None else f"about {left / 60:.0f} min" if left > 90 else f"{left:.0f} s",
+        "best": best or "",
+        **{f"  {run}": far for run, far in list(seen.running.items())[:MAX_SHOWN]},
+        **{f"  failed {run}": why.splitlines()[0] for run, why in list(seen.failed.items())[:MAX_SHOWN]},
+    }
+    table = list_of(str(folder), {name: value for name, value in rows.items() if value})
     return Group(table, ProgressBar(total=max(seen.planned, 1), completed=len(seen.finished), width=60))
 
 

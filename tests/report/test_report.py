@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from bae_ray.experiments.layer_position.matched import curves, matched_figure, matched_parts, matched_table
 from bae_ray.report.entropy_tables import cell_grid, entropy_tables
 from bae_ray.report.figures import entropy_figure, save_png
-from bae_ray.report.html import write_report
+from bae_ray.report.results_writer import Results, write_results
 from bae_ray.report.terminal import print_tables
 from bae_ray.training.results import ENTROPY_COLUMNS
 
@@ -75,7 +75,14 @@ def test_curves_of_unlike_runs_are_read_apart(capsys: pytest.CaptureFixture[str]
 
 def test_page_is_self_contained_and_escapes(table: pd.DataFrame, tmp_path: Path):
     config = '{"corpus": "</pre><script>alert(1)</script>"}'
-    write_report(tmp_path / "r.html", "Entropies", [entropy_figure(table)], ["a note <script>"], table, config)
+    results = Results(
+        page="r.html",
+        title="Entropies",
+        tables={"r.csv": table},
+        figures={"r.png": entropy_figure(table)},
+        notes=["a note <script>"],
+    )
+    write_results(results, tmp_path, config)
     page = (tmp_path / "r.html").read_text()
     assert "<script" not in page
     assert page.count("<tr>") == len(table) + 1

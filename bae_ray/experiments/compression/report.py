@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from bae_ray.report.results_writer import Results
-from bae_ray.report.terminal import text_table
+from bae_ray.report.terminal import table_of
 
 MARKERS = {
     "BAE entropy": "o",
@@ -96,25 +96,24 @@ def compression_results(rows: list[dict]) -> Results:
 
 
 def _printed(table: pd.DataFrame) -> Table:
-    rows = []
-    for row in table.to_dict("records"):
-        bae = row["method"] == "bae"
-        rows.append(
-            {
-                "layer": row["layer"],
-                "method": _family(row) if bae else row["method"],
-                "weight": f"{row['entropy_weight']:g}" if bae else "",
-                "prior": row["prior"] if bae else "",
-                "MB before": f"{row['bytes_before'] / 1e6:.2f}",
-                "MB codes + model": f"{row['bytes_codes'] / 1e6:.3f} + {row['bytes_model'] / 1e6:.2f}",
-                "bits/vector": f"{8 * row['bytes_codes'] / row['n']:.1f}",
-                "entropy": f"{row['entropy_bits']:.1f}" if bae else "",
-                "MSE": f"{row['mse']:.4g}",
-                "cos": f"{row['cosine']:.3f}",
-                "cos centred": f"{row['cosine_centred']:.3f}",
-                "FVU": f"{row['fvu']:.3f}",
-                "CE change": "" if math.isnan(row["ce_change"]) else f"{row['ce_change']:+.3f}",
-                "pays from n": "never" if math.isinf(row["payback_n"]) else f"{row['payback_n']:,.0f}",
-            }
-        )
-    return text_table("Compression of held-out vectors", rows)
+    columns = {
+        "layer": "{layer}",
+        "method": lambda row: _family(row) if row["method"] == "bae" else row["method"],
+        "weight": lambda row: _known(row["entropy_weight"], "g"),
+        "prior": lambda row: row["prior"] if row["method"] == "bae" else "",
+        "MB before": lambda row: f"{row['bytes_before'] / 1e6:.2f}",
+        "MB codes + model": lambda row: f"{row['bytes_codes'] / 1e6:.3f} + {row['bytes_model'] / 1e6:.2f}",
+        "bits/vector": lambda row: f"{8 * row['bytes_codes'] / row['n']:.1f}",
+        "entropy": lambda row: _known(row["entropy_bits"], ".1f"),
+        "MSE": "{mse:.4g}",
+        "cos": "{cosine:.3f}",
+        "cos centred": "{cosine_centred:.3f}",
+        "FVU": "{fvu:.3f}",
+        "CE change": lambda row: _known(row["ce_change"], "+.3f"),
+        "pays from n": lambda row: "never" if math.isinf(row["payback_n"]) else f"{row['payback_n']:,.0f}",
+    }
+    return table_of("Compression of held-out vectors", table, columns)
+
+
+def _known(value: float, form: str) -> str:
+    return "" if math.isnan(value) else format(value, form)

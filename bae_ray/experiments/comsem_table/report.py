@@ -11,9 +11,9 @@ from bae_ray.experiments.comsem_table.comparison import Comparison
 from bae_ray.experiments.comsem_table.comsem_claims import claims
 from bae_ray.experiments.comsem_table.comsem_scores import scores_figure
 from bae_ray.report.comsem_terminal import check_lines
-from bae_ray.report.numbers import interval, known
+from bae_ray.report.numbers import interval
 from bae_ray.report.results_writer import Results
-from bae_ray.report.terminal import text_table
+from bae_ray.report.terminal import table_of
 
 NOTES = [
     (
@@ -83,22 +83,19 @@ def best_line(rows: pd.DataFrame) -> str:
 
 
 def _printed(table: pd.DataFrame) -> Table:
-    rows = [
-        {
-            "layer": "-" if pd.isna(row["layer"]) else row["layer"],
-            "method": row["label"],
-            "Act.": row["activated"],
-            "FI#": _interpretable(row),
-            "Score": interval(row, "score"),
-            "Score - chance": interval(row, "above_chance"),
-            "unreadable + refused": f"{row['unreadable'] + row['refusals']} of {row['judged']}",
-            "L_r": known(row["mse_val"], ".2e"),
-            "||Cov||": known(row["spectral_norm"], ".3f"),
-            "FVU train / held-out": f"{known(row['fvu_train'], '.3f')} / {known(row['fvu_val'], '.3f')}",
-        }
-        for row in table.to_dict("records")
-    ]
-    return text_table("ComSem (Table 1): scores with 95 % intervals over features", rows, left=["method"])
+    columns = {
+        "layer": "{layer}",
+        "method": "{label}",
+        "Act.": "{activated}",
+        "FI#": _interpretable,
+        "Score": interval("score"),
+        "Score - chance": interval("above_chance"),
+        "unreadable + refused": lambda row: f"{row['unreadable'] + row['refusals']} of {row['judged']}",
+        "L_r": "{mse_val:.2e}",
+        "||Cov||": "{spectral_norm:.3f}",
+        "FVU train / held-out": "{fvu_train:.3f} / {fvu_val:.3f}",
+    }
+    return table_of("ComSem (Table 1): scores with 95 % intervals over features", table, columns, left=["method"])
 
 
 def _interpretable(row: dict[Any, Any]) -> str:

@@ -10,7 +10,7 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.accuracy import accuracy
 from bae_ray.analysis.claims import claim, trend
 from bae_ray.report.results_writer import Results
-from bae_ray.report.terminal import text_table
+from bae_ray.report.terminal import table_of
 
 COLORS = {"sampled": "tab:blue", "fixed": "tab:orange"}
 MEASURES = {"label_accuracy": ("label_low", "label_high", "-"), "full_accuracy": ("full_low", "full_high", "--")}
@@ -94,18 +94,15 @@ def accuracy_results(stores: Sequence[ActivationStore]) -> Results:
 
 
 def _printed(table: pd.DataFrame) -> Table:
-    rows = [
-        {
-            "demonstrations": row["demonstrations"],
-            "k": row["k"],
-            "n": row["n"],
-            "among the labels": f"{row['label_accuracy']:.3f} ({row['label_low']:.2f}-{row['label_high']:.2f})",
-            "whole vocabulary": f"{row['full_accuracy']:.3f} ({row['full_low']:.2f}-{row['full_high']:.2f})",
-            "chance": f"{row['chance']:.2f}",
-            "majority": f"{row['majority']:.2f}",
-            "leaked": row["leaked"],
-            "seed": row["seed"],
-        }
-        for row in table.to_dict("records")
-    ]
-    return text_table("Accuracy of the model's answers, with 95 % intervals", rows, left=["demonstrations"])
+    columns = {
+        "demonstrations": "{demonstrations}",
+        "k": "{k}",
+        "n": "{n}",
+        "among the labels": "{label_accuracy:.3f} ({label_low:.2f}-{label_high:.2f})",
+        "whole vocabulary": "{full_accuracy:.3f} ({full_low:.2f}-{full_high:.2f})",
+        "chance": "{chance:.2f}",
+        "majority": "{majority:.2f}",
+        "leaked": "{leaked}",
+        "seed": "{seed}",
+    }
+    return table_of("Accuracy of the model's answers, with 95 % intervals", table, columns, left=["demonstrations"])

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from bae_ray.analysis.matched_entropy import WEIGHT, common_fvu, matched_entropy
 from bae_ray.report.figures import LAYER_COLORS, position_axis
-from bae_ray.report.numbers import known, number
-from bae_ray.report.terminal import text_table
+from bae_ray.report.numbers import number
+from bae_ray.report.terminal import table_of
 from bae_ray.report.variants import Variant, variants
 from bae_ray.training.results import position_order
 
@@ -131,18 +131,15 @@ def matched_table(part: Matched) -> Table:
     """The bits of a variant's cells, for the terminal."""
     first = part.cells.iloc[0]
     title = f"Entropy at held-out FVU {first['fvu']:g}, and at entropy weight {first['fixed_weight']:g}"
-    rows = [
-        {
-            "layer": row["layer"],
-            "site": row["site"],
-            "position": row["position"],
-            "bits": known(row["bits"], ".1f"),
-            "95 % interval": "-" if np.isnan(row["low"]) else f"{row['low']:.1f} to {row['high']:.1f}",
-            "seeds": f"{row['seeds']} of {row['of']}",
-            "bits at the weight": f"{row['fixed_bits']:.1f}",
-            "FVU there": f"{row['fixed_fvu_train']:.2f}/{row['fixed_fvu_val']:.2f}",
-            "": row["reason"],
-        }
-        for row in part.cells.to_dict("records")
-    ]
-    return text_table(f"{title}; {part.label}" if part.label else title, rows, left=[""])
+    columns = {
+        "layer": "{layer}",
+        "site": "{site}",
+        "position": "{position}",
+        "bits": "{bits:.1f}",
+        "95 % interval": lambda row: "-" if np.isnan(row["low"]) else f"{row['low']:.1f} to {row['high']:.1f}",
+        "seeds": "{seeds} of {of}",
+        "bits at the weight": "{fixed_bits:.1f}",
+        "FVU there": "{fixed_fvu_train:.2f}/{fixed_fvu_val:.2f}",
+        "": "{reason}",
+    }
+    return table_of(f"{title}; {part.label}" if part.label else title, part.cells, columns, left=[""])

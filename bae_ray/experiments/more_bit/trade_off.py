@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bae_ray.analysis.claims import claim, trend
 from bae_ray.experiments.more_bit.feature_table import BASELINE, by_layer
-from bae_ray.report.terminal import text_table
+from bae_ray.report.terminal import Column, table_of
 
 SPLITS = {"fvu_train": "training", "fvu_val": "held out", "fvu_evaluation": "other texts"}
 
@@ -83,34 +83,31 @@ def _labelled(axes: Axes, bae: pd.DataFrame, x: str, y: str) -> None:
 
 def printed_table(table: pd.DataFrame) -> Table:
     """Table 2 for the terminal, and the same of the figures' other layers."""
-    rows = [
-        {
-            "layer": row["layer"],
-            "method": row["method"],
-            "features": row["n_features"],
-            "L_r": f"{row['mse_val']:.3g}",
-            "FVU": " / ".join(f"{row[split]:.3f}" for split in SPLITS),
-            "bits": "-" if row["method"] == BASELINE else f"{row['entropy_bits']:.0f}",
-            "Act.": row["activated"],
-            **(_scores(row) if "score" in row else {}),
-            "fire per token": f"{row['fires_per_token']:.1f}",
-            "never fire": row["never_fires"],
-            "fire densely": row["fires_densely"],
-            "never selected": row["never_selected"],
-            "selected densely": row["selected_densely"],
-        }
-        for row in table.to_dict("records")
-    ]
-    title = "More-bit decoding: L_r held out; FVU training / held out / other texts"
-    return text_table(title, rows, left=["method"])
-
-
-def _scores(row: Mapping[Any, Any]) -> dict[str, str]:
-    if math.isnan(row["score"]):
-        return dict.fromkeys(("FI#", "Score", "Score - chance"), "-")
-    low, high = row["above_chance_low"], row["above_chance_high"]
-    return {
-        "FI#": f"{row['interpretable']:.0f} of {row['scored']:.0f}",
-        "Score": f"{row['score']:.3f}",
-        "Score - chance": f"{row['above_chance']:+.3f} [{low:+.3f}, {high:+.3f}]",
+    scores: dict[str, Column] = {
+        "FI#": lambda row: "-" if math.isnan(row["score"]) else f"{row['interpretable']:.0f} of {row['scored']:.0f}",
+        "Score": "{score:.3f}",
+        "Score - chance": _above_chance,
     }
+    columns = {
+        "layer": "{layer}",
+        "method": "{method}",
+        "features": "{n_features}",
+        "L_r": "{mse_val:.3g}",
+        "FVU": " / ".join(f"{{{split}:.3f}}" for split in SPLITS),
+        "bits": lambda row: "-" if row["method"] == BASELINE else f"{row['entropy_bits']:.0f}",
+        "Act.": "{activated}",
+        **(scores if "score" in table else {}),
+        "fire per token": "{fires_per_token:.1f}",
+        "never fire": "{never_fires}",
+        "fire densely": "{fires_densely}",
+        "never selected": "{never_selected}",
+        "selected densely": "{selected_densely}",
+    }
+    return table_of(
+        "More-bit decoding: L_r held out; FVU training / held out / other texts", table, columns, ["method"]
+    )
+
+
+def _above_chance(row: Mapping[Any, Any]) -> str:
+    mean, low, high = (row[f"above_chance{end}"] for end in ("", "_low", "_high"))
+    return "-" if math.isnan(row["score"]) else f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"

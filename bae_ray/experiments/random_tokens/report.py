@@ -6,7 +6,7 @@ from rich.table import Table
 
 from bae_ray.analysis.claims import claim, trend
 from bae_ray.report.results_writer import Results
-from bae_ray.report.terminal import text_table
+from bae_ray.report.terminal import table_of
 
 MARKERS = "osD^vP"
 NOTES = [
@@ -76,17 +76,14 @@ def random_tokens_results(runs: pd.DataFrame) -> Results:
 
 
 def _printed(table: pd.DataFrame) -> Table:
-    rows = [
-        {
-            "r": row["bits"],
-            "inner width": row["d_latent"],
-            "bits": f"{row['entropy_bits']:.2f}",
-            "95 % interval": f"{row['entropy_low']:.2f} to {row['entropy_high']:.2f}",
-            "FVU training": f"{row['fvu_train']:.4f}",
-            "FVU held-out": f"{row['fvu_val']:.4f}",
-            "n": row["n_train"] + row["n_val"],
-            "seed": row["seed"],
-        }
-        for row in table.to_dict("records")
-    ]
-    return text_table("Entropy in bits of r-bit sequences' hidden states", rows)
+    columns = {
+        "r": "{bits}",
+        "inner width": "{d_latent}",
+        "bits": "{entropy_bits:.2f}",
+        "95 % interval": "{entropy_low:.2f} to {entropy_high:.2f}",
+        "FVU training": "{fvu_train:.4f}",
+        "FVU held-out": "{fvu_val:.4f}",
+        "n": lambda row: row["n_train"] + row["n_val"],
+        "seed": "{seed}",
+    }
+    return table_of("Entropy in bits of r-bit sequences' hidden states", table, columns)
