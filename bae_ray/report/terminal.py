@@ -11,7 +11,7 @@ from rich.table import Table
 
 WIDEST = 10_000
 
-Column = str | Callable[[dict[Any, Any]], object]
+Column = str | Callable[[dict[str, Any]], object]
 """What a column shows of a row: a template such as "{bits:.1f}", where a number that is not known is a dash; or the
 result of a function."""
 
@@ -26,7 +26,7 @@ def table_of(title: str, table: pd.DataFrame, columns: Mapping[str, Column], lef
     form = _Templates().vformat
     rows = [
         {name: form(shown, (), row) if isinstance(shown, str) else shown(row) for name, shown in columns.items()}
-        for row in table.to_dict("records")
+        for row in ({str(name): value for name, value in row.items()} for row in table.to_dict("records"))
     ]
     return text_table(title, rows, left)
 
