@@ -59,12 +59,7 @@ def last_share(table: pd.DataFrame, over: str, within: Sequence[str], value: str
 
 
 def claim(
-    paper: str,
-    found: Trend,
-    expected: Literal["rises", "falls"],
-    what: str,
-    table: pd.DataFrame,
-    measure: str = "bits",
+    paper: str, found: Trend, expected: Literal["rises", "falls"], what: str, table: pd.DataFrame, measure: str = "bits"
 ) -> str:
     """One line with the paper's claim, the result here, and the sample."""
     rho = f"{found.correlation:+.2f} (mean of {found.groups} groups, {found.lowest:+.2f} to {found.highest:+.2f}"

@@ -34,4 +34,4 @@ def _main() -> int:
         return EXIT_INVALID if unknown else 0
     rest = arguments[len(verb.split()) :]
     command, run = VERBS[verb].load()
-    return run(parse(command, f"bae-ray {verb}", rest))
+    return run(parse(command, f"bae-ray {verb}", rest)) or 0

@@ -57,7 +57,7 @@ class DecompressCommand(Command):
     """Folder of the arrays, with a receipt for each. The same command finishes an interrupted run."""
 
 
-def compress(command: CompressCommand) -> int:
+def compress(command: CompressCommand) -> None:
     """Run `bae-ray compress`."""
     from bae_ray.compression.conversions import Compression
     from bae_ray.compression.parallel import convert
@@ -75,10 +75,9 @@ def compress(command: CompressCommand) -> int:
     ]
     receipts = convert(conversions, command.out, command.compression, "Compressing")
     _finish(command, command.out, receipts)
-    return 0
 
 
-def decompress(command: DecompressCommand) -> int:
+def decompress(command: DecompressCommand) -> None:
     """Run `bae-ray decompress`."""
     from bae_ray.autoencoders import load_autoencoder
     from bae_ray.autoencoders.identity import model_hashes
@@ -98,7 +97,6 @@ def decompress(command: DecompressCommand) -> int:
         conversions.append(Decompression(str(file), owners[wanted], name, command.decompression.format))
     receipts = convert(conversions, command.out, command.decompression, "Decompressing")
     _finish(command, command.out, receipts)
-    return 0
 
 
 def _sources(command: CompressCommand, autoencoder: str) -> list["ActivationSource"]:

@@ -59,7 +59,7 @@ class ImportCommand(Command):
     """Position of that cell. Left out: the only one."""
 
 
-def export(command: ExportCommand) -> int:
+def export(command: ExportCommand) -> None:
     """Run `bae-ray export`."""
     from bae_ray.autoencoders import load_autoencoder
     from bae_ray.autoencoders.interop import export_saelens
@@ -74,10 +74,9 @@ def export(command: ExportCommand) -> int:
     with _printed_warnings():
         export_saelens(load_autoencoder(command.source), command.out, command.model_name, hook_name)
     print(command.out)
-    return 0
 
 
-def import_(command: ImportCommand) -> int:
+def import_(command: ImportCommand) -> None:
     """Run `bae-ray import`."""
     from bae_ray.autoencoders.checkpoint import CONFIG_FILE
     from bae_ray.autoencoders.interop import import_autoencoder
@@ -88,7 +87,6 @@ def import_(command: ImportCommand) -> int:
         _take_prior(autoencoder, command)
     autoencoder.save_pretrained(command.out)
     print(f"{autoencoder.config.model_dump_json()} in {command.out}")
-    return 0
 
 
 def _take_prior(autoencoder: "Autoencoder", command: ImportCommand) -> None:

@@ -33,7 +33,7 @@ class JudgeCheckCommand(Command):
     """File of the result, as JSON."""
 
 
-def judge_serve(command: JudgeServeCommand) -> int:
+def judge_serve(command: JudgeServeCommand) -> None:
     """Run `bae-ray judge serve`."""
     host, port = command.address.host, command.address.port
     if not command.unprotected and not is_loopback(host):
@@ -51,7 +51,6 @@ def judge_serve(command: JudgeServeCommand) -> int:
 
     service = hosted(build(command.service), "judge", host, port, None, DRAIN_S)
     serve_until_stopped(service, DRAIN_S, greeting)
-    return 0
 
 
 def judge_check(command: JudgeCheckCommand) -> int:
@@ -59,8 +58,10 @@ def judge_check(command: JudgeCheckCommand) -> int:
     import json
     import tempfile
 
-    if not (command.judge.cache and command.judge.cache.exists()):  # the cache may hold all answers
-        _check_reachable(command.judge.judge_url)
+    url, cache = command.judge.judge_url, command.judge.cache
+    # Before the imports that take seconds. A cache may hold all answers.
+    if not (cache and cache.exists()) and (reason := unreachable(url)):
+        raise JudgeError(f"{url} cannot be reached ({reason}). See whether the server is up and --judge-url is right.")
     from bae_ray.comsem.judge_check import JudgeCheck, unmeasured
     from bae_ray.comsem.name_and_score import check
     from bae_ray.comsem.summary import CACHE_FILE, without_nan
@@ -68,13 +69,13 @@ def judge_check(command: JudgeCheckCommand) -> int:
 
     def write(checked: JudgeCheck) -> None:
         if command.out is not None:
-            record = {"judge": command.judge.judge_model, "url": command.judge.judge_url, **checked._asdict()}
+            record = {"judge": command.judge.judge_model, "url": url, **checked._asdict()}
             write_text(command.out, json.dumps(without_nan(record), indent=2) + "\n")
             print(command.out)
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            checked, usage = check(command.judge, command.judge.cache or Path(folder) / CACHE_FILE)
+            checked, usage = check(command.judge, cache or Path(folder) / CACHE_FILE)
         except JudgeError as error:
             if command.out is not None and not command.out.exists():  # an earlier check stays
                 write(unmeasured(str(error)))
@@ -82,9 +83,3 @@ def judge_check(command: JudgeCheckCommand) -> int:
     print_check(checked, command.judge.judge_model, usage)
     write(checked)
     return EXIT_SOME_FAILED if checked.useless or checked.failed else 0
-
-
-def _check_reachable(url: str) -> None:
-    """Raise `JudgeError` if nothing listens there, before the imports that take seconds."""
-    if reason := unreachable(url):
-        raise JudgeError(f"{url} cannot be reached ({reason}). See whether the server is up and --judge-url is right.")

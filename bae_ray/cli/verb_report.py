@@ -29,7 +29,7 @@ class ReportCommand(Command):
     """The entropy weight whose bits stand beside those. Left out: the smallest above 0."""
 
 
-def entropy(command: EntropyCommand) -> int:
+def entropy(command: EntropyCommand) -> None:
     """Run `bae-ray entropy`."""
     from bae_ray.report.entropy_tables import entropy_tables
     from bae_ray.report.terminal import print_tables
@@ -39,12 +39,10 @@ def entropy(command: EntropyCommand) -> int:
     write_csv(entropy_table(table), command.out)
     print_tables(*entropy_tables(table))
     print(command.out)
-    return 0
 
 
-def report(command: ReportCommand) -> int:
+def report(command: ReportCommand) -> None:
     """Run `bae-ray report`."""
     from bae_ray.experiments.layer_position.report import report_entropies
 
     report_entropies(command.runs, command.out, matched_fvu=command.matched_fvu, fixed_weight=command.fixed_weight)
-    return 0

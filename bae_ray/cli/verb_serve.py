@@ -31,7 +31,7 @@ class ServeCommand(Command):
     times faster for large bodies."""
 
 
-def serve(command: ServeCommand) -> int:
+def serve(command: ServeCommand) -> None:
     """Run `bae-ray serve`."""
     _check_keys(command)
     check_address(command.address)
@@ -40,7 +40,6 @@ def serve(command: ServeCommand) -> int:
     with private_haproxy(address.host, address.port) if command.haproxy else nullcontext({}) as variables:
         os.environ.update(variables)
         _serve(command)
-    return 0
 
 
 def _serve(command: ServeCommand) -> None:

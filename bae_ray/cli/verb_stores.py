@@ -1,6 +1,6 @@
 """The verbs `bae-ray store info | verify | export`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -42,7 +42,7 @@ class ExportStoreCommand(Command):
     """Sites to export. Left out: all."""
 
 
-def info(command: InfoCommand) -> int:
+def info(command: InfoCommand) -> None:
     """Run `bae-ray store info`."""
     from bae_ray.activations.store import ActivationStore
 
@@ -68,10 +68,9 @@ def info(command: InfoCommand) -> int:
     }.items():
         table.add_row(name, value)
     Console().print(table)
-    return 0
 
 
-def verify(command: VerifyCommand) -> int:
+def verify(command: VerifyCommand) -> None:
     """Run `bae-ray store verify`."""
     from bae_ray.activations.store import ActivationStore
 
@@ -79,10 +78,9 @@ def verify(command: VerifyCommand) -> int:
     store.verify()
     files = sum(len(shard.files) for shard in store.manifest.shards)
     print(f"{store.folder}: {files} files, each as it was written.")
-    return 0
 
 
-def export(command: ExportStoreCommand) -> int:
+def export(command: ExportStoreCommand) -> None:
     """Run `bae-ray store export`."""
     from bae_ray.activations.export import export_cells
     from bae_ray.activations.store import ActivationStore
@@ -90,9 +88,7 @@ def export(command: ExportStoreCommand) -> int:
     store = ActivationStore.open(command.store)
     written = export_cells(store, command.out, command.format, command.layers, command.positions, command.sites)
     print(f"{len(written)} files in {command.out}, such as {written[0]}")
-    return 0
 
 
-def _listed(values: object) -> str:
-    assert isinstance(values, Sequence) or hasattr(values, "__iter__")
-    return ", ".join(map(str, values))  # pyright: ignore[reportArgumentType]
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))

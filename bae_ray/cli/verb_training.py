@@ -65,7 +65,7 @@ class WatchCommand(Command):
     """Column of the results by which the best run is told, the smallest first."""
 
 
-def train(command: TrainCommand) -> int:
+def train(command: TrainCommand) -> None:
     """Run `bae-ray train`; needs no Ray."""
     from bae_ray.activations.layout import Cell
     from bae_ray.activations.store import ActivationStore
@@ -90,7 +90,6 @@ def train(command: TrainCommand) -> int:
         f"{bits:.1f} bits of at most {most}, FVU {result.fvu_train:.3f} on training and {result.fvu_val:.3f} on "
         f"held-out texts: {command.out / run.id}"
     )
-    return 0
 
 
 def sweep(command: SweepCommand) -> int:
@@ -101,7 +100,7 @@ def sweep(command: SweepCommand) -> int:
     from bae_ray.training.sweep_folder import RESULTS_FILE
 
     if command.dry_run:
-        from bae_ray.report.sweep_plan import print_plan
+        from bae_ray.report.sweep_terminal import print_plan
 
         print_plan(dry_run(command.sweep, ActivationStore.open(command.store), command.out))
         return 0
@@ -112,9 +111,8 @@ def sweep(command: SweepCommand) -> int:
     return report_failures(outcome.failures)
 
 
-def watch(command: WatchCommand) -> int:
+def watch(command: WatchCommand) -> None:
     """Run `bae-ray watch`; needs no Ray."""
-    from bae_ray.report.sweep_watch import watch as run
+    from bae_ray.report.sweep_terminal import watch as run
 
     run(command.runs, command.every, command.once, command.best)
-    return 0

@@ -8,13 +8,13 @@ from bae_ray.cli.command import Command
 
 
 class Verb(NamedTuple):
-    """A sub-command: its options, and a function that takes them and returns the exit code."""
+    """A sub-command: its options, and a function that takes them and returns the exit code, or None for 0."""
 
     module: str
     command: str
     function: str
 
-    def load(self) -> tuple[type[Command], Callable[[Any], int]]:
+    def load(self) -> tuple[type[Command], Callable[[Any], int | None]]:
         """The class of the options, and the function."""
         module = import_module(f"bae_ray.cli.{self.module}")
         return getattr(module, self.command), getattr(module, self.function)

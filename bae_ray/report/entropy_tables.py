@@ -1,5 +1,6 @@
-"""Tables: a sweep's runs as layer x position grids, for figures and for the terminal."""
+"""A sweep's runs by variant (equal settings apart from cell and seed), and as layer x position grids and tables."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -8,8 +9,37 @@ from rich.table import Table
 
 from bae_ray.activations.config import Position
 from bae_ray.report.terminal import text_table
-from bae_ray.report.variants import Variant, variants
 from bae_ray.training.results import position_order
+
+
+class Variant(NamedTuple):
+    """Runs of equal settings."""
+
+    label: str
+    """The settings that tell it from the others, such as 'autoencoder.expansion=2'; empty if there are none."""
+    runs: pd.DataFrame
+    """Their rows of `results`."""
+
+
+def variants(table: pd.DataFrame, aside: Sequence[str] = ()) -> list[Variant]:
+    """Group the rows of `results` by every setting that differs, apart from the seed and those in `aside`."""
+    settings = [
+        column
+        for column in table.columns
+        if column in ("model", "site")
+        or (column.startswith(("autoencoder.", "training.")) and column not in ("training.seed", *aside))
+    ]
+    differing = [column for column in settings if table[column].nunique(dropna=False) > 1]
+    if not differing:
+        return [Variant("", table)]
+    return [Variant(_label(differing, values), runs) for values, runs in table.groupby(differing, dropna=False)]
+
+
+def _label(columns: list[str], values: tuple[object, ...]) -> str:
+    """The settings that a variant has; one of another architecture lacks some."""
+    lacking = pd.isna(pd.Series(values, dtype=object))
+    named = zip(columns, values, lacking, strict=True)
+    return ", ".join(f"{column}={value}" for column, value, lacks in named if not lacks)
 
 
 class CellGrid(NamedTuple):

@@ -12,9 +12,8 @@ from matplotlib.figure import Figure, SubFigure
 
 from bae_ray.activations.config import Position
 from bae_ray.files import atomic_path
-from bae_ray.report.entropy_tables import CellGrid, cell_grid
+from bae_ray.report.entropy_tables import CellGrid, Variant, cell_grid, variants
 from bae_ray.report.numbers import number, robust_limits
-from bae_ray.report.variants import Variant, variants
 
 LAYER_COLORS = matplotlib.colormaps["viridis"]
 MAX_LABELLED_CELLS = 200

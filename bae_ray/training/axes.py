@@ -115,7 +115,7 @@ def _known(what: str, given: str, known: list[str]) -> str:
 
 def _parse(what: str, text: str, known: list[str]) -> list[tuple[str, list[Any]]]:
     parsed: list[tuple[str, list[Any]]] = []
-    for part in _parts(text):
+    for part in map(str.strip, re.split(r" (?=[^ ]*=)", text)):  # before each field: a list may hold spaces
         given, equals, listed = part.partition("=")
         if not (equals and listed):
             raise InvalidInputError(f"{what} '{part}' is not FIELD=VALUE,VALUE,..., such as training.lr=1e-3,3e-3.")
@@ -124,11 +124,6 @@ def _parse(what: str, text: str, known: list[str]) -> list[tuple[str, list[Any]]
             raise InvalidInputError(f"axis {field} is given more than once: give all its values in one.")
         parsed.append((field, _values(listed)))
     return parsed
-
-
-def _parts(text: str) -> list[str]:
-    """FIELD=... FIELD=..., cut before each field: a list in brackets may hold spaces."""
-    return [part.strip() for part in re.split(r" (?=[^ ]*=)", text)]
 
 
 def _values(listed: str) -> list[Any]:

@@ -15,7 +15,7 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.files import read_text, write_text
 from bae_ray.training.axes import Setting, parse_range
 from bae_ray.training.config import RunConfig
-from bae_ray.training.grid import IllegalRun, plan_settings, selected_cells
+from bae_ray.training.grid import IllegalRun, plan_settings, selected_cells, try_settings
 from bae_ray.training.run_folder import RUN_FILE, SEARCH_FILE, RunResult
 from bae_ray.training.sweep_config import SweepConfig
 
@@ -83,10 +83,7 @@ class Draws:
 
     def _planned(self, drawn: Drawn) -> RunConfig | IllegalRun:
         settings = tuple(Setting(*item) for item in drawn.items())
-        try:
-            return plan_settings(self._config, self._store, self.cell, settings)
-        except InvalidInputError as error:
-            return IllegalRun(self.cell, settings, str(error))
+        return try_settings(self._config, self._store, self.cell, settings)
 
     def _find_older(self) -> None:
         """Take runs whose folders were made before draws were listed; those of other searches are left alone."""
@@ -109,10 +106,8 @@ def widest_runs(config: SweepConfig, store: ActivationStore) -> list[RunConfig]:
     highest = tuple(Setting(field, high) for field, _, high, _ in map(parse_range, config.search.ranges))
     runs: list[RunConfig] = []
     for cell in selected_cells(config, store):
-        try:
-            runs.append(plan_settings(config, store, cell, highest))
-        except InvalidInputError:
-            runs.append(plan_settings(config, store, cell, ()))
+        run = try_settings(config, store, cell, highest)
+        runs.append(plan_settings(config, store, cell, ()) if isinstance(run, IllegalRun) else run)
     return runs
 
 
@@ -143,12 +138,7 @@ def _check_ranges(config: SweepConfig, store: ActivationStore) -> None:
     """Raise `InvalidInputError` where neither the lower nor the upper ends of the ranges can be trained."""
     ranges = [parse_range(text) for text in config.search.ranges]
     cell = selected_cells(config, store)[0]
-    problems: list[IllegalRun] = []
-    for ends in ([(field, low) for field, low, _, _ in ranges], [(field, high) for field, _, high, _ in ranges]):
-        settings = tuple(Setting(*end) for end in ends)
-        try:
-            plan_settings(config, store, cell, settings)
-        except InvalidInputError as error:
-            problems.append(IllegalRun(cell, settings, str(error)))
+    ends = [tuple(Setting(of.field, getattr(of, end)) for of in ranges) for end in ("low", "high")]
+    problems = [run for some in ends if isinstance(run := try_settings(config, store, cell, some), IllegalRun)]
     if len(problems) == 2:
         raise InvalidInputError(f"search.ranges give nothing that can be trained: {problems[0]}. Mend the ranges.")

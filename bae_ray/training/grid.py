@@ -66,10 +66,9 @@ def plan_grid(config: SweepConfig, store: ActivationStore) -> Grid:
             settings = tuple(itertools.chain.from_iterable(points))
             if any(_fulfils(cell, settings, config, condition) for condition in conditions):
                 continue
-            try:
-                run = plan_settings(config, store, cell, settings)
-            except InvalidInputError as error:
-                illegal.append(IllegalRun(cell, settings, str(error)))
+            run = try_settings(config, store, cell, settings)
+            if isinstance(run, IllegalRun):
+                illegal.append(run)
             else:
                 runs[run.id] = run
     if illegal and not config.skip_illegal:
@@ -87,6 +86,14 @@ def plan_grid(config: SweepConfig, store: ActivationStore) -> Grid:
 def plan_settings(config: SweepConfig, store: ActivationStore, cell: Cell, settings: Settings) -> RunConfig:
     """The run of one cell with these settings. Raises `InvalidInputError` where they are invalid."""
     return plan_run(store, cell, *_with_settings(config, settings))
+
+
+def try_settings(config: SweepConfig, store: ActivationStore, cell: Cell, settings: Settings) -> RunConfig | IllegalRun:
+    """The run of one cell with these settings, or why there can be none."""
+    try:
+        return plan_settings(config, store, cell, settings)
+    except InvalidInputError as error:
+        return IllegalRun(cell, settings, str(error))
 
 
 def selected_cells(config: SweepConfig, store: ActivationStore) -> list[Cell]:

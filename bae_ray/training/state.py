@@ -16,12 +16,9 @@ KEY = "training"
 
 def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write tensors and JSON-serialisable facts."""
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            temporary,
-            {KEY: json.dumps(facts)},
-        )
+        save_file(kept, temporary, {KEY: json.dumps(facts)})
 
 
 def load_state(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

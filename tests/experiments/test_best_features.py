@@ -7,7 +7,7 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from bae_ray.experiments.comsem_table.best_features import best, ranked, running_mean
+from bae_ray.experiments.comsem_table.comparison import best, ranked, running_mean
 
 SCORES = [0.5, 1.0, 0.0, float("nan"), 0.25, 1.0, 0.75, 0.125]
 KNOWN = sorted((score for score in SCORES if score == score), reverse=True)
@@ -50,5 +50,5 @@ def test_there_is_no_mean_of_more_than_there_are(scores: list[float], features: 
 def test_many_replicates_at_a_time_or_few(monkeypatch: pytest.MonkeyPatch):
     scores = np.linspace(0, 1, 50)
     whole = best(scores, 50, 20)
-    monkeypatch.setattr("bae_ray.experiments.comsem_table.best_features.SCORES_AT_ONCE", 3000)
+    monkeypatch.setattr("bae_ray.experiments.comsem_table.comparison.SCORES_AT_ONCE", 3000)
     assert best(scores, 50, 20) == pytest.approx(whole)

@@ -11,10 +11,8 @@ import pytest
 from bae_ray.comsem.judge_check import JudgeCheck
 from bae_ray.comsem.usage import Usage
 from bae_ray.experiments.comsem_table.comparison import Comparison, compare
-from bae_ray.experiments.comsem_table.comsem_claims import claims
-from bae_ray.experiments.comsem_table.comsem_scores import scores_figure
 from bae_ray.experiments.comsem_table.methods import TableMethod, random_method
-from bae_ray.experiments.comsem_table.report import best_line, comsem_results, judge_verdict
+from bae_ray.experiments.comsem_table.report import best_line, claims, comsem_results, judge_verdict, scores_figure
 from bae_ray.report.results_writer import write_results
 
 SCORES = {"relu-layer-4": [1.0, 0.5, 0.0], "bae-layer-4": [0.75, 1.0, 0.25, 0.5], "random": [0.25, 0.0]}

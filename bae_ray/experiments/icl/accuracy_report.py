@@ -66,17 +66,12 @@ def accuracy_figure(table: pd.DataFrame) -> Figure:
 
 def compare(table: pd.DataFrame) -> list[str]:
     """The paper's Fig. 7 beside what was found, for each way of choosing demonstrations."""
-    return [
-        claim(
-            f"accuracy rises with k ({demonstrations} demonstrations)",
-            trend(runs, "k", ["demonstrations"], "label_accuracy"),
-            "rises",
-            "k",
-            runs,
-            "accuracy among the labels",
-        )
-        for demonstrations, runs in table.groupby("demonstrations", sort=False)
-    ]
+    lines: list[str] = []
+    for demonstrations, runs in table.groupby("demonstrations", sort=False):
+        found = trend(runs, "k", ["demonstrations"], "label_accuracy")
+        paper = f"accuracy rises with k ({demonstrations} demonstrations)"
+        lines.append(claim(paper, found, "rises", "k", runs, "accuracy among the labels"))
+    return lines
 
 
 def accuracy_results(stores: Sequence[ActivationStore]) -> Results:

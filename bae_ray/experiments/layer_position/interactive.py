@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from bae_ray.report.entropy_tables import variants
 from bae_ray.report.numbers import number, robust_limits
-from bae_ray.report.variants import variants
 from bae_ray.training.results import position_order
 from bae_ray.training.run_folder import METRICS_FILE
 

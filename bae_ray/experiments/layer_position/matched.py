@@ -11,10 +11,10 @@ from matplotlib.ticker import LogLocator
 from rich.table import Table
 
 from bae_ray.analysis.matched_entropy import WEIGHT, common_fvu, matched_entropy
+from bae_ray.report.entropy_tables import Variant, variants
 from bae_ray.report.figures import LAYER_COLORS, position_axis
 from bae_ray.report.numbers import number
 from bae_ray.report.terminal import table_of
-from bae_ray.report.variants import Variant, variants
 from bae_ray.training.results import position_order
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]

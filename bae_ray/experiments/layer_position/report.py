@@ -9,10 +9,9 @@ from bae_ray.analysis.claims import claim, last_share, trend
 from bae_ray.experiments.layer_position.interactive import sweep_data
 from bae_ray.experiments.layer_position.matched import NOTE as MATCHED_NOTE
 from bae_ray.experiments.layer_position.matched import curves, matched_figure, matched_parts, matched_table
-from bae_ray.report.entropy_tables import entropy_tables
+from bae_ray.report.entropy_tables import entropy_tables, variants
 from bae_ray.report.figures import entropy_figure
 from bae_ray.report.results_writer import Results, write_results
-from bae_ray.report.variants import variants
 from bae_ray.training.results import entropy_table, outcomes, results
 from bae_ray.training.run_folder import RUN_FILE
 

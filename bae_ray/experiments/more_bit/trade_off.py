@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from bae_ray.analysis.claims import claim, trend
-from bae_ray.experiments.more_bit.feature_table import BASELINE, by_layer
+from bae_ray.experiments.more_bit.measurements import BASELINE, by_layer
 from bae_ray.report.terminal import Column, table_of
 
 SPLITS = {"fvu_train": "training", "fvu_val": "held out", "fvu_evaluation": "other texts"}

@@ -1,4 +1,4 @@
-"""Progress of a sweep on the terminal: done, running, failed, time left, best."""
+"""A sweep on the terminal: what it would do; how far it is (done, running, failed, time left, best)."""
 
 import time
 from collections.abc import Iterable
@@ -11,8 +11,29 @@ from rich.progress_bar import ProgressBar
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.report.terminal import list_of
+from bae_ray.training.resource_estimate import DryRun
 from bae_ray.training.results import results
 from bae_ray.training.sweep_folder import Status, status
+
+
+def print_plan(plan: DryRun) -> None:
+    """Print how much a sweep would do, for how long, and how large its results would be."""
+    device = f"{plan.gpus_per_trial:.3g} GPU" if plan.gpus_per_trial else "CPU"
+    hours = plan.estimate.device_hours
+    rows = {
+        "runs": f"{plan.runs} ({plan.finished} finished, {plan.estimate.runs} to train in {plan.estimate.packs} packs)",
+        "illegal": str(len(plan.illegal)),
+        "measured": f"{plan.measured.seconds_per_step * 1e3:.1f} ms per step of the largest pack on {device}, "
+        f"{plan.measured.peak_bytes / 1e9:.2f} GB of memory",
+        "trainings": f"{hours:.2f} {'GPU' if plan.gpus_per_trial else 'worker'}-hours",
+        "wall time": f"about {hours / plan.workers:.2f} h on {plan.workers} workers",
+        "disk": f"{plan.estimate.disk_bytes / 1e9:.2f} GB",
+    }
+    console = Console()
+    console.print(list_of("Nothing is trained: what the sweep would do", rows))
+    for reason in plan.illegal:
+        console.print(f"illegal: {reason}", markup=False, highlight=False)
+
 
 MAX_SHOWN = 8
 
