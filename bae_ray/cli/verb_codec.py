@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
-from rich.console import Console
-from rich.table import Table
 
 from bae_ray.activations.config import Position
 from bae_ray.cli.command import Command, Held
@@ -143,25 +141,22 @@ def _without_suffix(name: str) -> str:
 
 def _finish(command: CompressCommand | DecompressCommand, out: Path, receipts: Sequence["Receipt"]) -> None:
     """Write the command's config beside the outputs, and print the bytes before and after."""
+    from bae_ray.report.terminal import print_tables, text_table
     from bae_ray.storage import without_credentials
 
-    verb = "compress" if isinstance(command, CompressCommand) else "decompress"
+    compressing = isinstance(command, CompressCommand)
+    verb, compressed = ("compress", "bytes_after") if compressing else ("decompress", "bytes_before")
     sources = [without_credentials(str(source)) for source in command.source]
     write_text(out / f"{verb}.json", command.record(source=sources))
-    table = Table(title_justify="left")
-    table.add_column("file", no_wrap=True)
-    for column in ("vectors", "bytes before", "bytes after", "after / before", "bits per vector"):
-        table.add_column(column, justify="right")
-    for receipt in receipts:
-        compressed = receipt.bytes_after if verb == "compress" else receipt.bytes_before
-        table.add_row(
-            receipt.name,
-            f"{receipt.rows:,}",
-            f"{receipt.bytes_before:,}",
-            f"{receipt.bytes_after:,}",
-            f"{receipt.bytes_after / receipt.bytes_before:.2%}",
-            f"{8 * compressed / max(receipt.rows, 1):.1f}",
-        )
-    console = Console(highlight=False)
-    widest = max(len(receipt.name) for receipt in receipts)
-    Console(width=max(console.width, widest + 80), highlight=False).print(table)
+    rows = [
+        {
+            "file": receipt.name,
+            "vectors": f"{receipt.rows:,}",
+            "bytes before": f"{receipt.bytes_before:,}",
+            "bytes after": f"{receipt.bytes_after:,}",
+            "after / before": f"{receipt.bytes_after / receipt.bytes_before:.2%}",
+            "bits per vector": f"{8 * getattr(receipt, compressed) / max(receipt.rows, 1):.1f}",
+        }
+        for receipt in receipts
+    ]
+    print_tables(text_table("", rows, left=["file"]))

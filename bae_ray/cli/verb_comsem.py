@@ -1,12 +1,17 @@
-"""The verb `bae-ray comsem`."""
+"""The verbs `bae-ray comsem | judge serve | judge check`."""
 
 import sys
 from pathlib import Path
 
+from bae_ray.cli.address import AddressConfig, check_address, is_loopback
 from bae_ray.cli.command import Command, Held
 from bae_ray.cli.exit_codes import EXIT_SOME_FAILED
-from bae_ray.comsem.config import RANDOM, ComSemConfig
-from bae_ray.errors import InvalidInputError
+from bae_ray.comsem.config import RANDOM, ComSemConfig, JudgeConfig
+from bae_ray.comsem.reachability import unreachable
+from bae_ray.errors import InvalidInputError, JudgeError
+from bae_ray.files import write_text
+from bae_ray.serving.config import DRAIN_S, JudgeServiceConfig
+from bae_ray.serving.ray_serve.environment import prepare
 
 
 class ComSemCommand(Command):
@@ -29,9 +34,8 @@ def comsem(command: ComSemCommand) -> int:
     from bae_ray.comsem.name_and_score import comsem as run
     from bae_ray.comsem.name_and_score import dry_run
     from bae_ray.comsem.summary import TABLE_FILE
-    from bae_ray.report.card_file import publish_cards
     from bae_ray.report.comsem_terminal import print_cost, print_summary
-    from bae_ray.report.feature_browser import report_features
+    from bae_ray.report.feature_browser import publish_cards, report_features
 
     elsewhere = [source for source in command.comsem.autoencoders if source != RANDOM and not Path(source).is_dir()]
     if command.publish and elsewhere:
@@ -57,3 +61,75 @@ def comsem(command: ComSemCommand) -> int:
             file=sys.stderr,
         )
     return EXIT_SOME_FAILED if outcome.failed else 0
+
+
+class JudgeServeCommand(Command):
+    """Serve a language model as a judge, by vLLM on a GPU or on the CPU, until Ctrl-C or SIGTERM."""
+
+    service: Held[JudgeServiceConfig]
+    """Which judge."""
+    address: Held[AddressConfig]
+    """Where to listen."""
+    unprotected: bool = False
+    """Listen at other addresses than the loopback's although the judge asks nobody for a key."""
+
+
+class JudgeCheckCommand(Command):
+    """Put a judge to the test: how often it is right on labelled pairs of token and description."""
+
+    judge: Held[JudgeConfig]
+    """Which judge."""
+    out: Path | None = None
+    """File of the result, as JSON."""
+
+
+def judge_serve(command: JudgeServeCommand) -> None:
+    """Run `bae-ray judge serve`."""
+    host, port = command.address.host, command.address.port
+    if not command.unprotected and not is_loopback(host):
+        raise InvalidInputError(
+            f"--host {host} is open to others, and the judge asks nobody for a key. Give --unprotected if only "
+            "those reach it who may use it."
+        )
+    check_address(command.address)
+    prepare()
+    from bae_ray.serving.judge.application import build
+    from bae_ray.serving.ray_serve.lifecycle import hosted, serve_until_stopped
+
+    def greeting(url: str) -> str:
+        return f"The judge answers: --judge-url {url}/v1 --judge-model {command.service.called}."
+
+    service = hosted(build(command.service), "judge", host, port, None, DRAIN_S)
+    serve_until_stopped(service, DRAIN_S, greeting)
+
+
+def judge_check(command: JudgeCheckCommand) -> int:
+    """Run `bae-ray judge check`."""
+    import json
+    import tempfile
+
+    url, cache = command.judge.judge_url, command.judge.cache
+    # Before the imports that take seconds. A cache may hold all answers.
+    if not (cache and cache.exists()) and (reason := unreachable(url)):
+        raise JudgeError(f"{url} cannot be reached ({reason}). See whether the server is up and --judge-url is right.")
+    from bae_ray.comsem.judge_check import JudgeCheck, unmeasured
+    from bae_ray.comsem.name_and_score import check
+    from bae_ray.comsem.summary import CACHE_FILE, without_nan
+    from bae_ray.report.comsem_terminal import print_check
+
+    def write(checked: JudgeCheck) -> None:
+        if command.out is not None:
+            record = {"judge": command.judge.judge_model, "url": url, **checked._asdict()}
+            write_text(command.out, json.dumps(without_nan(record), indent=2) + "\n")
+            print(command.out)
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            checked, usage = check(command.judge, cache or Path(folder) / CACHE_FILE)
+        except JudgeError as error:
+            if command.out is not None and not command.out.exists():  # an earlier check stays
+                write(unmeasured(str(error)))
+            raise
+    print_check(checked, command.judge.judge_model, usage)
+    write(checked)
+    return EXIT_SOME_FAILED if checked.useless or checked.failed else 0

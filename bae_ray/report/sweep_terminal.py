@@ -15,6 +15,8 @@ from bae_ray.training.resource_estimate import DryRun
 from bae_ray.training.results import results
 from bae_ray.training.sweep_folder import Status, status
 
+MAX_SHOWN = 8
+
 
 def print_plan(plan: DryRun) -> None:
     """Print how much a sweep would do, for how long, and how large its results would be."""
@@ -33,9 +35,6 @@ def print_plan(plan: DryRun) -> None:
     console.print(list_of("Nothing is trained: what the sweep would do", rows))
     for reason in plan.illegal:
         console.print(f"illegal: {reason}", markup=False, highlight=False)
-
-
-MAX_SHOWN = 8
 
 
 def watch(folder: Path, every: float, once: bool, best: str) -> None:

@@ -65,9 +65,8 @@ class Stack:
 
     def active(self, epoch: int) -> frozenset[str]:
         """Names of the terms that have a weight for some member in an epoch."""
-        return frozenset(
-            name for name, row in zip(self.names, zip(*self._weights(epoch), strict=True), strict=True) if any(row)
-        )
+        by_term = zip(*self._weights(epoch), strict=True)
+        return frozenset(name for name, row in zip(self.names, by_term, strict=True) if any(row))
 
     def _weights(self, epoch: int) -> list[list[float]]:
         return [weights(self.names, member.training, epoch) for member in self.members]

@@ -15,8 +15,7 @@ import pytest
 from bae_ray.comsem.config import ComSemConfig, ExamplesConfig, ScoringConfig
 from bae_ray.comsem.name_and_score import comsem
 from bae_ray.comsem.summary import FEATURES_FILE
-from bae_ray.report.card_file import publish_cards, read_card
-from bae_ray.report.feature_browser import _filled, report_features
+from bae_ray.report.feature_browser import _filled, publish_cards, read_card, report_features
 from tests.browser import opened
 from tests.comsem.server import JudgeServer, Reply, is_judgement, judgement, perfect
 

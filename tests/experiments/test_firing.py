@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bae_ray.experiments.more_bit.firing import Rates, firing_figure, histogram
+from bae_ray.experiments.more_bit.activity import Rates, firing_figure, histogram
 
 
 @pytest.mark.parametrize("n_tokens", [3, 50, 100_000])

@@ -4,8 +4,8 @@ from torch import Tensor
 
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import Autoencoder, BAEConfig, ReLUConfig, build_autoencoder
-from bae_ray.experiments.more_bit import magnitudes as module
-from bae_ray.experiments.more_bit.magnitudes import evenly_spaced, joined, magnitude_map
+from bae_ray.experiments.more_bit import activity as module
+from bae_ray.experiments.more_bit.activity import evenly_spaced, joined, magnitude_map
 
 D = 5
 

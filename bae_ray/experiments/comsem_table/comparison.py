@@ -27,6 +27,15 @@ COVERAGE = 0.95
 SCORES_AT_ONCE = 1 << 22
 
 Floats = NDArray[np.float64]
+FROM_RUN = ("mse_val", "fvu_train", "fvu_val", "spectral_norm")
+"""Columns of `results`: L_r on held-out tokens, FVU on training and held-out tokens, ||Cov||."""
+FROM_SUMMARY = (
+    "activated", "scored", "interpretable", "score", "score_low", "score_high", "chance", "chance_low", "chance_high",
+    "above_chance", "above_chance_low", "above_chance_high", "judged", "unreadable", "refusals", "unexplained",
+    "failed", "n_features", "n_tokens", "n_sentences", "mse", "l0", "entropy_bits", "p_yes", "random", "random_low",
+    "random_high", "judge", "judge_accuracy", "judge_accuracy_low", "judge_accuracy_high", "judge_yes_bias",
+    "judge_self_agreement", "judge_useless",
+)  # fmt: skip
 
 
 class Best(NamedTuple):
@@ -75,17 +84,6 @@ def best(scores: ArrayLike, features: int, m: int, seed: int = 0) -> Best:
 def _weights(n: int, taken: float) -> Floats:
     """Weights of a mean over the first `taken` of n values; `taken` need not be a whole number."""
     return np.clip(taken - np.arange(n, dtype=np.float64), 0.0, 1.0) / np.float64(taken)
-
-
-FROM_RUN = ("mse_val", "fvu_train", "fvu_val", "spectral_norm")
-"""Columns of `results`: L_r on held-out tokens, FVU on training and held-out tokens, ||Cov||."""
-FROM_SUMMARY = (
-    "activated", "scored", "interpretable", "score", "score_low", "score_high", "chance", "chance_low", "chance_high",
-    "above_chance", "above_chance_low", "above_chance_high", "judged", "unreadable", "refusals", "unexplained",
-    "failed", "n_features", "n_tokens", "n_sentences", "mse", "l0", "entropy_bits", "p_yes", "random", "random_low",
-    "random_high", "judge", "judge_accuracy", "judge_accuracy_low", "judge_accuracy_high", "judge_yes_bias",
-    "judge_self_agreement", "judge_useless",
-)  # fmt: skip
 
 
 class Comparison(NamedTuple):

@@ -32,8 +32,7 @@ class ComSemTable:
         from bae_ray.experiments.comsem_table.comparison import compare
         from bae_ray.experiments.comsem_table.methods import random_method, table_methods
         from bae_ray.experiments.comsem_table.report import comsem_results
-        from bae_ray.report.card_file import publish_cards
-        from bae_ray.report.feature_browser import report_features
+        from bae_ray.report.feature_browser import publish_cards, report_features
         from bae_ray.training.results import results
         from bae_ray.training.sweep import sweep
 

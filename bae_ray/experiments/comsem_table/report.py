@@ -35,6 +35,13 @@ NOTES = [
         "too. Random sets, of which there could be any number, are drawn as wide as the method that has most features."
     ),
 ]
+BAE = ARCHITECTURES["bae"].label
+COUNTS = {
+    "activated": "the most active features (Act.)",
+    "interpretable_of_all": "the most interpretable features (FI#)",
+}
+BEST = "of equal numbers of their best features, the BAE's have the best score"
+NEED_A_JUDGE = ("interpretable_of_all",)
 
 
 def comsem_results(comparison: Comparison, pages: list[Path]) -> Results:
@@ -139,15 +146,6 @@ def _draw(curves: Axes, axes: Axes, features: pd.DataFrame, label: str, width: i
     axes.set_ylim(0, 1.02)
     curves.plot(each * np.arange(1, len(scores) + 1), scores, color=color, label=label)
     curves.plot(each_of_chance * np.arange(1, len(chance) + 1), chance, color=color, linestyle="--", linewidth=0.8)
-
-
-BAE = ARCHITECTURES["bae"].label
-COUNTS = {
-    "activated": "the most active features (Act.)",
-    "interpretable_of_all": "the most interpretable features (FI#)",
-}
-BEST = "of equal numbers of their best features, the BAE's have the best score"
-NEED_A_JUDGE = ("interpretable_of_all",)
 
 
 def claims(comparison: Comparison) -> list[str]:

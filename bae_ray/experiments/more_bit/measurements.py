@@ -16,9 +16,8 @@ from bae_ray.autoencoders.architectures import find_architecture
 from bae_ray.comsem.config import ExamplesConfig
 from bae_ray.comsem.feature_records import FeatureRecords
 from bae_ray.comsem.tasks import active_features
+from bae_ray.experiments.more_bit.activity import MagnitudeMap, Rates, magnitude_map
 from bae_ray.experiments.more_bit.config import MoreBitConfig
-from bae_ray.experiments.more_bit.firing import Rates
-from bae_ray.experiments.more_bit.magnitudes import MagnitudeMap, magnitude_map
 
 BASELINE = "ReLU SAE"
 TRAINED = ["model", "layer", "n_train", "n_val", "d_in", "d_latent", "entropy_bits", "entropy_low", "entropy_high",

@@ -1,9 +1,8 @@
 """More-bit decoding (the paper's section 6 and Table 2), firing rates (Fig. 5, 39-41) and magnitudes (Fig. 35-38)."""
 
 from bae_ray.analysis.features import DENSE_RATE
+from bae_ray.experiments.more_bit.activity import firing_figure, magnitudes_figure
 from bae_ray.experiments.more_bit.config import MoreBitConfig
-from bae_ray.experiments.more_bit.firing import firing_figure
-from bae_ray.experiments.more_bit.magnitudes import magnitudes_figure
 from bae_ray.experiments.more_bit.measurements import Measurements
 from bae_ray.experiments.more_bit.trade_off import compare, printed_table, trade_off_figure
 from bae_ray.report.results_writer import Results

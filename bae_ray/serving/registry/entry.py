@@ -19,7 +19,7 @@ from bae_ray.autoencoders.losses import bernoulli_entropy
 from bae_ray.config import Config, content_hash, describe
 from bae_ray.errors import BaeRayError, InvalidInputError
 from bae_ray.files import check_regular, read_text
-from bae_ray.report.card_file import CARDS_FILE
+from bae_ray.report.feature_browser import CARDS_FILE
 from bae_ray.serving.config import MAX_WEIGHTS_BYTES
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 
