@@ -6,6 +6,7 @@ FVU for all cells, bits can be compared.
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -35,9 +36,7 @@ def bits_at(fvu: float, curve_fvu: np.ndarray, curve_bits: np.ndarray) -> Crossi
     curve has the FVU several times, the fewest bits count: they are enough for this distortion.
     """
     found: list[float] = []
-    for (f0, b0), (f1, b1) in zip(
-        zip(curve_fvu[:-1], curve_bits[:-1], strict=True), zip(curve_fvu[1:], curve_bits[1:], strict=True), strict=True
-    ):
+    for (f0, b0), (f1, b1) in pairwise(zip(curve_fvu, curve_bits, strict=True)):
         if min(f0, f1) <= fvu <= max(f0, f1):
             share = 0.0 if f0 == f1 else math.log(fvu / f0) / math.log(f1 / f0)
             found.append(b0 + share * (b1 - b0))

@@ -115,7 +115,7 @@ def judge_check(command: JudgeCheckCommand) -> int:
     from bae_ray.comsem.judge_check import JudgeCheck, unmeasured
     from bae_ray.comsem.name_and_score import check
     from bae_ray.comsem.summary import CACHE_FILE, without_nan
-    from bae_ray.report.comsem_terminal import print_check
+    from bae_ray.report.comsem_terminal import check_lines
 
     def write(checked: JudgeCheck) -> None:
         if command.out is not None:
@@ -130,6 +130,6 @@ def judge_check(command: JudgeCheckCommand) -> int:
             if command.out is not None and not command.out.exists():  # an earlier check stays
                 write(unmeasured(str(error)))
             raise
-    print_check(checked, command.judge.judge_model, usage)
+    print(*check_lines(checked, command.judge.judge_model, usage), sep="\n")
     write(checked)
     return EXIT_SOME_FAILED if checked.useless or checked.failed else 0

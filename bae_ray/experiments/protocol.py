@@ -52,10 +52,8 @@ class Outcome(NamedTuple):
 class Experiment(Protocol[C]):
     """An experiment of the paper: its presets, its computation and its results."""
 
-    @property
-    def job(self) -> str:
-        """Name of its script: jobs/JOB.py."""
-        ...
+    job: str
+    """Name of its script: jobs/JOB.py."""
 
     @property
     def presets(self) -> Mapping[str, C]:

@@ -36,7 +36,7 @@ def print_summary(outcome: Outcome) -> None:
         )
     for problem in outcome.problems:
         print(f"For example, {problem}.")
-    print_check(outcome.check, str(outcome.summary["judge"].iloc[0]), outcome.usage)
+    print(*check_lines(outcome.check, str(outcome.summary["judge"].iloc[0]), outcome.usage), sep="\n")
 
 
 def check_lines(check: JudgeCheck, model: str, usage: Usage) -> list[str]:
@@ -56,11 +56,6 @@ def check_lines(check: JudgeCheck, model: str, usage: Usage) -> list[str]:
         f"{usage.completion_tokens} answered, ${usage.cost:.4f}{estimated}."
     )
     return [judge, *(f"WARNING: {warning}." for warning in check.warnings), asked]
-
-
-def print_check(check: JudgeCheck, model: str, usage: Usage) -> None:
-    """Print `check_lines`."""
-    print("\n".join(check_lines(check, model, usage)))
 
 
 def print_cost(plan: Plan, config: JudgeConfig) -> None:

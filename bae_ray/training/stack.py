@@ -160,6 +160,7 @@ def _members(built: list[Autoencoder], trainings: list[TrainingConfig], together
         for number, training in enumerate(trainings)
     ]
     optimizers: dict[object, torch.optim.Adam] = {}
+    members: list[Member] = []
     for autoencoder, training, setting in zip(built, trainings, settings, strict=True):
         parameters = list(autoencoder.parameters())
         if setting in optimizers:
@@ -167,10 +168,8 @@ def _members(built: list[Autoencoder], trainings: list[TrainingConfig], together
         else:
             betas = (training.beta1, training.beta2)
             optimizers[setting] = torch.optim.Adam(parameters, lr=training.lr, betas=betas, fused=True)
-    return [
-        Member(autoencoder, training, optimizers[setting])
-        for autoencoder, training, setting in zip(built, trainings, settings, strict=True)
-    ]
+        members.append(Member(autoencoder, training, optimizers[setting]))
+    return members
 
 
 def _stacked(members: list[Autoencoder]) -> Autoencoder:

@@ -22,11 +22,10 @@ class TensorBoard:
         """Write the scalars of an epoch."""
         from tensorboardX import SummaryWriter
 
-        name = run.id
-        if name not in self._writers:
+        if run.id not in self._writers:
             # A training that goes on writes its later steps anew.
-            self._writers[name] = SummaryWriter(str(self._folder / name), purge_step=lines[0].step, flush_secs=10)
-        writer = self._writers[name]
+            self._writers[run.id] = SummaryWriter(str(self._folder / run.id), purge_step=lines[0].step, flush_secs=10)
+        writer = self._writers[run.id]
         for line in lines:
             for column, value in line.row().items():
                 if column != "step":

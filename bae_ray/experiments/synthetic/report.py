@@ -111,8 +111,7 @@ def synthetic_results(runs: Path, finished: list[str]) -> Results:
     """The results of the finished runs in the folder `runs`."""
     table = tidy(results(runs, only=finished))
     figures = {"synthetic.png": entropy_by_rank(table)}
-    trained = dynamics(table, runs)
-    if trained is not None:
+    if (trained := dynamics(table, runs)) is not None:
         figures["dynamics.png"] = trained
     return Results(
         page="report.html",
