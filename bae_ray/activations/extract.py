@@ -7,10 +7,9 @@ then a receipt; a rerun looks for receipts and computes only the shards that hav
 from typing import Any, NamedTuple
 
 from bae_ray.activations.compute import Work
-from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.config import ExtractConfig, ICLInput
 from bae_ray.activations.extractor import run_probe, run_shards, share_of, writing
 from bae_ray.activations.ingest import Lengths, lengths, write_rows
-from bae_ray.activations.inputs import ICLInput
 from bae_ray.activations.layout import MANIFEST, Manifest, Probe, Request, RowsIndex
 from bae_ray.activations.loading import TORCH_DTYPES
 from bae_ray.activations.model import ModelSource, check_request, find_model, load_tokenizer, model_identity

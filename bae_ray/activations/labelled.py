@@ -12,10 +12,9 @@ import ray.data
 from transformers import PreTrainedTokenizerBase
 
 from bae_ray.activations.bundled import BUNDLED_CORPORA
-from bae_ray.activations.config import CorpusConfig, ExtractConfig
+from bae_ray.activations.config import CorpusConfig, ExtractConfig, ICLInput
 from bae_ray.activations.corpus import HubDataset, LocalFiles
 from bae_ray.activations.dataset import read_corpus, tables, tokenized, tokenizer_of
-from bae_ray.activations.inputs import ICLInput
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.prompts import FixedPrompts, PromptFormat, SampledPrompts
 from bae_ray.activations.reading.blocks import LABEL, PLACE, TEXT

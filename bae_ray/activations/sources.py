@@ -8,9 +8,8 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from bae_ray.activations import corpus
-from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.config import ExtractConfig, ICLInput, RandomTokensInput, WindowsInput
 from bae_ray.activations.dataset import read_corpus, tokenized, tokenizer_of, tokens_before
-from bae_ray.activations.inputs import ICLInput, RandomTokensInput, WindowsInput
 from bae_ray.activations.labelled import prompt_tables, read_labelled
 from bae_ray.activations.layout import WindowedTexts
 from bae_ray.activations.model import ModelSource

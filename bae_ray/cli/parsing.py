@@ -9,7 +9,7 @@ import tyro
 import yaml
 from pydantic import ValidationError, create_model
 
-from bae_ray.activations.inputs import INPUTS
+from bae_ray.activations.config import INPUTS
 from bae_ray.autoencoders.architectures import find_architecture
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.cli.command import Command

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.http.keys import KeyFile, Keys
 from bae_ray.serving.monitoring.counts import Counted
-from bae_ray.serving.ray_serve.loopback import listen_like_ray
+from bae_ray.serving.ray_serve.deployment import listen_like_ray
 from bae_ray.serving.registry.entry import count
 
 

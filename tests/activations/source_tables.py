@@ -10,8 +10,7 @@ import pyarrow as pa
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from bae_ray.activations.config import ExtractConfig
-from bae_ray.activations.inputs import InputConfig
+from bae_ray.activations.config import ExtractConfig, InputConfig
 from bae_ray.activations.model import find_model
 from bae_ray.activations.sources import find_source
 

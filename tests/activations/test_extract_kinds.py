@@ -11,9 +11,8 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from bae_ray import train
-from bae_ray.activations.config import ExtractConfig, TokensConfig
+from bae_ray.activations.config import ExtractConfig, ICLInput, RandomTokensInput, TokensConfig, WindowsInput
 from bae_ray.activations.extract import extract
-from bae_ray.activations.inputs import ICLInput, RandomTokensInput, WindowsInput
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.accuracy import accuracy
 from bae_ray.autoencoders import BAEConfig, TranscoderConfig

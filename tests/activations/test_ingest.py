@@ -12,9 +12,8 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from bae_ray.activations.config import ExtractConfig, Position, TokensConfig
+from bae_ray.activations.config import ExtractConfig, Position, TokensConfig, WindowsInput
 from bae_ray.activations.ingest import lengths, write_rows
-from bae_ray.activations.inputs import WindowsInput
 from bae_ray.activations.layout import RowsIndex
 from bae_ray.activations.model import find_model
 from bae_ray.activations.sources import find_source

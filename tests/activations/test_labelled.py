@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from bae_ray.activations.config import ICLInput
 from bae_ray.activations.dataset import tokenizer_of
-from bae_ray.activations.inputs import ICLInput
 from bae_ray.activations.model import find_model
 from bae_ray.activations.prompts import FixedPrompts, SampledPrompts
 from bae_ray.activations.sources import find_source

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from bae_ray.activations.inputs import ICLInput, InputConfig, RandomTokensInput, TextsInput, WindowsInput
+from bae_ray.activations.config import ICLInput, InputConfig, RandomTokensInput, TextsInput, WindowsInput
 from bae_ray.activations.model import find_model
 from bae_ray.activations.prompts import random_sequences
 from bae_ray.activations.sources import find_source

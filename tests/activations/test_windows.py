@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bae_ray.activations.config import WindowsInput
 from bae_ray.activations.dataset import tokens_after, tokens_before
 from bae_ray.activations.ingest import KEPT
-from bae_ray.activations.inputs import WindowsInput
 from bae_ray.activations.layout import WindowedTexts
 from bae_ray.activations.model import find_model, load_tokenizer
 from bae_ray.activations.sources import find_source, windows

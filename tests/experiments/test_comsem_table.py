@@ -14,8 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bae_ray.activations.config import TokensConfig
-from bae_ray.activations.inputs import WindowsInput
+from bae_ray.activations.config import TokensConfig, WindowsInput
 from bae_ray.activations.layout import Cell
 from bae_ray.errors import InvalidInputError, JudgeError
 from bae_ray.experiments.comsem_table.experiment import EXPERIMENT

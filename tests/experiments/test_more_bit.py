@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bae_ray.activations.config import ExtractConfig, TokensConfig
-from bae_ray.activations.inputs import WindowsInput
+from bae_ray.activations.config import ExtractConfig, TokensConfig, WindowsInput
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import BAEConfig, BinaryAutoencoder, load_autoencoder
 from bae_ray.errors import InvalidInputError, JudgeError

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from bae_ray.activations.config import ExtractConfig
-from bae_ray.activations.inputs import ICLInput
+from bae_ray.activations.config import ExtractConfig, ICLInput
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.experiments.extractions import LARGE_BATCHES, on_gpus
 from bae_ray.experiments.protocol import ExperimentConfig

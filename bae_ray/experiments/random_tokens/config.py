@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from bae_ray.activations.config import ExtractConfig
-from bae_ray.activations.inputs import RandomTokensInput
+from bae_ray.activations.config import ExtractConfig, RandomTokensInput
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.experiments.extractions import LARGE_BATCHES, on_gpus
 from bae_ray.experiments.protocol import ExperimentConfig

@@ -24,8 +24,7 @@ from bae_ray.serving.compute.operations import describe_feature
 from bae_ray.serving.compute.threads import Threads
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.monitoring.counts import Counted, Loads
-from bae_ray.serving.ray_serve.deployment import deployed, own_id
-from bae_ray.serving.ray_serve.loopback import listen_like_ray
+from bae_ray.serving.ray_serve.deployment import deployed, listen_like_ray, own_id
 from bae_ray.serving.registry.registry import Registry
 from bae_ray.serving.time_limits import TimeLimit
 

@@ -26,8 +26,7 @@ from bae_ray.serving.compute.interface import COMPUTING, LOADING, TextActivation
 from bae_ray.serving.compute.threads import in_thread
 from bae_ray.serving.config import ServiceConfig, TextsConfig
 from bae_ray.serving.monitoring.counts import Counted, Loads
-from bae_ray.serving.ray_serve.deployment import deployed, own_id
-from bae_ray.serving.ray_serve.loopback import listen_like_ray
+from bae_ray.serving.ray_serve.deployment import deployed, listen_like_ray, own_id
 from bae_ray.serving.registry.entry import EncoderOrigin
 from bae_ray.serving.time_limits import TimeLimit
 

@@ -1,14 +1,19 @@
-"""The HTTP API as an application: its routes, and its errors as problems."""
+"""The HTTP API as an application: its routes, its errors as problems, and the page at /docs.
+
+The page is Swagger UI from installed files; it loads nothing from other hosts.
+"""
 
 import json
+from functools import cache
 from importlib.metadata import version
+from importlib.resources import files
 from typing import cast
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import HTMLResponse
 
-from bae_ray.serving.http.docs_page import docs
 from bae_ray.serving.http.exchange import ClientGoneError, Exchange
 from bae_ray.serving.http.openapi import check_parameters, describe
 from bae_ray.serving.http.problems import MEDIA_TYPE, Problem
@@ -16,6 +21,18 @@ from bae_ray.serving.http.routes import catalog, codes, compressed, health, toke
 from bae_ray.serving.http.service import Service
 
 DESCRIPTION = "Encode hidden states of a language model with Binary Autoencoders, decode them, and compress them."
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What the browser may load for the page: files of this service and embedded images."""
+FILES = {
+    "swagger-ui-bundle.js": ("fastapi_offline.static", "text/javascript"),
+    "swagger-ui.css": ("fastapi_offline.static", "text/css"),
+    "docs.js": ("bae_ray.serving.http", "text/javascript"),
+}
+"""The page's files: their package and media type."""
+HEADERS = {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}
 
 
 def create_app(service: Service, needs_key: bool = True) -> FastAPI:
@@ -75,6 +92,29 @@ async def _gone(_request: Request, _error: Exception) -> Response:
 async def _internal(request: Request, _error: Exception) -> Response:
     detail = "Something went wrong here. The service's log has it under this request id."
     return await _problem(request, Problem("internal", detail))
+
+
+def docs() -> APIRouter:
+    """The page and its files."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/docs")
+    async def get_docs() -> Response:
+        return HTMLResponse(_read("bae_ray.serving.http", "docs.html"), headers={"content-security-policy": POLICY})
+
+    @router.get("/docs/{name}")
+    async def get_docs_file(name: str) -> Response:
+        if name not in FILES:
+            raise Problem("not_found", "The page of the description has no such file.")
+        package, media = FILES[name]
+        return Response(_read(package, name), media_type=media, headers=HEADERS)
+
+    return router
+
+
+@cache
+def _read(package: str, name: str) -> bytes:
+    return (files(package) / name).read_bytes()
 
 
 if __name__ == "__main__":  # the description that is committed; no route is called, so that no service is needed

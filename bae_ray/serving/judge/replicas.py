@@ -5,7 +5,7 @@ from typing import Any
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import OpenAiIngress
 
-from bae_ray.serving.ray_serve.loopback import listen_like_ray
+from bae_ray.serving.ray_serve.deployment import listen_like_ray
 
 
 class JudgeServer(LLMServer):

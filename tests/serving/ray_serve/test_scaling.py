@@ -5,8 +5,8 @@ from typing import Any, cast
 import pytest
 from ray.serve.config import AutoscalingContext
 
-from bae_ray.serving.ray_serve import scaling
-from bae_ray.serving.ray_serve.scaling import EXPIRE_S, IDLE_S, Expiring
+from bae_ray.serving.ray_serve import deployment
+from bae_ray.serving.ray_serve.deployment import EXPIRE_S, IDLE_S, Expiring
 
 
 class Context:
@@ -28,7 +28,7 @@ def policy(monkeypatch: pytest.MonkeyPatch) -> Any:
         wanted = context.total_num_requests
         return max(wanted, context.target_num_replicas if not context.current_num_replicas else wanted), {}
 
-    monkeypatch.setattr(scaling, "replica_queue_length_autoscaling_policy", serves_own)
+    monkeypatch.setattr(deployment, "replica_queue_length_autoscaling_policy", serves_own)
     made = Expiring()
     return lambda *told: made(cast(AutoscalingContext, Context(*told)))[0]
 
