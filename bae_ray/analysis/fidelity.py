@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bae_ray.activations.capture import decoder_of, find_blocks, logits_at
 from bae_ray.activations.compute import Work
 from bae_ray.activations.loading import load_model_with_head
 from bae_ray.activations.model import ModelSource
-from bae_ray.activations.model_parts import decoder_of, find_blocks, logits_at
 from bae_ray.activations.probe import probe_loaded
 from bae_ray.errors import InvalidInputError
 

@@ -1,18 +1,20 @@
-"""Building autoencoders from configs; saving and loading them as folders."""
+"""Building autoencoders from configs; saving and loading them as folders; the hashes that identify them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import xxhash
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from bae_ray.autoencoders.architectures import CONFIGS, architecture_of
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.autoencoders.hub import fetched
-from bae_ray.autoencoders.identity import DECODER, model_hash
 from bae_ray.config import describe
 from bae_ray.errors import CheckpointError, InvalidInputError
 from bae_ray.files import atomic_path, check_regular, read_text, write_text
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+DECODER = ("W_dec", "b_dec", "mean", "scale")
+"""The tensors that a reconstruction depends on."""
 
 
 def build_autoencoder(config: ArchitectureConfig) -> "Autoencoder":
@@ -116,3 +120,40 @@ def load_weights(autoencoder: "Autoencoder", tensors: dict[str, Any], source: st
     if any(cast[name].dtype != tensors[name].dtype for name in cast.keys() & set(DECODER)):
         autoencoder.stored_hashes = {model_hash(autoencoder): model_hash(autoencoder, tensors)}
     autoencoder.requires_grad_(False).eval()
+
+
+def model_hash(autoencoder: "Autoencoder", tensors: Mapping[str, Tensor] | None = None) -> str:
+    """32 hex digits that identify what a reconstruction from a code depends on.
+
+    That is the architecture, the widths, and every number of the dictionary and the normalisation with its type. How it
+    was trained is left out, so that codes stay readable when a config gains an option. `tensors`: weights to take in
+    place of its own.
+    """
+    tensors = autoencoder.state_dict() if tensors is None else tensors
+    digest = xxhash.xxh3_128(
+        f"{autoencoder.config.name} {autoencoder.d_in} {autoencoder.d_latent} {autoencoder.n_features}".encode()
+    )
+    return _hexdigest(digest, {name: tensor for name, tensor in tensors.items() if name in DECODER})
+
+
+def model_hashes(autoencoder: "Autoencoder", own: str | None = None) -> tuple[str, ...]:
+    """Every hash by which codes may name it: its `model_hash` (`own`, if it is known), and the hash of its file.
+
+    Weights of another type become float32 when they are loaded. Earlier versions kept the type, so the hash differs.
+    """
+    own = own or model_hash(autoencoder)
+    as_stored = autoencoder.stored_hashes.get(own)
+    return (own,) if as_stored is None else (own, as_stored)
+
+
+def encoder_hash(autoencoder: "Autoencoder") -> str:
+    """The same for what a code depends on: the weights of the encoder, and the reference set."""
+    others = {name: tensor for name, tensor in autoencoder.state_dict().items() if name not in DECODER}
+    return _hexdigest(xxhash.xxh3_128(), others)
+
+
+def _hexdigest(digest: xxhash.xxh3_128, tensors: Mapping[str, Tensor]) -> str:
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -78,7 +78,7 @@ def compress(command: CompressCommand) -> None:
 def decompress(command: DecompressCommand) -> None:
     """Run `bae-ray decompress`."""
     from bae_ray.autoencoders import load_autoencoder
-    from bae_ray.autoencoders.identity import model_hashes
+    from bae_ray.autoencoders.checkpoint import model_hashes
     from bae_ray.compression import read_header
     from bae_ray.compression.conversions import Decompression
     from bae_ray.compression.parallel import convert

@@ -8,7 +8,7 @@ from bae_ray.compression.header import TableChoice as TableChoice
 from bae_ray.lazy import lazily
 
 if TYPE_CHECKING:
-    from bae_ray.autoencoders.identity import model_hash as model_hash
+    from bae_ray.autoencoders.checkpoint import model_hash as model_hash
     from bae_ray.compression.activations import compress_activations as compress_activations
     from bae_ray.compression.activations import decompress_activations as decompress_activations
     from bae_ray.compression.codec import MAX_BYTES as MAX_BYTES
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazily(
     __name__,
     {
-        "model_hash": "bae_ray.autoencoders.identity",
+        "model_hash": "bae_ray.autoencoders.checkpoint",
         "compress_activations": "bae_ray.compression.activations",
         "decompress_activations": "bae_ray.compression.activations",
         "MAX_BYTES": "bae_ray.compression.codec",

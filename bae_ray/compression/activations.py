@@ -14,7 +14,7 @@ from torch import Tensor
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.bae import NO_PRIOR
-from bae_ray.autoencoders.identity import model_hash, model_hashes
+from bae_ray.autoencoders.checkpoint import model_hash, model_hashes
 from bae_ray.compression.codec import (
     MAX_BYTES,
     CodeOptions,

@@ -25,7 +25,7 @@ from bae_ray.activations.layout import Cell
 from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
-from bae_ray.autoencoders.identity import encoder_hash, model_hash
+from bae_ray.autoencoders.checkpoint import encoder_hash, model_hash
 from bae_ray.compression.activations import (
     check_compressible,
     check_model,

@@ -8,7 +8,7 @@ import xxhash
 
 from bae_ray.autoencoders import BAEConfig, build_autoencoder, load_autoencoder
 from bae_ray.autoencoders.bae import BinaryAutoencoder
-from bae_ray.autoencoders.identity import encoder_hash
+from bae_ray.autoencoders.checkpoint import encoder_hash
 from bae_ray.compression import compress, compress_activations, decompress_activations, model_hash
 from bae_ray.errors import ForeignModelError
 

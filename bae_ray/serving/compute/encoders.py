@@ -20,8 +20,7 @@ from bae_ray.compression.codec import CodeOptions, check_size
 from bae_ray.compression.header import BLOCK_ROWS
 from bae_ray.errors import ContainerTooLargeError
 from bae_ray.serving.compute.interface import COMPUTING, LOADING, ChangedError, Operation
-from bae_ray.serving.compute.operations import describe_feature
-from bae_ray.serving.compute.threads import Threads
+from bae_ray.serving.compute.operations import Threads, describe_feature
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.monitoring.counts import Counted, Loads
 from bae_ray.serving.ray_serve.deployment import deployed, listen_like_ray, own_id
@@ -102,7 +101,7 @@ class Encoders:
         return self._loads.collected()
 
     async def feature(self, index: int) -> dict[str, Any]:
-        """Describe a feature: see `feature_description.describe_feature`."""
+        """Describe a feature: see `operations.describe_feature`."""
         autoencoder, _ = await self._loaded(serve.get_multiplexed_model_id())
         return await self._threads.run(describe_feature, autoencoder, index)
 

@@ -23,7 +23,7 @@ from bae_ray.activations.model import ModelSource, find_model, load_tokenizer
 from bae_ray.activations.probe import LENGTHS, probe_loaded
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.compute.interface import COMPUTING, LOADING, TextActivations, TooLongError, TooManyTokensError
-from bae_ray.serving.compute.threads import in_thread
+from bae_ray.serving.compute.operations import in_thread
 from bae_ray.serving.config import ServiceConfig, TextsConfig
 from bae_ray.serving.monitoring.counts import Counted, Loads
 from bae_ray.serving.ray_serve.deployment import deployed, listen_like_ray, own_id

@@ -14,9 +14,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
-from bae_ray.serving.http.exchange import ClientGoneError, Exchange
 from bae_ray.serving.http.openapi import check_parameters, describe
 from bae_ray.serving.http.problems import MEDIA_TYPE, Problem
+from bae_ray.serving.http.request import ClientGoneError, Exchange
 from bae_ray.serving.http.routes import catalog, codes, compressed, health, tokens
 from bae_ray.serving.http.service import Service
 

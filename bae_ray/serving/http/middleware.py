@@ -13,10 +13,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bae_ray.serving.config import LimitsConfig
-from bae_ray.serving.http.exchange import Exchange, RequestBody
 from bae_ray.serving.http.keys import ANYONE, Caller, KeyFile, Keys
 from bae_ray.serving.http.limits import HeldMemory, Load, Quotas
 from bae_ray.serving.http.problems import Problem
+from bae_ray.serving.http.request import Exchange, RequestBody
 from bae_ray.serving.monitoring.counts import Metrics
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

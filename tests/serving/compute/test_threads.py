@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bae_ray.autoencoders import BAEConfig, build_autoencoder
 from bae_ray.errors import OutOfMemoryError
 from bae_ray.serving.compute.interface import Operation
-from bae_ray.serving.compute.threads import ROWS_PER_THREAD, Threads, chunks
+from bae_ray.serving.compute.operations import ROWS_PER_THREAD, Threads, chunks
 
 D, F = 12, 40
 bae = build_autoencoder(BAEConfig(d_in=D, d_latent=F))
@@ -66,7 +66,7 @@ def test_a_small_batch_has_all_threads_and_a_large_one_is_shared_out(
         seen.append(torch.get_num_threads())
         return {"code": np.zeros((1, 1), np.uint8)}
 
-    monkeypatch.setattr("bae_ray.serving.compute.threads.compute", counted)
+    monkeypatch.setattr("bae_ray.serving.compute.operations.compute", counted)
     asyncio.run(Threads(4, "test").compute(bae, Operation("pack"), [np.zeros((rows, D), np.float32)]))
     assert seen == chunked
 

@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from bae_ray.serving.config import LimitsConfig
-from bae_ray.serving.http import exchange
+from bae_ray.serving.http import request as request_module
 from bae_ray.serving.http.keys import Keys, read_keys
 from bae_ray.serving.http.limits import Arrival, Load
 from bae_ray.serving.http.middleware import RequestMiddleware
@@ -43,7 +43,7 @@ def test_a_read_counts_from_its_head_on_whatever_it_sends(method: str, content: 
 
 
 def test_a_body_that_stops_is_not_waited_for_however_much_of_it_is_here(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(exchange, "PAUSE_S", 0.3)
+    monkeypatch.setattr(request_module, "PAUSE_S", 0.3)
     parts: list[Message] = [{"type": "http.request", "body": bytes(1 << 20), "more_body": True}]
     sent: list[Message] = []
 
@@ -102,7 +102,7 @@ async def reads(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.mark.parametrize("keys", ["", f"{'a' * 32} name=many; {'b' * 32} name=one"])
 def test_no_caller_takes_all_the_places_of_slow_bodies(monkeypatch: pytest.MonkeyPatch, keys: str):
     """By key, or without keys by address. A slow body is told so, however many others stand still."""
-    monkeypatch.setattr(exchange, "GRACE_S", 0.5)
+    monkeypatch.setattr(request_module, "GRACE_S", 0.5)
     monkeypatch.setenv("BAE_RAY_API_KEYS", keys)
     limits = LimitsConfig(body_timeout_s=30, max_waiting=8, max_inflight=4)
     made = RequestMiddleware(reads, read_keys(None), limits, Metrics("r"))
