@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import pytest
 
 from bae_ray.activations.config import TokensConfig, WindowsInput
 from bae_ray.activations.layout import Cell
+from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError, JudgeError
 from bae_ray.experiments.comsem_table.experiment import EXPERIMENT
 from bae_ray.serving.judge.session import JobJudgeConfig
@@ -192,6 +194,7 @@ def test_the_papers_grid_has_each_method_once_per_layer(name: str, layers: tuple
     preset = EXPERIMENT.presets[name]
     cells = [Cell(layer, site, "all") for layer in preset.extract.layers or () for site in preset.extract.sites]
     store: Any = SimpleNamespace(cells=cells, manifest=SimpleNamespace(d=2048), folder="x", fingerprint=str)
+    store.select = partial(ActivationStore.select, store)
     runs = expand(preset.sweep, store)
     found = [(run.cell.layer, run.cell.site, run.autoencoder.name) for run in runs]
     others = ("relu", "topk", "gated", "bae")
