@@ -90,6 +90,7 @@ class Watched:
                 process.kill()
 
 
+@pytest.mark.slow
 def test_extract(tiny_config: ExtractConfig, tmp_path: Path):
     command = Watched(
         "extract", "--model", tiny_config.model, "--corpus", tiny_config.corpus, "--positions", 2, "--layers", 1,
@@ -99,6 +100,7 @@ def test_extract(tiny_config: ExtractConfig, tmp_path: Path):
     assert command.opened() == set()
 
 
+@pytest.mark.slow
 def test_sweep(tiny_store: Path, tmp_path: Path):
     command = Watched(
         "sweep", "--store", tiny_store, "--out", tmp_path / "runs", "--layers", 1, "--positions", 2,

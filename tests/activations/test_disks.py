@@ -78,6 +78,7 @@ def receipts(store: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in (store / "receipts").glob("*.json")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spoil", "said"), [(fill, "No space left on device"), (make_read_only, "Read-only file sys")])
 def test_disk_that_takes_no_more_in_the_middle(
     disk: Path, slow_config: ExtractConfig, quiet: Path, spoil: Callable[[Path, threading.Event], None], said: str
@@ -113,6 +114,7 @@ def test_disk_that_takes_no_more_in_the_middle(
     assert not list(store.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_shard_whose_files_vanish_before_the_end_is_computed_by_the_next_run(
     slow_config: ExtractConfig, quiet: Path, tmp_path: Path
 ):

@@ -146,6 +146,7 @@ def test_interrupted_by_ctrl_c(arguments: list[str], quiet: Path, tmp_path: Path
     assert_same_results(out, quiet)
 
 
+@pytest.mark.slow
 def test_submitted_to_a_cluster(arguments: list[str], quiet: Path, tmp_path: Path):
     """A head started as on a cluster; the job goes through Ray's job submission, with its folder uploaded."""
     ray = str(Path(sys.executable).with_name("ray"))

@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from bae_ray.serving.ray_serve.ports import free_port
 from tests.serving.support import make_encoder
 
 
+@pytest.mark.slow
 def test_a_start_is_one_line(tmp_path: Path):
     for n in range(9):
         make_encoder(tmp_path / f"e{n}")
