@@ -1,10 +1,11 @@
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bae_ray.cli.job import run_job
-from bae_ray.experiments.protocol import Experiment
+from bae_ray.experiments.protocol import CONFIG_FILE, Experiment
 
 
 @pytest.fixture
@@ -16,6 +17,7 @@ def run(ray_cluster: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
         code = run_job(experiment, [*map(str, options)])
         printed = capsys.readouterr()
         assert code == 0, printed.err[-3000:]
+        assert (Path(str(options[options.index("--out") + 1])) / CONFIG_FILE).exists()  # that `--config` takes
         return printed.out
 
     return call
