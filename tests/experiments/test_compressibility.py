@@ -5,7 +5,8 @@ import torch
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import BAEConfig, build_autoencoder
 from bae_ray.errors import InvalidInputError
-from bae_ray.experiments.compression.compressibility import code_bits, distortion, mean_only, product, residual, scalar
+from bae_ray.experiments.compression.compressibility import code_bits, distortion
+from bae_ray.experiments.compression.quantization import mean_only, product, residual, scalar
 
 D = 12
 

@@ -14,7 +14,7 @@ class Compression:
     def run(self, config: CompressionConfig) -> Outcome:
         """Make compression.csv, compression.png (rate against distortion of each method) and compression.html."""
         from bae_ray.activations.extract import extract
-        from bae_ray.experiments.compression.compressibility import require_faiss
+        from bae_ray.experiments.compression.quantization import require_faiss
         from bae_ray.experiments.compression.rate_distortion import SWEEP, RateDistortion
         from bae_ray.experiments.compression.report import compression_results
         from bae_ray.training.sweep import sweep

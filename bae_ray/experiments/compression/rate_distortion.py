@@ -17,8 +17,9 @@ from bae_ray.autoencoders import load_autoencoder
 from bae_ray.autoencoders.checkpoint import WEIGHTS_FILE
 from bae_ray.compression import Scheme, compress_activations, decompress_activations
 from bae_ray.config import content_hash
-from bae_ray.experiments.compression.compressibility import code_bits, distortion, mean_only, product, residual, scalar
+from bae_ray.experiments.compression.compressibility import code_bits, distortion
 from bae_ray.experiments.compression.config import CompressionConfig
+from bae_ray.experiments.compression.quantization import mean_only, product, residual, scalar
 from bae_ray.files import write_text
 from bae_ray.progress import track
 from bae_ray.seeds import stream

@@ -81,10 +81,8 @@ class RequestMiddleware:
                 exchange.source = exchange.caller.name if self._keys else _address(scope)
                 self._quotas.enter(exchange.caller)
                 is_taken = True
-                if exchange.method == "POST" and _has_body(
-                    headers
-                ):  # then it counts when that is there: slow bodies are nobody's work
-                    self._load.check()
+                if exchange.method == "POST" and _has_body(headers):
+                    self._load.check()  # it counts once its body is there: a slow body keeps no replica busy
                 else:
                     exchange.enter()
             _check_coding(headers)
