@@ -138,7 +138,7 @@ def test_interrupted_by_ctrl_c(arguments: list[str], quiet: Path, tmp_path: Path
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 130, printed[-3000:]
     assert "the same command goes on" in printed
     assert "its worker died" not in printed
     assert not (out / "entropy.csv").exists()
