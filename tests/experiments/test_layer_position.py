@@ -132,7 +132,10 @@ def test_a_sweep_in_which_all_fails_says_why(arguments: list[str], tmp_path: Pat
 @pytest.mark.slow
 def test_interrupted_by_ctrl_c(arguments: list[str], quiet: Path, tmp_path: Path):
     out = tmp_path / "out"
+    # What a script starts in the background ignores interrupts, as does all that it starts: these tests, too.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     process = start(arguments, out)
+    signal.signal(signal.SIGINT, before)
     while len(marks(out, "sweep/*/result.json")) < 1:
         assert process.poll() is None
         time.sleep(0.05)
