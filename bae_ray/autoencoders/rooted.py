@@ -1,0 +1,64 @@
+"""Trees over latents, from their edges to a parent of each latent, and its depth."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bae_ray.errors import InvalidInputError
+
+NONE = -1
+"""Parent of a latent that has none."""
+
+
+def rooted(edges: Tensor, d_latent: int) -> Tensor:
+    """Parents [F] of a tree with edges [E, 2], rooted at its centre, so that it is as low as it can be."""
+    neighbours: dict[int, list[int]] = {}
+    for one, other in edges.tolist():
+        neighbours.setdefault(one, []).append(other)
+        neighbours.setdefault(other, []).append(one)
+    parent = torch.full((d_latent,), NONE, dtype=torch.int64)
+    if not neighbours:
+        return parent
+    # The centre is in the middle of a longest path; one end of that is furthest from anywhere.
+    end = _breadth_first(neighbours, min(neighbours))[0][-1]
+    order, back = _breadth_first(neighbours, end)
+    path = [order[-1]]
+    while path[-1] != end:
+        path.append(back[path[-1]])
+    order, back = _breadth_first(neighbours, path[len(path) // 2])
+    if len(order) > 1:
+        parent[torch.tensor(order[1:])] = torch.tensor([back[latent] for latent in order[1:]])
+    return parent
+
+
+def depths(parent: Tensor) -> Tensor:
+    """How many ancestors each latent has, [F]. Raises `InvalidInputError` for parents that are none, or in a circle."""
+    parents = parent.numpy()
+    if len(parents) and not (int(parents.min()) >= NONE and int(parents.max()) < len(parents)):
+        raise InvalidInputError("a latent's parent is no latent")
+    depth = np.where(parents == NONE, 0, -1)
+    here, reached = np.flatnonzero(parents == NONE), 0
+    order = np.argsort(parents, kind="stable")
+    begins = np.searchsorted(parents[order], np.arange(len(parents) + 1))
+    found = len(here)
+    while len(here):
+        reached += 1
+        sizes = begins[here + 1] - begins[here]
+        offsets = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        here = order[np.repeat(begins[here], sizes) + offsets]
+        depth[here] = reached
+        found += len(here)
+    if found != len(parents):
+        raise InvalidInputError("parents of latents go in a circle")
+    return torch.from_numpy(depth)
+
+
+def _breadth_first(neighbours: dict[int, list[int]], start: int) -> tuple[list[int], dict[int, int]]:
+    """Latents in the order of their distance from one, and from which each is reached."""
+    order, back = [start], {start: NONE}
+    for latent in order:
+        for other in neighbours[latent]:
+            if other not in back:
+                back[other] = latent
+                order.append(other)
+    return order, back

@@ -1,0 +1,61 @@
+"""The file of a tree over latents, beside the autoencoder that it belongs to (docs/formats.md)."""
+
+from pathlib import Path
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from bae_ray.autoencoders.chow_liu import ChowLiuTree
+from bae_ray.errors import CheckpointError, InvalidInputError
+from bae_ray.files import atomic_path, check_regular
+
+TREE_FILE = "tree.safetensors"
+FORMAT = "bae_ray.tree"
+VERSION = "1"
+REMEDY = "Restore the file, or remove it: then the autoencoder has no tree."
+
+
+def tree_hash(tree: ChowLiuTree) -> str:
+    """32 hex digits that identify a tree by its numbers."""
+    digest = xxhash.xxh3_128(f"{tree.n} {len(tree.parent)}".encode())
+    digest.update(tree.parent.numpy().astype("<i8").tobytes())
+    digest.update(tree.fired.contiguous().numpy().astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def save_tree(tree: ChowLiuTree, file: str | Path, autoencoder: str = "") -> None:
+    """Write a tree; `autoencoder` is the `model_hash` of the one whose codes it is of."""
+    metadata = {
+        "format": FORMAT, "version": VERSION, "n": str(tree.n), "autoencoder": autoencoder, "digest": tree_hash(tree)
+    }  # fmt: skip
+    with atomic_path(Path(file)) as temporary:
+        save_file({"parent": tree.parent.to(torch.int32), "fired": tree.fired.contiguous()}, temporary, metadata)
+
+
+def load_tree(file: str | Path, autoencoder: str | None = None) -> ChowLiuTree:
+    """The tree in a file. Raises `CheckpointError` where it is missing or damaged, or of another autoencoder.
+
+    `autoencoder` is the `model_hash` that it has to name, if it names one; left out, any.
+    """
+    path = Path(file)
+    try:
+        check_regular(path)
+        with safe_open(path, "pt") as content:
+            metadata = content.metadata() or {}
+            if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
+                raise CheckpointError(
+                    f"{path} is no tree of a version that this bae_ray reads, which is {VERSION}. {REMEDY}"
+                )
+            tree = ChowLiuTree(content.get_tensor("parent").long(), content.get_tensor("fired"), int(metadata["n"]))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing. Give the file of a tree, as save_tree writes it.") from error
+    except (OSError, SafetensorError, InvalidInputError, KeyError, ValueError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{path} cannot be read as a tree: {error}. {REMEDY}") from error
+    if metadata.get("digest") != tree_hash(tree):
+        raise CheckpointError(f"{path} is damaged: its numbers are not those that were written. {REMEDY}")
+    named = metadata.get("autoencoder", "")
+    if autoencoder is not None and named and named != autoencoder:
+        raise CheckpointError(f"{path} is of the codes of the autoencoder {named}; this one is {autoencoder}. {REMEDY}")
+    return tree
