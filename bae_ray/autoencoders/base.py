@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from bae_ray.autoencoders.architectures import architecture_of
 from bae_ray.autoencoders.checkpoint import load_autoencoder, save_autoencoder
+from bae_ray.autoencoders.chow_liu import ChowLiuTree
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.autoencoders.hub import OnHub
 from bae_ray.autoencoders.waiting import must_not_wait
@@ -62,6 +63,8 @@ class Autoencoder(nn.Module, OnHub):
         """Where it was loaded from: a run's id, a folder's name, or an id on the hub."""
         self.stored_hashes: dict[str, str] = {}
         """From the `model_hash` after loading to the one of the file, if the numbers in the file are not float32."""
+        self.tree: ChowLiuTree | None = None
+        """Of a binary autoencoder, the tree over its latents on the reference set, if that is known."""
         self.register_buffer("mean", torch.zeros(self.d_in))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("prior", torch.zeros(self.d_latent))

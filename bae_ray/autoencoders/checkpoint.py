@@ -1,6 +1,7 @@
 """Building autoencoders from configs; saving and loading them as folders; the hashes that identify them."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from bae_ray.autoencoders.architectures import CONFIGS, architecture_of
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.autoencoders.hub import fetched
+from bae_ray.autoencoders.tree_file import TREE_FILE, load_tree, save_tree
 from bae_ray.config import describe
 from bae_ray.errors import CheckpointError, InvalidInputError
 from bae_ray.files import atomic_path, check_regular, read_text, write_text
@@ -73,15 +75,21 @@ def load_autoencoder(
     except (InvalidInputError, SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{folder} cannot be loaded as an autoencoder: {error}") from error
     load_weights(autoencoder, tensors, f"{folder / WEIGHTS_FILE}")
+    if os.path.lexists(folder / TREE_FILE):
+        autoencoder.tree = load_tree(folder / TREE_FILE, model_hash(autoencoder), autoencoder.d_latent)
     autoencoder.source = Path(source).resolve().name if Path(source).exists() else str(source)
     return autoencoder
 
 
 def save_autoencoder(autoencoder: "Autoencoder", folder: Path) -> None:
-    """Write the config and the weights (with the normalisation and the reference set) of an autoencoder."""
+    """Write the config and the weights (with normalisation and reference set) of an autoencoder, and its tree."""
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file({name: tensor.contiguous().cpu() for name, tensor in autoencoder.state_dict().items()}, temporary)
     write_text(folder / CONFIG_FILE, autoencoder.config.model_dump_json(indent=2) + "\n")
+    if autoencoder.tree is None:
+        (folder / TREE_FILE).unlink(missing_ok=True)  # of another one that was here
+    else:
+        save_tree(autoencoder.tree, folder / TREE_FILE, model_hash(autoencoder))
 
 
 def load_weights(autoencoder: "Autoencoder", tensors: dict[str, Any], source: str) -> None:

@@ -44,10 +44,10 @@ class ChowLiuTree:
     @classmethod
     def fit(cls, batches: Iterable[Tensor]) -> Self:
         """The best tree of codes of 0 and 1, batches [n, F] that can be gone through twice."""
-        total = fired = None
+        fired, total = None, 0
         for batch in batches:
             sums = batch.sum(0, dtype=torch.int64)
-            fired, total = (sums, len(batch)) if fired is None or total is None else (fired + sums, total + len(batch))
+            fired, total = sums if fired is None else fired + sums, total + len(batch)
         if fired is None:
             raise InvalidInputError("there are no codes to fit a tree to; expected at least one. Give codes [n, F].")
         counts = PairCounts(len(fired), ((fired > 0) & (fired < total)).nonzero().squeeze(1), fired.device)

@@ -34,10 +34,10 @@ def save_tree(tree: ChowLiuTree, file: str | Path, autoencoder: str = "") -> Non
         save_file({"parent": tree.parent.to(torch.int32), "fired": tree.fired.contiguous()}, temporary, metadata)
 
 
-def load_tree(file: str | Path, autoencoder: str | None = None) -> ChowLiuTree:
+def load_tree(file: str | Path, autoencoder: str | None = None, d_latent: int | None = None) -> ChowLiuTree:
     """The tree in a file. Raises `CheckpointError` where it is missing or damaged, or of another autoencoder.
 
-    `autoencoder` is the `model_hash` that it has to name, if it names one; left out, any.
+    `autoencoder` is the `model_hash` that it has to name, if it names one, and `d_latent` its width; left out, any.
     """
     path = Path(file)
     try:
@@ -58,4 +58,6 @@ def load_tree(file: str | Path, autoencoder: str | None = None) -> ChowLiuTree:
     named = metadata.get("autoencoder", "")
     if autoencoder is not None and named and named != autoencoder:
         raise CheckpointError(f"{path} is of the codes of the autoencoder {named}; this one is {autoencoder}. {REMEDY}")
+    if d_latent is not None and d_latent != len(tree.parent):
+        raise CheckpointError(f"{path} is of {len(tree.parent)} latents; the autoencoder has {d_latent}. {REMEDY}")
     return tree

@@ -55,20 +55,28 @@ def cell_grid(table: pd.DataFrame, column: str, how: Literal["mean", "min", "max
     """The grid of one column of runs of one variant; `how` combines the runs of a cell: mean, min or max."""
     grid = table.pivot_table(index="layer", columns="position", values=column, aggfunc=how, sort=False).sort_index()
     positions = sorted(table["position"].unique().tolist(), key=position_order)
-    return CellGrid([int(x) for x in grid.index], positions, grid[positions].to_numpy(dtype=np.float64))
+    return CellGrid([int(x) for x in grid.index], positions, grid.reindex(columns=positions).to_numpy(dtype=np.float64))
 
 
 def entropy_tables(table: pd.DataFrame) -> list[Table]:
-    """Of each variant in the table of `results`: bits by layer and position with FVU on both splits."""
-    return [_of_variant(variant) for variant in variants(table)]
+    """Of each variant in the table of `results`, by layer and position: bits with FVU, and where dependence counts.
+
+    The latter where codes are binary and were measured by a version that does.
+    """
+    tables = []
+    for variant in variants(table):
+        title = "Entropy in bits, FVU on training / held-out texts"
+        tables.append(_grid(variant, title, ("entropy_bits", "fvu_train", "fvu_val"), "{:.0f}  {:.2f}/{:.2f}"))
+        if "tree_bits" in variant.runs and variant.runs["tree_bits"].notna().any():
+            title = "Tree bits / bits that a held-out text takes under the tree"
+            tables.append(_grid(variant, title, ("tree_bits", "heldout_bits"), "{:.1f} / {:.1f}"))
+    return tables
 
 
-def _of_variant(variant: Variant) -> Table:
-    layers, positions, bits = cell_grid(variant.runs, "entropy_bits")
-    train, val = (cell_grid(variant.runs, name).values for name in ("fvu_train", "fvu_val"))
-    rows: list[dict[str, object]] = [{"layer": layer} for layer in layers]
-    for (row, column), value in np.ndenumerate(bits):
-        cell = "-" if np.isnan(value) else f"{value:.0f}  {train[row, column]:.2f}/{val[row, column]:.2f}"
-        rows[row][f"pos {positions[column]}"] = cell
-    title = "Entropy in bits, FVU on training / held-out texts"
+def _grid(variant: Variant, title: str, columns: tuple[str, ...], form: str) -> Table:
+    grids = [cell_grid(variant.runs.astype(dict.fromkeys(columns, float)), column) for column in columns]
+    rows: list[dict[str, object]] = [{"layer": layer} for layer in grids[0].layers]
+    for (row, column), value in np.ndenumerate(grids[0].values):
+        told = "-" if np.isnan(value) else form.format(*(grid.values[row, column] for grid in grids))
+        rows[row][f"pos {grids[0].positions[column]}"] = told
     return text_table(f"{title}: {variant.label}" if variant.label else title, rows)

@@ -4,9 +4,11 @@ import math
 import time
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from bae_ray.analysis.features import FeatureMetrics, feature_statistics
+from bae_ray.analysis.joint_bits import EncodedRows, JointBits, joint_bits
 from bae_ray.analysis.sampling import EntropyEstimate, estimate_entropy
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.errors import DivergedError, TrainingError
@@ -26,14 +28,17 @@ class Trained(NamedTuple):
     """The entropy over all of them, and how sure it is."""
     seconds: float
     """Its share of the training, and the measuring."""
+    joint: JointBits | None = None
+    """What the code takes where dependence counts; None for latents that are no code."""
 
 
 def measure(
-    autoencoder: Autoencoder, split: Split, centre: Tensor, seed: int, seconds: float
+    autoencoder: Autoencoder, split: Split, centre: Tensor, seed: int, seconds: float, texts: Tensor | None = None
 ) -> Trained | TrainingError:
-    """Measure a trained autoencoder, and make all samples its reference set.
+    """Measure a trained autoencoder, make all samples its reference set, and the tree of their codes its tree.
 
-    `centre` [D] is the mean of what it reconstructs; `seconds` is its share of the training. An autoencoder that cannot
+    `centre` [D] is the mean of what it reconstructs; `seconds` is its share of the training. `texts` [N]: the number of
+    the text of each sample, where a text has several. An autoencoder that cannot
     be measured has a `TrainingError` in place of measures.
     """
     started = time.monotonic()
@@ -49,5 +54,16 @@ def measure(
     on_train.merge(on_val)
     on_train.set_reference(autoencoder)
     entropy = estimate_entropy(autoencoder, split.x, seed)
+    joint = _joint(autoencoder, split, seed, texts) if autoencoder.architecture.is_binary else None
+    autoencoder.tree = None if joint is None else joint.model
     seconds += time.monotonic() - started
-    return Trained(autoencoder, train_metrics, val_metrics, on_train.metrics(), entropy, seconds)
+    return Trained(autoencoder, train_metrics, val_metrics, on_train.metrics(), entropy, seconds, joint)
+
+
+def _joint(autoencoder: Autoencoder, split: Split, seed: int, texts: Tensor | None) -> JointBits | None:
+    (train, _), (held_out, _) = split.parts()
+    numbers = None
+    if texts is not None:
+        _, number = torch.unique(texts, return_inverse=True)
+        numbers = number[split.train], number[split.held_out]
+    return joint_bits(EncodedRows(autoencoder, train), EncodedRows(autoencoder, held_out), seed, numbers)

@@ -19,6 +19,8 @@ ILLEGAL_PREFIX = "illegal-"
 ENTROPY_COLUMNS = [
     "model", "layer", "site", "position", "n_train", "n_val", "d_in", "d_latent", "entropy_bits", "entropy_low",
     "entropy_high", "entropy_bias", "fvu_train", "fvu_val", "l0", "dead", "dense", "seed", "run",
+    *(f"{name}_{end}" for name in ("tree", "heldout", "heldout_marginal", "joint") for end in ("bits", "low", "high")),
+    "distinct", "varying",
 ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
@@ -74,7 +75,8 @@ def execute_runs(
         members = [(run.autoencoder, run.training) for run in together]
         try:
             x, target = activations_of(together[0], store)
-            train_many(x, members, device, log, target, state, on_trained=put_away, progress=False)
+            texts = texts_of(together[0], store)
+            train_many(x, members, device, log, target, state, on_trained=put_away, progress=False, texts=texts)
         except OSError:
             raise
         except Exception as error:
@@ -133,3 +135,8 @@ def as_out_of_memory(error: Exception) -> OutOfMemoryError | None:
             f"memory ran out: {str(error).splitlines()[0]}. Lower expansion, d_latent or batch_size."
         )
     return None
+
+
+def texts_of(run: RunConfig, store: ActivationStore) -> Tensor | None:
+    """The text of each row of a run's cell, where a text has several."""
+    return torch.from_numpy(store.rows["text_id"].to_numpy().copy()) if run.cell.position == "all" else None

@@ -4,6 +4,7 @@ run.json            the RunConfig that determines it
 metrics.jsonl       a line per epoch, or per step
 state.safetensors   while it is trained: where to go on after an interruption
 config.json, model.safetensors     the autoencoder
+tree.safetensors    of a binary one, the tree over its latents
 result.json         written last: the measures; a run without it is unfinished
 failure.json        in its place where training failed: the reason
 search.json         settings that a search has drawn for the run
@@ -17,6 +18,7 @@ from pydantic import Field
 from bae_ray.activations.config import Position
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import spectral_norm
+from bae_ray.analysis.joint_bits import JointBits
 from bae_ray.config import Record
 from bae_ray.files import read_text, write_text
 from bae_ray.training.config import RunConfig
@@ -67,6 +69,27 @@ class RunResult(Record):
     seed: int
     run: str
     seconds: float
+    tree_bits: float | None = None
+    """Entropy of the code over all n under its Chow-Liu tree. This and all below with the ends of its 95 % interval
+    (analysis/joint_bits.py says of what); None where the latents are no code, and in earlier results."""
+    tree_low: float | None = None
+    tree_high: float | None = None
+    heldout_bits: float | None = None
+    """Bits that a held-out sample takes under the tree of the training samples."""
+    heldout_low: float | None = None
+    heldout_high: float | None = None
+    heldout_marginal_bits: float | None = None
+    """The same without the tree, each latent by itself."""
+    heldout_marginal_low: float | None = None
+    heldout_marginal_high: float | None = None
+    joint_bits: float | None = None
+    """Joint entropy over all n, where whole codes recur often enough to tell it; else None."""
+    joint_low: float | None = None
+    joint_high: float | None = None
+    distinct: int | None = None
+    """Different codes among all n."""
+    varying: int | None = None
+    """Latents that fire on some samples and not on others."""
 
 
 class Failure(Record):
@@ -131,5 +154,16 @@ def write_result(runs: Path, run: RunConfig, store: ActivationStore, trained: Tr
         seed=run.training.seed,
         run=run.id,
         seconds=trained.seconds,
+        **_joint_columns(trained.joint),
     )
     write_text(runs / run.id / RESULT_FILE, result.to_json())
+
+
+def _joint_columns(joint: JointBits | None) -> dict[str, Any]:
+    if joint is None:
+        return {}
+    told: dict[str, Any] = {"distinct": joint.distinct, "varying": joint.varying}
+    for name in ("tree", "heldout", "heldout_marginal", "joint"):
+        if (estimate := getattr(joint, name)) is not None:
+            told |= {f"{name}_bits": estimate.bits, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return told

@@ -76,14 +76,15 @@ def train_many(
     placement: Placement | None = None,
     on_trained: Callable[[int, Trained | TrainingError], None] = lambda *_: None,
     progress: bool | None = None,
+    texts: Tensor | None = None,
 ) -> list[Trained | TrainingError]:
     """Train several autoencoders on the same batches; each gets, to rounding, the numbers that it gets alone.
 
     Members of one architecture are computed as one. A member that diverges is reported in its place, and the others go
     on. `on_epoch` is given the member's number and its metrics; `on_trained` each member's outcome, while the state at
     `checkpoint` is still there: killed before it has put all of them away, the next call only measures again.
-    `progress`: whether the epochs are shown as they pass; left out, on a terminal and in a notebook. See `train` for
-    the rest.
+    `progress`: whether the epochs are shown as they pass; left out, on a terminal and in a notebook. `texts` [N]: the
+    number of the text of each row, where a text has several, for intervals. See `train` for the rest.
 
     Raises `InvalidInputError` where members differ in a field of `SHARED`, and `OutOfMemoryError`.
     """
@@ -115,7 +116,9 @@ def train_many(
         stacks[i].release()
         for j, number in enumerate(numbers):
             autoencoder = stacks[i].members[j].autoencoder
-            outcomes[number] = loop.failures.get((i, j)) or measure(autoencoder, split, centre, shared.seed, share)
+            outcomes[number] = loop.failures.get((i, j)) or measure(
+                autoencoder, split, centre, shared.seed, share, texts
+            )
             on_trained(number, outcomes[number])
     if checkpoint and len(loop.failures) < len(members):
         checkpoint.unlink(missing_ok=True)

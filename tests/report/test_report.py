@@ -7,6 +7,7 @@ import pytest
 from matplotlib.image import imread
 
 from bae_ray.experiments.layer_position.matched import curves, matched_figure, matched_parts, matched_table
+from bae_ray.experiments.layer_position.report import few_texts
 from bae_ray.report.entropy_tables import cell_grid, entropy_tables
 from bae_ray.report.figures import entropy_figure, save_png
 from bae_ray.report.results_writer import Results, write_results
@@ -44,6 +45,21 @@ def test_figure_draws_the_numbers(table: pd.DataFrame, tmp_path: Path):
     np.testing.assert_allclose(np.asarray(fvu.images[0].get_array())[0], [0.01, 0.04, 0.16])
     save_png(figure, tmp_path / "f.png")
     assert imread(tmp_path / "f.png").std() > 0.01
+
+
+def test_bits_under_a_tree_are_shown_where_they_are_known(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]):
+    assert len(entropy_tables(table)) == 1
+    known = table["position"] != 16
+    measured = table.assign(
+        tree_bits=(table["entropy_bits"] / 10).where(known), heldout_bits=(table["layer"] + 2.0).where(known)
+    )
+    print_tables(*entropy_tables(measured))
+    lines = [line.split("│") for line in capsys.readouterr().out.splitlines()]
+    shown = [[cell.strip() for cell in line[1:-1]] for line in lines if "/ 2.0" in str(line) or "/ 7.0" in str(line)]
+    assert shown == [["0", "0.2 / 2.0", "0.5 / 2.0", "-"], ["5", "5.2 / 7.0", "-", "-"]]
+    (note,) = few_texts(measured.assign(varying=[81] * 3 + [None] * (len(table) - 3)))
+    assert "In 3 of 10 runs more latents vary than there are training texts" in note
+    assert few_texts(measured) == []
 
 
 def test_unlike_runs_are_never_averaged(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]):

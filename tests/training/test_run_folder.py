@@ -9,13 +9,14 @@ from safetensors.torch import load_file
 
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
-from bae_ray.autoencoders import BAEConfig, ReLUConfig
+from bae_ray.autoencoders import BAEConfig, ReLUConfig, load_autoencoder
 from bae_ray.errors import DivergedError
 from bae_ray.training import loop, run_execution
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import plan_run
+from bae_ray.training.results import results
 from bae_ray.training.run_execution import execute_run
-from bae_ray.training.run_folder import STATE_FILE, is_finished, read_failure
+from bae_ray.training.run_folder import STATE_FILE, RunResult, is_finished, read_failure
 
 TRAINING = TrainingConfig(epochs=6, batch_size=16, lr=1e-2, log="step")
 
@@ -50,7 +51,7 @@ def test_an_interrupted_run_goes_on_and_its_directory_is_that_of_one_that_was_no
     logs, weights = [], []
     for name in ("whole", "killed"):
         assert {file.name for file in (tmp_path / name / run.id).iterdir()} == {
-            "run.json", "metrics.jsonl", "config.json", "model.safetensors", "result.json"
+            "run.json", "metrics.jsonl", "config.json", "model.safetensors", "tree.safetensors", "result.json"
         }  # fmt: skip
         lines = (tmp_path / name / run.id / "metrics.jsonl").read_text().splitlines()
         logs.append([{**json.loads(line), "seconds": 0} for line in lines])
@@ -58,6 +59,37 @@ def test_an_interrupted_run_goes_on_and_its_directory_is_that_of_one_that_was_no
     assert logs[0] == logs[1]
     assert [line["step"] for line in logs[0]] == list(range(1, len(logs[0]) + 1))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_binary_run_tells_its_bits_and_keeps_its_tree(tiny_store: Path, tmp_path: Path):
+    store = ActivationStore.open(tiny_store)
+    run = plan_run(store, Cell(1, "residual", 2), BAEConfig(expansion=2), TRAINING)
+    result = execute_run(run, store, tmp_path, "cpu")
+    assert result.tree_bits is not None
+    assert result.heldout_bits is not None
+    assert result.distinct is not None
+    assert 0 < result.tree_bits <= result.entropy_bits
+    assert result.heldout_bits >= 0
+    assert 1 < result.distinct <= result.n_train + result.n_val
+    loaded = load_autoencoder(tmp_path / run.id)
+    assert loaded.tree is not None
+    assert loaded.tree.n == result.n_train + result.n_val
+    assert loaded.tree.entropy_bits == pytest.approx(result.tree_bits)
+    assert loaded.prior.tolist() == pytest.approx((loaded.tree.total / loaded.tree.n).tolist())
+
+    other = plan_run(store, Cell(1, "residual", 2), ReLUConfig(expansion=2), TRAINING)
+    told = execute_run(other, store, tmp_path, "cpu")
+    assert (told.tree_bits, told.heldout_bits, told.joint_bits, told.distinct) == (None, None, None, None)
+    assert not (tmp_path / other.id / "tree.safetensors").exists()
+    tables = results(tmp_path)
+    assert tables["tree_bits"].notna().sum() == 1
+
+    earlier = tmp_path / run.id / "result.json"
+    fields = json.loads(earlier.read_text())
+    new = [name for name in fields if RunResult.model_fields[name].default is None]
+    earlier.write_text(json.dumps({name: value for name, value in fields.items() if name not in new}))
+    assert len(new) == 14
+    assert results(tmp_path)["tree_bits"].isna().all()
 
 
 def test_a_diverged_run_says_why_and_keeps_its_last_state(tiny_store: Path, tmp_path: Path):

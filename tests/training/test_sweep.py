@@ -54,7 +54,7 @@ def test_a_directory_per_run(swept: Path):
     assert {path.name for path in (swept / "tensorboard").iterdir()} == {path.name for path in folders}
     for folder in folders:
         assert {file.name for file in folder.iterdir()} == {
-            "run.json", "metrics.jsonl", "config.json", "model.safetensors", "result.json"
+            "run.json", "metrics.jsonl", "config.json", "model.safetensors", "tree.safetensors", "result.json"
         }  # fmt: skip
         assert json.loads((folder / "run.json").read_text())["training"]["epochs"] == 3
         epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -64,7 +64,8 @@ def test_a_directory_per_run(swept: Path):
 def test_table_says_what_the_checkpoints_measure(swept: Path, tiny_store: Path):
     table = results(swept)
     assert list(entropy_table(table).columns) == ENTROPY_COLUMNS
-    assert not entropy_table(table).isna().any().any()
+    told = entropy_table(table).drop(columns=["joint_bits", "joint_low", "joint_high"])  # where codes recur
+    assert not told.isna().any().any()
     assert table["training.epochs"].tolist() == [3] * 4
     store = ActivationStore.open(tiny_store)
     for row in table.to_dict("records"):

@@ -27,6 +27,12 @@ NOTES = [
         "on a cell shows how the number grows with n."
     ),
     (
+        "tree_bits: entropy of the same code under a Chow-Liu tree (Chow and Liu, 1968), in which each latent hangs on "
+        "one other. What latents do together counts once: it is at most entropy_bits, and at least the joint entropy "
+        "of these texts. heldout_bits: the code length of a held-out text under the tree of the training texts; "
+        "heldout_marginal_bits: the same without the tree. joint_bits: of whole codes, where these recur."
+    ),
+    (
         "l0: latents that fire per text; dead: share that never fires; dense: share that fires on more than a tenth of "
         "the texts."
     ),
@@ -44,12 +50,12 @@ def entropy_results(
     only = None if only is None else list(only)
     table = results(runs, only=only)
     tables, figures = {"entropy.csv": entropy_table(table)}, {"entropy.png": entropy_figure(table)}
-    printed, notes = entropy_tables(table), NOTES
+    printed, notes = entropy_tables(table), [*NOTES, *few_texts(table)]
     if several := curves(table):
         parts = matched_parts(several, matched_fvu, fixed_weight)
         tables["matched.csv"] = pd.concat([part.cells.assign(variant=part.label) for part in parts])
         figures["matched.png"] = matched_figure(parts)
-        printed, notes = [*printed, *map(matched_table, parts)], [*NOTES, MATCHED_NOTE]
+        printed, notes = [*printed, *map(matched_table, parts)], [*notes, MATCHED_NOTE]
     return Results(
         page="report.html",
         title="Entropy by layer and token position",
@@ -61,6 +67,17 @@ def entropy_results(
         page_table=outcomes(runs, only=only).drop(columns=["subset_n", "subset_bits"]),
         sweep=sweep_data(table, runs),
     )
+
+
+def few_texts(table: pd.DataFrame) -> list[str]:
+    """A note where trees were fitted to fewer samples than latents."""
+    few = table["varying"].astype(float) > table["n_train"]
+    if not few.any():
+        return []
+    runs = f"{few.sum()} of {len(table)} runs"
+    return [
+        f"In {runs} more latents vary than there are training texts: tree_bits are too low there, heldout_bits hold."
+    ]
 
 
 def report_entropies(

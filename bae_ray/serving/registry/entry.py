@@ -16,6 +16,7 @@ from bae_ray.autoencoders import ArchitectureConfig, build_autoencoder
 from bae_ray.autoencoders.architectures import CONFIGS, architecture_of
 from bae_ray.autoencoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.autoencoders.losses import bernoulli_entropy
+from bae_ray.autoencoders.tree_file import TREE_FILE
 from bae_ray.config import Config, content_hash, describe
 from bae_ray.errors import BaeRayError, InvalidInputError
 from bae_ray.files import check_regular, read_text
@@ -24,6 +25,7 @@ from bae_ray.serving.config import MAX_WEIGHTS_BYTES
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 
 MEASURES = ("entropy_bits", "fvu_train", "fvu_val", "cosine_val", "l0", "dead", "dense", "n_train")
+READ_FILES = (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE, RUN_FILE, TREE_FILE, CARDS_FILE)
 PRIOR_CHUNK = 1 << 20
 """Firing rates that are read at a time."""
 
@@ -87,7 +89,7 @@ def count(entries: Iterable[Entry]) -> dict[str, int]:
 def version_of(folder: Path) -> str | None:
     """Changes when the folder's files do; None if it holds no encoder."""
     stats: dict[str, list[int | None]] = {}
-    for name in (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE, RUN_FILE):
+    for name in (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE, RUN_FILE, TREE_FILE):
         try:
             stat = (folder / name).stat()
             stats[name] = [stat.st_mtime_ns, stat.st_size]
@@ -111,7 +113,7 @@ def links_out(folder: Path, registry: Path) -> list[str]:
 
     if leads_out(folder):
         return [folder.name]
-    return [name for name in (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE, RUN_FILE, CARDS_FILE) if leads_out(folder / name)]
+    return [name for name in READ_FILES if leads_out(folder / name)]
 
 
 def read_entry(encoder_id: str, folder: Path, version: str, most: int = MAX_WEIGHTS_BYTES) -> Entry:

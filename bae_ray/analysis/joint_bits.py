@@ -1,0 +1,195 @@
+"""What a code really takes, in bits: under a tree over its latents, as a code length of held-out samples, and jointly.
+
+Shapes: N samples, F d_latent, B replicates, K distinct codes.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bae_ray.activations.rows import Rows
+from bae_ray.analysis.distinct_codes import DistinctCodes
+from bae_ray.analysis.features import evaluating, rows_at_once
+from bae_ray.analysis.sampling import COVERAGE, REPLICATES
+from bae_ray.autoencoders import Autoencoder
+from bae_ray.autoencoders.chow_liu import ChowLiuTree, tree_entropy
+from bae_ray.autoencoders.pair_counts import MOST_VARYING, PairCounts
+from bae_ray.autoencoders.rooted import NONE
+from bae_ray.seeds import stream
+
+
+class Estimate(NamedTuple):
+    """A number of bits, and the ends of its 95 % interval, which hold it."""
+
+    bits: float
+    low: float
+    high: float
+
+
+class JointBits(NamedTuple):
+    """Measures of a binary code beside its marginal entropy."""
+
+    tree: Estimate
+    """Entropy of all samples' code under its Chow-Liu tree: at least the joint entropy of these samples, at most the
+    marginal one. Too low on average as an estimate for other samples, since edges and rates are chosen on these; what
+    `heldout` is above it shows by how much at most. The interval is a basic bootstrap for infinitely many samples of
+    this kind, with the edges as they are: it does not cover that they were chosen."""
+    heldout: Estimate
+    """Bits that held-out samples take on average under the tree of the training samples, its rates (k + 1/2) / (n + 1).
+    On average no less than the entropy of new samples. The interval is of the mean over infinitely many held-out
+    samples, autoencoder and tree as they are (percentiles of a bootstrap over held-out samples)."""
+    heldout_marginal: Estimate
+    """The same with each latent by itself."""
+    joint: Estimate | None
+    """Joint entropy: that of the frequencies of whole codes, and its bias after Miller and Madow, (K - 1) / (2 N ln 2).
+    Only where codes recur: at least 20 samples to a code, and at most 1 % of samples with a code of their own. Else
+    None: it would be near log2 N whatever the code. The interval is a basic bootstrap over all samples."""
+    distinct: int
+    """Different codes among all samples."""
+    varying: int
+    """Latents that fire on some of all samples and not on others. A tree needs more training samples than these."""
+    model: ChowLiuTree
+    """The tree over all samples."""
+
+
+class EncodedRows:
+    """The codes of activations, which are encoded anew each time they are gone through."""
+
+    def __init__(self, autoencoder: Autoencoder, x: Tensor | Rows) -> None:
+        self._autoencoder, self._x = autoencoder, x
+
+    def __iter__(self) -> Iterator[Tensor]:
+        with torch.no_grad(), evaluating(self._autoencoder):
+            for rows in self._x.split(rows_at_once(self._autoencoder)):
+                yield self._autoencoder.fires(rows.to(self._autoencoder.mean.device))
+
+
+def joint_bits(
+    train: Iterable[Tensor],
+    heldout: Iterable[Tensor],
+    seed: int,
+    texts: tuple[Tensor, Tensor] | None = None,
+    most_varying: int = MOST_VARYING,
+) -> JointBits | None:
+    """Measure the codes of training and held-out samples: batches [n, F] of booleans, gone through several times.
+
+    `texts` are the numbers, from 0, of the text of each training and each held-out sample, where samples of one text
+    were drawn together: the bootstrap then draws texts. Memory: 4 bytes per pair of varying latents, and some 300 bytes
+    per text (sample). None where more than `most_varying` latents vary, whose pairs would take too much.
+    """
+    codes, fired, sizes = DistinctCodes(), None, []
+    for part in (train, heldout):
+        sizes.append(0)
+        for batch in part:
+            sums = batch.sum(0, dtype=torch.int64)
+            fired = sums if fired is None else fired + sums
+            codes.add(batch)
+            sizes[-1] += len(batch)
+    if fired is None or not all(sizes):
+        raise ValueError("there are no training samples, or none held out")
+    n = sum(sizes)
+    varying = ((fired > 0) & (fired < n)).nonzero().squeeze(1)
+    if len(varying) > most_varying:
+        return None
+    counts = PairCounts(len(fired), varying, fired.device)
+    for batch in train:
+        counts.add(batch)
+    fitted = ChowLiuTree.of(counts)
+    for batch in heldout:
+        counts.add(batch)
+    model = ChowLiuTree.of(counts)
+    del counts
+    draws = _Draws(seed, sizes, texts)
+    return JointBits(
+        _tree_estimate(model, (train, heldout), varying, draws),
+        *(_length(tree, heldout, draws) for tree in (fitted, fitted.alone())),
+        joint=_joint_estimate(codes, draws, len(fired)) if codes.recur else None,
+        distinct=codes.distinct,
+        varying=len(varying),
+        model=model,
+    )
+
+
+class _Draws:
+    """How often each sample is drawn in each replicate: Poisson of mean 1 (Hanley and MacGibbon, 2006), by text."""
+
+    def __init__(self, seed: int, sizes: list[int], texts: tuple[Tensor, Tensor] | None) -> None:
+        parts = torch.arange(sum(sizes)).split(sizes) if texts is None else texts
+        self._texts, generator = parts, stream(seed, "bootstrap texts")
+        size = 1 + max(int(part.max()) for part in parts)
+        self._times = torch.empty(size, REPLICATES, dtype=torch.uint8)
+        for part in self._times.split(1 << 14):
+            part.copy_(torch.poisson(torch.ones(part.shape), generator=generator))
+
+    def of_heldout(self) -> Tensor:
+        """Of each held-out sample, [n, B], uint8."""
+        return self._times[self._texts[1]]
+
+    def batches(self, part: int, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each batch of a part, and how often its samples are drawn, [n, B]."""
+        start = 0
+        for batch in batches:
+            yield batch, self._times[self._texts[part][start : start + len(batch)]]
+            start += len(batch)
+
+    def of_all(self) -> Iterator[Tensor]:
+        """Of all samples, in parts."""
+        for part in self._texts:
+            for some in part.split(1 << 14):
+                yield self._times[some]
+
+
+def _tree_estimate(
+    tree: ChowLiuTree, parts: tuple[Iterable[Tensor], Iterable[Tensor]], varying: Tensor, draws: _Draws
+) -> Estimate:
+    bits, device = tree.entropy_bits, varying.device
+    parent = tree.parent.to(device)[varying]
+    has, above = parent != NONE, parent.clamp_min(0)
+    size = len(varying)
+    fired = torch.zeros(REPLICATES, 2 * size, dtype=torch.float64, device=device)
+    total = torch.zeros(REPLICATES, dtype=torch.float64, device=device)
+    for number, part in enumerate(parts):
+        for batch, times in draws.batches(number, part):
+            weights = times.to(device).T.float()
+            x = batch[:, varying]
+            both = torch.cat([x, x & batch[:, above]], 1)
+            fired += (weights @ both.float()).double()  # whole numbers that float32 holds exactly
+            total += weights.sum(1, dtype=torch.float64)
+    alone, with_parent = fired[:, :size], torch.where(has, fired[:, size:], 0.0)
+    place = torch.zeros(len(tree.parent), dtype=torch.int64, device=device)
+    place[varying] = torch.arange(size, device=device)
+    parents = torch.where(has, alone[:, place[above]], 0.0) if size else alone
+    counts = torch.stack([alone - with_parent, with_parent], -1)
+    seen = torch.stack([total[:, None] - parents, parents], -1)
+    found = tree_entropy(counts, seen, total.clamp_min(1)).cpu()
+    return _basic(bits, bits, found, len(tree.parent))
+
+
+def _joint_estimate(codes: DistinctCodes, draws: _Draws, most: int) -> Estimate:
+    plug_in, bias, replicates = codes.joint_entropy(draws.of_all())
+    return _basic(plug_in + bias, plug_in, replicates, most)
+
+
+def _length(tree: ChowLiuTree, heldout: Iterable[Tensor], draws: _Draws) -> Estimate:
+    lengths = torch.cat([tree.code_lengths(batch).cpu() for batch in heldout])
+    times = draws.of_heldout().T.double()
+    drawn = times.sum(1)
+    means = (times @ lengths)[drawn > 0] / drawn[drawn > 0]
+    low, high = _quantiles(means) if len(means) else (0.0, math.inf)
+    bits = float(lengths.mean())
+    return Estimate(bits, min(low, bits), max(high, bits))
+
+
+def _basic(bits: float, plug_in: float, replicates: Tensor, most: float) -> Estimate:
+    """The basic interval of an entropy whose `plug_in` is too low by about as much as its replicates are below it."""
+    lower, upper = _quantiles(replicates)
+    return Estimate(bits, min(max(2 * plug_in - upper, 0.0), bits), max(min(2 * plug_in - lower, most), bits))
+
+
+def _quantiles(replicates: Tensor) -> tuple[float, float]:
+    tail = (1 - COVERAGE) / 2
+    low, high = torch.quantile(replicates, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
