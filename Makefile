@@ -30,6 +30,7 @@ hooks: $(VENV)/.installed-dev  ## format, lint and import rules before each of y
 bench: $(VENV)/.installed-dev  ## side-by-side measurements
 	$(BIN)/python benchmarks/codec.py
 	$(BIN)/python benchmarks/comsem.py
+	$(BIN)/python benchmarks/entropy.py
 	$(BIN)/python benchmarks/extraction.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/sweep.py

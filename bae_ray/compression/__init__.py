@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bae_ray.compression.codec import CodeWriter as CodeWriter
     from bae_ray.compression.codec import compress as compress
     from bae_ray.compression.codec import decompress as decompress
+    from bae_ray.compression.codec import fit_tree as fit_tree
     from bae_ray.compression.codec import open_container as open_container
     from bae_ray.compression.codec import read_header as read_header
     from bae_ray.compression.codec import read_rows as read_rows
@@ -29,6 +30,7 @@ __getattr__, __dir__ = lazily(
         "CodeWriter": "bae_ray.compression.codec",
         "compress": "bae_ray.compression.codec",
         "decompress": "bae_ray.compression.codec",
+        "fit_tree": "bae_ray.compression.codec",
         "open_container": "bae_ray.compression.codec",
         "read_header": "bae_ray.compression.codec",
         "read_rows": "bae_ray.compression.codec",

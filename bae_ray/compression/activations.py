@@ -15,6 +15,7 @@ from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.bae import NO_PRIOR
 from bae_ray.autoencoders.checkpoint import model_hash, model_hashes
+from bae_ray.autoencoders.chow_liu import ChowLiuTree
 from bae_ray.compression.codec import (
     MAX_BYTES,
     CodeOptions,
@@ -28,7 +29,7 @@ from bae_ray.compression.codec import (
 from bae_ray.compression.config import PriorChoice
 from bae_ray.compression.container import ContainerReader
 from bae_ray.compression.header import BLOCK_ROWS, Scheme, TableChoice
-from bae_ray.compression.prior import PriorTable
+from bae_ray.compression.tables import Model, own_model, table_of, use_own
 from bae_ray.errors import ForeignModelError, InvalidInputError, NoPriorError
 from bae_ray.values import check_finite, check_type
 
@@ -51,19 +52,20 @@ def compress_activations(
     x: Tensor | Rows,
     scheme: Scheme = "entropy",
     *,
-    prior: Tensor | PriorChoice = "encoder",
+    prior: Model | PriorChoice = "encoder",
     **options: Unpack[CodeOptions],
 ) -> bytes:
     """Activations [N, D] as a container of their codes, which names the autoencoder; for options see `compress`.
 
-    `prior` are rates [F], or a choice of these; see `chosen_prior`. `table` is by default `reference` for the rates of
-    the autoencoder itself, which the reader has as well; other rates are in the container. Raises `InvalidInputError`
-    for an autoencoder that is not binary, activations of another width, or a threshold of burstiness without a prior.
+    `prior` are rates [F], for scheme `tree` a tree, or a choice of these; see `chosen_prior`. `table` is by default
+    `reference` for the rates or the tree of the autoencoder itself, which the reader has as well; others are in the
+    container. Raises `InvalidInputError` for an autoencoder that is not binary, activations of another width, or a
+    threshold of burstiness without a prior, and `NoPriorError` for scheme `tree` without a tree.
     """
     check_compressible(autoencoder)
     options.setdefault("table", "reference")
     if isinstance(prior, str):
-        prior = chosen_prior(autoencoder, x, prior, scheme, **options)
+        prior = chosen_model(autoencoder, x, prior, scheme, **options)
     file = io.BytesIO()
     write_activations(file, autoencoder, x.split(BLOCK_ROWS), scheme, prior=prior, **options)
     return file.getvalue()
@@ -76,7 +78,7 @@ def write_activations(
     batches: Iterable[Tensor],
     scheme: Scheme = "entropy",
     *,
-    prior: Tensor | None = None,
+    prior: Model | None = None,
     first_row: int = 0,
     **options: Unpack[CodeOptions],
 ) -> None:
@@ -92,7 +94,7 @@ def write_activations(
         check_threshold(autoencoder, options.get("threshold"))
     if "model_hash" not in options:
         options["model_hash"] = model_hash(autoencoder)
-    with CodeWriter(file, autoencoder.prior if prior is None else prior, scheme, **options) as writer:
+    with CodeWriter(file, own_model(autoencoder, scheme) if prior is None else prior, scheme, **options) as writer:
         for batch in batches:
             check_type(batch, "x")
             check_finite(batch.to(autoencoder.mean.dtype), "x", first_row)
@@ -100,10 +102,12 @@ def write_activations(
             first_row += len(batch)
 
 
-def table_for(autoencoder: Autoencoder, prior: Tensor | None, table: TableChoice) -> TableChoice:
-    """The place of the table of rates `prior` [F]: only the autoencoder's own can be referred to."""
-    own = prior is None or PriorTable.of(prior).hash == PriorTable.of(autoencoder.prior).hash
-    return table if own else "embedded"
+def table_for(autoencoder: Autoencoder, prior: Model | None, table: TableChoice) -> TableChoice:
+    """The place of the table of rates [F] or of a tree, `prior`: only the autoencoder's own can be referred to."""
+    if prior is None:
+        return table
+    own = autoencoder.tree if isinstance(prior, ChowLiuTree) else autoencoder.prior
+    return table if own is not None and table_of(prior).hash == table_of(own).hash else "embedded"
 
 
 def decompress_activations(
@@ -137,7 +141,7 @@ def decompress_activations(
 @torch.no_grad()
 def reconstructions(autoencoder: Autoencoder, reader: ContainerReader, start: int, stop: int) -> Iterable[Tensor]:
     """The same, a block or less of them at a time, on the autoencoder's device."""
-    reader.use_table(PriorTable.of(autoencoder.prior))
+    use_own(reader, autoencoder)
     for code in reader.codes(start, stop):
         for part in torch.from_numpy(code).split(BLOCK_ROWS):  # as floats four times the block, whose size others chose
             yield autoencoder.decode(part.to(autoencoder.mean.device))
@@ -159,7 +163,7 @@ def check_model(autoencoder: Autoencoder, reader: ContainerReader, known_hash: s
         raise ForeignModelError(
             f"the container's codes have {header.d_latent} latents; this autoencoder has {autoencoder.d_latent}."
         )
-    reader.use_table(PriorTable.of(autoencoder.prior))
+    use_own(reader, autoencoder)
 
 
 @torch.no_grad()
@@ -184,9 +188,7 @@ def chosen_prior(
             f"prior is auto and threshold {options.get('threshold')}: each prior keeps other bits above it, so that "
             "sizes cannot be compared. Choose encoder or data."
         )
-    rows = x if isinstance(x, Rows) else Rows([x])
-    if len(rows) > SAMPLE_ROWS:
-        rows = rows.select(torch.linspace(0, len(rows) - 1, SAMPLE_ROWS, dtype=torch.float64).round().long())
+    rows = _sample(x)
     table = options.get("table", "embedded")
     fired, packed = torch.zeros(autoencoder.d_latent, dtype=torch.int64), []
     for batch in rows.split(BLOCK_ROWS):
@@ -208,7 +210,52 @@ def chosen_prior(
     return min(autoencoder.prior, rates, key=size)
 
 
+def chosen_model(
+    autoencoder: Autoencoder, x: Tensor | Rows, choice: PriorChoice, scheme: Scheme, **options: Unpack[CodeOptions]
+) -> Model:
+    """What `chosen_prior` gives; for scheme `tree`, which has no other choice, the autoencoder's tree.
+
+    Raises what it does, `InvalidInputError` for another choice with `tree`, and `NoPriorError` where there is no tree.
+    """
+    if scheme != "tree":
+        return chosen_prior(autoencoder, x, choice, scheme, **options)
+    if choice != "encoder":
+        raise InvalidInputError(
+            f"prior is {choice} and scheme tree, which takes the autoencoder's tree. Choose encoder, or give a tree."
+        )
+    return own_model(autoencoder, scheme)
+
+
+@torch.no_grad()
+def chosen_scheme(
+    autoencoder: Autoencoder, x: Tensor | Rows, choice: PriorChoice, **options: Unpack[CodeOptions]
+) -> Scheme:
+    """The scheme that makes the smaller container of a sample of activations [N, D], `entropy` or `tree`.
+
+    `entropy` where the autoencoder has no tree, or where `choice` asks for other rates than its own.
+    """
+    if choice != "encoder" or autoencoder.tree is None:
+        return "entropy"
+
+    def size(scheme: Scheme) -> int:
+        file = io.BytesIO()
+        with CodeWriter(file, own_model(autoencoder, scheme), scheme, **options) as writer:
+            for batch in _sample(x).split(BLOCK_ROWS):
+                writer.write(autoencoder.fires(batch.to(autoencoder.mean.device)))
+        return len(file.getvalue())
+
+    schemes: tuple[Scheme, ...] = ("entropy", "tree")
+    return min(schemes, key=size)
+
+
 def check_threshold(autoencoder: Autoencoder, threshold: float | None) -> None:
     """Raise `NoPriorError` for a threshold of burstiness where the autoencoder has no prior."""
     if threshold is not None and not autoencoder.has_prior:
         raise NoPriorError(NO_PRIOR)
+
+
+def _sample(x: Tensor | Rows) -> Rows:
+    rows = x if isinstance(x, Rows) else Rows([x])
+    if len(rows) <= SAMPLE_ROWS:
+        return rows
+    return rows.select(torch.linspace(0, len(rows) - 1, SAMPLE_ROWS, dtype=torch.float64).round().long())

@@ -4,7 +4,7 @@ Shapes: N samples, F d_latent.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Self, TypedDict, Unpack
@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bae_ray.autoencoders.chow_liu import ChowLiuTree
 from bae_ray.compression.container import ContainerReader, ContainerWriter
 from bae_ray.compression.header import BLOCK_ROWS, Header, Scheme, TableChoice
 from bae_ray.compression.indices import LOWEST, kept_latents
-from bae_ray.compression.prior import PriorTable
+from bae_ray.compression.tables import Model, table_for_scheme, table_of
 from bae_ray.errors import ContainerTooLargeError, InvalidInputError
 from bae_ray.values import check_type
 
@@ -45,7 +46,7 @@ class CodeWriter:
     def __init__(
         self,
         file: BinaryIO,
-        prior: Tensor,
+        prior: Model,
         scheme: Scheme = "entropy",
         *,
         block_rows: int = BLOCK_ROWS,
@@ -56,12 +57,14 @@ class CodeWriter:
         """For parameters and errors see `compress`; `file` must be able to seek."""
         if threshold is not None and scheme != "indices":
             raise InvalidInputError(f"threshold is {threshold}; scheme {scheme} keeps all bits. Use scheme indices.")
-        self._table = PriorTable.of(prior)
-        d_latent = len(prior)
+        self._table = table_for_scheme(prior, scheme)
+        d_latent = len(self._table.typical)
         header = Header(0, d_latent, scheme, block_rows, model_hash, self._table.hash, table)
         header.check()
         self._typical = torch.from_numpy(self._table.typical)
-        self._kept = kept_latents(prior, LOWEST if threshold is None else threshold) if scheme == "indices" else None
+        self._kept = None
+        if scheme == "indices" and isinstance(prior, Tensor):
+            self._kept = kept_latents(prior, LOWEST if threshold is None else threshold)
         self._writer = ContainerWriter(file, header, self._table)
         self._size, self._waiting, self._rows = block_rows, [], 0
 
@@ -124,12 +127,13 @@ def _largest(bits: Tensor) -> int:
     return int(bits.numpy().max() if bits.device.type == "cpu" else bits.max())  # numpy's is several times faster here
 
 
-def compress(code: Tensor, prior: Tensor, scheme: Scheme = "entropy", **options: Unpack[CodeOptions]) -> bytes:
+def compress(code: Tensor, prior: Model, scheme: Scheme = "entropy", **options: Unpack[CodeOptions]) -> bytes:
     """Codes [N, F] of 0 and 1, of any dtype and device, as a container; `prior` [F] are the firing rates.
 
     `entropy` keeps every bit, at the cost of its entropy under the prior. `indices` is the paper's scheme (Appendix
     A.5): the indices of the bits whose burstiness, log2 |code - prior|, is above `threshold`, in [log2 0.5, 0] and by
-    default log2 0.5; that loses nothing but for latents whose prior is exactly 0.5, which come back as 0. Blocks of
+    default log2 0.5; that loses nothing but for latents whose prior is exactly 0.5, which come back as 0. `tree` keeps
+    every bit, at its cost given its parent's under a tree, which is given in place of the rates (`fit_tree`). Blocks of
     `block_rows` rows (by default 1024) can be read without the others. `model_hash` is kept in the header. `table`:
     `embedded`, the default, for a container that can be read by itself; `reference` for one that holds only a digest of
     the quantised prior, and is read with the same prior.
@@ -142,8 +146,16 @@ def compress(code: Tensor, prior: Tensor, scheme: Scheme = "entropy", **options:
     return file.getvalue()
 
 
-def decompress(data: Source, *, prior: Tensor | None = None, max_bytes: int = MAX_BYTES) -> Tensor:
-    """The codes of a container, [N, F] in uint8. `prior` [F] is needed for one that refers to its table of rates.
+def fit_tree(codes: Tensor | Iterable[Tensor]) -> ChowLiuTree:
+    """The Chow-Liu tree of codes of 0 and 1, [N, F] or batches of them, for scheme `tree`.
+
+    Raises `InvalidInputError` for an invalid code, no code, or more than 32,768 latents that vary.
+    """
+    return ChowLiuTree.fit([as_bits(part) for part in ([codes] if isinstance(codes, Tensor) else codes)])
+
+
+def decompress(data: Source, *, prior: Model | None = None, max_bytes: int = MAX_BYTES) -> Tensor:
+    """The codes of a container, [N, F] in uint8. `prior`: the rates [F] or the tree, where it refers to these.
 
     Raises `CorruptContainerError` for an invalid or damaged container, `ForeignModelError` for a missing or wrong
     prior, and `ContainerTooLargeError`, before any memory is taken, for codes of more than `max_bytes`.
@@ -152,9 +164,7 @@ def decompress(data: Source, *, prior: Tensor | None = None, max_bytes: int = MA
         return _read(reader, 0, len(reader), max_bytes)
 
 
-def read_rows(
-    data: Source, start: int, stop: int, *, prior: Tensor | None = None, max_bytes: int = MAX_BYTES
-) -> Tensor:
+def read_rows(data: Source, start: int, stop: int, *, prior: Model | None = None, max_bytes: int = MAX_BYTES) -> Tensor:
     """The codes of rows `start` to `stop` - 1 of a container, [stop - start, F]; only their blocks are decoded.
 
     Raises what `decompress` does, and `InvalidInputError` for missing rows.
@@ -171,9 +181,9 @@ def read_header(data: Source) -> Header:
 
 
 @contextmanager
-def open_container(data: Source, prior: Tensor | None = None) -> Iterator[ContainerReader]:
+def open_container(data: Source, prior: Model | None = None) -> Iterator[ContainerReader]:
     """The reader of a container; `prior` as in `decompress`. Raises `InvalidInputError` where there is no file."""
-    table = None if prior is None else PriorTable.of(prior)
+    table = None if prior is None else table_of(prior)
     if isinstance(data, str | Path):
         try:
             file = open(data, "rb")  # noqa: SIM115

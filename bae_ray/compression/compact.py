@@ -20,8 +20,8 @@ from bae_ray.varint import read_varints, write_varints
 MAGIC = b"BAE\x02"
 DIGEST_SIZE = 8
 TABLE_DIGEST_SIZE = 8
-RATES = 0
-"""Kind of the probabilities of bits: a rate for each latent. The upper four bits of the first field."""
+RATES, TREE = 0, 1
+"""Kinds of the probabilities of bits: a rate for each latent, or a tree. The upper four bits of the first field."""
 SCHEMES = get_args(Scheme)
 UNNAMED, HASHED = 0, 1
 """Values of the second field: no autoencoder is named, or by 16 bytes; n > 1: by a text of n - 1 bytes."""
@@ -45,7 +45,10 @@ def write_fields(header: Header, sizes: Sequence[int], checksums: Sequence[int])
     name = header.model_hash
     hashed = re.fullmatch(r"[0-9a-f]{32}", name)
     fields = bytes(
-        [RATES << 4 | SCHEMES.index(header.scheme), HASHED if hashed else len(name) + 1 if name else UNNAMED]
+        [
+            _kind(header.scheme) << 4 | SCHEMES.index(header.scheme),
+            HASHED if hashed else len(name) + 1 if name else UNNAMED,
+        ]
     )
     fields += bytes.fromhex(name) if hashed else name.encode()
     fields += bytes.fromhex(header.prior_hash)[:TABLE_DIGEST_SIZE]
@@ -88,7 +91,7 @@ def _parse(fields: bytes, payload: int) -> tuple[Header, list[int], bytes]:
     """The header, the blocks' sizes, and their checksums where there are several."""
     try:
         kind, scheme, named = fields[0] >> 4, fields[0] & 15, fields[1]
-        if kind != RATES or scheme >= len(SCHEMES):
+        if scheme >= len(SCHEMES) or kind != _kind(SCHEMES[scheme]):
             raise damaged(f"it is of kind {kind}, scheme {scheme}, which this bae_ray does not know")
         place = 2 + (16 if named == HASHED else max(named - 1, 0))
         name = fields[2:place].hex() if named == HASHED else fields[2:place].decode("ascii")
@@ -111,6 +114,10 @@ def _parse(fields: bytes, payload: int) -> tuple[Header, list[int], bytes]:
     if len(sums) != 8 * len(sizes):
         raise damaged("it has not as many checksums as blocks")
     return header, sizes, sums
+
+
+def _kind(scheme: Scheme) -> int:
+    return TREE if scheme == "tree" else RATES
 
 
 def _digest(sums: bytes, fields: bytes) -> bytes:

@@ -29,9 +29,10 @@ class ParallelConfig(Config):
 class CompressConfig(ParallelConfig):
     """How activations are compressed."""
 
-    scheme: Scheme = "entropy"
-    """entropy: every bit, at the cost of its entropy. indices: the paper's, the indices of surprising bits as they
-    are."""
+    scheme: Scheme | Literal["auto"] = "entropy"
+    """entropy: every bit, at the cost of its entropy. tree: every bit, at its cost given another one's, by the
+    autoencoder's tree. indices: the paper's, the indices of surprising bits as they are. auto: of the first two the one
+    that makes a sample smaller."""
     threshold: float | None = Field(default=None, ge=-1, le=0)
     """Scheme indices: the burstiness above which a bit is kept, log2 of |code - prior|, in [log2 0.5, 0]. Left out:
     log2 0.5."""

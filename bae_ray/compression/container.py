@@ -14,16 +14,21 @@ from bae_ray.compression.entropy import EntropyCoder, Positions, RatedCoder
 from bae_ray.compression.header import HEADER_SIZE, Header, parse_header, write_header
 from bae_ray.compression.indices import IndexCoder
 from bae_ray.compression.prior import PriorTable
+from bae_ray.compression.tables import Table, check_table, kind_of_table
+from bae_ray.compression.tree_coder import TreeCoder
+from bae_ray.compression.tree_table import TreeTable
 from bae_ray.errors import CorruptContainerError, ForeignModelError
 
 Codes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-Coder = EntropyCoder | RatedCoder | IndexCoder
+Coder = EntropyCoder | RatedCoder | IndexCoder | TreeCoder
 
 
-def coder_for(header: Header, table: PriorTable) -> Coder:
+def coder_for(header: Header, table: Table) -> Coder:
     """The coder of the blocks of a container."""
+    if isinstance(table, TreeTable):
+        return TreeCoder(table)
     if header.scheme == "indices":
         return IndexCoder(len(table.entries))
     return EntropyCoder(table) if header.table == "embedded" else RatedCoder(table)
@@ -35,7 +40,7 @@ class ContainerWriter:
     With a header whose table is `reference` of version 2, else of version 1.
     """
 
-    def __init__(self, file: BinaryIO, header: Header, table: PriorTable) -> None:
+    def __init__(self, file: BinaryIO, header: Header, table: Table) -> None:
         """`header` without its number of rows, which is counted."""
         self._file, self._header, self._table = file, header._replace(rows=0), table
         self._coder = coder_for(header, table)
@@ -76,7 +81,7 @@ class ContainerWriter:
 class ContainerReader:
     """Reads a container from a file that can seek. Blocks are checked as they are read, everything else at once."""
 
-    def __init__(self, file: BinaryIO, table: PriorTable | None = None) -> None:
+    def __init__(self, file: BinaryIO, table: Table | None = None) -> None:
         """`table` is the autoencoder's; it is needed to read codes from a container that refers to it.
 
         Raises `CorruptContainerError`, and `ForeignModelError` for another table than the container refers to. Takes
@@ -96,23 +101,24 @@ class ContainerReader:
             self._table = self._read_tables(size)
             self._coder = coder_for(self.header, self._table)
 
-    def use_table(self, table: PriorTable) -> None:
+    def use_table(self, table: Table) -> None:
         """Use this table where the container refers to one. Raises `ForeignModelError` for a wrong one."""
         if self.header.table == "reference":
-            _check_table(self.header, table)
+            check_table(self.header, table)
             self._table, self._coder = table, coder_for(self.header, table)
 
     @property
-    def table(self) -> PriorTable:
-        """The table of rates. Raises `ForeignModelError` where the container refers to one that was not given."""
+    def table(self) -> Table:
+        """The table of rates, or the tree. Raises `ForeignModelError` where it is referred to and was not given."""
         if self._table is None:
+            own = "tree" if self.header.scheme == "tree" else "prior"
             raise ForeignModelError(
-                f"the container refers to the table of firing rates {self.header.prior_hash}, which is its "
-                "autoencoder's: give prior=autoencoder.prior, or read it with decompress_activations."
+                f"the container refers to {kind_of_table(self.header)} {self.header.prior_hash}, which is its "
+                f"autoencoder's: give prior=autoencoder.{own}, or read it with decompress_activations."
             )
         return self._table
 
-    def _read_tables(self, size: int) -> PriorTable:
+    def _read_tables(self, size: int) -> Table:
         """Read all but the blocks of a container of version 1."""
         self._file.seek(0)
         beginning = self._file.read(HEADER_SIZE)
@@ -128,7 +134,7 @@ class ContainerReader:
 
         self._offsets = part(layout.offsets, "<u8").astype(np.int64)
         self._checksums = part(layout.checksums, "<u8")
-        table = PriorTable(part(layout.prior, "u1"))
+        table = (TreeTable if self.header.scheme == "tree" else PriorTable)(part(layout.prior, "u1"))
         steps = np.diff(self._offsets)
         payload_size = layout.payload[1] - HEADER_SIZE
         if self._offsets[0] != 0 or int(self._offsets[-1]) != payload_size or (steps < 0).any():
@@ -192,16 +198,7 @@ class ContainerReader:
         return content
 
 
-def _check_table(header: Header, table: PriorTable) -> None:
-    if not table.hash.startswith(header.prior_hash) or len(table.entries) != header.d_latent:
-        raise ForeignModelError(
-            f"the container was written with the table of firing rates {header.prior_hash} of {header.d_latent} "
-            f"latents; this one is {table.hash[: len(header.prior_hash)]} of {len(table.entries)}. Load the "
-            "autoencoder that compressed it, with the prior that it had then."
-        )
-
-
-def _tables(offsets: list[int], checksums: list[int], table: PriorTable) -> bytes:
+def _tables(offsets: list[int], checksums: list[int], table: Table) -> bytes:
     return (
         np.array(offsets, dtype="<u8").tobytes() + np.array(checksums, dtype="<u8").tobytes() + table.entries.tobytes()
     )

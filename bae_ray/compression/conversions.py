@@ -29,7 +29,8 @@ from bae_ray.autoencoders.checkpoint import encoder_hash, model_hash
 from bae_ray.compression.activations import (
     check_compressible,
     check_model,
-    chosen_prior,
+    chosen_model,
+    chosen_scheme,
     reconstructions,
     table_for,
     write_activations,
@@ -37,8 +38,8 @@ from bae_ray.compression.activations import (
 from bae_ray.compression.codec import CodeOptions, CodeWriter, open_container
 from bae_ray.compression.config import ArrayFormat, CompressConfig
 from bae_ray.compression.container import ContainerWriter
-from bae_ray.compression.header import TableChoice
-from bae_ray.compression.prior import PriorTable
+from bae_ray.compression.header import Scheme, TableChoice
+from bae_ray.compression.tables import own_model, table_of
 from bae_ray.errors import InvalidInputError, UnreadableFileError
 from bae_ray.storage import without_credentials
 from bae_ray.values import check_type
@@ -189,23 +190,26 @@ class Compression(Conversion):
             "threshold": config.threshold,
             "table": config.table,
         }
-        CodeWriter(io.BytesIO(), loaded.prior, config.scheme, **self.options)  # what it refuses, it refuses now
+        rows = Rows(matrix)
+        self.scheme: Scheme = (
+            chosen_scheme(loaded, rows, config.prior, **self.options) if config.scheme == "auto" else config.scheme
+        )
+        # What it refuses, it refuses now.
+        CodeWriter(io.BytesIO(), own_model(loaded, self.scheme), self.scheme, **self.options)
         # All parts have one prior; it is of the request, so that parts of another one are never joined with these.
-        self.prior = chosen_prior(loaded, Rows(matrix), config.prior, config.scheme, **self.options)
+        self.prior = chosen_model(loaded, rows, config.prior, self.scheme, **self.options)
         self.options["table"] = table_for(loaded, self.prior, config.table)
         self.name = name + CODES_SUFFIXES[self.options["table"]]
         self.excluded = tuple(name + suffix for suffix in CODES_SUFFIXES.values() if name + suffix != self.name)
-        how = config.model_dump(mode="json", include={"scheme", "threshold", "block_rows"})
+        how = config.model_dump(mode="json", include={"threshold", "block_rows"})
         hashes = {"autoencoder": model_hash(loaded), "encoder": encoder_hash(loaded)}
-        hashes["prior"] = PriorTable.of(self.prior).hash
-        self.request = {"source": source.identity(), **hashes, **how}
+        hashes["prior"] = table_of(self.prior).hash
+        self.request = {"source": source.identity(), **hashes, "scheme": self.scheme, **how}
 
     @override
     def write_part(self, autoencoder: Autoencoder, start: int, stop: int, file: BinaryIO) -> None:
         batches = rows_of(self.source).select(torch.arange(start, stop)).split(BATCH_ROWS)
-        write_activations(
-            file, autoencoder, batches, self.config.scheme, prior=self.prior, first_row=start, **self.options
-        )
+        write_activations(file, autoencoder, batches, self.scheme, prior=self.prior, first_row=start, **self.options)
 
     @override
     def join(self, parts: Sequence[Path], file: BinaryIO) -> None:
@@ -213,7 +217,7 @@ class Compression(Conversion):
         for part in parts:
             with open_container(part) as reader:
                 if self.options.get("table") == "reference":
-                    reader.use_table(PriorTable.of(self.prior))
+                    reader.use_table(table_of(self.prior))
                 header = reader.header._replace(block_rows=self.config.block_rows)  # a part of one block tells its own
                 writer = writer or ContainerWriter(file, header, reader.table)
                 writer.append(reader)

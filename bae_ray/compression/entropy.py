@@ -65,29 +65,29 @@ class EntropyCoder:
         ends = np.searchsorted(keys, bounds)
         gaps = np.diff(keys, prepend=-1) - 1
         counts = np.diff(ends)
-        encoder = _queue.RangeEncoder()
+        encoder = range_encoder()
         for level in np.flatnonzero(counts):
             first, last = ends[level], ends[level + 1]
             gaps[first] = keys[first] - bounds[level]
-            rate, bits = _rate(int(counts[level]), int(bounds[level + 1] - bounds[level]))
+            rate, bits = rate_of(int(counts[level]), int(bounds[level + 1] - bounds[level]))
             for start in range(first, last, CHUNK):
-                _encode_gaps(encoder, gaps[start : min(start + CHUNK, last)], rate, bits)
+                encode_gaps(encoder, gaps[start : min(start + CHUNK, last)], rate, bits)
         return write_varints(counts.tolist()) + encoder.get_compressed().astype("<u4").tobytes()
 
     def decode(self, content: bytes, rows: int) -> Iterator[Positions]:
         """The flipped bits of a block, some at a time. Raises `CorruptContainerError`."""
         counts, start = read_varints(content, len(self._bounds) - 1, what="numbers of flips")
-        decoder = _decoder(content, start)
+        decoder = range_decoder(content, start)
         for level, count in enumerate(counts):
             if not count:
                 continue
             begin, end = int(self._bounds[level]) * rows, int(self._bounds[level + 1]) * rows
             if count > end - begin:
                 raise CorruptContainerError(f"a block claims {count} flips among {end - begin} bits. Compress anew.")
-            rate, bits = _rate(count, end - begin)
+            rate, bits = rate_of(count, end - begin)
             last = begin - 1
             for done in range(0, count, CHUNK):
-                keys = last + np.cumsum(_decode_gaps(decoder, min(CHUNK, count - done), rate, bits, end - begin) + 1)
+                keys = last + np.cumsum(decode_gaps(decoder, min(CHUNK, count - done), rate, bits, end - begin) + 1)
                 last = int(keys[-1])
                 if last >= end:
                     raise CorruptContainerError("a block's code leaves the block. Compress anew.")
@@ -113,9 +113,9 @@ class RatedCoder:
             return counted
         block = np.zeros((rows, len(self._order)), dtype=np.int32)
         block.reshape(-1)[flips] = 1
-        bits, encoder, first = block.T[self._order].reshape(-1), _queue.RangeEncoder(), 0
+        bits, encoder, first = block.T[self._order].reshape(-1), range_encoder(), 0
         for level, size in self._runs:
-            encoder.encode(bits[first : first + size * rows], _bits_at(level))
+            encoder.encode(bits[first : first + size * rows], bits_at(level))
             first += size * rows
         rated = bytes([RATED]) + encoder.get_compressed().astype("<u4").tobytes()
         return min(counted, rated, key=len)
@@ -127,17 +127,17 @@ class RatedCoder:
             return
         if content[:1] != bytes([RATED]) or rows * len(self._order) > MOST_RATED_BITS:
             raise CorruptContainerError("a block's code is of no known kind. Compress anew.")
-        decoder, first = _decoder(content, 1), 0
+        decoder, first = range_decoder(content, 1), 0
         for level, size in self._runs:
             try:
-                keys = np.flatnonzero(decoder.decode(_bits_at(level), size * rows)).astype(np.int64)
+                keys = np.flatnonzero(decoder.decode(bits_at(level), size * rows)).astype(np.int64)
             except AssertionError as error:  # how constriction says that no encoder wrote this
                 raise CorruptContainerError("a block's code cannot be decoded. Compress anew.") from error
             yield keys % rows * len(self._order) + self._order[first + keys // rows]
             first += size
 
 
-def _decoder(content: bytes, start: int) -> Any:
+def range_decoder(content: bytes, start: int) -> Any:
     """A decoder of the words from byte `start` on."""
     if (len(content) - start) % 4:
         raise CorruptContainerError("a block's code is not a whole number of words. Compress anew.")
@@ -145,14 +145,19 @@ def _decoder(content: bytes, start: int) -> Any:
 
 
 @cache
-def _bits_at(level: int) -> Any:
+def bits_at(level: int) -> Any:
     """The distribution of a bit that flips at a level's rate: 2^-(0.75 + l/2), in whole 2^-24, at least one."""
     # 2^-(0.75 + l/2) is 2^-(l // 2) times one of two numbers; in integers, so that all machines have the same.
     flips = max(1, OCTAVE[level % 2] >> (level // 2)) if level else 1
     return _models.Categorical(np.array([TOTAL - flips, flips], dtype=np.float64), perfect=False)
 
 
-def _rate(flips: int, bits: int) -> tuple[int, int]:
+def range_encoder() -> Any:
+    """An encoder of constriction, version 0.5: its words go with the format."""
+    return _queue.RangeEncoder()
+
+
+def rate_of(flips: int, bits: int) -> tuple[int, int]:
     """The rate of high parts, in 128ths, and the number of low bits, for so many flips among so many bits."""
     low = min(max((bits // (8 * flips)).bit_length() - 1, 0), MAX_LOW_BITS)
     return min(max((RATES * flips << low) // bits, 1), RATES - 1), low
@@ -174,7 +179,8 @@ def _low_bits(bits: int) -> Any:
     return _models.Uniform(1 << bits)
 
 
-def _encode_gaps(encoder: Any, gaps: Positions, rate: int, bits: int) -> None:
+def encode_gaps(encoder: Any, gaps: Positions, rate: int, bits: int) -> None:
+    """Encode gaps [M] at a rate of high parts, with so many low bits."""
     high = gaps >> bits
     encoder.encode(np.minimum(high, ESCAPE).astype(np.int32), _high_parts(rate))
     beyond = high[high >= ESCAPE] - ESCAPE
@@ -185,7 +191,8 @@ def _encode_gaps(encoder: Any, gaps: Positions, rate: int, bits: int) -> None:
         encoder.encode((gaps & ((1 << bits) - 1)).astype(np.int32), _low_bits(bits))
 
 
-def _decode_gaps(decoder: Any, count: int, rate: int, bits: int, most: int) -> Positions:
+def decode_gaps(decoder: Any, count: int, rate: int, bits: int, most: int) -> Positions:
+    """The next `count` gaps. Raises `CorruptContainerError` where one is above `most`."""
     try:
         high = decoder.decode(_high_parts(rate), count).astype(np.int64)
         escaped = np.flatnonzero(high == ESCAPE)

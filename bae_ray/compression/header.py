@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, get_args
 
 from bae_ray.errors import CorruptContainerError, InvalidInputError
 
-Scheme = Literal["entropy", "indices"]
+Scheme = Literal["entropy", "indices", "tree"]
 TableChoice = Literal["reference", "embedded"]
 """Where the table of rates is: with the autoencoder, named by a digest (version 2), or in the container (version 1)."""
 
@@ -25,6 +25,10 @@ MAX_ROWS = 1 << 48
 MAX_LATENTS = 1 << 24
 MAX_BLOCK_BITS = 1 << 28
 """Largest block in bits, of which each takes a byte once decoded."""
+MAX_TREE_BLOCK_BITS = 1 << 26
+"""Largest block of scheme `tree`, whose flips are all decoded at once."""
+TABLE_BYTES: dict[Scheme, int] = {"entropy": 1, "indices": 1, "tree": 6}
+"""Bytes per latent of the table of rates: a rate each, or a tree."""
 DIGEST_SIZE = 16
 _HASH = re.compile(r"[0-9A-Za-z._:-]{0,128}")
 
@@ -62,13 +66,14 @@ class Header(NamedTuple):
         for name, (least, most) in ranges.items():
             if not least <= getattr(self, name) <= most:
                 raise InvalidInputError(f"{name} is {getattr(self, name)}; expected {least} to {most}.")
-        if self.block_rows * self.d_latent > MAX_BLOCK_BITS:
-            raise InvalidInputError(
-                f"block_rows is {self.block_rows}; with d_latent {self.d_latent} expected at most "
-                f"{MAX_BLOCK_BITS // self.d_latent}, so that a block has at most {MAX_BLOCK_BITS} bits."
-            )
         if self.scheme not in get_args(Scheme):
             raise InvalidInputError(f"scheme is '{self.scheme}'; expected one of {', '.join(get_args(Scheme))}.")
+        most = MAX_TREE_BLOCK_BITS if self.scheme == "tree" else MAX_BLOCK_BITS
+        if self.block_rows * self.d_latent > most:
+            raise InvalidInputError(
+                f"block_rows is {self.block_rows}; with d_latent {self.d_latent} expected at most "
+                f"{most // self.d_latent}, so that a block has at most {most} bits."
+            )
         if not _HASH.fullmatch(self.model_hash):
             raise InvalidInputError(
                 f"model_hash is {self.model_hash!r}; expected at most 128 letters, digits, and . _ : -"
@@ -88,7 +93,13 @@ class Layout(NamedTuple):
     def of(cls, header: Header, payload_size: int) -> "Layout":
         """The layout of a container whose blocks take `payload_size` bytes."""
         place, parts = HEADER_SIZE, []
-        sizes = (payload_size, 8 * (header.blocks + 1), 8 * header.blocks, header.d_latent, DIGEST_SIZE)
+        sizes = (
+            payload_size,
+            8 * (header.blocks + 1),
+            8 * header.blocks,
+            TABLE_BYTES[header.scheme] * header.d_latent,
+            DIGEST_SIZE,
+        )
         for size in sizes:
             parts.append((place, place + size))
             place += size

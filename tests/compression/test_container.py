@@ -17,6 +17,7 @@ from bae_ray.compression.entropy import EntropyCoder
 from bae_ray.compression.header import DIGEST_SIZE, HEADER_SIZE, Header, Layout, Scheme, write_header
 from bae_ray.compression.indices import IndexCoder
 from bae_ray.compression.prior import PriorTable
+from bae_ray.compression.tables import Table
 from bae_ray.errors import CompressionError, ContainerTooLargeError, CorruptContainerError
 from tests.memory import MB, at_most
 
@@ -66,7 +67,7 @@ def test_a_header_of_anything_is_refused(text: bytes) -> None:
         decompress(data[:8] + text.ljust(HEADER_SIZE - 8) + data[HEADER_SIZE:])
 
 
-def container(header: Header, table: PriorTable, blocks: list[bytes]) -> bytes:
+def container(header: Header, table: Table, blocks: list[bytes]) -> bytes:
     """A container whose checksums are right, whatever is in it."""
     payload = b"".join(blocks)
     offsets = np.cumsum([0, *map(len, blocks)]).astype("<u8").tobytes()

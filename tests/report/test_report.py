@@ -57,7 +57,7 @@ def test_bits_under_a_tree_are_shown_where_they_are_known(table: pd.DataFrame, c
     lines = [line.split("│") for line in capsys.readouterr().out.splitlines()]
     shown = [[cell.strip() for cell in line[1:-1]] for line in lines if "/ 2.0" in str(line) or "/ 7.0" in str(line)]
     assert shown == [["0", "0.2 / 2.0", "0.5 / 2.0", "-"], ["5", "5.2 / 7.0", "-", "-"]]
-    (note,) = few_texts(measured.assign(varying=[81] * 3 + [None] * (len(table) - 3)))
+    (note,) = few_texts(measured.assign(varying=pd.Series([81.0] * 3 + [np.nan] * 7)))
     assert "In 3 of 10 runs more latents vary than there are training texts" in note
     assert few_texts(measured) == []
 

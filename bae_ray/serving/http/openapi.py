@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
-from bae_ray.compression import Scheme, TableChoice
+from bae_ray.compression import TableChoice
 from bae_ray.serving.http import schemas
 from bae_ray.serving.http.arrays import Style
 from bae_ray.serving.http.media_types import BYTES, HTML, JSON, SAFETENSORS
@@ -24,7 +24,8 @@ Format = Annotated[
     Query(description="The code as bits, the latents that fire, or how strongly each feature is present (burstiness)."),
 ]
 SchemeOption = Annotated[
-    Scheme, Query(description="entropy keeps every bit; indices is the paper's list of the bursty latents (A.5).")
+    Literal["entropy", "indices"],
+    Query(description="entropy keeps every bit; indices is the paper's list of the bursty latents (A.5)."),
 ]
 Threshold = Annotated[
     float | None, Query(ge=-1, le=0, allow_inf_nan=False, description="indices: least burstiness, log2 |code - prior|.")
