@@ -105,7 +105,7 @@ class CodeWriter:
         if bits.device.type != "cpu":  # only the flips leave the device
             flips = (bits != self._typical.to(bits.device)).flatten().nonzero().squeeze(1).cpu().numpy()
         else:
-            flips = np.flatnonzero(bits.numpy() != self._table.typical)
+            flips = _nonzero(bits.numpy() ^ self._table.typical)
         return flips if self._kept is None else flips[self._kept[flips % len(self._kept)]]
 
 
@@ -113,7 +113,9 @@ def as_bits(code: Tensor) -> Tensor:
     """A code of any dtype as uint8, on its device. Raises `InvalidInputError` where it is not of 0 and 1 only."""
     check_type(code, "code", booleans=True)
     code = code.detach()
-    bits = code.view(torch.uint8) if code.dtype == torch.bool else code.to(torch.uint8)
+    if code.dtype == torch.bool:
+        return code.contiguous().view(torch.uint8)
+    bits = code.to(torch.uint8)
     if bits.numel() and (_largest(bits) > 1 or (bits.dtype != code.dtype and not bool((bits == code).all()))):
         bad = code[(code != 0) & (code != 1)][0]
         raise InvalidInputError(
@@ -121,6 +123,15 @@ def as_bits(code: Tensor) -> Tensor:
             "another one cannot be compressed."
         )
     return bits.contiguous()
+
+
+def _nonzero(bits: np.ndarray) -> np.ndarray:
+    """Places of the bytes of a matrix that are not 0. Few are, so that eight at a time are passed over."""
+    flat = bits.reshape(-1)
+    whole = len(flat) // 8 * 8
+    words = np.flatnonzero(flat[:whole].view(np.uint64))
+    row, column = np.nonzero(flat[:whole].reshape(-1, 8)[words])
+    return np.concatenate([words[row] * 8 + column, whole + np.flatnonzero(flat[whole:])])
 
 
 def _largest(bits: Tensor) -> int:

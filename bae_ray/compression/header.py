@@ -25,8 +25,8 @@ MAX_ROWS = 1 << 48
 MAX_LATENTS = 1 << 24
 MAX_BLOCK_BITS = 1 << 28
 """Largest block in bits, of which each takes a byte once decoded."""
-MAX_TREE_BLOCK_BITS = 1 << 26
-"""Largest block of scheme `tree`, whose flips are all decoded at once."""
+MAX_TREE_BLOCK_BITS, MAX_TREE_BLOCK_ROWS = 1 << 25, 1 << 20
+"""Largest block of scheme `tree`, whose flips are all in memory at once, at up to 16 bytes each."""
 TABLE_BYTES: dict[Scheme, int] = {"entropy": 1, "indices": 1, "tree": 6}
 """Bytes per latent of the table of rates: a rate each, or a tree."""
 DIGEST_SIZE = 16
@@ -68,16 +68,20 @@ class Header(NamedTuple):
                 raise InvalidInputError(f"{name} is {getattr(self, name)}; expected {least} to {most}.")
         if self.scheme not in get_args(Scheme):
             raise InvalidInputError(f"scheme is '{self.scheme}'; expected one of {', '.join(get_args(Scheme))}.")
-        most = MAX_TREE_BLOCK_BITS if self.scheme == "tree" else MAX_BLOCK_BITS
-        if self.block_rows * self.d_latent > most:
+        if self.block_rows > (most := most_block_rows(self.scheme, self.d_latent)):
             raise InvalidInputError(
-                f"block_rows is {self.block_rows}; with d_latent {self.d_latent} expected at most "
-                f"{most // self.d_latent}, so that a block has at most {most} bits."
+                f"block_rows is {self.block_rows}; with d_latent {self.d_latent} and scheme {self.scheme} expected at "
+                f"most {most}, so that a block does not take too much memory."
             )
         if not _HASH.fullmatch(self.model_hash):
             raise InvalidInputError(
                 f"model_hash is {self.model_hash!r}; expected at most 128 letters, digits, and . _ : -"
             )
+
+
+def most_block_rows(scheme: Scheme, d_latent: int) -> int:
+    """Rows that a block may have."""
+    return min(MAX_TREE_BLOCK_ROWS, MAX_TREE_BLOCK_BITS // d_latent) if scheme == "tree" else MAX_BLOCK_BITS // d_latent
 
 
 class Layout(NamedTuple):

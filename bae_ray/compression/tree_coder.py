@@ -11,10 +11,12 @@ Shapes: R rows of a block, F d_latent, M atypical bits.
 """
 
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bae_ray.compression.entropy import (
+    CHUNK,
     COUNTED,
     MAX_LOW_BITS,
     OCTAVE,
@@ -45,6 +47,16 @@ MOST_FLIPS_PER_BYTE = 1024
 """More than any code holds: a flip takes at least log2(128 / 127) bits."""
 
 
+class _Run(NamedTuple):
+    """What is told of the bits of one level."""
+
+    level: int
+    flips: int
+    rate: int
+    bits: int
+    """Low bits of the gaps."""
+
+
 class TreeCoder:
     """Codes blocks of atypical bits against a tree. The first byte says how, as in `RatedCoder`."""
 
@@ -64,7 +76,9 @@ class TreeCoder:
                     counts += [rate, bits]
                 else:
                     rate, bits = _usual_rate(level)
-                encode_gaps(encoder, np.diff(places, prepend=-1) - 1, rate, bits)
+                gaps = np.diff(places, prepend=-1) - 1
+                for start in range(0, len(gaps), CHUNK):
+                    encode_gaps(encoder, gaps[start : start + CHUNK], rate, bits)
         told = write_varints(counts)
         counted = (
             bytes([COUNTED]) + write_varints([len(told)]) + told + encoder.get_compressed().astype("<u4").tobytes()
@@ -84,32 +98,33 @@ class TreeCoder:
 
     def _decode_counted(self, content: bytes, rows: int) -> Iterator[Positions]:
         (length,), start = read_varints(content, 1, 1, "length of the numbers of flips")
-        told, most = content[start : start + length], rows * self._walk.d_latent
         if start + length > len(content):
             raise CorruptContainerError("a block ends before its numbers of flips do. Compress anew.")
-        decoder, place, left = range_decoder(content, start + length), 0, MOST_FLIPS_PER_BYTE * (len(content) + 8)
-        found: list[Positions] = []
+        most = rows * self._walk.d_latent
+        runs = self._told(content[start : start + length], most, MOST_FLIPS_PER_BYTE * (len(content) + 8))
+        decoder = range_decoder(content, start + length)
+        usual, exceptional = (_decode_runs(decoder, of_kind, most) for of_kind in runs)
+        yield from self._walk.join(usual, exceptional, rows)
+
+    def _told(self, content: bytes, most: int, most_together: int) -> list[list[_Run]]:
+        """The runs of usual bits, and those of exceptions. Raises `CorruptContainerError`."""
+        place, found = 0, []
         for levels in self._runs:
-            keys: list[Positions] = []
+            found.append([])
             for level in levels:
-                (count,), place = read_varints(told, 1, place, "numbers of flips")
-                left -= count
-                if count > most or left < 0:
+                (count,), place = read_varints(content, 1, place, "numbers of flips")
+                most_together -= count
+                if count > most or most_together < 0:
                     raise CorruptContainerError(f"a block claims {count} flips among {most} bits. Compress anew.")
                 rate, bits = _usual_rate(level)
                 if count >= MEASURED:
-                    (rate, bits), place = read_varints(told, 2, place, "rates")
+                    (rate, bits), place = read_varints(content, 2, place, "rates")
                     if not (0 < rate < RATES and bits <= MAX_LOW_BITS):
                         raise CorruptContainerError(f"a block says the rate {rate} with {bits} bits. Compress anew.")
-                if count:
-                    places = np.cumsum(decode_gaps(decoder, count, rate, bits, most) + 1) - 1
-                    if int(places[-1]) >= most:
-                        raise CorruptContainerError("a block's code leaves the block. Compress anew.")
-                    keys.append(level << SHIFT | places)
-            found.append(np.concatenate(keys) if keys else np.empty(0, dtype=np.int64))
-        if place != length:
+                found[-1].append(_Run(level, count, rate, bits))
+        if place != len(content):
             raise CorruptContainerError("a block's numbers of flips are not as many as it says. Compress anew.")
-        yield from self._walk.join(found[0], found[1], rows)
+        return found
 
     def _bit_by_bit(self, flips: Positions, rows: int) -> bytes:
         atypical = np.zeros((rows, self._walk.d_latent), dtype=bool)
@@ -155,6 +170,22 @@ class TreeCoder:
                 [(kind % LEVELS, int(sizes[kind])) for kind in np.flatnonzero(sizes).tolist()],
                 exception & table.follows[latents][:, None].view(bool),
             )
+
+
+def _decode_runs(decoder: Any, runs: list[_Run], most: int) -> Positions:
+    """The keys of the flips of runs of one kind, of less than `most` bits. Raises `CorruptContainerError`."""
+    keys, done = np.empty(sum(run.flips for run in runs), dtype=np.int64), 0
+    for run in runs:
+        last = -1
+        for start in range(0, run.flips, CHUNK):
+            gaps = decode_gaps(decoder, min(CHUNK, run.flips - start), run.rate, run.bits, most)
+            places = last + (gaps + 1).cumsum()
+            last = int(places[-1])
+            if last >= most:
+                raise CorruptContainerError("a block's code leaves the block. Compress anew.")
+            keys[done : done + len(places)] = run.level << SHIFT | places
+            done += len(places)
+    return keys
 
 
 def _usual_rate(level: int) -> tuple[int, int]:

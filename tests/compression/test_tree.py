@@ -22,6 +22,7 @@ from bae_ray.compression import (
     read_header,
     read_rows,
     tree_coder,
+    tree_walk,
 )
 from bae_ray.compression.config import CompressConfig
 from bae_ray.compression.conversions import Compression, FileSource
@@ -76,8 +77,10 @@ def test_both_kinds_of_blocks_are_read(tree: ChowLiuTree, rows: int, rate: float
     coder, flips = TreeCoder(table), np.flatnonzero(code.numpy() != table.typical)
     kinds = set()
     with pytest.MonkeyPatch.context() as patch:
-        for most in (-1, 1 << 40):
+        for most, at_once in ((-1, 1 << 22), (-1, 1), (-1, 20), (1 << 40, 1)):
             patch.setattr(tree_coder, "MOST_RATED_BYTES", most)
+            patch.setattr(tree_walk, "EXCEPTIONS_AT_ONCE", at_once)
+            patch.setattr(tree_coder, "CHUNK", at_once)
             content = coder.encode(flips, rows)
             kinds.add(content[0])
             assert sorted(np.concatenate(list(coder.decode(content, rows))).tolist()) == flips.tolist()
@@ -223,12 +226,25 @@ def test_a_block_that_claims_all_flips_takes_bounded_memory():
     )
     with at_most(rows * width + 8 * MB), pytest.raises(CorruptContainerError, match="claims 4194304 flips"):
         decompress(bomb)
-    header = Header(10**12, 1, "tree", 1 << 26, "", TreeTable.of(fit_tree(torch.zeros(3, 1))).hash)
+    header = Header(10**10, 1, "tree", 1 << 20, "", TreeTable.of(fit_tree(torch.zeros(3, 1))).hash)
     many = container(header, TreeTable.of(fit_tree(torch.zeros(3, 1))), [b"\0"] * header.blocks)
     with at_most(8 * MB), pytest.raises(ContainerTooLargeError):
         decompress(many)
-    with pytest.raises(InvalidInputError, match="at most 67108864 bits"):
+    with pytest.raises(InvalidInputError, match="expected at most 8192, so that a block does not take too much memory"):
         compress(torch.zeros(1, width), fit_tree(torch.zeros(3, width)), "tree", block_rows=1 << 16)
+
+
+def test_exceptions_that_cost_nothing_take_bounded_memory():
+    """A star: where the root is atypical, all others are, and next to nothing is written of them."""
+    width, rows = 1 << 12, 1 << 10
+    fired = torch.zeros(width, 2, dtype=torch.int64)
+    fired[0, 0], fired[1:, 1] = 10_000, 10_000
+    star = ChowLiuTree(torch.tensor([-1, *[0] * (width - 1)]), fired, 30_000)
+    data = compress(torch.ones(rows, width, dtype=torch.bool), star, "tree", block_rows=rows)
+    assert len(data) < 7 * width + 2_000
+    with pytest.MonkeyPatch.context() as patch, at_most(rows * width * (1 + 8) + 16 * MB):
+        patch.setattr(tree_walk, "EXCEPTIONS_AT_ONCE", 1 << 16)
+        assert int(decompress(data).sum()) == rows * width
 
 
 def test_another_tree_is_refused():
