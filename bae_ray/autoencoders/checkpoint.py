@@ -56,7 +56,7 @@ def load_autoencoder(
     Raises `CheckpointError` if a file is missing or unreadable, if the architecture is not known, or if the weights do
     not fit the config.
     """
-    folder = fetched(source, (CONFIG_FILE, WEIGHTS_FILE), revision, token, cache_dir)
+    folder = fetched(source, (CONFIG_FILE, WEIGHTS_FILE), revision, token, cache_dir, optional=(TREE_FILE,))
     try:
         config = CONFIGS.validate_json(read_text(folder / CONFIG_FILE))
         check_regular(folder / WEIGHTS_FILE)
@@ -76,19 +76,18 @@ def load_autoencoder(
         raise CheckpointError(f"{folder} cannot be loaded as an autoencoder: {error}") from error
     load_weights(autoencoder, tensors, f"{folder / WEIGHTS_FILE}")
     if os.path.lexists(folder / TREE_FILE):
-        autoencoder.tree = load_tree(folder / TREE_FILE, model_hash(autoencoder), autoencoder.d_latent)
+        autoencoder.tree = load_tree(folder / TREE_FILE, model_hashes(autoencoder), autoencoder.d_latent)
     autoencoder.source = Path(source).resolve().name if Path(source).exists() else str(source)
     return autoencoder
 
 
 def save_autoencoder(autoencoder: "Autoencoder", folder: Path) -> None:
     """Write the config and the weights (with normalisation and reference set) of an autoencoder, and its tree."""
+    (folder / TREE_FILE).unlink(missing_ok=True)  # whoever loads it meanwhile finds no tree, not another one's
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file({name: tensor.contiguous().cpu() for name, tensor in autoencoder.state_dict().items()}, temporary)
     write_text(folder / CONFIG_FILE, autoencoder.config.model_dump_json(indent=2) + "\n")
-    if autoencoder.tree is None:
-        (folder / TREE_FILE).unlink(missing_ok=True)  # of another one that was here
-    else:
+    if autoencoder.tree is not None:
         save_tree(autoencoder.tree, folder / TREE_FILE, model_hash(autoencoder))
 
 

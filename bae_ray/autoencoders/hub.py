@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from bae_ray.autoencoders.config import ArchitectureConfig
@@ -67,9 +69,14 @@ class OnHub(ABC):
 
 
 def fetched(
-    source: str | Path, files: Iterable[str], revision: str | None, token: str | None, cache_dir: str | Path | None
+    source: str | Path,
+    files: Iterable[str],
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    optional: Iterable[str] = (),
 ) -> Path:
-    """The local folder of a saved autoencoder. Files that are on the hub are downloaded.
+    """The local folder of a saved autoencoder. Files that are on the hub are downloaded; `optional` where they are.
 
     Raises `CheckpointError` if there is neither such a folder nor such an id that can be reached.
     """
@@ -78,13 +85,20 @@ def fetched(
     if folder.exists() or len(parts) > 2 or isinstance(source, Path):
         return folder
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
+    download = partial(hf_hub_download, str(source), revision=revision, token=token, cache_dir=cache_dir)
     try:
         for name in files:
-            folder = Path(
-                hf_hub_download(str(source), name, revision=revision, token=token, cache_dir=cache_dir)
-            ).parent
+            folder = Path(download(name)).parent
+        for name in optional:
+            with suppress(EntryNotFoundError):
+                download(name)
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise CheckpointError(
             f"'{source}' is neither a folder nor an autoencoder on the Hugging Face hub that can be reached: "

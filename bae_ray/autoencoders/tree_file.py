@@ -1,5 +1,6 @@
 """The file of a tree over latents, beside the autoencoder that it belongs to (docs/formats.md)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from bae_ray.files import atomic_path, check_regular
 TREE_FILE = "tree.safetensors"
 FORMAT = "bae_ray.tree"
 VERSION = "1"
+BYTES_PER_LATENT, MOST_HEADER_BYTES = 20, 1 << 16
 REMEDY = "Restore the file, or remove it: then the autoencoder has no tree."
 
 
@@ -34,14 +36,23 @@ def save_tree(tree: ChowLiuTree, file: str | Path, autoencoder: str = "") -> Non
         save_file({"parent": tree.parent.to(torch.int32), "fired": tree.fired.contiguous()}, temporary, metadata)
 
 
-def load_tree(file: str | Path, autoencoder: str | None = None, d_latent: int | None = None) -> ChowLiuTree:
+def check_tree_file(file: Path, d_latent: int) -> None:
+    """Raise `InvalidInputError` unless it is a regular file, no larger than a tree's; `OSError` if there is none."""
+    check_regular(file, BYTES_PER_LATENT * d_latent + MOST_HEADER_BYTES)
+
+
+def load_tree(file: str | Path, autoencoder: Sequence[str] = (), d_latent: int | None = None) -> ChowLiuTree:
     """The tree in a file. Raises `CheckpointError` where it is missing or damaged, or of another autoencoder.
 
-    `autoencoder` is the `model_hash` that it has to name, if it names one, and `d_latent` its width; left out, any.
+    `autoencoder` are its `model_hashes`, of which the file has to name one if it names any, and `d_latent` its width;
+    left out, all are right.
     """
     path = Path(file)
     try:
-        check_regular(path)
+        if d_latent is None:
+            check_regular(path)
+        else:
+            check_tree_file(path, d_latent)
         with safe_open(path, "pt") as content:
             metadata = content.metadata() or {}
             if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
@@ -56,8 +67,8 @@ def load_tree(file: str | Path, autoencoder: str | None = None, d_latent: int | 
     if metadata.get("digest") != tree_hash(tree):
         raise CheckpointError(f"{path} is damaged: its numbers are not those that were written. {REMEDY}")
     named = metadata.get("autoencoder", "")
-    if autoencoder is not None and named and named != autoencoder:
-        raise CheckpointError(f"{path} is of the codes of the autoencoder {named}; this one is {autoencoder}. {REMEDY}")
+    if autoencoder and named and named not in autoencoder:
+        raise CheckpointError(f"{path} is of the codes of the autoencoder {named}; this is {autoencoder[0]}. {REMEDY}")
     if d_latent is not None and d_latent != len(tree.parent):
         raise CheckpointError(f"{path} is of {len(tree.parent)} latents; the autoencoder has {d_latent}. {REMEDY}")
     return tree

@@ -77,7 +77,7 @@ def _identity(method: Method, evaluation: EvaluationSet, config: ExamplesConfig,
     """A hash of all that the records depend on; of an autoencoder the weights count, wherever they come from."""
     store, weights = evaluation.store, {}
     if method.source != RANDOM:
-        folder = fetched(method.source, (CONFIG_FILE, WEIGHTS_FILE), None, None, None)
+        folder = fetched(method.source, (CONFIG_FILE, WEIGHTS_FILE))
         files = [file for name in (CONFIG_FILE, WEIGHTS_FILE) if (file := folder / name).exists()]
         weights = {file.name: checksum(file) for file in files}
     data = random_features if method.source == RANDOM else store.fingerprint(method.cell)

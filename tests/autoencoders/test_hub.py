@@ -147,7 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
         file = self.server.repositories.get(name, {}).get(path)
         if file is None or revision not in ("main", COMMIT):
             self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound" if file is None else "RevisionNotFound")
+            missing = "EntryNotFound" if name in self.server.repositories else "RepoNotFound"
+            self.send_header("X-Error-Code", missing if file is None else "RevisionNotFound")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -191,12 +192,22 @@ def test_what_is_pushed_to_the_hub_is_loaded_from_it(hub: Hub, folder: Path, tmp
         + f"""
 autoencoder = load_autoencoder({str(folder)!r})
 addresses = [autoencoder.push_to_hub("someone/bae", private=True, token="hf_ours") for _ in range(2)]
+
+def with_tree():
+    import torch
+    from bae_ray.compression import fit_tree
+
+    autoencoder.tree = fit_tree(torch.rand(20, autoencoder.d_latent) < 0.5)
+    autoencoder.push_to_hub("someone/tree", token="hf_ours")
+    return load_autoencoder("someone/tree").tree.fired.tolist() == autoencoder.tree.fired.tolist()
+
 print(json.dumps({{
     "addresses": addresses,
     "main": load("someone/bae"),
     "commit": load("someone/bae", {COMMIT!r}),
     "absent": load("someone/absent"),
     "revision": load("someone/bae", "v2"),
+    "tree": [load_autoencoder("someone/bae").tree is None, with_tree()],
 }}))""",
         HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}",
         HF_HOME=str(tmp_path / "home"),
@@ -206,11 +217,15 @@ print(json.dumps({{
     card = hub.repositories["someone/bae"].pop("README.md").decode()
     assert "library_name: bae_ray" in card
     assert 'load_autoencoder("someone/bae")' in card
+    assert found["tree"] == [True, True]
+    assert hub.repositories.pop("someone/tree").keys() >= {"tree.safetensors", "model.safetensors"}
     assert hub.repositories == {
         "someone/bae": {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
     }
-    assert [(repo["organization"], repo["name"]) for repo in hub.created] == [("someone", "bae")] * 2
-    assert all("private" in (repo.get("visibility"), "private" if repo.get("private") else "") for repo in hub.created)
+    created = [("someone", "bae")] * 2 + [("someone", "tree")]
+    assert [(repo["organization"], repo["name"]) for repo in hub.created] == created
+    private = ["private" in (repo.get("visibility"), "private" if repo.get("private") else "") for repo in hub.created]
+    assert private == [True, True, False]
     assert hub.tokens == {"Bearer hf_ours"}
     expected = content(load_autoencoder(folder))
     assert found["main"] == expected
