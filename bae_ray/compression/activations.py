@@ -7,21 +7,19 @@ import io
 from collections.abc import Iterable
 from typing import BinaryIO, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import Autoencoder
-from bae_ray.autoencoders.bae import NO_PRIOR
 from bae_ray.autoencoders.checkpoint import model_hash, model_hashes
 from bae_ray.autoencoders.chow_liu import ChowLiuTree
+from bae_ray.compression.choices import check_threshold, chosen_model
 from bae_ray.compression.codec import (
     MAX_BYTES,
     CodeOptions,
     CodeWriter,
     Source,
-    as_bits,
     check_rows,
     check_size,
     open_container,
@@ -30,11 +28,8 @@ from bae_ray.compression.config import PriorChoice
 from bae_ray.compression.container import ContainerReader
 from bae_ray.compression.header import BLOCK_ROWS, Scheme, TableChoice
 from bae_ray.compression.tables import Model, own_model, table_of, use_own
-from bae_ray.errors import ForeignModelError, InvalidInputError, NoPriorError
+from bae_ray.errors import ForeignModelError, InvalidInputError
 from bae_ray.values import check_finite, check_type
-
-SAMPLE_ROWS = 16_384
-"""Largest sample of activations for rates, evenly spaced."""
 
 
 def check_compressible(autoencoder: Autoencoder) -> None:
@@ -164,98 +159,3 @@ def check_model(autoencoder: Autoencoder, reader: ContainerReader, known_hash: s
             f"the container's codes have {header.d_latent} latents; this autoencoder has {autoencoder.d_latent}."
         )
     use_own(reader, autoencoder)
-
-
-@torch.no_grad()
-def chosen_prior(
-    autoencoder: Autoencoder,
-    x: Tensor | Rows,
-    choice: PriorChoice,
-    scheme: Scheme = "entropy",
-    **options: Unpack[CodeOptions],
-) -> Tensor:
-    """Firing rates [F] with which the codes of activations [N, D] are compressed; takes a further pass over these.
-
-    `encoder`: the autoencoder's prior. `data`: the rates of these codes, or of a sample of them. `auto`: the one of the
-    two that makes the smaller container of the sample. Raises `InvalidInputError` for `auto` with
-    a threshold, by which the two would keep different bits.
-    """
-    if choice == "encoder":
-        check_threshold(autoencoder, options.get("threshold"))
-        return autoencoder.prior
-    if choice == "auto" and options.get("threshold") is not None:
-        raise InvalidInputError(
-            f"prior is auto and threshold {options.get('threshold')}: each prior keeps other bits above it, so that "
-            "sizes cannot be compared. Choose encoder or data."
-        )
-    rows = _sample(x)
-    table = options.get("table", "embedded")
-    fired, packed = torch.zeros(autoencoder.d_latent, dtype=torch.int64), []
-    for batch in rows.split(BLOCK_ROWS):
-        bits = as_bits(autoencoder.fires(batch.to(autoencoder.mean.device))).cpu()
-        fired += bits.sum(0)
-        packed.append(np.packbits(bits.numpy(), axis=1))
-    rates = (fired + 0.5) / (len(rows) + 1)  # a latent that does not fire in the sample may fire elsewhere
-    if choice == "data":
-        return rates
-
-    def size(prior: Tensor) -> int:
-        file = io.BytesIO()
-        options["table"] = table if prior is autoencoder.prior else "embedded"
-        with CodeWriter(file, prior, scheme, **options) as writer:
-            for part in packed:
-                writer.write(torch.from_numpy(np.unpackbits(part, axis=1, count=len(rates))))
-        return len(file.getvalue())
-
-    return min(autoencoder.prior, rates, key=size)
-
-
-def chosen_model(
-    autoencoder: Autoencoder, x: Tensor | Rows, choice: PriorChoice, scheme: Scheme, **options: Unpack[CodeOptions]
-) -> Model:
-    """What `chosen_prior` gives; for scheme `tree`, which has no other choice, the autoencoder's tree.
-
-    Raises what it does, `InvalidInputError` for another choice with `tree`, and `NoPriorError` where there is no tree.
-    """
-    if scheme != "tree":
-        return chosen_prior(autoencoder, x, choice, scheme, **options)
-    if choice != "encoder":
-        raise InvalidInputError(
-            f"prior is {choice} and scheme tree, which takes the autoencoder's tree. Choose encoder, or give a tree."
-        )
-    return own_model(autoencoder, scheme)
-
-
-@torch.no_grad()
-def chosen_scheme(
-    autoencoder: Autoencoder, x: Tensor | Rows, choice: PriorChoice, **options: Unpack[CodeOptions]
-) -> Scheme:
-    """The scheme that makes the smaller container of a sample of activations [N, D], `entropy` or `tree`.
-
-    `entropy` where the autoencoder has no tree, or where `choice` asks for other rates than its own.
-    """
-    if choice != "encoder" or autoencoder.tree is None:
-        return "entropy"
-
-    def size(scheme: Scheme) -> int:
-        file = io.BytesIO()
-        with CodeWriter(file, own_model(autoencoder, scheme), scheme, **options) as writer:
-            for batch in _sample(x).split(BLOCK_ROWS):
-                writer.write(autoencoder.fires(batch.to(autoencoder.mean.device)))
-        return len(file.getvalue())
-
-    schemes: tuple[Scheme, ...] = ("entropy", "tree")
-    return min(schemes, key=size)
-
-
-def check_threshold(autoencoder: Autoencoder, threshold: float | None) -> None:
-    """Raise `NoPriorError` for a threshold of burstiness where the autoencoder has no prior."""
-    if threshold is not None and not autoencoder.has_prior:
-        raise NoPriorError(NO_PRIOR)
-
-
-def _sample(x: Tensor | Rows) -> Rows:
-    rows = x if isinstance(x, Rows) else Rows([x])
-    if len(rows) <= SAMPLE_ROWS:
-        return rows
-    return rows.select(torch.linspace(0, len(rows) - 1, SAMPLE_ROWS, dtype=torch.float64).round().long())

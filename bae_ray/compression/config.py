@@ -8,6 +8,8 @@ from bae_ray.compression.header import BLOCK_ROWS, Scheme, TableChoice
 from bae_ray.config import Config
 
 PriorChoice = Literal["encoder", "data", "auto"]
+SchemeChoice = Literal[Scheme, "auto"]
+"""A scheme, or the one of `entropy` and `tree` that makes a sample smaller."""
 ArrayFormat = Literal["npy", "safetensors"]
 
 
@@ -29,7 +31,7 @@ class ParallelConfig(Config):
 class CompressConfig(ParallelConfig):
     """How activations are compressed."""
 
-    scheme: Scheme | Literal["auto"] = "entropy"
+    scheme: SchemeChoice = "entropy"
     """entropy: every bit, at the cost of its entropy. tree: every bit, at its cost given another one's, by the
     autoencoder's tree. indices: the paper's, the indices of surprising bits as they are. auto: of the first two the one
     that makes a sample smaller."""

@@ -29,12 +29,11 @@ from bae_ray.autoencoders.checkpoint import encoder_hash, model_hash
 from bae_ray.compression.activations import (
     check_compressible,
     check_model,
-    chosen_model,
-    chosen_scheme,
     reconstructions,
     table_for,
     write_activations,
 )
+from bae_ray.compression.choices import chosen_model, chosen_scheme
 from bae_ray.compression.codec import CodeOptions, CodeWriter, open_container
 from bae_ray.compression.config import ArrayFormat, CompressConfig
 from bae_ray.compression.container import ContainerWriter

@@ -8,7 +8,7 @@ from bae_ray.activations.rows import Rows
 from bae_ray.analysis.features import feature_statistics
 from bae_ray.autoencoders import Autoencoder, BAEConfig, build_autoencoder
 from bae_ray.compression import compress_activations, decompress
-from bae_ray.compression.activations import chosen_prior
+from bae_ray.compression.choices import chosen_prior
 from bae_ray.compression.header import DIGEST_SIZE, HEADER_SIZE
 from bae_ray.errors import InvalidInputError
 
@@ -54,14 +54,14 @@ def test_the_datas_own_rates_reach_its_entropy_where_others_do_not(autoencoder: 
 def test_auto_keeps_the_autoencoders_prior_where_that_is_better(autoencoder: Autoencoder, monkeypatch):
     """Rates of three vectors, which are not those of the others."""
     x = activations(0, 0.0)
-    monkeypatch.setattr("bae_ray.compression.activations.SAMPLE_ROWS", 3)
+    monkeypatch.setattr("bae_ray.compression.choices.SAMPLE_ROWS", 3)
     few = chosen_prior(autoencoder, x, "data")
     three = autoencoder.encode(x[[0, 2048, 4095]]).double().mean(0)
     assert torch.allclose(few.double(), (3 * three + 0.5) / 4), "the first, the last and one in the middle"
     assert len(compress_activations(autoencoder, x, prior="encoder", table="embedded")) < len(
         compress_activations(autoencoder, x, prior=few)
     )
-    monkeypatch.setattr("bae_ray.compression.activations.SAMPLE_ROWS", N)
+    monkeypatch.setattr("bae_ray.compression.choices.SAMPLE_ROWS", N)
     autoencoder.prior.copy_(chosen_prior(autoencoder, x, "data"))
     assert chosen_prior(autoencoder, x, "auto") is autoencoder.prior, "no reason to take another"
 
