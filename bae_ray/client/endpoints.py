@@ -141,8 +141,9 @@ class Calls(ABC):
     ) -> Any:
         """Activations as containers of the codec (bytes), one for each request that it took.
 
-        `table`: by default `reference`, to the encoder's firing rates; `embedded` for containers whose codes can be
-        read without the encoder.
+        `scheme`: `entropy`, `tree` (by the encoder's tree), `auto` (the smaller of these) or `indices`. `table`: by
+        default `reference`, to the encoder's firing rates or tree; `embedded` for containers whose codes can be read
+        without the encoder.
         """
         rows, params = rows_of(x, "x"), {"scheme": scheme, "threshold": threshold, "table": table}
 

@@ -12,16 +12,16 @@ from bae_ray.client import Client
 from bae_ray.serving.config import EncodersConfig, GatewayConfig, ServiceConfig, TextsConfig
 from bae_ray.serving.ray_serve.environment import prepare
 from bae_ray.serving.ray_serve.ports import free_port
-from tests.serving.support import KEY, LIMITS, NARROW_KEY, Served, make_encoder, make_run, until
+from tests.serving.support import KEY, LIMITS, NARROW_KEY, Served, make_encoder, make_run, until, with_tree
 
 prepare()  # before Ray starts, so that its processes have it
 
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry: a binary encoder, a ReLU one, a run, and one whose weights are cut off."""
+    """A registry: a binary encoder with a tree, a ReLU one, a run, and one whose weights are cut off."""
     folder = tmp_path_factory.mktemp("registry")
-    make_encoder(folder / "bae")
+    make_encoder(folder / "bae", change=with_tree)
     make_encoder(folder / "relu", 2, "relu")
     make_run(folder / "run", "tiny")
     make_run(folder / "demo", "tiny")

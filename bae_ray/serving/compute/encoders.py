@@ -14,9 +14,11 @@ from ray import serve
 from typing_extensions import override
 
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
-from bae_ray.compression import Scheme, TableChoice, decompress_activations, model_hash, open_container
+from bae_ray.compression import TableChoice, decompress_activations, model_hash, open_container
 from bae_ray.compression.activations import check_model, write_activations
+from bae_ray.compression.choices import chosen_scheme
 from bae_ray.compression.codec import CodeOptions, check_size
+from bae_ray.compression.config import SchemeChoice
 from bae_ray.compression.header import BLOCK_ROWS
 from bae_ray.errors import ContainerTooLargeError
 from bae_ray.serving.compute.interface import COMPUTING, LOADING, ChangedError, Operation
@@ -105,17 +107,15 @@ class Encoders:
         autoencoder, _ = await self._loaded(serve.get_multiplexed_model_id())
         return await self._threads.run(describe_feature, autoencoder, index)
 
-    async def compress(self, x: np.ndarray, scheme: Scheme, threshold: float | None, table: TableChoice) -> bytes:
+    async def compress(self, x: np.ndarray, scheme: SchemeChoice, threshold: float | None, table: TableChoice) -> bytes:
         """Compress activations [N, D] to a container of at most `max_response_bytes`.
 
-        Raises `InvalidInputError` if the encoder is not binary, and `ContainerTooLargeError`.
+        Raises `InvalidInputError` if the encoder is not binary, or lacks what the scheme needs, and
+        `ContainerTooLargeError`.
         """
-        autoencoder, known = await self._loaded(serve.get_multiplexed_model_id())
-        file = _Bounded(self._most)
-        batches = torch.from_dlpack(x).split(BLOCK_ROWS)
-        options: CodeOptions = {"threshold": threshold, "table": table, "model_hash": known}
-        await self._coder.run(partial(write_activations, file, autoencoder, batches, scheme, **options))
-        return file.getvalue()
+        loaded = await self._loaded(serve.get_multiplexed_model_id())
+        options: CodeOptions = {"threshold": threshold, "table": table, "model_hash": loaded.model_hash}
+        return await self._coder.run(_compress, loaded.autoencoder, x, scheme, options, self._most)
 
     async def decompress(self, data: bytes, packed: bool) -> dict[str, np.ndarray]:
         """Decompress a container to `x` [N, D] or packed `code`. Raises `CompressionError` if it is another's."""
@@ -135,6 +135,15 @@ class Encoders:
         finalize(autoencoder, self._loads.evicted, encoder_id).atexit = False
         log.info(f"encoder {encoder_id} is loaded on {self._device}.")
         return loaded
+
+
+def _compress(autoencoder: Autoencoder, x: np.ndarray, scheme: SchemeChoice, options: CodeOptions, most: int) -> bytes:
+    rows = torch.from_dlpack(x)
+    if scheme == "auto":
+        scheme = chosen_scheme(autoencoder, rows, "encoder", **options)
+    file = _Bounded(most)
+    write_activations(file, autoencoder, rows.split(BLOCK_ROWS), scheme, **options)
+    return file.getvalue()
 
 
 def _decompress(loaded: _Loaded, data: bytes, packed: bool, most: int) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from bae_ray.compression import TableChoice
+from bae_ray.compression.config import SchemeChoice
 from bae_ray.serving.http import schemas
 from bae_ray.serving.http.arrays import Style
 from bae_ray.serving.http.media_types import BYTES, HTML, JSON, SAFETENSORS
@@ -24,8 +25,11 @@ Format = Annotated[
     Query(description="The code as bits, the latents that fire, or how strongly each feature is present (burstiness)."),
 ]
 SchemeOption = Annotated[
-    Literal["entropy", "indices"],
-    Query(description="entropy keeps every bit; indices is the paper's list of the bursty latents (A.5)."),
+    SchemeChoice,
+    Query(
+        description="entropy keeps every bit; so does tree, at its cost given another one's, by the encoder's tree; "
+        "auto is the smaller of these two. indices is the paper's list of the bursty latents (A.5)."
+    ),
 ]
 Threshold = Annotated[
     float | None, Query(ge=-1, le=0, allow_inf_nan=False, description="indices: least burstiness, log2 |code - prior|.")
@@ -36,8 +40,8 @@ After = Annotated[str, Query(description="An id: only encoders whose ids come af
 Table = Annotated[
     TableChoice,
     Query(
-        description="reference: the container refers to the encoder's firing rates. embedded: it holds them, is "
-        "safetensors, and its codes can be read without the encoder."
+        description="reference: the container refers to the encoder's firing rates, or tree. embedded: it holds them, "
+        "is safetensors, and its codes can be read without the encoder."
     ),
 ]
 Contents = Annotated[Literal["x", "packed"], Query(description="Activations, or codes as packed bits.")]

@@ -41,6 +41,7 @@ KINDS = {
     "not_finite": Kind(422, "There are numbers that are NaN or infinite"),
     "not_binary": Kind(422, "The encoder has no binary code"),
     "no_prior": Kind(422, "The encoder has no firing rates to measure magnitudes by"),
+    "no_tree": Kind(422, "The encoder has no tree over its latents"),
     "no_language_model": Kind(422, "The encoder's language model is not known here"),
     "corrupt": Kind(422, "The compressed data is damaged, or of another encoder"),
     "overloaded": Kind(429, "There is more to do than can be done now"),

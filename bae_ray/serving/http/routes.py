@@ -136,7 +136,7 @@ def compressed(service: Service) -> APIRouter:
     router = APIRouter(tags=["compression"])
 
     @router.post("/v1/encoders/{encoder_id}/compress", **takes(s.EncodeBody),
-                 **produces(s.CompressAnswer, *errors(), codec=True))  # fmt: skip
+                 **produces(s.CompressAnswer, *errors("no_tree"), codec=True))  # fmt: skip
     async def compress(
         request: Request, encoder_id: EncoderId, scheme: SchemeOption = "entropy", threshold: Threshold = None,
         table: Table = "reference",
@@ -153,6 +153,10 @@ def compressed(service: Service) -> APIRouter:
             raise Problem("invalid", "threshold goes with the scheme indices.")
         if threshold is not None and incoming.entry.lacks_prior:
             raise Problem("no_prior", "This encoder came without firing rates, by which a threshold is measured.")
+        if scheme == "tree" and not incoming.entry.has_tree:
+            raise Problem(
+                "no_tree", "This encoder came without a tree over its latents. Ask for scheme=entropy, or auto."
+            )
         x = await incoming.vectors()
         data = await service.call(incoming.entry, "compress", x, scheme, threshold, table)
         incoming.expect_bytes(sizes.written_bytes(len(data), incoming.answer))

@@ -16,7 +16,7 @@ from bae_ray.autoencoders import ArchitectureConfig, build_autoencoder
 from bae_ray.autoencoders.architectures import CONFIGS, architecture_of
 from bae_ray.autoencoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.autoencoders.losses import bernoulli_entropy
-from bae_ray.autoencoders.tree_file import TREE_FILE
+from bae_ray.autoencoders.tree_file import TREE_FILE, check_tree_file
 from bae_ray.config import Config, content_hash, describe
 from bae_ray.errors import BaeRayError, InvalidInputError
 from bae_ray.files import check_regular, read_text
@@ -25,7 +25,7 @@ from bae_ray.serving.config import MAX_WEIGHTS_BYTES
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 
 MEASURES = ("entropy_bits", "fvu_train", "fvu_val", "cosine_val", "l0", "dead", "dense", "n_train")
-READ_FILES = (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE, RUN_FILE, TREE_FILE, CARDS_FILE)
+VERSION_FILES = (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE, RUN_FILE, TREE_FILE)
 PRIOR_CHUNK = 1 << 20
 """Firing rates that are read at a time."""
 
@@ -57,6 +57,8 @@ class Entry(NamedTuple):
     """Marginal entropy of the prior, in bits; None without a prior, and for a broken encoder."""
     origin: EncoderOrigin | None
     measures: dict[str, float]
+    has_tree: bool = False
+    """Whether there is a tree over its latents, which scheme `tree` of the codec needs."""
 
     @property
     def key(self) -> str:
@@ -89,7 +91,7 @@ def count(entries: Iterable[Entry]) -> dict[str, int]:
 def version_of(folder: Path) -> str | None:
     """Changes when the folder's files do; None if it holds no encoder."""
     stats: dict[str, list[int | None]] = {}
-    for name in (CONFIG_FILE, WEIGHTS_FILE, RESULT_FILE, RUN_FILE, TREE_FILE):
+    for name in VERSION_FILES:
         try:
             stat = (folder / name).stat()
             stats[name] = [stat.st_mtime_ns, stat.st_size]
@@ -113,7 +115,7 @@ def links_out(folder: Path, registry: Path) -> list[str]:
 
     if leads_out(folder):
         return [folder.name]
-    return [name for name in READ_FILES if leads_out(folder / name)]
+    return [name for name in (*VERSION_FILES, CARDS_FILE) if leads_out(folder / name)]
 
 
 def read_entry(encoder_id: str, folder: Path, version: str, most: int = MAX_WEIGHTS_BYTES) -> Entry:
@@ -132,13 +134,15 @@ def read_entry(encoder_id: str, folder: Path, version: str, most: int = MAX_WEIG
             if others := sorted(name for name in found if file.get_slice(name).get_dtype()[0] not in "FB"):
                 raise InvalidInputError(f"{', '.join(others)} in {WEIGHTS_FILE} hold no floating-point numbers")
             bits = _entropy(file.get_slice("prior"))
+        if has_tree := os.path.lexists(folder / TREE_FILE):
+            check_tree_file(folder / TREE_FILE, config.widths()[1])
         origin, measures = _origin(folder)
     except (OSError, BaeRayError, SafetensorError) as error:
         return broken_entry(encoder_id, folder, version, str(error))
     except Exception as error:  # torch and JSON have many names for numbers that are too large
         return broken_entry(encoder_id, folder, version, f"its files cannot be read: {type(error).__name__}: {error}")
     log.info(f"encoder {encoder_id}: {config.model_dump_json()}")
-    return Entry(encoder_id, folder, version, config, "", bits, origin, measures)
+    return Entry(encoder_id, folder, version, config, "", bits, origin, measures, has_tree)
 
 
 def broken_entry(encoder_id: str, folder: Path, version: str, reason: str) -> Entry:

@@ -74,8 +74,9 @@ def test_every_call(client: Client, served: Served, bae):
     relu = load_autoencoder(served.registry / "relu")
     latents = relu.encode(torch.from_numpy(x))
     assert np.allclose(client.decode("relu", latents.numpy()), relu.decode(latents).numpy(), atol=1e-4)
-    containers = client.compress("bae", x)
-    assert np.allclose(client.decompress("bae", containers), x_hat, atol=1e-4)
+    for scheme in ("entropy", "tree", "auto"):
+        containers = client.compress("bae", x, scheme=scheme)
+        assert np.allclose(client.decompress("bae", containers), x_hat, atol=1e-4)
     feature = client.feature("bae", 3)
     assert feature.firing_rate == pytest.approx(float(bae.prior[3]))
     assert len(feature.similar) == 10

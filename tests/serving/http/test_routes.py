@@ -1,9 +1,11 @@
 """Every route over real HTTP, in JSON and in safetensors, against the library's own results."""
 
 import base64
+import os
+import shutil
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import numpy as np
@@ -14,7 +16,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from bae_ray import load_autoencoder
 from bae_ray.client import Client
-from bae_ray.compression import Scheme, TableChoice, compress_activations, decompress, decompress_activations
+from bae_ray.compression import TableChoice, compress_activations, decompress, decompress_activations, read_header
+from bae_ray.compression.config import SchemeChoice
 from tests.serving.support import D, F, Served, make_encoder, until, write_cards
 
 JSON, BINARY = "application/json", "application/x-safetensors"
@@ -136,9 +139,12 @@ def test_decode_of_indices(http: httpx.Client, bae):
 
 
 @pytest.mark.parametrize(("table", "media"), [("reference", "application/octet-stream"), ("embedded", BINARY)])
-@pytest.mark.parametrize("scheme", ["entropy", "indices"])
-def test_compress_and_decompress(http: httpx.Client, bae, scheme: Scheme, table: TableChoice, media: str):
-    wanted = compress_activations(bae, torch.from_numpy(x), scheme, table=table)
+@pytest.mark.parametrize("scheme", ["entropy", "indices", "tree", "auto"])
+def test_compress_and_decompress(http: httpx.Client, bae, scheme: SchemeChoice, table: TableChoice, media: str):
+    found = [compress_activations(bae, torch.from_numpy(x), each, table=table)
+             for each in (("entropy", "tree") if scheme == "auto" else (scheme,))]  # fmt: skip
+    wanted = min(found, key=len)
+    own = bae.tree if read_header(wanted).scheme == "tree" else bae.prior
     params = {"scheme": scheme} if table == "reference" else {"scheme": scheme, "table": table}
     headers = {"content-type": BINARY}
     binary = http.post("/v1/encoders/bae/compress", content=save({"x": x}), headers=headers, params=params)
@@ -154,7 +160,46 @@ def test_compress_and_decompress(http: httpx.Client, bae, scheme: Scheme, table:
     back = http.post("/v1/encoders/bae/decompress", json={"data": answer["data"]}).json()
     assert np.allclose(back["x"], x_hat, rtol=1e-5, atol=1e-5)
     packed = http.post("/v1/encoders/bae/decompress", json={"data": answer["data"]}, params={"format": "packed"}).json()
-    assert np.array_equal(packed["code"], np.packbits(decompress(wanted, prior=bae.prior).numpy(), axis=1))
+    assert np.array_equal(packed["code"], np.packbits(decompress(wanted, prior=own).numpy(), axis=1))
+
+
+def test_a_tree_that_comes_later_is_used(http: httpx.Client, bae, dropped: Path):
+    """Of an encoder like `bae` but without a tree, until that is put beside it."""
+    make_encoder(dropped)
+    path, body = "/v1/encoders/dropped", {"x": x.tolist()}
+    version = until(lambda: given.json()["version"] if (given := http.get(path)).status_code == 200 else None)
+    refused = http.post(f"{path}/compress", json=body, params={"scheme": "tree"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "no_tree")
+    found = http.post(f"{path}/compress", json=body, params={"scheme": "auto"}).json()
+    assert read_header(base64.b64decode(found["data"])).scheme == "entropy"
+    data = {
+        table: compress_activations(bae, torch.from_numpy(x), "tree", table=table) for table in get_args(TableChoice)
+    }
+    x_hat = decompress_activations(bae, data["reference"]).numpy()
+
+    def back(table: str) -> httpx.Response:
+        return http.post(f"{path}/decompress", json={"data": base64.b64encode(data[table]).decode()})
+
+    assert (back("reference").status_code, back("reference").json()["code"]) == (422, "corrupt")
+    assert np.allclose(back("embedded").json()["x"], x_hat, rtol=1e-5, atol=1e-5)
+    shutil.copy(dropped.with_name("bae") / "tree.safetensors", dropped / "copied")
+    os.replace(dropped / "copied", dropped / "tree.safetensors")
+    until(lambda: http.get(path).json()["version"] != version)
+    found = http.post(f"{path}/compress", json=body, params={"scheme": "tree"}).json()
+    assert base64.b64decode(found["data"]) == data["reference"]
+    assert np.allclose(back("reference").json()["x"], x_hat, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("table", ["cut off", "of another encoder"])
+def test_an_encoder_whose_tree_is_none_is_broken(http: httpx.Client, dropped: Path, table: str):
+    make_encoder(dropped, 0 if table == "cut off" else 3)
+    tree = dropped.with_name("bae") / "tree.safetensors"
+    (dropped / "tree.safetensors").write_bytes(tree.read_bytes()[: -8 if table == "cut off" else None])
+    until(lambda: http.get("/v1/encoders/dropped").status_code == 200)
+    answer = http.post("/v1/encoders/dropped/encode", json={"x": x.tolist()})
+    assert (answer.status_code, answer.json()["code"]) == (503, "encoder_broken")
+    assert "dropped/tree.safetensors" in answer.json()["detail"]
+    assert str(dropped) not in answer.text
 
 
 def test_feature(http: httpx.Client, bae):

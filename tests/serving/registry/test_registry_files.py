@@ -22,10 +22,10 @@ from bae_ray.serving.registry import registry as registry_module
 from bae_ray.serving.registry.entry import Entry
 from bae_ray.serving.registry.registry import Registry
 from bae_ray.serving.time_limits import THREAD, SlowError, TimeLimit
-from tests.serving.support import make_encoder, make_run, until
+from tests.serving.support import make_encoder, make_run, until, with_tree
 
 T = TypeVar("T")
-FILES = ("config.json", "model.safetensors", "result.json")
+FILES = ("config.json", "model.safetensors", "tree.safetensors", "result.json")
 LIMIT_S = 20
 
 
@@ -89,6 +89,7 @@ def test_what_is_no_file_is_broken_alone(enough_memory: None, tmp_path: Path, na
     registry = tmp_path / "registry"
     for encoder in ("bad", "good"):
         make_run(registry / encoder, "tiny")
+        make_encoder(registry / encoder, 1, change=with_tree)
     (registry / "bad" / name).rename(registry / "bad" / "kept")
     make(registry / "bad" / name)
     for follow in (False, True):
@@ -105,10 +106,10 @@ def test_what_is_no_file_is_broken_alone(enough_memory: None, tmp_path: Path, na
             assert "--follow-links" in reason
 
 
-@pytest.mark.parametrize("name", FILES[:2])
+@pytest.mark.parametrize("name", FILES[:3])
 @pytest.mark.parametrize("make", [fifo, unix_socket, endless, folder])
 def test_loading_an_autoencoder_does_not_wait_for_a_writer(tmp_path: Path, name: str, make: Callable[[Path], None]):
-    make_encoder(tmp_path / "one")
+    make_encoder(tmp_path / "one", change=with_tree)
     (tmp_path / "one" / name).unlink()
     make(tmp_path / "one" / name)
 
