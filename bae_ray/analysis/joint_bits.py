@@ -4,7 +4,7 @@ Shapes: N samples, F d_latent, B replicates, K distinct codes.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -105,7 +105,7 @@ def joint_bits(
     draws = _Draws(seed, sizes, texts)
     return JointBits(
         _tree_estimate(model, (train, heldout), varying, draws),
-        *(_length(tree, heldout, draws) for tree in (fitted, fitted.alone())),
+        *_lengths((fitted, fitted.alone()), heldout, draws),
         joint=_joint_estimate(codes, draws, len(fired)) if codes.recur else None,
         distinct=codes.distinct,
         varying=len(varying),
@@ -123,10 +123,6 @@ class _Draws:
         self._times = torch.empty(size, REPLICATES, dtype=torch.uint8)
         for part in self._times.split(1 << 14):
             part.copy_(torch.poisson(torch.ones(part.shape), generator=generator))
-
-    def of_heldout(self) -> Tensor:
-        """Of each held-out sample, [n, B], uint8."""
-        return self._times[self._texts[1]]
 
     def batches(self, part: int, batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Each batch of a part, and how often its samples are drawn, [n, B]."""
@@ -173,13 +169,21 @@ def _joint_estimate(codes: DistinctCodes, draws: _Draws, most: int) -> Estimate:
     return _basic(plug_in + bias, plug_in, replicates, most)
 
 
-def _length(tree: ChowLiuTree, heldout: Iterable[Tensor], draws: _Draws) -> Estimate:
-    lengths = torch.cat([tree.code_lengths(batch).cpu() for batch in heldout])
-    times = draws.of_heldout().T.double()
-    drawn = times.sum(1)
-    means = (times @ lengths)[drawn > 0] / drawn[drawn > 0]
-    low, high = _quantiles(means) if len(means) else (0.0, math.inf)
-    bits = float(lengths.mean())
+def _lengths(trees: Sequence[ChowLiuTree], heldout: Iterable[Tensor], draws: _Draws) -> list[Estimate]:
+    """Of each tree, the bits of a held-out sample on average."""
+    # The last column is of the samples themselves, each drawn once.
+    totals, drawn = (torch.zeros(size, 1 + REPLICATES, dtype=torch.float64) for size in (len(trees), 1))
+    for batch, times in draws.batches(1, heldout):
+        drawn_now = torch.cat([times.double(), torch.ones(len(batch), 1, dtype=torch.float64)], 1)
+        totals += torch.stack([tree.code_lengths(batch).cpu() for tree in trees]) @ drawn_now
+        drawn += drawn_now.sum(0)
+    means = (totals / drawn)[:, drawn[0] > 0]
+    return [_mean(float(of_tree[-1]), of_tree[:-1]) for of_tree in means]
+
+
+def _mean(bits: float, replicates: Tensor) -> Estimate:
+    """A mean, and the percentiles of its replicates."""
+    low, high = _quantiles(replicates) if len(replicates) else (0.0, math.inf)
     return Estimate(bits, min(low, bits), max(high, bits))
 
 

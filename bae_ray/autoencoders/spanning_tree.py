@@ -31,8 +31,7 @@ def best_edges(counts: PairCounts) -> Tensor:
         both = together.index_select(0, current).squeeze(0).double()
         own, other = fired[current] - both, fired - both
         # N times the information of each with the current one, but for what is the same for all of them
-        information = _times_log(both) + _times_log(own) + _times_log(other) + _times_log(n - both - own - other)
-        information -= alone + alone[current]
+        information = _times_log(torch.stack([both, own, other, n - fired - own])).sum(0) - (alone + alone[current])
         better = information > best
         best = torch.where(better, information, best).masked_fill_(taken, -torch.inf)
         source = torch.where(better, current, source)

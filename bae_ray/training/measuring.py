@@ -38,8 +38,8 @@ def measure(
     """Measure a trained autoencoder, make all samples its reference set, and the tree of their codes its tree.
 
     `centre` [D] is the mean of what it reconstructs; `seconds` is its share of the training. `texts` [N]: the number of
-    the text of each sample, where a text has several. An autoencoder that cannot
-    be measured has a `TrainingError` in place of measures.
+    the text of each sample, where a text has several. An autoencoder that cannot be measured has a `TrainingError` in
+    place of measures.
     """
     started = time.monotonic()
     on_train, on_val = (feature_statistics(autoencoder, x, target=target, centre=centre) for x, target in split.parts())
