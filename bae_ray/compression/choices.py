@@ -82,7 +82,8 @@ def chosen_scheme(
     too_large = options.get("block_rows", BLOCK_ROWS) > most_block_rows("tree", autoencoder.d_latent)
     if choice != "encoder" or autoencoder.tree is None or too_large:
         return "entropy"
-    sample, schemes = _Sample(autoencoder, x), ("entropy", "tree")
+    sample = _Sample(autoencoder, x)
+    schemes: tuple[Scheme, ...] = ("entropy", "tree")
     return min(schemes, key=lambda scheme: sample.size(own_model(autoencoder, scheme), scheme, **options))
 
 

@@ -41,7 +41,7 @@ def test_an_autoencoder_is_known_by_its_tree_whatever_its_type(tree: ChowLiuTree
     assert loaded.tree is not None
     assert torch.equal(loaded.tree.fired, tree.fired)
     loaded.save_pretrained(tmp_path)
-    loaded.W_dec += 1
+    loaded.W_dec.add_(1)
     save_file(loaded.state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="is of the codes of the autoencoder"):
         load_autoencoder(tmp_path)
