@@ -1,5 +1,6 @@
 """Settings of a training, and the config that identifies a run."""
 
+from collections.abc import Callable
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,9 +11,17 @@ from bae_ray.autoencoders.config import BAEConfig, EntropyForm, Reduction
 from bae_ray.config import Config, content_hash
 
 
+def _is(default: object) -> Callable[[object], bool]:
+    """Fields that came later are left out of the dump where they are as ever, so that runs keep their names."""
+    return lambda value: value == default
+
+
 class TrainingConfig(Config):
     """How to train one autoencoder; the defaults are the paper's (section 3)."""
 
+    recipe: Literal["paper", "scaled"] = Field(default="paper", exclude_if=_is("paper"))
+    """paper: the fields as they are. scaled: those below that are left at their defaults get values that go with the
+    width, by which the binary autoencoder finds the bits that are there (training/recipe.py, docs/recipe.md)."""
     epochs: int = Field(default=2000, ge=1)
     """Passes over the training split."""
     batch_size: int = Field(default=512, ge=2)
@@ -58,6 +67,12 @@ class TrainingConfig(Config):
     normalize: Literal["rms", "none"] = "rms"
     """rms: centre each cell and scale it to unit RMS, so that the loss weights mean the same in each. none: as the
     paper, which trains on the activations as they are."""
+    initial: Literal["uniform", "components"] = Field(default="uniform", exclude_if=_is("uniform"))
+    """Weights that training starts from. uniform: within +-1/sqrt(fan in), as in the paper. components: bae's first
+    latents are the signs of the data's independent components (FastICA), its dictionary the regression on them."""
+    merge_every: int | None = Field(default=None, ge=1, exclude_if=_is(None))
+    """bae: number of epochs after which latents that are copies or opposites of another become one with it. Left out:
+    copies stay, as in the paper."""
     decoder_norm: Literal["free", "unit"] = "free"
     """unit: the rows of the dictionary are kept at length 1."""
     revive_every: int | None = Field(default=None, ge=1)

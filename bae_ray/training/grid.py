@@ -13,6 +13,7 @@ from bae_ray.config import content_hash, describe
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.axes import CELL_FIELDS, Setting, Settings, parse_axis, parse_condition
 from bae_ray.training.config import CellConfig, RunConfig, TrainingConfig
+from bae_ray.training.recipe import resolved
 from bae_ray.training.sweep_config import SweepConfig
 
 MAX_SHOWN = 5
@@ -122,6 +123,7 @@ def plan_run(
         data = content_hash([data, store.fingerprint(target)])
     filled = autoencoder.model_copy(update={"d_in": autoencoder.d_in or store.manifest.d})
     check_architecture(filled)
+    training = resolved(training, filled, filled.widths()[0])
     return RunConfig(
         cell=CellConfig(**cell._asdict()),
         target=CellConfig(**target._asdict()) if target else None,

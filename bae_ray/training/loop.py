@@ -16,6 +16,7 @@ from bae_ray.autoencoders.waiting import must_not_wait
 from bae_ray.errors import DivergedError
 from bae_ray.seeds import stream
 from bae_ray.training.config import TrainingConfig
+from bae_ray.training.merging import merge_copies
 from bae_ray.training.objective import SCHEDULED, EarlyStop
 from bae_ray.training.resident import ResidentSteps, may_capture
 from bae_ray.training.revival import revive
@@ -186,9 +187,11 @@ class Loop:
     def _after_epoch(self, weights: list[Tensor]) -> None:
         ended = self._ended()
         for key, member in self._members.items():
-            every = member.training.revive_every
-            due = every is not None and self._epoch % every == 0 and self._epoch < member.training.epochs
-            if due and key not in ended:
+            if key in ended or self._epoch == member.training.epochs:
+                continue
+            if _is_due(member.training.merge_every, self._epoch):
+                merge_copies(member, self._data, self._batch_size)
+            if _is_due(member.training.revive_every, self._epoch):
                 revive(member, self._data, self._batch_size, stream(member.training.seed, "revival", self._epoch))
         watched = self._stops.keys() - ended
         losses = {i: self._held_out_losses(self._stacks[i], weights[i]) for i in {i for i, _ in watched}}
@@ -244,6 +247,10 @@ class Loop:
                 self.failures[i, j] = DivergedError(message)
         for (i, j), stop in self._stops.items():
             stop.resume(facts["stops"][f"{i}.{j}"], _below(tensors, f"{i}.{j}.best."))
+
+
+def _is_due(every: int | None, epoch: int) -> bool:
+    return every is not None and epoch % every == 0
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

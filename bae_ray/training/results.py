@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from bae_ray.activations.config import Position
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path, read_text
+from bae_ray.training.config import TrainingConfig
 from bae_ray.training.run_folder import FAILURE_FILE, RESULT_FILE, RUN_FILE, STOPPED, Failure, RunResult
 
 ILLEGAL_PREFIX = "illegal-"
@@ -105,6 +106,9 @@ def _finished_row(file: Path) -> dict[str, Any]:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    # What is not in a run.json is as it was before there was such a field.
+    later = {name: field.default for name, field in TrainingConfig.model_fields.items() if field.exclude_if}
+    config = {**config, "training": later | config["training"]}
     return {f"{part}.{key}": value for part in ("autoencoder", "training") for key, value in config[part].items()}
 
 

@@ -19,9 +19,11 @@ from bae_ray.config import content_hash
 from bae_ray.errors import TrainingError
 from bae_ray.progress import is_watched, track
 from bae_ray.training.config import TrainingConfig
+from bae_ray.training.initial_weights import sample_of, start_from_components
 from bae_ray.training.loop import Loop, Resume, TrainingMetrics
 from bae_ray.training.measuring import Trained, measure
 from bae_ray.training.objective import Forms
+from bae_ray.training.recipe import resolved
 from bae_ray.training.samples import ROWS_AT_ONCE, Batches, Normalization, Placement, Split, set_normalization
 from bae_ray.training.stack import Stack
 from bae_ray.training.validation import Members, checked
@@ -90,6 +92,7 @@ def train_many(
     """
     started = time.monotonic()
     rows, target_rows, device, shared = checked(x, target, members, device)
+    members = [(architecture, resolved(training, architecture, rows.shape[1])) for architecture, training in members]
     split = Split.draw(rows, target_rows, shared.val_fraction, shared.seed)
     groups = _groups(members)
     with _precision(shared.precision):
@@ -143,11 +146,15 @@ def _stacks(
     )
     n_steps = shared.epochs * (len(x) // min(shared.batch_size, len(x)))
     stacks: list[Stack] = []
+    sample: Tensor | None = None
     for numbers in groups:
         config = members[numbers[0]][0].model_copy(update={"d_in": x.shape[1]})
         stack = Stack(config, [members[number][1] for number in numbers], device, n_steps)
         for member in stack.members:
             set_normalization(member.autoencoder, own, targets)
+            if member.training.initial == "components":
+                sample = sample_of(x, member.autoencoder) if sample is None else sample
+                start_from_components(member.autoencoder, sample, shared.seed)
         stacks.append(stack)
     return stacks
 

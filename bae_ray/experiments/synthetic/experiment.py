@@ -36,10 +36,13 @@ def grid(config: SyntheticEntropyConfig, store: "ActivationStore") -> list[RunCo
 
     first = config.training.model_copy(update={"seed": config.seeds[0]})
     free = first.model_copy(update={"entropy_weight": 0.0, "covariance_weight": 0.0})
-    gradients = "autoencoder.gradient=sigmoid,straight_through,release"
     expansions = f"autoencoder.expansion={','.join(map(str, config.expansions))}"
+    with_seeds = SweepConfig(autoencoder=config.autoencoder, training=config.training, seeds=config.seeds)
+    if config.only_entropies:
+        return expand(with_seeds.model_copy(update={"axes": (expansions,)}), store)
+    gradients = "autoencoder.gradient=sigmoid,straight_through,release"
     sweeps = [
-        SweepConfig(autoencoder=config.autoencoder, training=config.training, seeds=config.seeds),
+        with_seeds,
         SweepConfig(autoencoder=config.autoencoder, training=first, axes=(gradients,)),
         SweepConfig(autoencoder=config.autoencoder, training=first, axes=(expansions,)),
         SweepConfig(autoencoder=config.autoencoder, training=free, axes=(expansions,)),

@@ -1,0 +1,52 @@
+"""Directions along which activations vary independently of each other: FastICA (Hyvärinen, 1999).
+
+Shapes: N samples, D width, K components.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ITERATIONS = 100
+TOLERANCE = 1e-5
+"""At this change of all directions (1 - cosine) the search ends."""
+SAMPLES_PER_COMPONENT = 4
+"""At least so many: of fewer, sample noise is found. Then the principal components of largest variance are kept."""
+NEGLIGIBLE = 1e-6
+"""A principal component of this share of the largest one's variance, or less, is left out as rounding."""
+
+
+class Components(NamedTuple):
+    """(x - mean) @ directions has K columns of variance 1, uncorrelated, and as independent as could be found."""
+
+    mean: Tensor
+    """[D]."""
+    directions: Tensor
+    """[D, K], those of most variance explained first."""
+
+
+def independent_components(x: Tensor, most: int, generator: torch.Generator) -> Components:
+    """Of samples x [N, D], at most so many components; the search starts from a rotation drawn from the generator.
+
+    A sum of independent bits has these bits as its components, up to their sign: nothing needs to be known of how many
+    there are. Symmetric fixed-point iteration with contrast log cosh, on x after whitening; work per iteration is two
+    products of N x K x K, memory 3 N x K numbers.
+    """
+    mean = x.mean(0)
+    centred = x - mean
+    variances, axes = torch.linalg.eigh((centred.T @ centred).double() / len(x))
+    kept = int((variances > NEGLIGIBLE * variances[-1]).sum())
+    kept = max(1, min(kept, most, len(x) // SAMPLES_PER_COMPONENT))
+    whitening = (axes[:, -kept:] / variances[-kept:].sqrt()).to(x.dtype)
+    white = centred @ whitening
+    rotation = torch.linalg.qr(torch.randn(kept, kept, generator=generator, dtype=x.dtype)).Q.to(x.device)
+    for _ in range(ITERATIONS):
+        squashed = (white @ rotation).tanh()
+        slope = 1 - squashed.square().mean(0)
+        left, _, right = torch.linalg.svd(white.T @ squashed / len(x) - rotation * slope)
+        previous, rotation = rotation, left @ right
+        if bool(((rotation * previous).sum(0).abs() > 1 - TOLERANCE).all()):
+            break
+    explained = (variances[-kept:, None] * rotation.double().square()).sum(0)
+    return Components(mean, (whitening @ rotation)[:, explained.argsort(descending=True)])

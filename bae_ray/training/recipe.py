@@ -1,0 +1,74 @@
+"""The recipe `scaled`: settings by which a binary autoencoder finds the bits that are there, at every width.
+
+It does not need to know how many there are: all follows from the width d of the activations, at unit RMS. There, a set
+of r fair bits has the variance 1, and a bit is worth 1 / r of it; the penalties are set for up to d / 4 bits. What each
+ingredient is worth: docs/recipe.md.
+"""
+
+from typing import Any
+
+from bae_ray.autoencoders.architectures import architecture_of
+from bae_ray.autoencoders.config import ArchitectureConfig, BAEConfig
+from bae_ray.errors import InvalidInputError
+from bae_ray.training.config import TrainingConfig
+
+STEP = 0.5
+"""Learning rate times width: a step changes every weight of a sum over d inputs by about as much."""
+ENTROPY = 0.1
+"""Price of a bit, as a share of what one of d / 4 is worth, 4 / d."""
+COVARIANCE = 0.01
+"""The same of a unit of covariance."""
+MERGINGS = 20
+"""How often copies are merged in a training."""
+
+
+def resolved(training: TrainingConfig, architecture: ArchitectureConfig, width: int) -> TrainingConfig:
+    """The training with the fields of its recipe filled in, where they are at their defaults; it says its recipe still.
+
+    Raises `InvalidInputError` for a recipe that the architecture does not go with.
+    """
+    check_start(training, architecture)
+    if training.recipe == "paper":
+        return training
+    values: dict[str, Any] = {
+        "initial": "components",
+        "merge_every": max(1, training.epochs // MERGINGS),
+        "lr": STEP / width,
+        "lr_decay": 0.5,
+        "entropy_weight": ENTROPY * 4 / width,
+        "entropy_warmup": 0.0,
+        "covariance_weight": COVARIANCE * 4 / width,
+    }
+    left = {name: value for name, value in values.items() if _is_default(training, name)}
+    return TrainingConfig.model_validate(dict(training) | left)
+
+
+def check_start(training: TrainingConfig, architecture: ArchitectureConfig) -> None:
+    """Raise `InvalidInputError` where a recipe, initial weights or merging are for another architecture."""
+    asked = [
+        f"training.{name} is {getattr(training, name)}"
+        for name in ("recipe", "initial", "merge_every")
+        if not _is_default(training, name)
+    ]
+    if asked and not _can_start(architecture):
+        raise InvalidInputError(
+            f"{asked[0]}, which is for binary autoencoders with an encoder bias and one bit per feature, and the "
+            f"architecture is {architecture.name}. Leave it out for this one."
+        )
+    if training.recipe == "scaled" and training.normalize != "rms":
+        raise InvalidInputError(
+            f"training.recipe is scaled, whose settings are for activations at unit RMS, and training.normalize is "
+            f"{training.normalize}. Set it to rms."
+        )
+
+
+def _can_start(architecture: ArchitectureConfig) -> bool:
+    return (
+        architecture_of(architecture).is_binary
+        and architecture.encoder_bias
+        and (not isinstance(architecture, BAEConfig) or architecture.bits_per_feature == 1)
+    )
+
+
+def _is_default(training: TrainingConfig, name: str) -> bool:
+    return getattr(training, name) == type(training).model_fields[name].default
