@@ -68,8 +68,9 @@ class TrainingConfig(Config):
     """rms: centre each cell and scale it to unit RMS, so that the loss weights mean the same in each. none: as the
     paper, which trains on the activations as they are."""
     initial: Literal["uniform", "components"] = Field(default="uniform", exclude_if=_is("uniform"))
-    """Weights that training starts from. uniform: within +-1/sqrt(fan in), as in the paper. components: bae's first
-    latents are the signs of the data's independent components (FastICA), its dictionary the regression on them."""
+    """Weights that training starts from. uniform: within +-1/sqrt(fan in), as in the paper. components: bae's
+    latents are thresholds of the data's independent components (FastICA), as many as are worth the entropy weight;
+    the others are off."""
     merge_every: int | None = Field(default=None, ge=1, exclude_if=_is(None))
     """bae: number of epochs after which latents that are copies or opposites of another become one with it. Left out:
     copies stay, as in the paper."""

@@ -1,13 +1,16 @@
 """Initial weights of a binary autoencoder that are taken from its data.
 
-Shapes: N samples, D d_in, F d_latent, K components.
+Shapes: N samples, D d_in, F d_latent, K components, L latents that are used.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bae_ray.activations.rows import Rows
 from bae_ray.analysis.independent_components import independent_components
+from bae_ray.analysis.quantisers import NUMBERS, Quantiser, quantiser
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.seeds import stream
 
@@ -15,10 +18,22 @@ SAMPLES = 65_536
 """Of more samples, so many at equal distances are looked at."""
 GAIN = 2.0
 """Pre-activation of a latent one standard deviation of its component away from its threshold."""
-ROUNDS = 20
-"""Of looking for a threshold: by far enough for two clusters."""
-RIDGE = 1e-3
-"""Of the variance of a fair bit, 1/4: what is added to the codes' covariance, so that equal codes share a row."""
+OFF = -1.0
+"""Bias of a latent that is not used: its weights are 0, so that it never fires until it is revived."""
+RISE = 1.1
+"""Factor by which the price of a bit rises while more thresholds pay than there are latents."""
+
+
+class Chosen(NamedTuple):
+    """Latents, each of which fires where a component is at or above a threshold."""
+
+    component: Tensor
+    """Number of each one's component, [L]."""
+    threshold: Tensor
+    step: Tensor
+    """By how much the component's level is higher there, [L]."""
+    lowest: Tensor
+    """Level of each component below all its thresholds, [K]; 0 where it has none."""
 
 
 def sample_of(x: Rows, autoencoder: Autoencoder) -> Tensor:
@@ -30,36 +45,63 @@ def sample_of(x: Rows, autoencoder: Autoencoder) -> Tensor:
 
 
 @torch.no_grad()
-def start_from_components(autoencoder: Autoencoder, x: Tensor, seed: int) -> int:
-    """Make the first K latents the signs of the independent components of x [N, D]; gives K, at most F.
+def start_from_components(autoencoder: Autoencoder, x: Tensor, price: float, seed: int) -> int:
+    """Make latents thresholds of the independent components of x [N, D], as many as pay; gives how many, at most F.
 
-    A latent fires where its component is above the middle between the means of its two sides (the best quantiser of two
-    levels: Lloyd, 1982). The dictionary is the linear regression of x on these latents; the other latents keep their
-    encoder columns, and their rows are 0, so that they have a part only where something is left to explain.
+    A component has the number of thresholds at which the error that is left and the bits, each at `price` (of mean
+    squared error per dimension), cost least; none, where even one costs more than it explains. A component of two
+    values, a bit, gets one. The dictionary has the components' directions, times the step from level to level. Latents
+    that are left never fire: `training.revive_every` begins with them.
     """
-    mean, directions = independent_components(x, autoencoder.d_latent, stream(seed, "components"))
-    found = directions.shape[1]
+    mean, directions = independent_components(x, x.shape[1], stream(seed, "components"))
     components = (x - mean) @ directions
-    thresholds = _thresholds(components)
-    code = (components >= thresholds).double()
-    rates, centre = code.mean(0), x.double().mean(0)
-    centred = code - rates
-    covariance = centred.T @ centred / len(x) + RIDGE / 4 * torch.eye(found, dtype=code.dtype, device=code.device)
-    rows = torch.linalg.solve(covariance, centred.T @ (x.double() - centre) / len(x))
-    autoencoder.W_enc[:, :found] = GAIN * directions
+    mixing = (x - mean).T @ components / len(x)
+    chosen = _choose(components, mixing.square().mean(0), price, autoencoder.d_latent)
+    used = len(chosen.component)
+    columns = GAIN * directions[:, chosen.component]
     assert autoencoder.b_enc is not None
-    autoencoder.b_enc[:found] = -GAIN * (thresholds + mean @ directions)
-    autoencoder.W_dec.zero_()
-    autoencoder.W_dec[:found] = rows.to(x.dtype)
-    autoencoder.b_dec.copy_(centre - rates @ rows)
-    return found
+    for parameter in (autoencoder.W_enc, autoencoder.W_dec):
+        parameter.zero_()
+    autoencoder.b_enc.fill_(OFF)
+    autoencoder.W_enc[:, :used] = columns
+    autoencoder.b_enc[:used] = -GAIN * chosen.threshold - mean @ columns
+    autoencoder.W_dec[:used] = chosen.step[:, None] * mixing.T[chosen.component]
+    autoencoder.b_dec.copy_(mean + mixing @ chosen.lowest)
+    return used
 
 
-def _thresholds(components: Tensor) -> Tensor:
-    """Of each component [N, K], the middle between the means of the samples above it and of those below, [K]."""
-    thresholds = components.mean(0)
-    for _ in range(ROUNDS):
-        above = (components >= thresholds).to(components.dtype)
-        sides = [(components * side).sum(0) / side.sum(0).clamp_min(1) for side in (above, 1 - above)]
-        thresholds = (sides[0] + sides[1]) / 2
-    return thresholds
+def _choose(components: Tensor, explained: Tensor, price: float, most: int) -> Chosen:
+    """The thresholds that pay; `explained` [K] is the squared error per dimension that each component takes away.
+
+    Where they are more than there are latents, the price rises until they are not.
+    """
+    quantisers = {some: quantiser(components, some) for some in NUMBERS}
+    number = _numbers(quantisers, explained, price)
+    while int(number.sum()) > most:
+        price *= RISE
+        number = _numbers(quantisers, explained, price)
+    component: list[int] = []
+    threshold, step, lowest = [], [], torch.zeros_like(explained)
+    for one in number.nonzero().flatten().tolist():
+        found = quantisers[int(number[one])]
+        component += [one] * int(number[one])
+        threshold.append(found.thresholds[:, one])
+        step.append(found.levels[:, one].diff())
+        lowest[one] = found.levels[0, one]
+    empty = explained.new_zeros(0)
+    return Chosen(
+        torch.tensor(component, dtype=torch.int64, device=explained.device),
+        torch.cat([empty, *threshold]),
+        torch.cat([empty, *step]),
+        lowest,
+    )
+
+
+def _numbers(quantisers: dict[int, Quantiser], explained: Tensor, price: float) -> Tensor:
+    """How many thresholds of each component cost least, with the error that they leave, [K]."""
+    best, number = explained.clone(), torch.zeros_like(explained, dtype=torch.int64)
+    for some, found in quantisers.items():
+        cost = explained * found.error + price * found.bits
+        number = torch.where(cost < best, some, number)
+        best = torch.minimum(cost, best)
+    return number

@@ -154,7 +154,7 @@ def _stacks(
             set_normalization(member.autoencoder, own, targets)
             if member.training.initial == "components":
                 sample = sample_of(x, member.autoencoder) if sample is None else sample
-                start_from_components(member.autoencoder, sample, shared.seed)
+                start_from_components(member.autoencoder, sample, member.training.entropy_weight, shared.seed)
         stacks.append(stack)
     return stacks
 

@@ -18,11 +18,13 @@ def mixed(sources: torch.Tensor, width: int) -> torch.Tensor:
     "sources",
     [
         torch.randint(0, 2, (4000, 12), generator=drawn(0)).float(),
-        (torch.rand(4000, 12, generator=drawn(0)) < 0.1).float(),  # bits that rarely fire
+        (torch.rand(4000, 12, generator=drawn(0)) < 0.1).float(),
+        (torch.rand(4000, 12, generator=drawn(0)) < 0.2).float(),  # kurtosis of a Gaussian
+        (torch.rand(4000, 12, generator=drawn(0)) < torch.linspace(0.05, 0.5, 12)).float(),
         torch.rand(4000, 12, generator=drawn(0)),
         torch.empty(4000, 12).exponential_(generator=drawn(0)),
     ],
-    ids=["fair", "rare", "uniform", "exponential"],
+    ids=["fair", "rare", "a fifth", "all rates", "uniform", "exponential"],
 )
 def test_independent_sources_are_found_up_to_order_sign_and_scale(sources: torch.Tensor):
     x = mixed(sources, 30)
