@@ -11,7 +11,7 @@ from torch import Tensor
 SKEWNESS = 0.3
 """Weight of y^2 beside tanh y in the contrast's derivative. A symmetric contrast alone cannot tell apart bits of rates
 near .2, whose kurtosis is a Gaussian's."""
-ITERATIONS = 100
+ITERATIONS = 60
 TOLERANCE = 1e-5
 """At this change of all directions (1 - cosine) the search ends."""
 SAMPLES_PER_COMPONENT = 4
