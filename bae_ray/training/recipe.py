@@ -12,7 +12,7 @@ from bae_ray.autoencoders.config import ArchitectureConfig, BAEConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import TrainingConfig
 
-STEP = 0.5
+STEP = 1.5
 """Learning rate times width: a step changes every weight of a sum over d inputs by about as much."""
 ENTROPY = 0.1
 """Price of a bit, as a share of what one of d / 4 is worth, 4 / d."""
