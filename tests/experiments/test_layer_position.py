@@ -81,7 +81,8 @@ def quiet(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_results(quiet: Path):
     table = pd.read_csv(quiet / "entropy.csv")
     assert len(table) == 9
-    assert not table.isna().any().any()
+    told = table.drop(columns=["joint_bits", "joint_low", "joint_high"])  # where codes recur
+    assert not told.isna().any().any()
     assert table["entropy_bits"].nunique() > 1
     for name in ("entropy.png", "report.html", "config.json"):
         assert (quiet / name).stat().st_size > 100
