@@ -38,7 +38,7 @@ def merge_copies(member: Member, data: Batches, batch_size: int) -> int:
         return 0
     rows = signs[:, None] * autoencoder.W_dec[merged]
     autoencoder.W_dec.index_add_(0, kept, rows)
-    autoencoder.b_dec += autoencoder.W_dec[merged][signs < 0].sum(0)
+    autoencoder.b_dec.add_(autoencoder.W_dec[merged][signs < 0].sum(0))
     autoencoder.W_dec[merged] = 0.0
     autoencoder.W_enc[:, merged] = 0.0
     assert autoencoder.b_enc is not None
