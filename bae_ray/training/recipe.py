@@ -8,7 +8,7 @@ ingredient is worth: docs/recipe.md.
 from typing import Any
 
 from bae_ray.autoencoders.architectures import architecture_of
-from bae_ray.autoencoders.config import ArchitectureConfig, BAEConfig
+from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import TrainingConfig
 
@@ -27,7 +27,7 @@ def resolved(training: TrainingConfig, architecture: ArchitectureConfig, width: 
 
     Raises `InvalidInputError` for a recipe that the architecture does not go with.
     """
-    check_start(training, architecture)
+    _check_start(training, architecture.model_copy(update={"d_in": width}))
     if training.recipe == "paper":
         return training
     values: dict[str, Any] = {
@@ -43,7 +43,7 @@ def resolved(training: TrainingConfig, architecture: ArchitectureConfig, width: 
     return TrainingConfig.model_validate(dict(training) | left)
 
 
-def check_start(training: TrainingConfig, architecture: ArchitectureConfig) -> None:
+def _check_start(training: TrainingConfig, architecture: ArchitectureConfig) -> None:
     """Raise `InvalidInputError` where a recipe, initial weights or merging are for another architecture."""
     asked = [
         f"training.{name} is {getattr(training, name)}"
@@ -63,11 +63,8 @@ def check_start(training: TrainingConfig, architecture: ArchitectureConfig) -> N
 
 
 def _can_start(architecture: ArchitectureConfig) -> bool:
-    return (
-        architecture_of(architecture).is_binary
-        and architecture.encoder_bias
-        and (not isinstance(architecture, BAEConfig) or architecture.bits_per_feature == 1)
-    )
+    one_bit = architecture.n_features == architecture.widths()[1]
+    return architecture_of(architecture).is_binary and architecture.encoder_bias and one_bit
 
 
 def _is_default(training: TrainingConfig, name: str) -> bool:
