@@ -32,6 +32,7 @@ bench: $(VENV)/.installed-dev  ## side-by-side measurements
 	$(BIN)/python benchmarks/comsem.py
 	$(BIN)/python benchmarks/entropy.py
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/rivals.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/training.py
