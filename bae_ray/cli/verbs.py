@@ -33,6 +33,7 @@ VERBS = {
     "store export": Verb("verb_stores", "ExportStoreCommand", "export"),
     "train": Verb("verb_training", "TrainCommand", "train"),
     "sweep": Verb("verb_training", "SweepCommand", "sweep"),
+    "measure": Verb("verb_measure", "MeasureCommand", "measure"),
     "watch": Verb("verb_training", "WatchCommand", "watch"),
     "entropy": Verb("verb_training", "EntropyCommand", "entropy"),
     "report": Verb("verb_training", "ReportCommand", "report"),

@@ -38,8 +38,8 @@ def _draw(figure: SubFigure, variant: Variant) -> None:
     runs = variant.runs
     lines, bits, fvu = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
     _lines(figure, lines, runs)
-    _map(figure, bits, cell_grid(runs, "entropy_bits"), "Entropy / bits", "viridis", 0)
-    _map(figure, fvu, cell_grid(runs, "fvu_val"), "FVU on held-out texts", "magma_r", 2)
+    heat_map(figure, bits, cell_grid(runs, "entropy_bits"), "Entropy / bits", "viridis", 0)
+    heat_map(figure, fvu, cell_grid(runs, "fvu_val"), "FVU on held-out texts", "magma_r", 2)
     n = runs["n_train"] + runs["n_val"]
     described = {"": runs["model"], "n =": n, "d =": runs["d_in"], "d_latent =": runs["d_latent"]}
     title = "; ".join(f"{name} {', '.join(map(str, column.unique()))}" for name, column in described.items())
@@ -101,7 +101,7 @@ def _lines(figure: SubFigure, axes: Axes, table: pd.DataFrame) -> None:
     figure.colorbar(points, ax=axes, label="FVU on held-out texts")
 
 
-def _map(figure: SubFigure, axes: Axes, grid: CellGrid, title: str, colors: str, decimals: int) -> None:
+def heat_map(figure: SubFigure, axes: Axes, grid: CellGrid, title: str, colors: str, decimals: int) -> None:
     """A heat map with the deepest layer on top; its scale is clipped at outliers, which are marked."""
     limits = robust_limits(grid.values)
     image = axes.imshow(grid.values, cmap=colors, aspect="auto", origin="lower", vmin=limits.low, vmax=limits.high)

@@ -39,6 +39,8 @@ class Results:
     """Further lines for the terminal."""
     warning: str = ""
     """Stands above all else on the page."""
+    sections: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """Small tables of the page, by their heading."""
     page_table: pd.DataFrame | None = None
     """The table of the page, if it is not the first of the tables."""
     sweep: Mapping[str, Any] | None = None
@@ -79,6 +81,7 @@ def page(results: Results, out: Path, config_json: str) -> str:
         title=results.title,
         figures=[to_svg(figure) for figure in results.figures.values()],
         notes=[*results.notes, *results.claims],
+        sections={heading: _of_page(small) for heading, small in results.sections.items()},
         columns=list(table.columns),
         rows=table.to_dict("records"),
         config=config_json,
@@ -88,3 +91,7 @@ def page(results: Results, out: Path, config_json: str) -> str:
         plotly=get_plotlyjs() if results.sweep else "",
         script=source("sweep.js") if results.sweep else "",
     )
+
+
+def _of_page(table: pd.DataFrame) -> dict[str, Any]:
+    return {"columns": list(table.columns), "rows": table.to_dict("records")}

@@ -110,8 +110,7 @@ def plan_run(
     Raises `InvalidInputError` where the store lacks the cell that a transcoder is to reconstruct, or the widths do not
     go together.
     """
-    data = store.fingerprint(cell)
-    target = None
+    data, target = data_of(store, cell, None), None
     if (place := autoencoder.target_cell(cell.layer, cell.site)) is not None:
         target = Cell(*place, cell.position)
         if target not in store.cells:
@@ -120,7 +119,7 @@ def plan_run(
                 "autoencoder.target_site and target_layer_offset to what it holds, such as residual and 1: the next "
                 "layer's hidden state."
             )
-        data = content_hash([data, store.fingerprint(target)])
+        data = data_of(store, cell, target)
     filled = autoencoder.model_copy(update={"d_in": autoencoder.d_in or store.manifest.d})
     check_architecture(filled)
     training = resolved(training, filled, filled.widths()[0])
@@ -131,6 +130,12 @@ def plan_run(
         autoencoder=filled,
         training=training,
     )
+
+
+def data_of(store: ActivationStore, cell: Cell, target: Cell | None) -> str:
+    """Fingerprint of what a run is trained on: a cell, and the one that a transcoder is to reconstruct."""
+    data = store.fingerprint(cell)
+    return data if target is None else content_hash([data, store.fingerprint(target)])
 
 
 def _check_distinct(axes: list[list[Settings]]) -> None:

@@ -28,6 +28,7 @@ def test_everything_is_written_and_printed(tmp_path: Path, capsys: pytest.Captur
         claims=["Paper: it rises. Here: it does."],
         remarks=["The judge cost nothing."],
         links=[tmp_path / "bae" / "features.html"],
+        sections={"By estimator": pd.DataFrame({"estimator": ["rank"], "share": [0.375]})},
     )
     written = write_results(results, tmp_path, '{"out": "here"}')
     names = ["found.csv", "more.csv", "found.png", "more.png", "found.html"]
@@ -35,7 +36,15 @@ def test_everything_is_written_and_printed(tmp_path: Path, capsys: pytest.Captur
     assert all((tmp_path / name).exists() for name in names)
     assert (tmp_path / "more.csv").read_text() == "fvu\n0.5\n"
     page = (tmp_path / "found.html").read_text()
-    for shown in ("What was found", "Read this.", "Paper: it rises.", "<td>1.25</td>", 'href="bae/features.html"'):
+    for shown in (
+        "What was found",
+        "Read this.",
+        "Paper: it rises.",
+        "<td>1.25</td>",
+        "<h2>By estimator</h2>",
+        "<td>0.375</td>",
+        'href="bae/features.html"',
+    ):
         assert shown in page
     assert page.count("<svg") == 2
     assert "cost nothing" not in page
