@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bae_ray.analysis.features import FeatureMetrics, feature_statistics
 from bae_ray.analysis.joint_bits import EncodedRows, JointBits, joint_bits
+from bae_ray.analysis.rivals import CellRivals, Rivals
 from bae_ray.analysis.sampling import EntropyEstimate, estimate_entropy
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.errors import DivergedError, TrainingError
@@ -30,16 +31,24 @@ class Trained(NamedTuple):
     """Its share of the training, and the measuring."""
     joint: JointBits | None = None
     """What the code takes where dependence counts; None for latents that are no code."""
+    rivals: Rivals | None = None
+    """Measures of what is reconstructed that need no autoencoder, at its held-out FVU."""
 
 
 def measure(
-    autoencoder: Autoencoder, split: Split, centre: Tensor, seed: int, seconds: float, texts: Tensor | None = None
+    autoencoder: Autoencoder,
+    split: Split,
+    centre: Tensor,
+    seed: int,
+    seconds: float,
+    texts: Tensor | None = None,
+    cell: CellRivals | None = None,
 ) -> Trained | TrainingError:
     """Measure a trained autoencoder, make all samples its reference set, and the tree of their codes its tree.
 
     `centre` [D] is the mean of what it reconstructs; `seconds` is its share of the training. `texts` [N]: the number of
-    the text of each sample, where a text has several. An autoencoder that cannot be measured has a `TrainingError` in
-    place of measures.
+    the text of each sample, where a text has several. `cell`: measures of `split` (`rivals_of`). An autoencoder that
+    cannot be measured has a `TrainingError` in place of measures.
     """
     started = time.monotonic()
     on_train, on_val = (feature_statistics(autoencoder, x, target=target, centre=centre) for x, target in split.parts())
@@ -56,8 +65,21 @@ def measure(
     entropy = estimate_entropy(autoencoder, split.x, seed)
     joint = _joint(autoencoder, split, seed, texts) if autoencoder.architecture.is_binary else None
     autoencoder.tree = None if joint is None else joint.model
+    rivals = None if cell is None else cell.at(val_metrics.fvu)
     seconds += time.monotonic() - started
-    return Trained(autoencoder, train_metrics, val_metrics, on_train.metrics(), entropy, seconds, joint)
+    return Trained(autoencoder, train_metrics, val_metrics, on_train.metrics(), entropy, seconds, joint, rivals)
+
+
+def rivals_of(split: Split, seed: int, device: torch.device) -> CellRivals | None:
+    """The measures of what autoencoders of a split reconstruct, once for all of them.
+
+    None where the decomposition of the covariance fails: no training is lost for it.
+    """
+    train, heldout = (x if target is None else target for x, target in split.parts())
+    try:
+        return CellRivals(train, heldout, seed, device)
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+        return None
 
 
 def _joint(autoencoder: Autoencoder, split: Split, seed: int, texts: Tensor | None) -> JointBits | None:

@@ -9,6 +9,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from bae_ray.activations.config import Position
+from bae_ray.analysis.rivals import Rivals
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path, read_text
 from bae_ray.training.config import TrainingConfig
@@ -21,7 +22,7 @@ ENTROPY_COLUMNS = [
     "model", "layer", "site", "position", "n_train", "n_val", "d_in", "d_latent", "entropy_bits", "entropy_low",
     "entropy_high", "entropy_bias", "fvu_train", "fvu_val", "l0", "dead", "dense", "seed", "run",
     *(f"{name}_{end}" for name in ("tree", "heldout", "heldout_marginal", "joint") for end in ("bits", "low", "high")),
-    "distinct", "varying",
+    "distinct", "varying", *Rivals._fields,
 ]  # fmt: skip
 
 

@@ -90,6 +90,18 @@ class RunResult(Record):
     """Different codes among all n."""
     varying: int | None = None
     """Latents that fire on some samples and not on others."""
+    gaussian_bits: float | None = None
+    """This and all below: measures that need no autoencoder (analysis/rivals.py), of what this one reconstructs, bits
+    at `fvu_val` or the FVU that stands beside them. None where a cell has none, and in earlier results."""
+    sign_bits: float | None = None
+    sign_fvu: float | None = None
+    product_bits: float | None = None
+    """None without faiss, too."""
+    product_fvu: float | None = None
+    effective_rank: float | None = None
+    participation_ratio: float | None = None
+    matrix_entropy_bits: float | None = None
+    intrinsic_dimension: float | None = None
 
 
 class Failure(Record):
@@ -155,6 +167,7 @@ def write_result(runs: Path, run: RunConfig, store: ActivationStore, trained: Tr
         run=run.id,
         seconds=trained.seconds,
         **_joint_columns(trained.joint),
+        **(trained.rivals._asdict() if trained.rivals else {}),
     )
     write_text(runs / run.id / RESULT_FILE, result.to_json())
 

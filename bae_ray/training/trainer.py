@@ -21,7 +21,7 @@ from bae_ray.progress import is_watched, track
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.initial_weights import sample_of, start_from_components
 from bae_ray.training.loop import Loop, Resume, TrainingMetrics
-from bae_ray.training.measuring import Trained, measure
+from bae_ray.training.measuring import Trained, measure, rivals_of
 from bae_ray.training.objective import Forms
 from bae_ray.training.recipe import resolved
 from bae_ray.training.samples import ROWS_AT_ONCE, Batches, Normalization, Placement, Split, set_normalization
@@ -113,6 +113,7 @@ def train_many(
             loop = Loop(stacks, data, held_out, shared, ended, resume)
             loop.run()
     centre = column_mean(rows if target_rows is None else target_rows)
+    rivals = rivals_of(split, shared.seed, device) if len(loop.failures) < len(members) else None
     share = (time.monotonic() - started) / len(members)
     outcomes: dict[int, Trained | TrainingError] = {}
     for i, numbers in enumerate(groups):
@@ -120,7 +121,7 @@ def train_many(
         for j, number in enumerate(numbers):
             autoencoder = stacks[i].members[j].autoencoder
             outcomes[number] = loop.failures.get((i, j)) or measure(
-                autoencoder, split, centre, shared.seed, share, texts
+                autoencoder, split, centre, shared.seed, share, texts, rivals
             )
             on_trained(number, outcomes[number])
     if checkpoint and len(loop.failures) < len(members):

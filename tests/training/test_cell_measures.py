@@ -115,6 +115,10 @@ def test_cells_with_runs_are_measured_at_the_fvu_of_each(store: ActivationStore,
     assert sorted(found.table["autoencoder.expansion"]) == [1, 1, 2]
     assert "training.lr" not in found.table, "in which they do not differ"
     one, two, of_target = (table[result.run] for result in results)
+    for result in results:
+        assert [table[result.run][name] for name in Rivals._fields] == [
+            getattr(result, name) for name in Rivals._fields
+        ]
     assert all(one[name] == two[name] for name in FIXED)
     (train, _), (heldout, _) = Split.draw(Rows(store.shards(1, 2)), None, 0.2, 0).parts()
     cell = CellRivals(train, heldout)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
+from bae_ray.analysis.rivals import Rivals
 from bae_ray.autoencoders import BAEConfig, ReLUConfig, load_autoencoder
 from bae_ray.errors import DivergedError
 from bae_ray.training import loop, run_execution
@@ -88,7 +89,7 @@ def test_a_binary_run_tells_its_bits_and_keeps_its_tree(tiny_store: Path, tmp_pa
     fields = json.loads(earlier.read_text())
     new = [name for name in fields if RunResult.model_fields[name].default is None]
     earlier.write_text(json.dumps({name: value for name, value in fields.items() if name not in new}))
-    assert len(new) == 14
+    assert len(new) == 14 + len(Rivals._fields)
     assert results(tmp_path)["tree_bits"].isna().all()
 
 
