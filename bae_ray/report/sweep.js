@@ -42,7 +42,7 @@
     const map = {
       type: "heatmap", z: drawn.z, x: data.positions, y: data.layers.map(String), text: drawn.text,
       texttemplate: "%{text}", zmin: drawn.low, zmax: drawn.high,
-      colorscale: measure.startsWith("fvu") ? "Magma" : "Viridis", reversescale: measure.startsWith("fvu"),
+      colorscale: measure.includes("fvu") ? "Magma" : "Viridis", reversescale: measure.includes("fvu"),
       colorbar: { ...plain, title: { text: drawn.beyond ? `beyond (▲▼):<br>${drawn.beyond}` : "" } },
       hovertemplate: "layer %{y}, position %{x}: %{text}<extra></extra>",
     };

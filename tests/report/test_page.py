@@ -86,6 +86,11 @@ def test_measure_and_variant_are_chosen(runs: Path, page: Any):
     page.wait_for_function("document.getElementById('map').layout.title.text.startsWith('FVU on held-out')")
     expected = [[heavy[layer, position] for position in (2, 7)] for layer in range(4)]
     np.testing.assert_allclose(heat_map(page), expected)
+    page.select_option("#measure", "intrinsic_dimension")
+    page.wait_for_function("document.getElementById('map').layout.title.text.startsWith('Intrinsic dimension')")
+    heavy = table[table["training.entropy_weight"] == 0.01].groupby(["layer", "position"])["intrinsic_dimension"].mean()
+    expected = [[heavy[layer, position] for position in (2, 7)] for layer in range(4)]
+    np.testing.assert_allclose(heat_map(page), expected)
     assert page.said == []
 
 
@@ -130,7 +135,7 @@ def test_numbers_are_those_of_the_picture(runs: Path, page: Any):
     texts = page.evaluate("document.getElementById('map').data[0].text")
     expected = [[f"{light[layer, position]:.0f}" for position in (2, 7)] for layer in range(4)]
     assert [[text.split(" ")[0] for text in row] for row in texts] == expected
-    assert "e+" not in page.locator("tbody").inner_text()
+    assert "e+" not in "".join(page.locator("tbody").all_inner_texts())
 
 
 def test_failed_run_stands_in_the_table_with_its_reason(page: Any):

@@ -2,32 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bae_ray.report.entropy_tables import variants
+from bae_ray.report.measures import MEASURES, known_measures
 from bae_ray.report.numbers import number, robust_limits
 from bae_ray.training.results import position_order
 from bae_ray.training.run_folder import METRICS_FILE
 
-
-class Measure(NamedTuple):
-    """A measure of a run that the map can show."""
-
-    label: str
-    decimals: int
-
-
-MEASURES = {
-    "entropy_bits": Measure("Entropy / bits", 0),
-    "fvu_val": Measure("FVU on held-out texts", 2),
-    "fvu_train": Measure("FVU on training texts", 2),
-    "l0": Measure("L0", 0),
-    "dead": Measure("Dead latents", 3),
-    "dense": Measure("Dense latents", 3),
-}
 CURVES = ("loss", "reconstruction", "entropy")
 MAX_POINTS = 60
 """Of a run's training curves."""
@@ -38,17 +23,19 @@ def sweep_data(table: pd.DataFrame, runs: Path) -> dict[str, Any]:
 
     Curves have at most MAX_POINTS points, spread evenly over the training.
     """
+    names = known_measures(table)
+    table = table.astype(dict.fromkeys(names, float))
     chosen = variants(table)
     variant_of = {run: index for index, variant in enumerate(chosen) for run in variant.runs["run"]}
     layers = sorted(int(layer) for layer in table["layer"].unique())
     positions = sorted(table["position"].unique().tolist(), key=position_order)
     return {
         # Lists, in this order: an object's keys would be sorted.
-        "measures": [(name, measure.label) for name, measure in MEASURES.items()],
+        "measures": [(name, MEASURES[name].label) for name in names],
         "variants": [variant.label or "all runs" for variant in chosen],
         "layers": layers,
         "positions": [str(position) for position in positions],
-        "maps": [{name: _map(variant.runs, name, layers, positions) for name in MEASURES} for variant in chosen],
+        "maps": [{name: _map(variant.runs, name, layers, positions) for name in names} for variant in chosen],
         "runs": [
             {
                 "run": row["run"],
@@ -56,12 +43,12 @@ def sweep_data(table: pd.DataFrame, runs: Path) -> dict[str, Any]:
                 "position": str(row["position"]),
                 "seed": int(row["seed"]),
                 "variant": variant_of[row["run"]],
-                "shown": {name: number(float(row[name]), measure.decimals) for name, measure in MEASURES.items()},
+                "shown": {name: number(row[name], MEASURES[name].decimals) for name in names},
                 "low": row["entropy_low"],
                 "high": row["entropy_high"],
                 "subset_n": list(row["subset_n"]),
                 "subset_bits": list(row["subset_bits"]),
-                **{name: float(row[name]) for name in MEASURES},
+                **{name: row[name] if np.isfinite(row[name]) else None for name in names},
                 "curves": _curves(runs / row["run"] / METRICS_FILE),
             }
             for row in table.to_dict("records")

@@ -6,11 +6,15 @@ from pathlib import Path
 import pandas as pd
 
 from bae_ray.analysis.claims import claim, last_share, trend
+from bae_ray.experiments.layer_position.estimators import HEADING, survival
+from bae_ray.experiments.layer_position.estimators import NOTE as RIVALS_NOTE
 from bae_ray.experiments.layer_position.interactive import sweep_data
 from bae_ray.experiments.layer_position.matched import NOTE as MATCHED_NOTE
 from bae_ray.experiments.layer_position.matched import curves, matched_figure, matched_parts, matched_table
 from bae_ray.report.entropy_tables import entropy_tables, variants
 from bae_ray.report.figures import entropy_figure
+from bae_ray.report.measure_maps import measure_maps
+from bae_ray.report.measures import ESTIMATORS, known_measures
 from bae_ray.report.results_writer import Results, write_results
 from bae_ray.training.results import entropy_table, outcomes, results
 from bae_ray.training.run_folder import RUN_FILE
@@ -56,6 +60,12 @@ def entropy_results(
         tables["matched.csv"] = pd.concat([part.cells.assign(variant=part.label) for part in parts])
         figures["matched.png"] = matched_figure(parts)
         printed, notes = [*printed, *map(matched_table, parts)], [*notes, MATCHED_NOTE]
+    if len(names := known_measures(table, ESTIMATORS)) > 1:
+        figures["estimators.png"] = measure_maps(table, names)
+        notes.append(RIVALS_NOTE)
+    told = survival(table) if len(names) > 1 else None
+    if told is not None:
+        tables["claims.csv"], printed = told.table, [*printed, told.printed]
     return Results(
         page="report.html",
         title="Entropy by layer and token position",
@@ -63,7 +73,8 @@ def entropy_results(
         figures=figures,
         printed=printed,
         notes=notes,
-        claims=compare(table),
+        claims=[*compare(table), *(told.lines if told else [])],
+        sections={HEADING: told.table} if told else {},
         page_table=outcomes(runs, only=only).drop(columns=["subset_n", "subset_bits"]),
         sweep=sweep_data(table, runs),
     )
