@@ -1,14 +1,27 @@
-"""Comparing trends in results with the claims of the paper."""
+"""Comparing trends in results with the claims of the paper.
 
+That results agree with a claim is said where random orders would seldom look so: a permutation test at 5 %. And only
+where the rows can be compared (`comparable.py`).
+"""
+
+import math
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-CLEAR = 0.5
-"""A mean rank correlation of at least this size counts as a trend."""
+from bae_ray.analysis.comparable import hindrance
+
+LEVEL = 0.05
+"""Largest share of random orders in which a claim may look confirmed that is not so."""
+MOST_EXACT = 7
+"""Up to so many places all orders are gone through; beyond, DRAWS of them."""
+DRAWS = 10_000
+
+CANNOT_TELL = "cannot be told"
 
 
 class Trend(NamedTuple):
@@ -20,29 +33,74 @@ class Trend(NamedTuple):
     lowest: float
     """Smallest correlation of a group."""
     highest: float
+    p_rises: float = 1.0
+    """Share of all orders of the places in which the correlation is at least as large as here. Places are exchanged in
+    all groups at once: groups share their places, so that what a place has of its own is in all of them, and several
+    groups say no more of the order than one. Three places have six orders: no trend over three can be told."""
+    p_falls: float = 1.0
+    """The same of correlations that are at most as large."""
+    hindrance: str = ""
+    """Why the values cannot be compared; empty where they can."""
 
     def verdict(self, expected: Literal["rises", "falls"]) -> str:
-        """Whether the trend is as expected, in a word."""
-        signed = self.correlation if expected == "rises" else -self.correlation
-        if np.isnan(signed):
-            return "cannot be told"
-        return "agrees" if signed >= CLEAR else "contradicts" if signed <= -CLEAR else "unclear"
+        """Whether the trend is as expected: agrees, contradicts, or cannot be told."""
+        if math.isnan(self.correlation) or self.hindrance:
+            return CANNOT_TELL
+        agrees, contradicts = (self.p_rises, self.p_falls) if expected == "rises" else (self.p_falls, self.p_rises)
+        return "agrees" if agrees <= LEVEL else "contradicts" if contradicts <= LEVEL else CANNOT_TELL
+
+    def told(self, expected: Literal["rises", "falls"]) -> str:
+        """The verdict, and what hinders one."""
+        return f"{self.verdict(expected)} ({self.hindrance})" if self.hindrance else self.verdict(expected)
 
 
-def trend(table: pd.DataFrame, over: str, within: Sequence[str], value: str = "entropy_bits") -> Trend:
+def trend(
+    table: pd.DataFrame, over: str, within: Sequence[str], value: str = "entropy_bits", like_fvu: bool = True
+) -> Trend:
     """The trend of `value` over a column, in each group of rows that are equal in the columns `within`.
 
     Rows of a group that share the place in `over`, such as seeds, are averaged; missing values are left out.
+    `like_fvu`: the values can be compared at like held-out FVU only, as bits can.
     """
-    correlations: list[float] = []
+    places = sorted(table[over].unique().tolist())
+    found: list[tuple[list[int], np.ndarray]] = []
+    compared: list[pd.DataFrame] = []
     for _, group in table.dropna(subset=[value]).groupby(list(within), sort=False):
         means = group.groupby(over)[value].mean()
         if len(means) >= 3 and means.nunique() > 1:
-            ranks = [stats.rankdata(values) for values in (means.index, means)]
-            correlations.append(float(np.corrcoef(*ranks)[0, 1]))
-    if not correlations:
-        return Trend(float("nan"), 0, float("nan"), float("nan"))
-    return Trend(float(np.mean(correlations)), len(correlations), min(correlations), max(correlations))
+            found.append(([places.index(place) for place in means.index], _unit(stats.rankdata(means))))
+            compared.append(group)
+    if not found:
+        return Trend(math.nan, 0, math.nan, math.nan)
+    each = [float(_correlations(np.arange(len(places))[None], *group)[0]) for group in found]
+    orders = _orders(len(places))
+    shuffled = np.mean([_correlations(orders, *group) for group in found], axis=0)
+    mean = float(np.mean(each))
+    return Trend(
+        mean, len(each), min(each), max(each),
+        p_rises=float(np.mean(shuffled >= mean - 1e-9)), p_falls=float(np.mean(shuffled <= mean + 1e-9)),
+        hindrance=hindrance(compared, over, like_fvu),
+    )  # fmt: skip
+
+
+def _orders(n: int) -> np.ndarray:
+    """Orders of n places, [orders, n]; the first is the one that they have."""
+    if n <= MOST_EXACT:
+        return np.array(list(permutations(range(n))))
+    generator = np.random.default_rng(0)
+    return np.array([np.arange(n), *(generator.permutation(n) for _ in range(DRAWS))])
+
+
+def _correlations(orders: np.ndarray, places: list[int], ranks: np.ndarray) -> np.ndarray:
+    """Rank correlation of a group's values, of centred `ranks`, with its places in each order."""
+    shuffled = orders[:, places].argsort(1).argsort(1)
+    return _unit(shuffled.astype(float)) @ ranks
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    """Centred and of length 1, along the last axis."""
+    centred = values - values.mean(-1, keepdims=True)
+    return centred / np.linalg.norm(centred, axis=-1, keepdims=True)
 
 
 def last_share(table: pd.DataFrame, over: str, within: Sequence[str], value: str = "entropy_bits") -> float:
@@ -64,9 +122,14 @@ def claim(
     """One line with the paper's claim, the result here, and the sample."""
     rho = f"{found.correlation:+.2f} (mean of {found.groups} groups, {found.lowest:+.2f} to {found.highest:+.2f}"
     return (
-        f"Paper: {paper}. Here: {found.verdict(expected)}; rank correlation of {measure} with {what} {rho}; "
+        f"Paper: {paper}. Here: {found.told(expected)}; rank correlation of {measure} with {what} {rho}; "
         f"{sample(table)})."
     )
+
+
+def first_of(methods: int) -> str:
+    """What is said where one of so many methods is first in one comparison: by chance it is so one time of them."""
+    return "agrees" if 1 / methods <= LEVEL else f"{CANNOT_TELL} (so here, and in one of {methods} random orders)"
 
 
 def sample(table: pd.DataFrame) -> str:

@@ -1,10 +1,7 @@
 """How many different codes there are, and how often each recurs.
 
-Shapes: N samples, F d_latent, K distinct codes, B replicates.
+Shapes: N samples, F d_latent, K distinct codes.
 """
-
-from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,16 +12,6 @@ SAMPLES_PER_CODE = 20
 """Samples to a distinct code from which on the joint entropy is told: its bias is then at most .04 bits."""
 MOST_ALONE = 0.01
 """Largest share of samples whose code no other has. It estimates the probability of all codes not seen (Good, 1953)."""
-
-
-class JointEntropy(NamedTuple):
-    """Of the frequencies of whole codes, in bits."""
-
-    plug_in: float
-    bias: float
-    """By how much that is too low on average (Miller and Madow): (K - 1) / (2 N ln 2)."""
-    replicates: Tensor
-    """Its value in each replicate, [B]."""
 
 
 class DistinctCodes:
@@ -59,21 +46,7 @@ class DistinctCodes:
         n = int(counts.sum())
         return n >= SAMPLES_PER_CODE * len(counts) and int((counts == 1).sum()) <= MOST_ALONE * n
 
-    def joint_entropy(self, times: Iterable[Tensor]) -> JointEntropy:
-        """The joint entropy; `times` are how often samples are drawn in each replicate, [n, B] of some at a time."""
-        numbers, start = torch.from_numpy(np.concatenate(self._of)), 0
-        drawn = None
-        for some in times:
-            if drawn is None:
-                drawn = torch.zeros(self.distinct, some.shape[1], dtype=torch.float64)
-            drawn.index_add_(0, numbers[start : start + len(some)], some.double())
-            start += len(some)
-        assert drawn is not None
-        counts = torch.from_numpy(self.counts).double()[:, None]
-        bias = (self.distinct - 1) / (2 * len(numbers) * np.log(2))
-        return JointEntropy(float(_entropy(counts)), bias, _entropy(drawn))
-
-
-def _entropy(counts: Tensor) -> Tensor:
-    shares = counts / counts.sum(0).clamp_min(1)
-    return -torch.special.xlogy(shares, shares).sum(0) / np.log(2)
+    def surprisals(self) -> Tensor:
+        """-log2 of the frequency of each sample's code, [N]: their mean is the entropy of the frequencies, in bits."""
+        numbers, counts = np.concatenate(self._of), self.counts
+        return torch.from_numpy(-np.log2(counts / counts.sum()))[numbers]

@@ -19,8 +19,9 @@ def claims_by_estimator(table: pd.DataFrame, estimators: Iterable[str]) -> pd.Da
 
     `depth` says whether it rises with the layer at one position, `position` whether it rises with the position at one
     layer, positions that are numbers, in the words of `Trend.verdict`, each with its mean rank correlation over so many
-    groups. `saturation`: of those that rise with position, whether the last step of it makes less than half of an even
-    rise (agrees), or as much as it (contradicts); `last_step` is its share in the whole rise, `even_step` the even one.
+    groups and what hinders a comparison. `saturation`: of those that rise with position, whether the last step of it
+    makes less than half of an even rise (agrees), or as much as it (contradicts); `last_step` is its share in the whole
+    rise, `even_step` the even one.
     Bits are compared at the FVU that they are of, and of what needs no autoencoder it does not count how its training
     went.
     """
@@ -41,9 +42,11 @@ def claims_by_estimator(table: pd.DataFrame, estimators: Iterable[str]) -> pd.Da
                 "depth": depth.verdict("rises"),
                 "depth_correlation": depth.correlation,
                 "depth_groups": depth.groups,
+                "depth_hindrance": depth.hindrance,
                 "position": along.verdict("rises"),
                 "position_correlation": along.correlation,
                 "position_groups": along.groups,
+                "position_hindrance": along.hindrance,
                 "saturation": _saturation(share, even) if rises else "cannot be told",
                 "last_step": share,
                 "even_step": even,

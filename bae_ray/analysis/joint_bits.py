@@ -13,12 +13,14 @@ from torch import Tensor
 from bae_ray.activations.rows import Rows
 from bae_ray.analysis.distinct_codes import DistinctCodes
 from bae_ray.analysis.features import evaluating, rows_at_once
-from bae_ray.analysis.sampling import COVERAGE, REPLICATES
+from bae_ray.analysis.group_jackknife import COVERAGE, around
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.chow_liu import ChowLiuTree, tree_entropy
 from bae_ray.autoencoders.pair_counts import MOST_VARYING, PairCounts
 from bae_ray.autoencoders.rooted import NONE
 from bae_ray.seeds import stream
+
+REPLICATES = 200
 
 
 class Estimate(NamedTuple):
@@ -34,19 +36,22 @@ class JointBits(NamedTuple):
 
     tree: Estimate
     """Entropy of all samples' code under its Chow-Liu tree: at least the joint entropy of these samples, at most the
-    marginal one. Too low on average as an estimate for other samples, since edges and rates are chosen on these; what
-    `heldout` is above it shows by how much at most. The interval is a basic bootstrap for infinitely many samples of
-    this kind, with the edges as they are: it does not cover that they were chosen."""
+    marginal one. Too low on average as an estimate for other samples, since edges and rates are chosen on these. The
+    interval is of the entropy that infinitely many samples like these have under the edges as they are. Its lower end
+    is that of a basic bootstrap, its upper end that of `heldout` where this is higher: samples that the edges were not
+    chosen on show what chance has chosen."""
     heldout: Estimate
     """Bits that held-out samples take on average under the tree of the training samples, its rates (k + 1/2) / (n + 1).
-    On average no less than the entropy of new samples. The interval is of the mean over infinitely many held-out
-    samples, autoencoder and tree as they are (percentiles of a bootstrap over held-out samples)."""
+    On average no less than the entropy of new samples. The interval is of the mean over infinitely many new samples,
+    autoencoder and tree as they are: Student's t over texts, on the scale of the logarithm. It is wide where few
+    samples are held out; what fewer than one of them in 30 has, it does not know of."""
     heldout_marginal: Estimate
     """The same with each latent by itself."""
     joint: Estimate | None
     """Joint entropy: that of the frequencies of whole codes, and its bias after Miller and Madow, (K - 1) / (2 N ln 2).
     Only where codes recur: at least 20 samples to a code, and at most 1 % of samples with a code of their own. Else
-    None: it would be near log2 N whatever the code. The interval is a basic bootstrap over all samples."""
+    None: it would be near log2 N whatever the code. The interval is of infinitely many samples like all of these, most
+    of which the autoencoder was fitted to: of the mean of -log2 of frequencies, as that of `heldout`."""
     distinct: int
     """Different codes among all samples."""
     varying: int
@@ -103,14 +108,24 @@ def joint_bits(
     model = ChowLiuTree.of(counts)
     del counts
     draws = _Draws(seed, sizes, texts)
+    units = _units(torch.arange(n) if texts is None else torch.cat(texts))
+    lengths = _lengths((fitted, fitted.alone()), heldout, _units(units[sizes[0] :]))
+    tree = _tree_estimate(model, (train, heldout), varying, draws)
+    if len(varying):
+        tree = tree._replace(high=max(tree.high, min(lengths[0].high, float(len(fired)))))
     return JointBits(
-        _tree_estimate(model, (train, heldout), varying, draws),
-        *_lengths((fitted, fitted.alone()), heldout, draws),
-        joint=_joint_estimate(codes, draws, len(fired)) if codes.recur else None,
+        tree,
+        *lengths,
+        joint=_joint_estimate(codes, units, len(fired)) if codes.recur else None,
         distinct=codes.distinct,
         varying=len(varying),
         model=model,
     )
+
+
+def _units(texts: Tensor) -> Tensor:
+    """The number of each sample's text, counted from 0."""
+    return torch.unique(texts, return_inverse=True)[1]
 
 
 class _Draws:
@@ -130,12 +145,6 @@ class _Draws:
         for batch in batches:
             yield batch, self._times[self._texts[part][start : start + len(batch)]]
             start += len(batch)
-
-    def of_all(self) -> Iterator[Tensor]:
-        """Of all samples, in parts."""
-        for part in self._texts:
-            for some in part.split(1 << 14):
-                yield self._times[some]
 
 
 def _tree_estimate(
@@ -161,36 +170,45 @@ def _tree_estimate(
     counts = torch.stack([alone - with_parent, with_parent], -1)
     seen = torch.stack([total[:, None] - parents, parents], -1)
     found = tree_entropy(counts, seen, total.clamp_min(1)).cpu()
-    return _basic(bits, bits, found, len(tree.parent))
+    return _basic(bits, found, len(tree.parent))
 
 
-def _joint_estimate(codes: DistinctCodes, draws: _Draws, most: int) -> Estimate:
-    plug_in, bias, replicates = codes.joint_entropy(draws.of_all())
-    return _basic(plug_in + bias, plug_in, replicates, most)
+def _joint_estimate(codes: DistinctCodes, units: Tensor, most: float) -> Estimate:
+    surprisals = codes.surprisals()
+    n, beyond = len(surprisals), codes.distinct - 1
+    bits = float(surprisals.mean()) + beyond / (2 * n * math.log(2))
+    # Of equally frequent codes all surprisals are equal: then the term of second order, a chi-squared, is all there is.
+    return (
+        _around(bits, surprisals, units, beyond / 2 / (n * math.log(2)) ** 2, most)
+        if beyond
+        else Estimate(0.0, 0.0, 0.0)
+    )
 
 
-def _lengths(trees: Sequence[ChowLiuTree], heldout: Iterable[Tensor], draws: _Draws) -> list[Estimate]:
-    """Of each tree, the bits of a held-out sample on average."""
-    # The last column is of the samples themselves, each drawn once.
-    totals, drawn = (torch.zeros(size, 1 + REPLICATES, dtype=torch.float64) for size in (len(trees), 1))
-    for batch, times in draws.batches(1, heldout):
-        drawn_now = torch.cat([times.double(), torch.ones(len(batch), 1, dtype=torch.float64)], 1)
-        totals += torch.stack([tree.code_lengths(batch).cpu() for tree in trees]) @ drawn_now
-        drawn += drawn_now.sum(0)
-    means = (totals / drawn)[:, drawn[0] > 0]
-    return [_mean(float(of_tree[-1]), of_tree[:-1]) for of_tree in means]
+def _lengths(trees: Sequence[ChowLiuTree], heldout: Iterable[Tensor], units: Tensor) -> list[Estimate]:
+    """Of each tree, the bits of a held-out sample on average; in the interval a text with several samples is one."""
+    lengths = torch.cat([torch.stack([tree.code_lengths(batch).cpu() for tree in trees]) for batch in heldout], 1)
+    return [
+        _around(float(of_tree.mean()), of_tree, units, 0.0, len(tree.parent) * math.log2(2 * tree.n + 2))
+        for tree, of_tree in zip(trees, lengths, strict=True)
+    ]
 
 
-def _mean(bits: float, replicates: Tensor) -> Estimate:
-    """A mean, and the percentiles of its replicates."""
-    low, high = _quantiles(replicates) if len(replicates) else (0.0, math.inf)
-    return Estimate(bits, min(low, bits), max(high, bits))
+def _around(bits: float, values: Tensor, units: Tensor, further: float, most: float) -> Estimate:
+    """The interval of a mean of values [N] in units of one or several samples, and of `further` variance."""
+    count = int(units.max()) + 1
+    if count < 2 or bits <= 0:  # nothing is known
+        return Estimate(bits, 0.0, max(bits, most))
+    off = torch.zeros(count, dtype=torch.float64).index_add_(0, units, values - values.mean())
+    variance = float(off.square().sum()) * count / (count - 1) / len(values) ** 2
+    low, high = around(bits, math.sqrt(variance + further), off)
+    return Estimate(bits, low, max(bits, min(high, most)))
 
 
-def _basic(bits: float, plug_in: float, replicates: Tensor, most: float) -> Estimate:
-    """The basic interval of an entropy whose `plug_in` is too low by about as much as its replicates are below it."""
+def _basic(bits: float, replicates: Tensor, most: float) -> Estimate:
+    """The basic interval of an entropy that is too low by about as much as its replicates are below it."""
     lower, upper = _quantiles(replicates)
-    return Estimate(bits, min(max(2 * plug_in - upper, 0.0), bits), max(min(2 * plug_in - lower, most), bits))
+    return Estimate(bits, min(max(2 * bits - upper, 0.0), bits), max(min(2 * bits - lower, most), bits))
 
 
 def _quantiles(replicates: Tensor) -> tuple[float, float]:

@@ -17,6 +17,8 @@ from bae_ray.errors import InvalidInputError
 WEIGHT = "training.entropy_weight"
 """The field in which the points of a curve differ."""
 CELL = ["layer", "site", "position"]
+HELD_OUT = {"val": "entropy_bits_val", "heldout": "heldout_bits"}
+"""Bits of the held-out samples themselves, by the beginning of their columns: marginal entropy, and code length."""
 COVERAGE = 0.95
 
 
@@ -55,9 +57,12 @@ def matched_entropy(table: pd.DataFrame, fvu: float, fixed_weight: float | None 
 
     The rows differ in cell, seed and entropy weight only: curves of different architectures must not be mixed.
 
-    Each seed has a curve of its own. `bits` is the mean over the seeds whose curve has that FVU, `low` and `high` the
-    ends of its 95 % interval (Student's t; NaN for one seed; cut to possible entropies, 0 to `d_latent`), `seeds` the
-    number of these seeds of all `of` seeds; `reason` says why the others do not have it. The columns `fixed_bits`,
+    Each seed has a curve of its own. `bits`, the marginal entropy over all samples, is the mean over the seeds whose
+    curve has that FVU, `low` and `high` the ends of its 95 % interval (Student's t; NaN for one seed; cut to possible
+    entropies, 0 to `d_latent`), `seeds` the number of these seeds of all `of` seeds; `reason` says why the others do
+    not have it. `val_bits`, `val_low`, `val_high` and `heldout_bits`, ... are the same of the held-out samples'
+    marginal entropy and code length, which pair bits and FVU of the same samples; NaN where they were not measured. A
+    code length may be above `d_latent`. `converged`: whether all trainings of the cell did. The columns `fixed_bits`,
     `fixed_fvu_train` and `fixed_fvu_val` are of one weight, by default the smallest above 0.
 
     Raises `InvalidInputError` for a `fixed_weight` that no run has.
@@ -65,18 +70,15 @@ def matched_entropy(table: pd.DataFrame, fvu: float, fixed_weight: float | None 
     weight = _fixed_weight(table, fixed_weight)
     rows: list[dict[str, object]] = []
     for cell, runs in table.groupby(CELL, sort=False):
-        crossings = [_crossing(curve, fvu) for _, curve in runs.groupby("seed")]
-        found = np.array([crossing.bits for crossing in crossings if not crossing.reason])
+        crossings = [_crossing(curve, fvu, "entropy_bits") for _, curve in runs.groupby("seed")]
         fixed = runs[runs[WEIGHT] == weight]
-        mean, half = (float(found.mean()), _half_width(found)) if len(found) else (math.nan, math.nan)
+        most = float(runs["d_latent"].iloc[0])
         rows.append(
             {
                 **dict(zip(CELL, cell, strict=True)),
                 "fvu": fvu,
-                "bits": mean,
-                "low": min(max(mean - half, 0.0), mean),
-                "high": max(min(mean + half, float(runs["d_latent"].iloc[0])), mean),
-                "seeds": len(found),
+                **_over_seeds(crossings, most)._asdict(),
+                "seeds": sum(not crossing.reason for crossing in crossings),
                 "of": len(crossings),
                 "n": int((runs["n_train"] + runs["n_val"]).iloc[0]),
                 "reason": "; ".join(dict.fromkeys(crossing.reason for crossing in crossings if crossing.reason)),
@@ -84,6 +86,8 @@ def matched_entropy(table: pd.DataFrame, fvu: float, fixed_weight: float | None 
                 "fixed_bits": float(fixed["entropy_bits"].mean()),
                 "fixed_fvu_train": float(fixed["fvu_train"].mean()),
                 "fixed_fvu_val": float(fixed["fvu_val"].mean()),
+                **_held_out(runs, fvu, most),
+                **({"converged": _all_converged(runs)} if "converged" in runs else {}),
             }
         )
     return pd.DataFrame(rows)
@@ -109,9 +113,38 @@ def _fixed_weight(table: pd.DataFrame, wanted: float | None) -> float:
     return wanted
 
 
-def _crossing(curve: pd.DataFrame, fvu: float) -> Crossing:
+def _crossing(curve: pd.DataFrame, fvu: float, measure: str) -> Crossing:
     ordered = curve.sort_values(WEIGHT)
-    return bits_at(fvu, ordered["fvu_val"].to_numpy(dtype=float), ordered["entropy_bits"].to_numpy(dtype=float))
+    return bits_at(fvu, ordered["fvu_val"].to_numpy(dtype=float), ordered[measure].to_numpy(dtype=float))
+
+
+def _all_converged(runs: pd.DataFrame) -> bool | None:
+    """Whether the trainings of all points did; None where it is not known of some."""
+    told = runs["converged"]
+    return False if told.eq(False).any() else None if told.isna().any() else True
+
+
+class _Mean(NamedTuple):
+    bits: float
+    low: float
+    high: float
+
+
+def _over_seeds(crossings: list[Crossing], most: float) -> _Mean:
+    """The mean over the seeds whose curve has the FVU, and its interval."""
+    found = np.array([crossing.bits for crossing in crossings if not crossing.reason])
+    mean, half = (float(found.mean()), _half_width(found)) if len(found) else (math.nan, math.nan)
+    return _Mean(mean, min(max(mean - half, 0.0), mean), max(min(mean + half, most), mean))
+
+
+def _held_out(runs: pd.DataFrame, fvu: float, most: float) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for prefix, measure in HELD_OUT.items():
+        curves = [curve for _, curve in runs.groupby("seed") if measure in curve and curve[measure].notna().all()]
+        crossings = [_crossing(curve, fvu, measure) for curve in curves]
+        mean = _over_seeds(crossings, most if prefix == "val" else math.inf)
+        found |= {f"{prefix}_{name}": value for name, value in mean._asdict().items()}
+    return found
 
 
 def _half_width(values: np.ndarray) -> float:

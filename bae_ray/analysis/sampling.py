@@ -1,24 +1,25 @@
-"""The uncertainty of an entropy: a bootstrap interval over the samples, and the entropy of fewer samples.
+"""The uncertainty of an entropy: its bias and interval, and the entropy of fewer samples.
 
-Shapes: N samples, F d_latent, B replicates, S subsets.
+Shapes: N samples, G groups of them, F d_latent, S subsets.
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bae_ray.activations.rows import Rows
-from bae_ray.analysis.features import evaluating, rows_at_once
+from bae_ray.analysis.entropy_bias import entropy_bias
+from bae_ray.analysis.group_jackknife import groups, interval, second_order
+from bae_ray.analysis.joint_bits import EncodedRows
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.losses import bernoulli_entropy
 from bae_ray.seeds import stream
 
-REPLICATES = 200
 SUBSETS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 """Shares of the samples over which the entropy is measured."""
-COVERAGE = 0.95
 
 
 class EntropyEstimate(NamedTuple):
@@ -28,54 +29,68 @@ class EntropyEstimate(NamedTuple):
     """Entropy of the firing rates over all samples, as in the paper. Since rates are estimated, it is too low on
     average, by `bias`."""
     low: float
-    """Ends of the 95 % interval of the entropy that infinitely many samples would have: a basic bootstrap over the
-    samples, the trained autoencoder as it is. It takes the bias out, so it reaches further above `bits` than below.
-    Where it would leave `bits` out, it ends there; no entropy is below 0 or above one bit per latent."""
+    """Ends of the 95 % interval of the entropy that infinitely many samples like these would have, the trained
+    autoencoder as it is. Samples that it was fitted to are not like new ones: for these the interval is that of
+    held-out samples. It lies around `bits` + `bias` (analysis/group_jackknife.py), so it reaches further above `bits`
+    than below. Where it would leave `bits` out, it ends there; no entropy is below 0 or above one bit per latent."""
     high: float
     bias: float
-    """By how much `bits` is too low on average, to first order (Miller and Madow): 1 / (2 N ln 2) for each latent that
-    fires on some samples and not on others."""
+    """By how much `bits` is too low on average: what latents lose that fired on few samples or none, as their counts
+    tell (analysis/entropy_bias.py), and where a text has several samples, what these tell less than as many texts."""
     subset_n: tuple[int, ...]
     """Sizes of nested random subsets of the samples."""
     subset_bits: tuple[float, ...]
     """The entropy over each of them."""
 
 
-@torch.no_grad()
-def estimate_entropy(autoencoder: Autoencoder, x: Tensor | Rows, seed: int) -> EntropyEstimate:
+def estimate_entropy(
+    autoencoder: Autoencoder, x: Tensor | Rows, seed: int, texts: Tensor | None = None
+) -> EntropyEstimate:
     """The marginal entropy of an autoencoder's latents over activations [N, D], read once, a batch at a time.
 
-    The bootstrap draws each sample's count in each replicate from a Poisson distribution of mean 1 (Hanley and
-    MacGibbon, 2006), so that no more than a batch has to be in memory.
+    `texts` [N]: the number of the text of each sample, where samples of a text were drawn together.
     """
-    device, n = autoencoder.mean.device, len(x)
-    generator, place = stream(seed, "bootstrap"), torch.randperm(n, generator=stream(seed, "subsets"))
+    return code_entropy(EncodedRows(autoencoder, x), len(x), seed, texts)
+
+
+def code_entropy(codes: Iterable[Tensor], n: int, seed: int, texts: Tensor | None = None) -> EntropyEstimate:
+    """The marginal entropy of codes: batches [some, F] of booleans, of n samples in all."""
+    place = torch.randperm(n, generator=stream(seed, "subsets"))
     sizes = torch.tensor([max(1, round(share * n)) for share in SUBSETS])
-    fired = torch.zeros(REPLICATES + len(sizes), autoencoder.d_latent, dtype=torch.float64, device=device)
-    totals = torch.zeros(REPLICATES + len(sizes), dtype=torch.float64)
-    start = 0
-    with evaluating(autoencoder):
-        for rows in x.split(rows_at_once(autoencoder)):
-            counts = torch.poisson(torch.ones(REPLICATES, len(rows)), generator=generator)
-            within = place[start : start + len(rows)] < sizes[:, None]
-            weights = torch.cat([counts, within.float()])
-            # Sums of a batch are whole numbers that float32 holds exactly.
-            fires = autoencoder.fires(rows.to(device)).float()
-            fired += (weights.to(device) @ fires).double()
-            totals += weights.sum(1, dtype=torch.float64)
-            start += len(rows)
-    rates = fired / totals.clamp_min(1).to(device)[:, None]
-    entropies = bernoulli_entropy(rates.clamp(0, 1)).sum(1).cpu()
-    replicates, subsets = entropies[:REPLICATES], entropies[REPLICATES:]
+    group = groups(n, seed, texts)
+    count = int(group.max()) + 1
+    fired, start = torch.zeros(0), 0
+    for batch in codes:
+        stop = start + len(batch)
+        member = group[start:stop] == torch.arange(count)[:, None]
+        within = place[start:stop] < sizes[:, None]
+        # Sums of a batch are whole numbers that float32 holds exactly.
+        sums = (torch.cat([member, within]).float().to(batch.device) @ batch.float()).double()
+        fired = fired + sums if start else sums
+        start = stop
+    fired = fired.cpu()
+    subsets = _entropy(fired[count:], sizes)
+    in_group, group_sizes = fired[:count], torch.bincount(group, minlength=count)
+    whole = in_group.sum(0, keepdim=True)
+    apart = count > 1  # a single group leaves nothing when it is left out
+    some = torch.cat([whole, whole - in_group]) if apart else whole
+    left = torch.cat([torch.tensor([n]), n - group_sizes])[: len(some)].double()
+    bias = entropy_bias(some, left)
+    spread, expected = second_order(in_group, group_sizes)
+    varying = int(((whole > 0) & (whole < n)).sum())
+    beyond = 0.0 if texts is None else max(0.0, expected - varying / (2 * n * math.log(2)))
     bits = float(subsets[-1])
-    tail = (1 - COVERAGE) / 2
-    lower, upper = torch.quantile(replicates, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    uncertain = int(((rates[-1] > 0) & (rates[-1] < 1)).sum())
+    low, high = interval(_entropy(some, left) + bias + beyond, group_sizes, spread, float(fired.shape[1]))
     return EntropyEstimate(
         bits=bits,
-        low=min(max(2 * bits - upper, 0.0), bits),
-        high=max(min(2 * bits - lower, float(autoencoder.d_latent)), bits),
-        bias=uncertain / (2 * n * math.log(2)),
+        low=min(low, bits),
+        high=max(high, bits),
+        bias=float(bias[0]) + beyond,
         subset_n=tuple(sizes.tolist()),
         subset_bits=tuple(subsets.tolist()),
     )
+
+
+def _entropy(fired: Tensor, n: Tensor) -> Tensor:
+    """Marginal entropy of each set of samples: firings [S, F] among `n` [S] samples."""
+    return bernoulli_entropy((fired / n[:, None]).clamp(0, 1)).sum(1)

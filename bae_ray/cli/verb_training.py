@@ -10,14 +10,12 @@ from bae_ray.autoencoders.architectures import AutoencoderConfig, architecture_o
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.cli.command import Command, Held
 from bae_ray.cli.exit_codes import report_failures
+from bae_ray.errors import InvalidInputError
 from bae_ray.files import write_text
 from bae_ray.progress import track
 from bae_ray.storage import without_credentials
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.sweep_config import SweepConfig
-
-INCOMPRESSIBLE_SHARE = 0.8
-"""Share of the possible bits. Above it, the entropy loss has had little effect."""
 
 
 class TrainCommand(Command):
@@ -50,6 +48,8 @@ class SweepCommand(Command):
     """Folder of runs, a directory for each, and of results.parquet."""
     dry_run: bool = False
     """Only print what the sweep would do: how many runs, for how long, and how large."""
+    continue_unconverged: int | None = Field(default=None, ge=1)
+    """Epochs more for the finished runs that did not converge: they go on from the state that they ended in."""
 
 
 class WatchCommand(Command):
@@ -69,6 +69,7 @@ def train(command: TrainCommand) -> None:
     """Run `bae-ray train`; needs no Ray."""
     from bae_ray.activations.layout import Cell
     from bae_ray.activations.store import ActivationStore
+    from bae_ray.training.caveats import SATURATED
     from bae_ray.training.grid import plan_run
     from bae_ray.training.run_execution import execute_run
 
@@ -78,7 +79,7 @@ def train(command: TrainCommand) -> None:
     with track("Training", command.training.epochs) as tracker:
         result = execute_run(run, store, command.out, on_epoch=tracker.reach)
     bits, most = result.entropy_bits, result.d_latent
-    if architecture_of(command.autoencoder).is_binary and bits > INCOMPRESSIBLE_SHARE * most:
+    if architecture_of(command.autoencoder).is_binary and bits > SATURATED * most:
         weight, epochs = command.training.entropy_weight, command.training.epochs
         print(
             f"warning: {bits:.0f} of {most} possible bits: most latents are fair coins, so the number says little of "
@@ -88,7 +89,7 @@ def train(command: TrainCommand) -> None:
         )
     print(
         f"{bits:.1f} bits of at most {most}, FVU {result.fvu_train:.3f} on training and {result.fvu_val:.3f} on "
-        f"held-out texts: {command.out / run.id}"
+        f"held-out texts{', not converged' if result.converged is False else ''}: {command.out / run.id}"
     )
 
 
@@ -99,14 +100,19 @@ def sweep(command: SweepCommand) -> int:
     from bae_ray.training.sweep import sweep as run
     from bae_ray.training.sweep_folder import RESULTS_FILE
 
+    if command.dry_run and command.continue_unconverged:
+        raise InvalidInputError("--dry-run does not count what --continue-unconverged would add: give one of them.")
     if command.dry_run:
         from bae_ray.report.sweep_terminal import print_plan
 
         print_plan(dry_run(command.sweep, ActivationStore.open(command.store), command.out))
         return 0
-    outcome = run(command.sweep, ActivationStore.open(command.store), command.out)
+    store, more = ActivationStore.open(command.store), command.continue_unconverged
+    outcome = run(command.sweep, store, command.out, continue_unconverged=more)
     write_text(command.out / "sweep.json", command.record(store=without_credentials(command.store)))
     print(f"{outcome.trained} runs trained, {len(outcome.failures)} failed.")
+    if outcome.unconverged:
+        print(f"{outcome.unconverged} runs did not converge; --continue-unconverged EPOCHS goes on with them.")
     print(command.out / RESULTS_FILE)
     return report_failures(outcome.failures)
 
@@ -144,11 +150,14 @@ def entropy(command: EntropyCommand) -> None:
     """Run `bae-ray entropy`."""
     from bae_ray.report.entropy_tables import entropy_tables
     from bae_ray.report.terminal import print_tables
+    from bae_ray.training.caveats import caveat_lines
     from bae_ray.training.results import entropy_table, results, write_csv
 
     table = results(command.runs)
     write_csv(entropy_table(table), command.out)
     print_tables(*entropy_tables(table))
+    for line in caveat_lines(table):
+        print(line)
     print(command.out)
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from bae_ray.activations.config import Position
 from bae_ray.report.terminal import text_table
+from bae_ray.training.caveats import marks
 from bae_ray.training.results import position_order
 
 
@@ -59,24 +60,34 @@ def cell_grid(table: pd.DataFrame, column: str, how: Literal["mean", "min", "max
 
 
 def entropy_tables(table: pd.DataFrame) -> list[Table]:
-    """Of each variant in the table of `results`, by layer and position: bits with FVU, and where dependence counts.
+    """Of each variant in the table of `results`, by layer and position: bits with FVU, and those of held-out texts.
 
-    The latter where codes are binary and were measured by a version that does.
+    Also where dependence counts. All but the first where they were measured by a version that does, the last where
+    codes are binary. Cells are marked by what `caveat_lines` says of their runs.
     """
     tables = []
     for variant in variants(table):
         title = "Entropy in bits, FVU on training / held-out texts"
         tables.append(_grid(variant, title, ("entropy_bits", "fvu_train", "fvu_val"), "{:.0f}  {:.2f}/{:.2f}"))
+        if "entropy_bits_val" in variant.runs and variant.runs["entropy_bits_val"].notna().any():
+            title = "Entropy of held-out texts in bits, with its 95 % interval"
+            columns = ("entropy_bits_val", "entropy_low_val", "entropy_high_val")
+            tables.append(_grid(variant, title, columns, "{:.0f} [{:.0f}, {:.0f}]"))
         if "tree_bits" in variant.runs and variant.runs["tree_bits"].notna().any():
-            title = "Tree bits / bits that a held-out text takes under the tree"
-            tables.append(_grid(variant, title, ("tree_bits", "heldout_bits"), "{:.1f} / {:.1f}"))
+            title = "Tree bits / bits that a held-out text takes under the tree, with their 95 % intervals"
+            columns = tuple(f"{name}_{end}" for name in ("tree", "heldout") for end in ("bits", "low", "high"))
+            tables.append(_grid(variant, title, columns, "{:.1f} [{:.1f}, {:.1f}] / {:.1f} [{:.1f}, {:.1f}]"))
     return tables
 
 
 def _grid(variant: Variant, title: str, columns: tuple[str, ...], form: str) -> Table:
     grids = [cell_grid(variant.runs.astype(dict.fromkeys(columns, float)), column) for column in columns]
+    marked = marks(variant.runs)
+    of_position = {position: variant.runs["position"] == position for position in grids[0].positions}
     rows: list[dict[str, object]] = [{"layer": layer} for layer in grids[0].layers]
     for (row, column), value in np.ndenumerate(grids[0].values):
         told = "-" if np.isnan(value) else form.format(*(grid.values[row, column] for grid in grids))
+        cell = marked[(variant.runs["layer"] == grids[0].layers[row]) & of_position[grids[0].positions[column]]]
+        told += "".join(sorted(set("".join(cell))))
         rows[row][f"pos {grids[0].positions[column]}"] = told
     return text_table(f"{title}: {variant.label}" if variant.label else title, rows)

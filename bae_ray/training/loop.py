@@ -74,9 +74,11 @@ class Loop:
         shared: TrainingConfig,
         on_epoch: Callable[[int, int, list[TrainingMetrics]], None],
         resume: Resume | None,
+        epochs: int | None = None,
     ) -> None:
         self._stacks, self._data, self._held_out = stacks, data, held_out
         self._shared, self._on_epoch, self._resume = shared, on_epoch, resume
+        self._epochs = max(shared.epochs, epochs or 0)
         self._batch_size = min(shared.batch_size, len(data))
         self.n_steps = len(data) // self._batch_size
         self._started = self._saved = time.monotonic()
@@ -103,7 +105,7 @@ class Loop:
 
     def run(self) -> None:
         """Train to the end, or until every member has stopped or diverged."""
-        for epoch in range(self._epoch, self._shared.epochs + 1):
+        for epoch in range(self._epoch, self._epochs + 1):
             if self._members.keys() <= self._ended():
                 break
             self._epoch = epoch
@@ -163,7 +165,7 @@ class Loop:
         measured = ", ".join(f"{name} {value}" for name, value in zip(stack.names, values[1:], strict=True))
         kept = self._resume is not None and self._resume.path.exists()
         return DivergedError(
-            f"the loss became {values[0]} in epoch {self._epoch} of {training.epochs}, step {step + 1} of "
+            f"the loss became {values[0]} in epoch {self._epoch} of {self._epochs}, step {step + 1} of "
             f"{self.n_steps} ({measured}). Lower lr ({training.lr}) or the loss weights."
             + (f" The last state saved before is {self._resume.path}." if kept and self._resume else "")
         )
@@ -230,6 +232,15 @@ class Loop:
         save_state(self._resume.path, tensors, facts)
         self._saved = time.monotonic()
         self._pause = max(self._resume.interval_s, SHARE_OF_TIME * (self._saved - started))
+
+    def keep(self, path: Path, identity: str, i: int, j: int) -> None:
+        """Write the state in which a member ended, as that of a training of it alone, which goes on from there."""
+        own = _below(self._stacks[i].state(), f"{j}.")
+        tensors = {f"0.0.{name}": tensor for name, tensor in own.items()}
+        tensors["0.records"] = self._records[i][..., j : j + 1]
+        seconds = time.monotonic() - self._started
+        facts = {"identity": identity, "epoch": self._epoch, "step": 0, "seconds": seconds, "stops": {}, "failures": {}}
+        save_state(path, tensors, facts)
 
     def _restore(self) -> None:
         saved = load_state(self._resume.path, self._resume.identity) if self._resume else None

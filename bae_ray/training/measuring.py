@@ -31,6 +31,8 @@ class Trained(NamedTuple):
     """Its share of the training, and the measuring."""
     joint: JointBits | None = None
     """What the code takes where dependence counts; None for latents that are no code."""
+    entropy_val: EntropyEstimate | None = None
+    """The entropy over the held-out samples alone, which the autoencoder was not fitted to."""
     rivals: Rivals | None = None
     """Measures of what is reconstructed that need no autoencoder, at its held-out FVU."""
 
@@ -62,12 +64,16 @@ def measure(
             return DivergedError(f"the reconstruction of the {name} activations is {metrics.mse}. Lower lr.")
     on_train.merge(on_val)
     on_train.set_reference(autoencoder)
-    entropy = estimate_entropy(autoencoder, split.x, seed)
+    held_out, texts_held_out = split.x.select(split.held_out), None if texts is None else texts[split.held_out]
+    entropy = estimate_entropy(autoencoder, split.x, seed, texts)
+    entropy_val = estimate_entropy(autoencoder, held_out, seed, texts_held_out)
     joint = _joint(autoencoder, split, seed, texts) if autoencoder.architecture.is_binary else None
     autoencoder.tree = None if joint is None else joint.model
     rivals = None if cell is None else cell.at(val_metrics.fvu)
     seconds += time.monotonic() - started
-    return Trained(autoencoder, train_metrics, val_metrics, on_train.metrics(), entropy, seconds, joint, rivals)
+    return Trained(
+        autoencoder, train_metrics, val_metrics, on_train.metrics(), entropy, seconds, joint, entropy_val, rivals
+    )
 
 
 def rivals_of(split: Split, seed: int, device: torch.device) -> CellRivals | None:

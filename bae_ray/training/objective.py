@@ -92,10 +92,13 @@ def warmup_epochs(name: str, training: TrainingConfig) -> int:
 
 
 def learning_rate(training: TrainingConfig, step: int, n_steps: int) -> float:
-    """Learning rate of a step, counted from 0, of `n_steps`: linear warm-up, then constant, then linear decay."""
+    """Learning rate of a step, counted from 0, of `n_steps`: linear warm-up, then constant, then linear decay.
+
+    Beyond `n_steps`, where a training goes on, it is what it was before the decay.
+    """
     rising, falling = training.lr_warmup * n_steps, training.lr_decay * n_steps
     warm = min(1.0, (step + 1) / rising) if rising else 1.0
-    decay = min(1.0, (n_steps - step) / falling) if falling else 1.0
+    decay = min(1.0, (n_steps - step) / falling) if falling and step < n_steps else 1.0
     return training.lr * min(warm, decay)
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 from bae_ray.config import content_hash
 from bae_ray.files import write_text
 from bae_ray.training.config import RunConfig
+from bae_ray.training.continuing import is_continued
 from bae_ray.training.run_folder import RUN_FILE, STATE_FILE, is_finished
 from bae_ray.training.validation import SHARED
 
@@ -65,7 +66,10 @@ def unfinished_packs(runs: Sequence[RunConfig], out: Path, most: int, record: bo
     recorded = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     kept = [begun for ids in recorded if any(id_ in by_id for id_ in ids) if (begun := _recorded(ids, by_id, out))]
     held = {run.id for pack in kept for run in pack.runs}
-    packs = kept + pack([run for run in runs if run.id not in held and not is_finished(out, run)], most)
+    missing = [run for run in runs if run.id not in held and not is_finished(out, run)]
+    alone = {run.id for run in missing if is_continued(out, run.id)}  # each has a state of its own
+    packs = kept + pack([run for run in missing if run.id not in alone], most)
+    packs += [Pack((run,)) for run in missing if run.id in alone]
     if record:
         write_text(file, json.dumps([[run.id for run in pack.runs] for pack in packs]) + "\n")
     return packs
@@ -74,7 +78,7 @@ def unfinished_packs(runs: Sequence[RunConfig], out: Path, most: int, record: bo
 def _recorded(ids: list[str], by_id: dict[str, RunConfig], out: Path) -> Pack | None:
     """A pack that was begun, if it is under way: with its state, also the runs that are not in the grid any more."""
     files = {id_: out / id_ / RUN_FILE for id_ in ids if id_ not in by_id}
-    if not all(file.exists() for file in files.values()):
+    if not all(file.exists() for file in files.values()) or any(is_continued(out, id_) for id_ in ids):
         return None
     others = {id_: RunConfig.model_validate_json(file.read_text(encoding="utf-8")) for id_, file in files.items()}
     pack = Pack(tuple((by_id | others)[id_] for id_ in ids))

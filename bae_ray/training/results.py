@@ -22,7 +22,8 @@ ENTROPY_COLUMNS = [
     "model", "layer", "site", "position", "n_train", "n_val", "d_in", "d_latent", "entropy_bits", "entropy_low",
     "entropy_high", "entropy_bias", "fvu_train", "fvu_val", "l0", "dead", "dense", "seed", "run",
     *(f"{name}_{end}" for name in ("tree", "heldout", "heldout_marginal", "joint") for end in ("bits", "low", "high")),
-    "distinct", "varying", *Rivals._fields,
+    "distinct", "varying", *(f"entropy_{name}_val" for name in ("bits", "low", "high", "bias")),
+    "epochs", "converged", "loss_change", "bits_change", "fvu_change", *Rivals._fields,
 ]  # fmt: skip
 
 

@@ -2,11 +2,13 @@
 
 run.json            the RunConfig that determines it
 metrics.jsonl       a line per epoch, or per step
-state.safetensors   while it is trained: where to go on after an interruption
+state.safetensors   while it is trained: where to go on after an interruption; after that if it did not converge
 config.json, model.safetensors     the autoencoder
 tree.safetensors    of a binary one, the tree over its latents
 result.json         written last: the measures; a run without it is unfinished
 failure.json        in its place where training failed: the reason
+continued.json      of a run that went on after its end: how many epochs in all
+result-EPOCHS.json  its results before
 search.json         settings that a search has drawn for the run
 """
 
@@ -19,9 +21,11 @@ from bae_ray.activations.config import Position
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import spectral_norm
 from bae_ray.analysis.joint_bits import JointBits
+from bae_ray.analysis.sampling import EntropyEstimate
 from bae_ray.config import Record
 from bae_ray.files import read_text, write_text
 from bae_ray.training.config import RunConfig
+from bae_ray.training.convergence import convergence
 from bae_ray.training.measuring import Trained
 
 RUN_FILE = "run.json"
@@ -48,7 +52,8 @@ class RunResult(Record):
     entropy_bits: float
     """Over all n, as in the paper."""
     entropy_low: float
-    """Ends of its 95 % interval, a bootstrap over the samples (analysis/sampling.py)."""
+    """Ends of its 95 % interval (analysis/sampling.py), for infinitely many samples like all n. To n_train of
+    these the autoencoder was fitted: new samples may have other bits, see entropy_bits_val."""
     entropy_high: float
     entropy_bias: float
     """By how much the entropy is too low on average, since firing rates are estimated from n samples."""
@@ -90,6 +95,21 @@ class RunResult(Record):
     """Different codes among all n."""
     varying: int | None = None
     """Latents that fire on some samples and not on others."""
+    entropy_bits_val: float | None = None
+    """Marginal entropy over the n_val held-out samples alone; this and the next three are None in earlier results."""
+    entropy_low_val: float | None = None
+    """Ends of its 95 % interval: for the entropy of infinitely many samples like the held-out ones."""
+    entropy_high_val: float | None = None
+    entropy_bias_val: float | None = None
+    """By how much it is too low on average: more than `entropy_bias`, since it has fewer samples."""
+    epochs: int | None = None
+    """How many were trained. This and the next four are of training/convergence.py, and None in earlier results."""
+    converged: bool | None = None
+    """Whether loss, bits and FVU changed over the last tenth of the epochs by at most 1 %, .25 bits or .001 of FVU."""
+    loss_change: float | None = None
+    """How much they changed: the loss as a part of itself; None where there were too few epochs."""
+    bits_change: float | None = None
+    fvu_change: float | None = None
     gaussian_bits: float | None = None
     """This and all below: measures that need no autoencoder (analysis/rivals.py), of what this one reconstructs, bits
     at `fvu_val` or the FVU that stands beside them. None where a cell has none, and in earlier results."""
@@ -142,6 +162,7 @@ def write_failure(runs: Path, run: RunConfig, error: str, message: str, tracebac
 def write_result(runs: Path, run: RunConfig, store: ActivationStore, trained: Trained) -> None:
     """Write the autoencoder, then the result, which makes the run finished."""
     trained.autoencoder.save_pretrained(runs / run.id)
+    ended = convergence(runs / run.id / METRICS_FILE, trained.all.entropy_bits, trained.train.fvu)
     result = RunResult(
         model=str(store.manifest.request.model["name"]),
         **run.cell.model_dump(),
@@ -167,9 +188,17 @@ def write_result(runs: Path, run: RunConfig, store: ActivationStore, trained: Tr
         run=run.id,
         seconds=trained.seconds,
         **_joint_columns(trained.joint),
+        **_held_out_columns(trained.entropy_val),
+        **(ended._asdict() if ended is not None else {}),
         **(trained.rivals._asdict() if trained.rivals else {}),
     )
     write_text(runs / run.id / RESULT_FILE, result.to_json())
+
+
+def _held_out_columns(found: EntropyEstimate | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return {f"entropy_{name}_val": getattr(found, name) for name in ("bits", "low", "high", "bias")}
 
 
 def _joint_columns(joint: JointBits | None) -> dict[str, Any]:

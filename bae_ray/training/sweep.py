@@ -11,6 +11,7 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError
 from bae_ray.progress import console
 from bae_ray.training.config import RunConfig
+from bae_ray.training.continuing import reopen, unconverged
 from bae_ray.training.draws import Draws, check_search, widest_runs
 from bae_ray.training.grid import IllegalRun, plan_grid, selected_cells
 from bae_ray.training.pack_trainer import measure_packs, plan_trainings
@@ -25,16 +26,28 @@ from bae_ray.work.executors import ExecutorName, tune_executor
 
 
 def sweep(
-    config: SweepConfig, store: ActivationStore, out: str | Path, executor: Executor | ExecutorName = "ray"
+    config: SweepConfig,
+    store: ActivationStore,
+    out: str | Path,
+    executor: Executor | ExecutorName = "ray",
+    continue_unconverged: int | None = None,
 ) -> SweepOutcome:
     """Train every run of the grid that is not finished in `out` yet, or what `config.search` makes of it.
 
-    See `train_runs`. A search needs the executor `ray`.
+    See `train_runs`. A search needs the executor `ray`. `continue_unconverged`: so many epochs more for the runs that
+    are finished before and did not converge; not with a search.
     """
     grid, out = plan_grid(config, store), Path(out).absolute()
     check_search(config, store)
     if config.search.is_grid:
+        for run in unconverged(out, grid.runs) if continue_unconverged else ():
+            reopen(out, run, continue_unconverged or 0)
         return train_runs(grid.runs, store, out, config, grid.illegal, executor)
+    if continue_unconverged:
+        raise InvalidInputError(
+            "runs of a search do not go on: the best of them are trained to their end by a sweep of their settings, "
+            "without --sweep.search, which can continue them."
+        )
     if executor != "ray":
         raise InvalidInputError(f"the executor is {executor}; a search needs ray: it is Ray Tune that stops and draws.")
     check_trackers(config)

@@ -13,6 +13,7 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.files import check_regular, read_text, write_text
 from bae_ray.training import run_folder
 from bae_ray.training.config import RunConfig
+from bae_ray.training.continuing import epochs_of, unconverged
 from bae_ray.training.grid import IllegalRun
 from bae_ray.training.results import ILLEGAL_PREFIX, outcomes, write_parquet
 from bae_ray.training.run_folder import Failure, is_finished, read_failure
@@ -51,6 +52,8 @@ class SweepOutcome(NamedTuple):
     """How many of them were trained just now."""
     failures: list[str]
     """A line for each run that failed, or cannot be."""
+    unconverged: int = 0
+    """How many of the finished ones did not converge."""
 
 
 def begin(out: Path, record: GridRecord, illegal: Sequence[IllegalRun]) -> None:
@@ -79,7 +82,8 @@ def conclude(
         if run.id not in finished and (failure is None or failure.error != run_folder.STOPPED):
             reason = failure.message if failure else "it was not reached"
             failures.append(f"run {run.id} ({cell_of(run)}): {reason}")
-    return SweepOutcome(list(runs), finished, len(set(finished) - already), failures)
+    unfit = len(unconverged(out, runs))
+    return SweepOutcome(list(runs), finished, len(set(finished) - already), failures, unfit)
 
 
 def cell_of(run: RunConfig) -> Cell:
@@ -165,5 +169,6 @@ def _progress(metrics: Path) -> str:
         last = json.loads(lines[-1])
     except (IndexError, json.JSONDecodeError):
         return "begun"
-    epochs = json.loads(read_text(metrics.with_name(run_folder.RUN_FILE)))["training"]["epochs"]
+    run = RunConfig.model_validate_json(read_text(metrics.with_name(run_folder.RUN_FILE)))
+    epochs = epochs_of(metrics.parent.parent, run)
     return f"epoch {last['epoch']} of {epochs}, loss {last['loss']:.4g}"

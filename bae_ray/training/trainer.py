@@ -79,6 +79,8 @@ def train_many(
     on_trained: Callable[[int, Trained | TrainingError], None] = lambda *_: None,
     progress: bool | None = None,
     texts: Tensor | None = None,
+    epochs: int | None = None,
+    keep: Callable[[int], Path | None] = lambda _: None,
 ) -> list[Trained | TrainingError]:
     """Train several autoencoders on the same batches; each gets, to rounding, the numbers that it gets alone.
 
@@ -86,7 +88,10 @@ def train_many(
     on. `on_epoch` is given the member's number and its metrics; `on_trained` each member's outcome, while the state at
     `checkpoint` is still there: killed before it has put all of them away, the next call only measures again.
     `progress`: whether the epochs are shown as they pass; left out, on a terminal and in a notebook. `texts` [N]: the
-    number of the text of each row, where a text has several, for intervals. See `train` for the rest.
+    number of the text of each row, where a text has several, for intervals. `epochs`: how many in all, where a training
+    goes on beyond those of its config. `keep` says, once all outcomes are put away, where a member's last state is
+    kept, as that of a training of it alone (not of one with `patience`, which ends with earlier weights). See `train`
+    for the rest.
 
     Raises `InvalidInputError` where members differ in a field of `SHARED`, and `OutOfMemoryError`.
     """
@@ -103,14 +108,14 @@ def train_many(
         )
         resume = Resume(checkpoint, _identity(members, split), checkpoint_every_s) if checkpoint else None
         shown = is_watched() if progress is None else progress
-        with track("Training", shared.epochs) if shown else nullcontext() as tracker:
+        with track("Training", max(shared.epochs, epochs or 0)) if shown else nullcontext() as tracker:
 
             def ended(i: int, j: int, lines: list[TrainingMetrics]) -> None:
                 on_epoch(groups[i][j], lines)
                 if tracker is not None:
                     tracker.reach(lines[-1].epoch)
 
-            loop = Loop(stacks, data, held_out, shared, ended, resume)
+            loop = Loop(stacks, data, held_out, shared, ended, resume, epochs)
             loop.run()
     centre = column_mean(rows if target_rows is None else target_rows)
     rivals = rivals_of(split, shared.seed, device) if len(loop.failures) < len(members) else None
@@ -126,6 +131,11 @@ def train_many(
             on_trained(number, outcomes[number])
     if checkpoint and len(loop.failures) < len(members):
         checkpoint.unlink(missing_ok=True)
+    for i, numbers in enumerate(groups):
+        for j, number in enumerate(numbers):
+            going = (i, j) not in loop.failures and members[number][1].patience is None
+            if going and (path := keep(number)) is not None:
+                loop.keep(path, _identity([members[number]], split), i, j)
     return [outcomes[number] for number in range(len(members))]
 
 

@@ -87,6 +87,21 @@ def test_intervals_hold_their_estimate_and_are_entropies(entropies: list[float])
     assert found["high"] == pytest.approx(min(high, 100), abs=1e-6)
 
 
+def test_bits_of_held_out_samples_are_read_at_their_own_fvu():
+    data = table({(layer, seed): np.array([0.1, 0.3, 0.6]) for layer in (0, 5) for seed in (0, 1)})
+    data["entropy_bits_val"] = data["entropy_bits"] / 2
+    data["heldout_bits"] = data["entropy_bits"] + 200 + data["seed"]
+    found = matched_entropy(data, 0.25)
+    exact = np.array([float(gaussian_bits(np.array(0.25), 10 + layer)) for layer in (0, 5)])
+    assert found["bits"].tolist() == pytest.approx(exact)
+    assert found["val_bits"].tolist() == pytest.approx(exact / 2)
+    assert found["heldout_bits"].tolist() == pytest.approx(exact + 200.5)
+    half = 12.706204736432095 / 2  # Student's t of one degree of freedom, 97.5 %, of a standard error of 1/2
+    assert found["heldout_high"].tolist() == pytest.approx(exact + 200.5 + half), "a code length has no greatest value"
+    unmeasured = matched_entropy(data.drop(columns=["entropy_bits_val", "heldout_bits"]), 0.25)
+    assert unmeasured[["val_bits", "heldout_bits"]].isna().all(axis=None)
+
+
 def test_the_interval_of_two_seeds_far_apart_ends_with_the_scale():
     data = table({(0, seed): np.array([0.2, 0.4]) for seed in (0, 1)})
     data["entropy_bits"] = [68.5, 68.5, 98.5, 98.5]  # by Student's t from -107 to 274

@@ -47,7 +47,8 @@ def test_interval_holds_the_true_entropy_and_the_bias_is_that_of_many_draws(read
     shift = true - np.mean([estimate.bits for estimate in found])
     assert np.mean([estimate.bias for estimate in found]) == pytest.approx(shift, rel=0.25)
     assert shift > 0.2
-    assert found[0].bias == pytest.approx(24 / (2 * 60 * math.log(2)))
+    common = 24 / (2 * 60 * math.log(2))  # Miller and Madow: here no rate is so low that it would not do
+    assert np.mean([estimate.bias for estimate in found]) == pytest.approx(common, rel=0.1)
 
 
 def test_constant_latents_have_no_entropy_and_no_bias(reader: Autoencoder):
@@ -58,7 +59,5 @@ def test_constant_latents_have_no_entropy_and_no_bias(reader: Autoencoder):
 def test_read_in_pieces(reader: Autoencoder, monkeypatch: pytest.MonkeyPatch):
     x = draw(1000, torch.full((24,), 0.3), 0)
     whole = estimate_entropy(reader, x, 0)
-    monkeypatch.setattr("bae_ray.analysis.sampling.rows_at_once", lambda _: 77)
-    pieces = estimate_entropy(reader, x, 0)
-    assert pieces.subset_bits == pytest.approx(whole.subset_bits)
-    assert pieces.high == pytest.approx(whole.high, abs=1.0)
+    monkeypatch.setattr("bae_ray.analysis.joint_bits.rows_at_once", lambda _: 77)
+    assert estimate_entropy(reader, x, 0) == whole

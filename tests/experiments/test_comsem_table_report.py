@@ -109,15 +109,16 @@ def test_what_the_paper_says_is_held_against_what_was_found(comparison: Comparis
     """The BAE has 8 features to 3, of which 8 to 2 by estimate; its best 3 have a mean of .92 to .5, alone it has 8."""
     trusted = comparison._replace(check=checked(useless=False))
     active, interpretable, best = claims(trusted)
-    assert active.endswith("Here, layer 4: agrees; BAE 8, ReLU SAE 3.")
-    assert interpretable.endswith("Here, layer 4: agrees; BAE 8, ReLU SAE 2.")
+    first = "Here, layer 4: cannot be told (so here, and in one of 2 random orders)"
+    assert active.endswith(f"{first}; BAE 8, ReLU SAE 3.")
+    assert interpretable.endswith(f"{first}; BAE 8, ReLU SAE 2.")
     assert best.endswith("Here, layer 4: so at 1 of 1 numbers.")
     active, interpretable, best = claims(comparison)
-    assert ": agrees;" in active, "counting needs no judge"
-    assert "Here, layer 4: cannot be told" in interpretable
+    assert "so here" in active, "counting needs no judge"
+    assert "Here, layer 4: cannot be told;" in interpretable
     assert best.endswith("Here, layer 4: cannot be told.")
     reversed_ = trusted._replace(table=comparison.table.replace({"label": {"BAE": "ReLU SAE", "ReLU SAE": "BAE"}}))
-    assert "contradicts; ReLU SAE 8, BAE 3" in claims(reversed_)[0]
+    assert "not so; ReLU SAE 8, BAE 3" in claims(reversed_)[0]
 
 
 def test_a_useless_judge_is_called_so(comparison: Comparison, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -5,6 +5,8 @@ import pytest
 from bae_ray.experiments.more_bit.trade_off import SPLITS, compare, printed_table, trade_off_figure
 from bae_ray.report.terminal import print_tables
 
+FIRST = "cannot be told (so here, and in one of 5 random orders)"
+
 
 def table(losses: list[float], active: list[int], sae_active: int = 100) -> pd.DataFrame:
     common = {"model": "m", "n_features": 400, "n_train": 80, "n_val": 20, "n_tokens": 300, "seed": 0,
@@ -22,8 +24,8 @@ def table(losses: list[float], active: list[int], sae_active: int = 100) -> pd.D
 @pytest.mark.parametrize(
     ("losses", "active", "verdicts"),
     [
-        ([4.0, 3.0, 2.0, 1.0], [400, 300, 200, 101], ["agrees", "agrees", "agrees"]),
-        ([1.0, 2.0, 3.0, 4.0], [100, 300, 350, 400], ["contradicts", "contradicts", "contradicts"]),
+        ([4.0, 3.0, 2.0, 1.0], [400, 300, 200, 101], ["agrees", "agrees", FIRST]),
+        ([1.0, 2.0, 3.0, 4.0], [100, 300, 350, 400], ["contradicts", "contradicts", "not so"]),
     ],
 )
 def test_the_papers_claims_are_held_against_what_was_found(losses: list[float], active: list[int], verdicts: list[str]):

@@ -4,14 +4,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection
 from matplotlib.image import imread
 
 from bae_ray.experiments.layer_position.matched import curves, matched_figure, matched_parts, matched_table
-from bae_ray.experiments.layer_position.report import few_texts
 from bae_ray.report.entropy_tables import cell_grid, entropy_tables
 from bae_ray.report.figures import entropy_figure, save_png
+from bae_ray.report.held_out_figure import held_out_figure
 from bae_ray.report.results_writer import Results, write_results
 from bae_ray.report.terminal import print_tables
+from bae_ray.training.caveats import caveat_lines, marks
 from bae_ray.training.results import ENTROPY_COLUMNS
 
 
@@ -53,13 +55,63 @@ def test_bits_under_a_tree_are_shown_where_they_are_known(table: pd.DataFrame, c
     measured = table.assign(
         tree_bits=(table["entropy_bits"] / 10).where(known), heldout_bits=(table["layer"] + 2.0).where(known)
     )
+    measured = measured.assign(
+        tree_low=measured["tree_bits"] - 0.05, tree_high=measured["tree_bits"] + 0.15,
+        heldout_low=measured["heldout_bits"] - 1, heldout_high=measured["heldout_bits"] + 2,
+    )  # fmt: skip
     print_tables(*entropy_tables(measured))
     lines = [line.split("│") for line in capsys.readouterr().out.splitlines()]
     shown = [[cell.strip() for cell in line[1:-1]] for line in lines if "/ 2.0" in str(line) or "/ 7.0" in str(line)]
-    assert shown == [["0", "0.2 / 2.0", "0.5 / 2.0", "-"], ["5", "5.2 / 7.0", "-", "-"]]
-    (note,) = few_texts(measured.assign(varying=pd.Series([81.0] * 3 + [np.nan] * 7)))
-    assert "In 3 of 10 runs more latents vary than there are training texts" in note
-    assert few_texts(measured) == []
+    assert shown == [
+        ["0", "0.2 [0.1, 0.3] / 2.0 [1.0, 4.0]", "0.5 [0.4, 0.6] / 2.0 [1.0, 4.0]", "-"],
+        ["5", "5.2 [5.1, 5.3] / 7.0 [6.0, 9.0]", "-", "-"],
+    ]
+
+
+def test_what_readers_are_warned_of_is_marked_and_said(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]):
+    assert caveat_lines(table) == []
+    warned = table.assign(
+        converged=pd.Series([False, True, None, *[True] * 7], dtype=object),
+        fvu_val=[0.1, 0.1, 0.9, 1.3, *[0.5] * 6],
+        varying=[81.0, 80.0, np.nan, *[5.0] * 7],
+        d_latent=[70] * 8 + [80, 84],
+        entropy_bits_val=[9.0] * 9 + [2.4],
+    )  # entropies of the last two are 66 and 67 bits
+    assert marks(warned).tolist() == ["*~", "", "!", "!", "", "", "", "", "#", "?"]
+    assert marks(warned.assign(varying=np.nan)).str.contains("#").sum() == 0, "a code that is not binary"
+    lines = caveat_lines(warned)
+    assert [line[:17] for line in lines] == [
+        "*  1 of 10 runs: ",
+        "!  2 of 10 runs: ",
+        "#  1 of 10 runs: ",
+        "~  1 of 10 runs: ",
+        "?  1 of 10 runs: ",
+    ]
+    assert "did not converge: over the last tenth of the epochs loss, bits or FVU changed by more than 1%" in lines[0]
+    print_tables(*entropy_tables(warned))
+    printed = capsys.readouterr().out
+    assert re.search(r"│\s+0 │\s+2  0.10/0.10\*~ │\s+4  0.10/1.10! │\s+16  0.10/0.50 │", printed)
+    assert re.search(r"66  0.10/0.50#\? │", printed)
+
+
+def test_bits_of_held_out_texts_stand_with_their_intervals(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]):
+    assert held_out_figure(table) is None
+    bits = table["entropy_bits"] + 3
+    measured = table.assign(entropy_bits_val=bits, entropy_low_val=bits - 2, entropy_high_val=bits + 4)
+    print_tables(*entropy_tables(measured))
+    assert re.search(r"│\s+5 │\s+54 \[52, 58\] │\s+- │\s+70 \[68, 74\] │", capsys.readouterr().out)
+    figure = held_out_figure(measured)
+    assert figure is not None
+    (axes,) = figure.subfigs[0].axes
+    shown = [np.asarray(line.get_ydata(), dtype=float) for line in axes.get_lines() if line.get_linestyle() == "-"]
+    np.testing.assert_allclose(shown, [[4.5, 7.5, 19.5], [54.5, np.nan, 69.5]])
+    bars = axes.collections[0]
+    assert isinstance(bars, LineCollection)
+    assert np.asarray(bars.get_segments()[0])[:, 1].tolist() == [2.5, 8.5]
+    both = measured.assign(heldout_bits=bits * 2, heldout_low=bits, heldout_high=bits * 3)
+    figure = held_out_figure(both)
+    assert figure is not None
+    assert len(figure.subfigs[0].axes) == 2
 
 
 def test_unlike_runs_are_never_averaged(table: pd.DataFrame, capsys: pytest.CaptureFixture[str]):
@@ -85,6 +137,15 @@ def test_curves_of_unlike_runs_are_read_apart(capsys: pytest.CaptureFixture[str]
     assert [part.cells["fixed_bits"].tolist() for part in parts] == [[200], [400]]
     assert [part.label for part in parts] == ["autoencoder.expansion=1", "autoencoder.expansion=2"]
     assert len(matched_figure(parts).subfigs) == 2
+    for row in rows:
+        row["heldout_bits"] = row["entropy_bits"] / 2
+    held_out = matched_parts(curves(pd.DataFrame(rows)), fvu=0.2)
+    plane, at_fvu, _ = matched_figure(held_out).subfigs[0].axes
+    assert np.asarray(plane.get_lines()[0].get_ydata()).tolist() == [100, 50]
+    assert np.asarray(at_fvu.get_lines()[0].get_ydata()).tolist() == pytest.approx([75])
+    assert (plane.get_ylabel(), held_out[0].cells["bits"].tolist()) == ("Bits of a held-out text", pytest.approx([150]))
+    print_tables(matched_table(held_out[0]))
+    assert re.search(r"75\.0 │\s+75\.0 to 75\.0 │\s+150\.0 │\s+150\.0 to 150\.0", capsys.readouterr().out)
     print_tables(*map(matched_table, parts))
     assert "at entropy weight 0.001; autoencoder.expansion=2" in " ".join(capsys.readouterr().out.split())
 

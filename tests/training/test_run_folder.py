@@ -1,6 +1,7 @@
 """A run's directory, above all after an interruption."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from bae_ray.activations.layout import Cell
+from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.rivals import Rivals
 from bae_ray.autoencoders import BAEConfig, ReLUConfig, load_autoencoder
@@ -18,6 +20,7 @@ from bae_ray.training.grid import plan_run
 from bae_ray.training.results import results
 from bae_ray.training.run_execution import execute_run
 from bae_ray.training.run_folder import STATE_FILE, RunResult, is_finished, read_failure
+from bae_ray.training.samples import Split
 
 TRAINING = TrainingConfig(epochs=6, batch_size=16, lr=1e-2, log="step")
 
@@ -52,7 +55,8 @@ def test_an_interrupted_run_goes_on_and_its_directory_is_that_of_one_that_was_no
     logs, weights = [], []
     for name in ("whole", "killed"):
         assert {file.name for file in (tmp_path / name / run.id).iterdir()} == {
-            "run.json", "metrics.jsonl", "config.json", "model.safetensors", "tree.safetensors", "result.json"
+            "run.json", "metrics.jsonl", "config.json", "model.safetensors", "tree.safetensors", "result.json",
+            "state.safetensors",  # six epochs are not enough
         }  # fmt: skip
         lines = (tmp_path / name / run.id / "metrics.jsonl").read_text().splitlines()
         logs.append([{**json.loads(line), "seconds": 0} for line in lines])
@@ -78,6 +82,17 @@ def test_a_binary_run_tells_its_bits_and_keeps_its_tree(tiny_store: Path, tmp_pa
     assert loaded.tree.entropy_bits == pytest.approx(result.tree_bits)
     assert loaded.prior.tolist() == pytest.approx((loaded.tree.total / loaded.tree.n).tolist())
 
+    x = store.matrix(1, 2)
+    p = loaded.encode(x[Split.draw(Rows([x]), None, 0.2, 0).held_out]).detach().double().mean(0)
+    entropy = -(torch.special.xlogy(p, p) + torch.special.xlogy(1 - p, 1 - p)).sum() / math.log(2)
+    assert result.entropy_bits_val is not None
+    assert result.entropy_bits_val == pytest.approx(float(entropy))
+    assert result.entropy_bits_val != pytest.approx(result.entropy_bits)
+    assert result.entropy_low_val is not None
+    assert result.entropy_high_val is not None
+    assert result.entropy_low_val <= result.entropy_bits_val <= result.entropy_high_val <= result.d_latent
+    assert result.entropy_bias_val is not None
+    assert result.entropy_bias_val > result.entropy_bias > 0
     other = plan_run(store, Cell(1, "residual", 2), ReLUConfig(expansion=2), TRAINING)
     told = execute_run(other, store, tmp_path, "cpu")
     assert (told.tree_bits, told.heldout_bits, told.joint_bits, told.distinct) == (None, None, None, None)
@@ -89,7 +104,7 @@ def test_a_binary_run_tells_its_bits_and_keeps_its_tree(tiny_store: Path, tmp_pa
     fields = json.loads(earlier.read_text())
     new = [name for name in fields if RunResult.model_fields[name].default is None]
     earlier.write_text(json.dumps({name: value for name, value in fields.items() if name not in new}))
-    assert len(new) == 14 + len(Rivals._fields)
+    assert len(new) == 23 + len(Rivals._fields)
     assert results(tmp_path)["tree_bits"].isna().all()
 
 

@@ -54,7 +54,8 @@ def test_a_directory_per_run(swept: Path):
     assert {path.name for path in (swept / "tensorboard").iterdir()} == {path.name for path in folders}
     for folder in folders:
         assert {file.name for file in folder.iterdir()} == {
-            "run.json", "metrics.jsonl", "config.json", "model.safetensors", "tree.safetensors", "result.json"
+            "run.json", "metrics.jsonl", "config.json", "model.safetensors", "tree.safetensors", "result.json",
+            "state.safetensors",  # three epochs are not enough
         }  # fmt: skip
         assert json.loads((folder / "run.json").read_text())["training"]["epochs"] == 3
         epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

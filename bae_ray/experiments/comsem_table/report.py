@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from bae_ray.analysis.claims import first_of
 from bae_ray.autoencoders.architectures import ARCHITECTURES
 from bae_ray.experiments.comsem_table.comparison import Comparison, ranked, running_mean
 from bae_ray.report.comsem_terminal import check_lines
@@ -169,7 +170,8 @@ def claims(comparison: Comparison) -> list[str]:
 
 def _most(methods: pd.DataFrame, column: str) -> str:
     others = methods[methods["label"] != BAE][column].max()
-    return "agrees" if methods[methods["label"] == BAE][column].max() > others else "contradicts"
+    most = methods[methods["label"] == BAE][column].max() > others
+    return first_of(len(methods)) if most else "not so"
 
 
 def _counts(methods: pd.DataFrame, column: str) -> str:

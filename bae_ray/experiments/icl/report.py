@@ -9,12 +9,13 @@ from rich.table import Table
 from bae_ray.analysis.claims import claim, trend
 from bae_ray.report.results_writer import Results
 from bae_ray.report.terminal import text_table
+from bae_ray.training.caveats import caveat_lines, marks
 
 COLORS = matplotlib.colormaps["viridis"]
 NOTES = [
     (
         "Entropy of the last token's activations of prompts with k demonstrations, by layer; the colour of a point is "
-        "its FVU on held-out prompts. Bars are 95 % intervals of a bootstrap over the prompts."
+        "its FVU on held-out prompts. Bars are 95 % intervals, for prompts like all of these."
     ),
     (
         "sampled: demonstrations of their own for each query. fixed: the same k for all, as in the paper's released "
@@ -62,8 +63,9 @@ def entropy_results(table: pd.DataFrame) -> Results:
         tables={"entropy.csv": table},
         figures={"entropy.png": entropy_figure(table)},
         printed=[_printed(table)],
-        notes=NOTES,
+        notes=[*NOTES, *caveat_lines(table)],
         claims=compare(table),
+        remarks=caveat_lines(table),
     )
 
 
@@ -89,6 +91,6 @@ def _printed(table: pd.DataFrame) -> Table:
     for (way, k, layer), runs in table.groupby(["demonstrations", "k", "layer"], sort=False):
         bits, train, val = runs[["entropy_bits", "fvu_train", "fvu_val"]].mean()
         row = rows.setdefault((way, k), {"demonstrations": way, "k": k, **dict.fromkeys(columns, "-")})
-        row[f"layer {layer}"] = f"{bits:.0f}  {train:.2f}/{val:.2f}"
+        row[f"layer {layer}"] = f"{bits:.0f}  {train:.2f}/{val:.2f}" + "".join(sorted(set("".join(marks(runs)))))
     title = "Entropy in bits, FVU on training / held-out prompts"
     return text_table(title, list(rows.values()), left=["demonstrations"])

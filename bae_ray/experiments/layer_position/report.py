@@ -1,6 +1,6 @@
 """The results of an entropy sweep: entropy.csv, entropy.png and report.html."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,12 +10,14 @@ from bae_ray.experiments.layer_position.estimators import HEADING, survival
 from bae_ray.experiments.layer_position.estimators import NOTE as RIVALS_NOTE
 from bae_ray.experiments.layer_position.interactive import sweep_data
 from bae_ray.experiments.layer_position.matched import NOTE as MATCHED_NOTE
-from bae_ray.experiments.layer_position.matched import curves, matched_figure, matched_parts, matched_table
+from bae_ray.experiments.layer_position.matched import Matched, curves, matched_figure, matched_parts, matched_table
 from bae_ray.report.entropy_tables import entropy_tables, variants
 from bae_ray.report.figures import entropy_figure
+from bae_ray.report.held_out_figure import held_out_figure
 from bae_ray.report.measure_maps import measure_maps
 from bae_ray.report.measures import ESTIMATORS, known_measures
 from bae_ray.report.results_writer import Results, write_results
+from bae_ray.training.caveats import caveat_lines
 from bae_ray.training.results import entropy_table, outcomes, results
 from bae_ray.training.run_folder import RUN_FILE
 
@@ -26,9 +28,10 @@ NOTES = [
         "unexplained), so read both: a cell with a high held-out FVU is not described by its code, whatever its bits."
     ),
     (
-        "entropy_low and entropy_high: the 95 % interval of a bootstrap over the texts, the trained autoencoder as it "
-        "is. Firing rates estimated from n texts make the entropy too low on average, by about entropy_bias; a click "
-        "on a cell shows how the number grows with n."
+        "entropy_low and entropy_high: a 95 % interval, the trained autoencoder as it is, for texts like all n, most "
+        "of which it was trained on. entropy_bits_val is the entropy of the held-out texts alone, and its interval is "
+        "for new texts. Firing rates estimated from n texts make an entropy too low on average, by about entropy_bias, "
+        "around which intervals lie; a click on a cell shows how the number grows with n."
     ),
     (
         "tree_bits: entropy of the same code under a Chow-Liu tree (Chow and Liu, 1968), in which each latent hangs on "
@@ -54,7 +57,11 @@ def entropy_results(
     only = None if only is None else list(only)
     table = results(runs, only=only)
     tables, figures = {"entropy.csv": entropy_table(table)}, {"entropy.png": entropy_figure(table)}
-    printed, notes = entropy_tables(table), [*NOTES, *few_texts(table)]
+    if (held_out := held_out_figure(table)) is not None:
+        figures["heldout.png"] = held_out
+    caveats = caveat_lines(table)
+    printed, notes = entropy_tables(table), [*NOTES, *caveats]
+    parts: list[Matched] = []
     if several := curves(table):
         parts = matched_parts(several, matched_fvu, fixed_weight)
         tables["matched.csv"] = pd.concat([part.cells.assign(variant=part.label) for part in parts])
@@ -73,22 +80,12 @@ def entropy_results(
         figures=figures,
         printed=printed,
         notes=notes,
-        claims=[*compare(table), *(told.lines if told else [])],
+        claims=[*compare(table, parts), *(told.lines if told else [])],
+        remarks=caveats,
         sections={HEADING: told.table} if told else {},
         page_table=outcomes(runs, only=only).drop(columns=["subset_n", "subset_bits"]),
         sweep=sweep_data(table, runs),
     )
-
-
-def few_texts(table: pd.DataFrame) -> list[str]:
-    """A note where trees were fitted to fewer samples than latents."""
-    few = table["varying"].astype(float) > table["n_train"]
-    if not few.any():
-        return []
-    runs = f"{few.sum()} of {len(table)} runs"
-    return [
-        f"In {runs} more latents vary than there are training texts: tree_bits are too low there, heldout_bits hold."
-    ]
 
 
 def report_entropies(
@@ -100,22 +97,34 @@ def report_entropies(
     return write_results(found, out, "\n".join(configs))
 
 
-def compare(table: pd.DataFrame) -> list[str]:
-    """The paper's claims of section 4.2 beside what was found, for each variant; nothing without several cells."""
+def compare(table: pd.DataFrame, matched: Sequence[Matched] = ()) -> list[str]:
+    """The paper's claims of section 4.2 beside what was found, for each variant; nothing without several cells.
+
+    Also at one held-out FVU, where cells were read at one (`matched`): then they can be compared.
+    """
     lines: list[str] = []
     for variant in variants(table):
-        runs, prefix = variant.runs, f"{variant.label}: " if variant.label else ""
-        numbered = runs[[isinstance(position, int) for position in runs["position"]]]
-        if runs["layer"].nunique() >= 3:
-            depth = trend(runs, "layer", ["position", "site"])
-            lines.append(prefix + claim("entropy rises with depth", depth, "rises", "layer", runs))
-        if numbered["position"].nunique() >= 3:
-            along = trend(numbered, "position", ["layer", "site"])
-            share = last_share(numbered, "position", ["layer", "site"])
-            lines.append(prefix + claim("it rises with position", along, "rises", "position", numbered))
-            lines.append(
-                f"{prefix}Paper: and saturates. Here: the last step of position makes {share:.0%} of the whole rise "
-                f"(an even rise over {numbered['position'].nunique() - 1} steps: "
-                f"{1 / (numbered['position'].nunique() - 1):.0%})."
-            )
+        lines += _claims(variant.runs, variant.label, "entropy_bits", variant.runs)
+    for part in matched:
+        cells = part.cells.assign(fvu_val=part.cells["fvu"])
+        at = f"at held-out FVU {cells['fvu'].iloc[0]:g}"
+        lines += _claims(cells, f"{part.label}, {at}" if part.label else at, f"{part.prefix}bits", part.runs)
+    return lines
+
+
+def _claims(cells: pd.DataFrame, label: str, value: str, runs: pd.DataFrame) -> list[str]:
+    """Of one variant: rows with a cell and its bits, and the runs that they are of."""
+    lines, prefix = [], f"{label}: " if label else ""
+    numbered = cells[[isinstance(position, int) for position in cells["position"]]]
+    if cells["layer"].nunique() >= 3:
+        depth = trend(cells, "layer", ["position", "site"], value)
+        lines.append(prefix + claim("entropy rises with depth", depth, "rises", "layer", runs))
+    if (steps := numbered["position"].nunique() - 1) >= 2:
+        along = trend(numbered, "position", ["layer", "site"], value)
+        share = last_share(numbered, "position", ["layer", "site"], value)
+        lines.append(prefix + claim("it rises with position", along, "rises", "position", runs))
+        lines.append(
+            f"{prefix}Paper: and saturates. Here: the last step of position makes {share:.0%} of the whole rise "
+            f"(an even rise over {steps} steps: {1 / steps:.0%})."
+        )
     return lines

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from bae_ray.analysis.claims import claim, trend
+from bae_ray.analysis.claims import claim, first_of, trend
 from bae_ray.experiments.more_bit.measurements import BASELINE, by_layer
 from bae_ray.report.terminal import Column, table_of
 
@@ -47,7 +47,9 @@ def compare(table: pd.DataFrame, layer: int) -> list[str]:
     """The paper's claims beside what was found."""
     rows = table[table["layer"] == layer]
     bae = rows[rows["method"] != BASELINE]
-    loss, active = (trend(bae, "bits_per_feature", ["layer"], value) for value in ("mse_val", "activated"))
+    loss, active = (
+        trend(bae, "bits_per_feature", ["layer"], value, like_fvu=False) for value in ("mse_val", "activated")
+    )
     lines = [
         claim("more bits, smaller L_r", loss, "falls", "C", bae, "L_r"),
         claim("more bits, fewer active features", active, "falls", "C", bae, "Act."),
@@ -56,7 +58,7 @@ def compare(table: pd.DataFrame, layer: int) -> list[str]:
         fewest = int(bae["activated"].min())
         lines.append(
             f"Paper: for every C more active features than the {BASELINE}. Here: "
-            f"{'agrees' if fewest > sae['activated'] else 'contradicts'}; at least {fewest} against "
+            f"{first_of(1 + len(bae)) if fewest > sae['activated'] else 'not so'}; at least {fewest} against "
             f"{sae['activated']}, at a held-out FVU of {bae['fvu_val'].min():.3f} to {bae['fvu_val'].max():.3f} "
             f"against {sae['fvu_val']:.3f}."
         )

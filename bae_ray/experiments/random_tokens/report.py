@@ -1,19 +1,23 @@
 """Entropy of the hidden states of random sequences against their bits r (the paper's Fig. 11)."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from bae_ray.analysis.claims import claim, trend
+from bae_ray.report.numbers import known
 from bae_ray.report.results_writer import Results
 from bae_ray.report.terminal import table_of
+from bae_ray.training.caveats import caveat_lines, marks
 
 MARKERS = "osD^vP"
 NOTES = [
     (
         "Sequences of r tokens, each one of two at random, carry r bits, so the hidden states of the last one carry at "
         "most r bits (dashed). A point is a trained autoencoder; its colour is the FVU on held-out sequences: where "
-        "that is high, the code does not describe the states, and its bits say little. Bars: 95 %, a bootstrap."
+        "that is high, the code does not describe the states, and its bits say little. Bars: 95 %."
     )
 ]
 
@@ -70,8 +74,9 @@ def random_tokens_results(runs: pd.DataFrame) -> Results:
         tables={"random_tokens.csv": table},
         figures={"random_tokens.png": random_tokens_figure(table)},
         printed=[_printed(table)],
-        notes=NOTES,
+        notes=[*NOTES, *caveat_lines(table)],
         claims=compare(table),
+        remarks=caveat_lines(table),
     )
 
 
@@ -82,8 +87,16 @@ def _printed(table: pd.DataFrame) -> Table:
         "bits": "{entropy_bits:.2f}",
         "95 % interval": "{entropy_low:.2f} to {entropy_high:.2f}",
         "FVU training": "{fvu_train:.4f}",
+        "bits held-out": _held_out,
         "FVU held-out": "{fvu_val:.4f}",
         "n": lambda row: row["n_train"] + row["n_val"],
         "seed": "{seed}",
+        "": "{marks}",
     }
-    return table_of("Entropy in bits of r-bit sequences' hidden states", table, columns)
+    title = "Entropy in bits of r-bit sequences' hidden states; of held-out ones with its 95 % interval"
+    return table_of(title, table.assign(marks=marks(table)), columns, left=[""])
+
+
+def _held_out(row: dict[str, Any]) -> str:
+    bits, low, high = (known(row[f"entropy_{end}_val"], ".2f") for end in ("bits", "low", "high"))
+    return bits if bits == "-" else f"{bits} [{low}, {high}]"

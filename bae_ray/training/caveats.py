@@ -1,0 +1,81 @@
+"""What a reader of a table of runs is warned of: a mark behind a cell's numbers, and a line that says what it is."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pandas as pd
+
+from bae_ray.analysis.comparable import UNEXPLAINED
+from bae_ray.training.convergence import BITS_THRESHOLD, FVU_THRESHOLD, THRESHOLD
+
+SATURATED = 0.8
+"""Share of the possible bits."""
+FEWEST_BITS = 50
+"""From so many bits in all samples on, intervals hold in simulation."""
+
+
+class Caveat(NamedTuple):
+    """One kind of warning."""
+
+    mark: str
+    holds: Callable[[pd.DataFrame], pd.Series]
+    """Of which rows of `results`."""
+    said: str
+    """What is said of these runs."""
+
+
+def _of(table: pd.DataFrame, column: str) -> pd.Series:
+    """A column as numbers; NaN where it is not known."""
+    return table[column].astype(float) if column in table else pd.Series(float("nan"), table.index)
+
+
+def _saturated(table: pd.DataFrame) -> pd.Series:
+    """Binary codes most of whose latents are fair coins; codes that are not binary have no `varying`."""
+    return (_of(table, "entropy_bits") > SATURATED * _of(table, "d_latent")) & _of(table, "varying").notna()
+
+
+CAVEATS = (
+    Caveat(
+        "*",
+        lambda table: _of(table, "converged") == 0,
+        f"did not converge: over the last tenth of the epochs loss, bits or FVU changed by more than {THRESHOLD:.0%} "
+        f"({BITS_THRESHOLD:g} bits, {FVU_THRESHOLD:g} of FVU). 'bae-ray sweep --continue-unconverged EPOCHS' goes on",
+    ),
+    Caveat(
+        "!",
+        lambda table: _of(table, "fvu_val") >= UNEXPLAINED,
+        f"have a held-out FVU of {UNEXPLAINED:g} or more: the mean alone has 1, so the code does not describe these "
+        "texts, and its bits say nothing of them",
+    ),
+    Caveat(
+        "#",
+        _saturated,
+        f"are saturated: more than {SATURATED:.0%} of the possible bits, one per latent. The entropy loss had little "
+        "effect: a larger entropy weight, or more epochs",
+    ),
+    Caveat(
+        "~",
+        lambda table: _of(table, "varying") > _of(table, "n_train"),
+        "have fewer training texts than latents that vary: tree_bits are too low there, heldout_bits hold",
+    ),
+    Caveat(
+        "?",
+        lambda table: _of(table, "entropy_bits_val") * _of(table, "n_val") < FEWEST_BITS,
+        f"have less than {FEWEST_BITS} bits in all held-out texts together: a few firings, of which no interval can "
+        "tell the entropy of what fires more seldom",
+    ),
+)
+
+
+def marks(table: pd.DataFrame) -> pd.Series:
+    """The marks of each row of `results`, as one text."""
+    found = pd.Series("", table.index)
+    for caveat in CAVEATS:
+        found = found.where(~caveat.holds(table), found + caveat.mark)
+    return found
+
+
+def caveat_lines(table: pd.DataFrame) -> list[str]:
+    """A line for each kind of warning that there is: its mark, of how many runs, and what it means."""
+    counted = [(caveat, int(caveat.holds(table).sum())) for caveat in CAVEATS]
+    return [f"{caveat.mark}  {n} of {len(table)} runs: {caveat.said}." for caveat, n in counted if n]

@@ -1,0 +1,72 @@
+"""Runs that are finished and go on: those that did not converge get more epochs.
+
+A run that goes on is the same run: its config, and so its id, are as they were, and `continued.json` in its folder
+says how many epochs it is trained in all. Without its result it counts as unfinished, so that an interrupted sweep goes
+on with it as with any other: from `state.safetensors`, which a run that did not converge keeps, or from its beginning
+where that is gone, with the same numbers. Beyond the epochs of its config, loss weights stay as they are at the end,
+and the learning rate is the one before its decay.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bae_ray.config import Record
+from bae_ray.files import read_text, write_text
+from bae_ray.training.config import RunConfig
+from bae_ray.training.convergence import Convergence, convergence
+from bae_ray.training.run_folder import METRICS_FILE, RESULT_FILE, STATE_FILE, is_finished, read_result
+
+CONTINUED_FILE = "continued.json"
+
+
+class Continued(Record):
+    """What a run that goes on has beside its config."""
+
+    epochs: int
+    """How many it is trained in all."""
+
+
+def epochs_of(runs: Path, run: RunConfig) -> int:
+    """How many epochs a run is trained in all."""
+    file = runs / run.id / CONTINUED_FILE
+    more = Continued.model_validate_json(read_text(file)).epochs if file.exists() else 0
+    return max(run.training.epochs, more)
+
+
+def is_continued(runs: Path, run_id: str) -> bool:
+    """Whether a run was trained, or is to be, for more epochs than its config says."""
+    return (runs / run_id / CONTINUED_FILE).exists()
+
+
+def kept_state(runs: Path, run: RunConfig) -> Path | None:
+    """Where a run's last state is kept: of one that is finished and did not converge."""
+    kept = is_finished(runs, run) and read_result(runs, run).converged is False
+    return runs / run.id / STATE_FILE if kept else None
+
+
+def unconverged(runs: Path, of: Sequence[RunConfig]) -> list[RunConfig]:
+    """Those of the finished runs that did not converge; results of earlier versions do not say so, their metrics do."""
+    found: list[RunConfig] = []
+    for run in of:
+        if is_finished(runs, run):
+            result = read_result(runs, run)
+            told = result.converged
+            if told is None and (ended := _convergence(runs, run)) is not None:
+                told = ended.converged
+            if told is False:
+                found.append(run)
+    return found
+
+
+def reopen(runs: Path, run: RunConfig, more: int) -> None:
+    """Have a finished run go on for so many epochs; the result that it has is kept as result-EPOCHS.json."""
+    ended = _convergence(runs, run)
+    done = ended.epochs if ended else run.training.epochs
+    folder = runs / run.id
+    write_text(folder / CONTINUED_FILE, Continued(epochs=done + more).to_json())
+    (folder / RESULT_FILE).replace(folder / f"result-{done}.json")
+
+
+def _convergence(runs: Path, run: RunConfig) -> Convergence | None:
+    result = read_result(runs, run)
+    return convergence(runs / run.id / METRICS_FILE, result.entropy_bits, result.fvu_train)
