@@ -54,9 +54,10 @@ class CellGrid(NamedTuple):
 
 def cell_grid(table: pd.DataFrame, column: str, how: Literal["mean", "min", "max"] = "mean") -> CellGrid:
     """The grid of one column of runs of one variant; `how` combines the runs of a cell: mean, min or max."""
-    grid = table.pivot_table(index="layer", columns="position", values=column, aggfunc=how, sort=False).sort_index()
+    grid = table.pivot_table(index="layer", columns="position", values=column, aggfunc=how, sort=False)
+    layers = sorted(map(int, table["layer"].unique()))
     positions = sorted(table["position"].unique().tolist(), key=position_order)
-    return CellGrid([int(x) for x in grid.index], positions, grid.reindex(columns=positions).to_numpy(dtype=np.float64))
+    return CellGrid(layers, positions, grid.reindex(index=layers, columns=positions).to_numpy(dtype=np.float64))
 
 
 def entropy_tables(table: pd.DataFrame) -> list[Table]:

@@ -246,7 +246,7 @@ def test_files_that_are_cut_off_are_named(tmp_path: Path, name: str, cut: int):
 @pytest.mark.parametrize(
     ("name", "content", "ending"),
     [
-        ("a.jsonl", gzip.compress(b"{}"), ".gz"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), ".gz"),
         ("a.txt", PACKED[".zst"](b"one"), ".zst"),
         ("b.csv", b"PAR1\xff", ".parquet"),
     ],

@@ -1,4 +1,5 @@
 import itertools
+import math
 import json
 import math
 import shutil
@@ -62,7 +63,7 @@ def test_intervals_of_two_seeds_end_at_the_axis_in_an_arrow():
     runs = pd.DataFrame([{**row, "layer": layer, "position": 1, "entropy_bits": 100.0} for layer in (0, 5)])
     cells = pd.DataFrame(
         [{"layer": layer, "site": "residual", "position": 1, "fvu": 0.2, "fixed_weight": 1e-3, "n": 9, "bits": 100.0,
-          "low": max(100.0 - half, 0.0), "high": 100.0 + half, "fixed_bits": 90.0}
+          "low": max(100.0 - half, 0.0), "high": 100.0 + half, "fixed_bits": 90.0, "heldout_bits": math.nan}
          for layer, half in ((0, 900.0), (5, 3.0))]
     )  # fmt: skip
     figure = matched_figure([Matched("", runs, cells)])

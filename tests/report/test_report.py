@@ -76,6 +76,8 @@ def test_what_readers_are_warned_of_is_marked_and_said(table: pd.DataFrame, caps
         varying=[81.0, 80.0, np.nan, *[5.0] * 7],
         d_latent=[70] * 8 + [80, 84],
         entropy_bits_val=[9.0] * 9 + [2.4],
+        entropy_low_val=2.0,
+        entropy_high_val=12.0,
     )  # entropies of the last two are 66 and 67 bits
     assert marks(warned).tolist() == ["*~", "", "!", "!", "", "", "", "", "#", "?"]
     assert marks(warned.assign(varying=np.nan)).str.contains("#").sum() == 0, "a code that is not binary"
