@@ -62,7 +62,7 @@ def test_step_by_step(bae_ray, model: Path, tmp_path: Path, monkeypatch: pytest.
             assert code == 0, (command, out, err)
             assert "warning" not in err, (command, err)
             ran.append(verb)
-    assert ran == ["extract", "train", "sweep", "watch", "report", "entropy"]
+    assert ran == ["extract", "train", "sweep", "watch", "report", "entropy", "measure"]
     table = results("runs/sweep")
     assert set(table["autoencoder.expansion"]) == {2, 4}
     share = table["entropy_bits"] / table["d_latent"]
