@@ -13,33 +13,39 @@ from matplotlib.figure import Figure, SubFigure
 from bae_ray.activations.config import Position
 from bae_ray.files import atomic_path
 from bae_ray.report.entropy_tables import CellGrid, Variant, cell_grid, variants
+from bae_ray.report.measures import MEASURES, known_measures
 from bae_ray.report.numbers import number, robust_limits
 
 LAYER_COLORS = matplotlib.colormaps["viridis"]
 MAX_LABELLED_CELLS = 200
 MOST_LABELS = 12
 """Along the axis of positions."""
+MAPS = {"tree_bits": "viridis", "entropy_bits": "viridis", "fvu_val": "magma_r"}
+"""The measures that a sweep's figure maps, and their colours."""
 
 
 def entropy_figure(table: pd.DataFrame) -> Figure:
     """Bits against position, a line per layer (the paper's Fig. 3), and layer x position maps of bits and held-out FVU.
 
     `table` is that of `results`. Each variant (settings other than the seed) has a row of its own; seeds are averaged,
-    with their range as a band.
+    with their range as a band. Where bits under a tree are known, they stand beside the paper's: dotted lines, and a
+    map of their own.
     """
     rows = variants(table)
-    figure = Figure(figsize=(15, 4.8 * len(rows)), layout="constrained")
+    width = 19 if len(known_measures(table, MAPS)) == len(MAPS) else 15
+    figure = Figure(figsize=(width, 4.8 * len(rows)), layout="constrained")
     for part, variant in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
         _draw(part, variant)
     return figure
 
 
 def _draw(figure: SubFigure, variant: Variant) -> None:
-    runs = variant.runs
-    lines, bits, fvu = figure.subplots(1, 3, width_ratios=[1.25, 1, 1])
+    runs = variant.runs.astype({name: float for name in MAPS if name in variant.runs})
+    shown = known_measures(runs, MAPS)
+    lines, *maps = figure.subplots(1, 1 + len(shown), width_ratios=[1.25, *[1] * len(shown)])
     _lines(figure, lines, runs)
-    heat_map(figure, bits, cell_grid(runs, "entropy_bits"), "Entropy / bits", "viridis", 0)
-    heat_map(figure, fvu, cell_grid(runs, "fvu_val"), "FVU on held-out texts", "magma_r", 2)
+    for axes, name in zip(maps, shown, strict=True):
+        heat_map(figure, axes, cell_grid(runs, name), MEASURES[name].label, MAPS[name], MEASURES[name].decimals)
     n = runs["n_train"] + runs["n_val"]
     described = {"": runs["model"], "n =": n, "d =": runs["d_in"], "d_latent =": runs["d_latent"]}
     title = "; ".join(f"{name} {', '.join(map(str, column.unique()))}" for name, column in described.items())
@@ -86,18 +92,21 @@ def _lines(figure: SubFigure, axes: Axes, table: pd.DataFrame) -> None:
     layers, positions, bits = cell_grid(table, "entropy_bits")
     lowest, highest = (cell_grid(table, "entropy_bits", how).values for how in ("min", "max"))
     fvu = cell_grid(table, "fvu_val").values
+    tree = cell_grid(table, "tree_bits").values if known_measures(table, ["tree_bits"]) else None
     places = position_axis(axes, positions)
     for row, layer in enumerate(layers):
         color = LAYER_COLORS(0.9 * row / max(len(layers) - 1, 1))
         axes.plot(places, bits[row], color=color, label=str(layer), zorder=1)
         axes.fill_between(places, lowest[row], highest[row], color=color, alpha=0.2, linewidth=0, zorder=0)
+        if tree is not None:
+            axes.plot(places, tree[row], color=color, linestyle=":", zorder=1)
     points = axes.scatter(
         np.tile(places, len(layers)), bits.ravel(), c=fvu.ravel(), cmap="magma_r", s=36,
         edgecolors="grey", linewidths=0.5, zorder=2,
     )  # fmt: skip
     axes.set(xlabel="Token position", ylabel="Entropy / bits", title="Entropy against position")
     axes.set_ylim(bottom=0)
-    axes.legend(title="Layer", fontsize="small")
+    axes.legend(title="Layer" if tree is None else "Layer (dotted: tree bits)", fontsize="small")
     figure.colorbar(points, ax=axes, label="FVU on held-out texts")
 
 

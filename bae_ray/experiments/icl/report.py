@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from bae_ray.analysis.claims import claim, trend
+from bae_ray.report.measures import known_measures
+from bae_ray.report.numbers import known
 from bae_ray.report.results_writer import Results
 from bae_ray.report.terminal import text_table
 from bae_ray.training.caveats import caveat_lines, marks
@@ -15,7 +17,8 @@ COLORS = matplotlib.colormaps["viridis"]
 NOTES = [
     (
         "Entropy of the last token's activations of prompts with k demonstrations, by layer; the colour of a point is "
-        "its FVU on held-out prompts. Bars are 95 % intervals, for prompts like all of these."
+        "its FVU on held-out prompts. Bars are 95 % intervals, for prompts like all of these. Dotted: the entropy of "
+        "the same codes under a tree, in which what latents do together counts once."
     ),
     (
         "sampled: demonstrations of their own for each query. fixed: the same k for all, as in the paper's released "
@@ -79,6 +82,9 @@ def _lines(axes: Axes, table: pd.DataFrame, largest_fvu: float) -> None:
         ]
         color = COLORS(0.9 * number / max(len(ks) - 1, 1))
         axes.errorbar(means.index, means["entropy_bits"], bars, color=color, label=str(k), capsize=2, zorder=1)
+        if known_measures(table, ["tree_bits"]):
+            tree = table[table["k"] == k].astype({"tree_bits": float}).groupby("layer")["tree_bits"].mean()
+            axes.plot(tree.index, tree, color=color, linestyle=":", zorder=1)
     axes.scatter(
         table["layer"], table["entropy_bits"], c=table["fvu_val"], cmap="magma_r", s=30, vmin=0, vmax=largest_fvu,
         edgecolors="grey", linewidths=0.5, zorder=2,
@@ -90,7 +96,8 @@ def _printed(table: pd.DataFrame) -> Table:
     rows: dict[object, dict[str, object]] = {}
     for (way, k, layer), runs in table.groupby(["demonstrations", "k", "layer"], sort=False):
         bits, train, val = runs[["entropy_bits", "fvu_train", "fvu_val"]].mean()
+        tree = known(runs["tree_bits"].astype(float).mean(), ".0f")
         row = rows.setdefault((way, k), {"demonstrations": way, "k": k, **dict.fromkeys(columns, "-")})
-        row[f"layer {layer}"] = f"{bits:.0f}  {train:.2f}/{val:.2f}" + "".join(sorted(set("".join(marks(runs)))))
-    title = "Entropy in bits, FVU on training / held-out prompts"
+        row[f"layer {layer}"] = f"{bits:.0f} {tree}  {train:.2f}/{val:.2f}" + "".join(sorted(set("".join(marks(runs)))))
+    title = "Entropy in bits, tree bits, FVU on training / held-out prompts"
     return text_table(title, list(rows.values()), left=["demonstrations"])

@@ -66,19 +66,24 @@ def _steps_per_epoch(table: pd.DataFrame) -> pd.Series:
 
 
 def entropy_by_rank(table: pd.DataFrame) -> Figure:
-    """Bits against r with and without the entropy loss, by expansion (Fig. 2); bits and FVU for every gradient."""
-    figure = Figure(figsize=(16, 5), layout="constrained")
-    by_loss, by_gradient, unexplained = figure.subplots(1, 3)
+    """Bits against r with and without the entropy loss, by expansion (Fig. 2), marginal and under a tree.
+
+    Beside them bits and FVU for every gradient.
+    """
+    figure = Figure(figsize=(21, 5), layout="constrained")
+    by_loss, under_tree, by_gradient, unexplained = figure.subplots(1, 4)
     expansions = sorted(table["expansion"].unique())
     markers = dict(zip(expansions, MARKERS * len(expansions), strict=False))
     paper = table[table["gradient"] == PAPER_GRADIENT]
     for (expansion, entropy_loss), runs in paper.groupby(["expansion", "entropy_loss"]):
-        _points(by_loss, runs, "entropy_bits", ENTROPY_COLORS[bool(entropy_loss)], markers[expansion])
+        for axes, column in ((by_loss, "entropy_bits"), (under_tree, "tree_bits")):
+            _points(axes, runs, column, ENTROPY_COLORS[bool(entropy_loss)], markers[expansion])
     handles = [
         _handle(color, "o", f"{'with' if on else 'without'} entropy loss") for on, color in ENTROPY_COLORS.items()
     ]
     handles += [_handle("grey", marker, f"expansion {expansion}x") for expansion, marker in markers.items()]
     _frame(by_loss, table, "Entropy loss and expansion", "Entropy / bits", handles)
+    _frame(under_tree, table, "The same under a tree", "Tree bits", handles)
     shown = table[(table["expansion"] == PAPER_EXPANSION) & table["entropy_loss"]]
     for aside, (gradient, runs) in zip((0.9, 1.0, 1.1), shown.groupby("gradient"), strict=False):
         color = GRADIENT_COLORS[str(gradient)]
