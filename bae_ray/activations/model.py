@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils.hub import cached_file
@@ -82,7 +83,8 @@ def _commit(name: str, revision: str | None) -> str:
     try:  # the file's place in the cache is named by its commit
         return Path(hf_hub_download(name, "config.json", revision=revision)).parent.name
     except (OSError, ValueError, KeyError) as error:
-        _refuse_adapter(name, name, revision)  # one alone has no config.json
+        unreached = isinstance(error, LocalEntryNotFoundError)  # the hub: asked again, it would be waited for again
+        _refuse_adapter(name, name, revision, local_files_only=unreached)  # one alone has no config.json
         raise _unknown(name, error) from error
 
 
@@ -94,13 +96,13 @@ def _unknown(name: str, error: Exception) -> UnknownModelError:
     )
 
 
-def _refuse_adapter(name: str, path: str, commit: str | None) -> None:
+def _refuse_adapter(name: str, path: str, commit: str | None, local_files_only: bool = False) -> None:
     """Raise `InvalidInputError` for an adapter: without the package peft it would be ignored silently."""
     quietly: dict[str, Any] = dict.fromkeys(
         ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors",
          "_raise_exceptions_for_gated_repo"), False
     )  # fmt: skip
-    if cached_file(path, ADAPTER, revision=commit, **quietly) is not None:
+    if cached_file(path, ADAPTER, revision=commit, local_files_only=local_files_only, **quietly) is not None:
         raise InvalidInputError(
             f"model '{name}' holds an adapter ({ADAPTER}), which is not applied. Merge it into its model "
             "(merge_and_unload of the package peft), save that with save_pretrained, and give its folder."

@@ -1,5 +1,6 @@
 """Bits of held-out texts against position, with their intervals: the marginal entropy and the code length."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -48,5 +49,5 @@ def _lines(axes: Axes, runs: pd.DataFrame, names: tuple[str, str, str]) -> None:
     for row, layer in enumerate(bits.layers):
         color = LAYER_COLORS(0.9 * row / max(len(bits.layers) - 1, 1))
         x = [place * ASIDE ** (row - (len(bits.layers) - 1) / 2) for place in places]
-        bars = [bits.values[row] - low.values[row], high.values[row] - bits.values[row]]
+        bars = np.stack([bits.values[row] - low.values[row], high.values[row] - bits.values[row]])
         axes.errorbar(x, bits.values[row], bars, fmt=".-", color=color, elinewidth=0.8, capsize=2, label=str(layer))

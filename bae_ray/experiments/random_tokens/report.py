@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -54,10 +55,8 @@ def _points(axes: Axes, table: pd.DataFrame, name: str) -> None:
         runs = table[table["d_latent"] == width]
         x = runs["bits"] * 1.06 ** (number - (len(widths) - 1) / 2)
         bits, low, high = (runs[column] for column in columns)
-        axes.errorbar(
-            x, bits, [(bits - low).clip(lower=0), (high - bits).clip(lower=0)], fmt="none", ecolor="grey", capsize=2,
-            zorder=1,
-        )  # fmt: skip
+        bars = np.stack([(bits - low).clip(lower=0), (high - bits).clip(lower=0)])
+        axes.errorbar(x, bits, bars, fmt="none", ecolor="grey", capsize=2, zorder=1)
         axes.scatter(
             x, bits, c=runs["fvu_val"], cmap="magma_r", vmin=0, vmax=largest, marker=marker, s=45,
             edgecolors="grey", linewidths=0.5, label=f"{width}", zorder=2,
