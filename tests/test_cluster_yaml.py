@@ -94,6 +94,7 @@ def test_a_judge_gets_a_judge_worker_and_an_extraction_a_small_one():
         assert nodes == {expected: 1}
 
 
+@pytest.mark.slow
 def test_a_judge_asks_for_the_nodes_with_vllm_where_the_cluster_has_them():
     assert TYPES["head"]["resources"]["judge"] == TYPES["judge_worker"]["resources"]["judge"] == 1
     script = """

@@ -127,6 +127,7 @@ def until_ready(command: Watched, port: int) -> None:
     assert httpx.post(url, json={"x": [[0.0] * 16]}, headers=headers, timeout=60).status_code == 200
 
 
+@pytest.mark.slow
 def test_serve(tmp_path: Path):
     port = free_port()
     command = serve(tmp_path, port)

@@ -72,6 +72,7 @@ def test_rows_are_the_long_texts_in_order(ray_cluster, tiny_model: Path, tiny_te
     assert {shard.texts for shard in index.shards[:-1]} == {30}
 
 
+@pytest.mark.slow
 def test_order_is_kept_where_the_first_file_takes_longest(ray_cluster, tiny_model: Path, tmp_path: Path):
     """Also after an extraction in this process, whose shards may come in any order."""
     folder = tmp_path / "parts"

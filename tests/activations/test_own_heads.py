@@ -51,6 +51,7 @@ def test_logits_are_the_causal_models_own(head: str, tiny_model: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_stored_answers_are_the_causal_models_own(tiny_config: ExtractConfig, tiny_model: Path, tmp_path: Path):
     kind, fields = HEADS["a transform"]
     folder = save_random(tiny_model, tmp_path / "model", kind, **fields)

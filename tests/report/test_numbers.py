@@ -114,6 +114,7 @@ def many(tiny_store: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathF
     return out
 
 
+@pytest.mark.slow
 def test_a_page_of_96_runs_is_some_screens_tall_and_foreign_to_nobody(many: Path):
     assert len(results(many / "sweep")) == 96
     with opened(many / "report.html") as page:
@@ -126,6 +127,7 @@ def test_a_page_of_96_runs_is_some_screens_tall_and_foreign_to_nobody(many: Path
         assert page.said == []
 
 
+@pytest.mark.slow
 def test_the_picture_marks_what_is_beyond_its_scale(many: Path):
     bits = entropy_figure(results(many / "sweep")).subfigs[0].axes[1]
     assert bits.images[0].get_clim()[1] < 1200

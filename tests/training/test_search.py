@@ -72,6 +72,7 @@ def test_optuna_draws_so_many_settings_and_an_interrupted_search_goes_on(tiny_st
         assert drawn == {key: row[key] for key in ("training.lr", "autoencoder.expansion")}
 
 
+@pytest.mark.slow
 def test_settings_that_cannot_be_and_those_drawn_twice_are_drawn_once_and_for_all(
     tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

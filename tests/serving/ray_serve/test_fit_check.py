@@ -100,6 +100,7 @@ def ask(service: Command, path: str, body: dict) -> httpx.Response:
     return httpx.post(url, json=body, headers={"authorization": f"Bearer {KEY}"}, timeout=90)
 
 
+@pytest.mark.slow
 def test_texts_that_have_no_place_are_refused_at_once_and_never_take_the_encoders(tmp_path: Path, tiny_model: Path):
     make_run(tmp_path / "run", "tiny")
     models = ["--texts.models", "tiny", tiny_model]
