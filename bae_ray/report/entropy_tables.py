@@ -75,9 +75,9 @@ def entropy_tables(table: pd.DataFrame) -> list[Table]:
             columns = ("entropy_bits_val", "entropy_low_val", "entropy_high_val")
             tables.append(_grid(variant, title, columns, "{:.0f} [{:.0f}, {:.0f}]"))
         if "tree_bits" in variant.runs and variant.runs["tree_bits"].notna().any():
-            title = "Tree bits / bits that a held-out text takes under the tree, with their 95 % intervals"
-            columns = tuple(f"{name}_{end}" for name in ("tree", "heldout") for end in ("bits", "low", "high"))
-            tables.append(_grid(variant, title, columns, "{:.1f} [{:.1f}, {:.1f}] / {:.1f} [{:.1f}, {:.1f}]"))
+            title = "Tree bits / bits that a held-out text takes under the tree, with its 95 % interval"
+            columns = ("tree_bits", "heldout_bits", "heldout_low", "heldout_high")
+            tables.append(_grid(variant, title, columns, "{:.1f} / {:.1f} [{:.0f}, {:.0f}]"))
     return tables
 
 
