@@ -96,24 +96,25 @@ def _picture(table: pd.DataFrame, width: int) -> Figure:
     """A row per training: bits over r and FVU of each seed."""
     ranks = sorted(table["rank"].unique())
     figure = Figure(figsize=(13, 4.8 * len(ranks)), layout="constrained")
-    for (bits, fvu), rank in zip(figure.subplots(len(ranks), 2, sharey=True, squeeze=False), ranks, strict=True):
+    for (bits, fvu), rank in zip(figure.subplots(len(ranks), 2, sharey="row", squeeze=False), ranks, strict=True):
         runs = table[table["rank"] == rank]
         runs = runs.assign(tree=runs["tree"] / rank, bits=runs["bits"] / rank)
-        _dots(bits, runs, {"bits": ("tab:orange", "marginal"), "tree": ("tab:green", "under a tree")})
+        _dots(bits, runs, {"bits": ("tab:orange", "marginal"), "tree": ("tab:green", "under a tree")}, 0.5)
         bits.axvline(1, color="grey", linestyle="--", linewidth=0.8)
         bits.set(title=f"d = {width}, r = {rank}", xlabel="Bits / r")
         bits.legend(fontsize="small")
-        _dots(fvu, runs, {"fvu": ("tab:blue", "FVU")})
+        _dots(fvu, runs, {"fvu": ("tab:blue", "FVU")}, 1e-7)
         fvu.set(title="What the code leaves unexplained", xlabel="FVU on held-out vectors")
         bits.invert_yaxis()
     return figure
 
 
-def _dots(axes: Axes, runs: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> None:
+def _dots(axes: Axes, runs: pd.DataFrame, columns: dict[str, tuple[str, str]], lowest: float) -> None:
+    """A point per seed; smaller values are at `lowest`."""
     names = list(dict.fromkeys(runs["without"]))
     places = runs["without"].map(names.index)
     for number, (column, (color, label)) in enumerate(columns.items()):
-        axes.scatter(runs[column].clip(lower=1e-7), places + 0.15 * number, color=color, s=24, alpha=0.7, label=label)
+        axes.scatter(runs[column].clip(lower=lowest), places + 0.15 * number, color=color, s=24, alpha=0.7, label=label)
     axes.set_xscale("log")
     axes.set_yticks(range(len(names)), names)
     axes.grid(axis="y", linewidth=0.3)

@@ -24,7 +24,9 @@ def test_entropy_by_bits(run: Callable[..., str], tiny_model: Path, tmp_path: Pa
     assert set(table["n_train"] + table["n_val"]) == {256}
     assert set(table["position"]) == {"last"}
     assert (table["entropy_low"] <= table["entropy_bits"] + 1e-9).all()
-    assert "Paper: it is not larger than r. Here: larger by more than 2 % in" in printed
+    assert (table["joint_bits"].dropna() <= table["bits"] + 0.1).all()
+    for said in ("marginal entropy", "entropy under a tree", "joint entropy"):
+        assert f"Paper: it is not larger than r. Here: the {said} is larger by more than 2 % in" in printed
     assert (tmp_path / "random_tokens.png").stat().st_size > 10_000
     assert str(tmp_path / "random_tokens.html") in printed
 
