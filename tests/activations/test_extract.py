@@ -101,7 +101,7 @@ def test_workers_and_fractional_gpus_change_nothing(tiny_config: ExtractConfig, 
     assert store.manifest == ActivationStore.open(tiny_store).manifest
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_half_precision_store(tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path, dtype: str):
     store = extract(changed(tiny_config, dtype=dtype, layers=(2,)), tmp_path / "store")
     assert store.matrix(2, 7).dtype == getattr(torch, dtype)

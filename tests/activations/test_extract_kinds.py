@@ -62,6 +62,7 @@ def test_last_token_of_texts_of_any_length(run, hidden_states):
             torch.testing.assert_close(store.matrix(layer, 0)[row], hidden[layer][0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_texts_too_long_for_their_last_token_are_left_out(run):
     store = run(positions=("last",), layers=(1,), max_tokens=10)
     lengths = store.texts["token_ids"].map(len)
@@ -97,6 +98,7 @@ def test_some_tokens_of_each_text_up_to_a_number(run, hidden_states):
     torch.testing.assert_close(store.matrix(2, "all"), whole, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_powers_of_two(run):
     assert run(powers_of_two=9, layers=(0,)).manifest.request.positions == (1, 2, 4, 8)
 
@@ -143,6 +145,7 @@ def test_windows(run, hidden_states):
         torch.testing.assert_close(store.matrix(2, 11)[row], hidden_states(ids)[2][11], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_windows_are_computed_up_to_the_last_wanted_position(run, hidden_states, tiny_model: Path):
     """What comes after it changes no vector: the whole windows, which their texts spell, are the oracle."""
     store = run(input=WindowsInput(length=12).model_dump(), positions=(2, 5), layers=(2,))
@@ -155,6 +158,7 @@ def test_windows_are_computed_up_to_the_last_wanted_position(run, hidden_states,
         torch.testing.assert_close(store.matrix(2, 5)[row], hidden_states(whole)[2][5], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_windows_say_what_they_are_cut_out_of(run, tiny_texts: list[str], tmp_path: Path, capsys):
     (tmp_path / "a.txt").write_text("\n".join([*tiny_texts[:50], "", " ", *tiny_texts[50:]]))
     store = run(input=WindowsInput(length=8).model_dump(), positions=(0,), layers=(0,), corpus=str(tmp_path / "a.txt"))

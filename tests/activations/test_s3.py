@@ -160,6 +160,7 @@ def test_least_recently_used_go_first(server: Server, remote: str):
     assert downloads(old) > 0
 
 
+@pytest.mark.slow
 def test_processes_share_a_cache_that_is_too_small_for_them(remote: str, tiny_store: Path, cache: Path):
     """As the workers of a sweep do: what one reads, another one's download has to make room for."""
     size = bytes_of(ActivationStore.open(remote), ActivationStore.open(remote).cells[0])

@@ -64,6 +64,7 @@ def test_the_defaults_fit_on_one_core():
     assert placed(config, {"CPU": 1.0, "GPU": 0.0}) == (config, [])
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_at_the_start(tmp_path: Path):
     make_encoder(tmp_path / "one")
     command = [sys.executable, "-c", START, "serve", "--registry", tmp_path, "--port", free_port()]
