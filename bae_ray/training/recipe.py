@@ -12,12 +12,13 @@ from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import TrainingConfig
 
-STEP = 1.5
+STEP = 3.0
 """Learning rate times width: a step changes every weight of a sum over d inputs by about as much."""
 ENTROPY = 0.1
 """Price of a bit, as a share of what one of d / 4 is worth, 4 / d."""
-COVARIANCE = 0.01
-"""The same of a unit of covariance."""
+COVARIANCE = 0.001
+"""The same of a unit of covariance: a hundredth. More of it pays for undoing the covariance that independent bits have
+by chance in a batch."""
 MERGINGS = 20
 """How often copies are merged in a training."""
 

@@ -37,6 +37,15 @@ def test_independent_sources_are_found_up_to_order_sign_and_scale(sources: torch
     assert len(set(correlation.argmax(1).tolist())) == 12
 
 
+def test_many_fair_bits_are_found_among_a_hundred_samples_for_each():
+    sources = torch.randint(0, 2, (13_000, 128), generator=drawn(0)).float()
+    x = sources @ torch.linalg.qr(torch.randn(160, 128, generator=drawn(1))).Q.T
+    mean, directions = independent_components(x, 160, drawn(0))
+    correlation = torch.corrcoef(torch.cat([(x - mean) @ directions, sources], 1).T)[:128, 128:].abs()
+    assert correlation.amax(1).min() > 0.98
+    assert len(set(correlation.argmax(1).tolist())) == 128
+
+
 def test_as_many_as_asked_for_or_as_the_samples_tell():
     x = torch.randn(100, 50, generator=drawn(0)) * torch.linspace(3, 0.1, 50)
     mean, directions = independent_components(x, 5, drawn(0))

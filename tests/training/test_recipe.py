@@ -118,9 +118,9 @@ def test_fields_left_at_their_defaults_are_filled_in_and_others_kept():
     assert training.recipe == "scaled"
     assert training.initial == "components"
     assert training.merge_every == 5
-    assert training.lr == pytest.approx(1.5 / 200)
+    assert training.lr == pytest.approx(3 / 200)
     assert training.lr_decay == 0.5
-    assert training.covariance_weight == pytest.approx(0.01 * 4 / 200)
+    assert training.covariance_weight == pytest.approx(0.001 * 4 / 200)
     assert training.entropy_weight == 0.25
     again = resolved(training, BAEConfig(d_in=200), 200)
     assert again == training
