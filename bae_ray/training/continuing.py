@@ -4,9 +4,10 @@ A run that goes on is the same run: its config, and so its id, are as they were,
 says how many epochs it is trained in all. Without its result it counts as unfinished, so that an interrupted sweep goes
 on with it as with any other: from `state.safetensors`, which a run that did not converge keeps, or from its beginning
 where that is gone, with the same numbers. Beyond the epochs of its config, loss weights stay as they are at the end,
-and the learning rate is the one before its decay.
+the learning rate is the one before its decay, and no latents are merged or revived.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from bae_ray.training.convergence import Convergence, convergence
 from bae_ray.training.run_folder import METRICS_FILE, RESULT_FILE, STATE_FILE, is_finished, read_result
 
 CONTINUED_FILE = "continued.json"
+GOING_ON_FILE = "continuing.json"
+"""In the folder of a sweep that goes on, until it ends: how many epochs each of these runs is to have, by id."""
 
 
 class Continued(Record):
@@ -58,13 +61,36 @@ def unconverged(runs: Path, of: Sequence[RunConfig]) -> list[RunConfig]:
     return found
 
 
+def reopen_unconverged(runs: Path, of: Sequence[RunConfig], more: int) -> None:
+    """Have those runs go on that are finished and did not converge, for so many epochs.
+
+    Called again before `ended_continuing`, after an interruption, it adds no epochs to those that had them.
+    """
+    file = runs / GOING_ON_FILE
+    goals: dict[str, int] = json.loads(read_text(file)) if file.exists() else {}
+    if not any(run.id in goals for run in of):
+        goals = {run.id: _epochs_done(runs, run) + more for run in unconverged(runs, of)}
+        write_text(file, json.dumps(goals) + "\n")
+    for run in of:
+        if run.id in goals and is_finished(runs, run) and (done := _epochs_done(runs, run)) < goals[run.id]:
+            reopen(runs, run, goals[run.id] - done)
+
+
+def ended_continuing(runs: Path) -> None:
+    """All that `reopen_unconverged` reopened was tried."""
+    (runs / GOING_ON_FILE).unlink(missing_ok=True)
+
+
 def reopen(runs: Path, run: RunConfig, more: int) -> None:
     """Have a finished run go on for so many epochs; the result that it has is kept as result-EPOCHS.json."""
-    ended = _convergence(runs, run)
-    done = ended.epochs if ended else run.training.epochs
-    folder = runs / run.id
+    done, folder = _epochs_done(runs, run), runs / run.id
     write_text(folder / CONTINUED_FILE, Continued(epochs=done + more).to_json())
     (folder / RESULT_FILE).replace(folder / f"result-{done}.json")
+
+
+def _epochs_done(runs: Path, run: RunConfig) -> int:
+    ended = _convergence(runs, run)
+    return ended.epochs if ended else run.training.epochs
 
 
 def _convergence(runs: Path, run: RunConfig) -> Convergence | None:

@@ -189,7 +189,8 @@ class Loop:
     def _after_epoch(self, weights: list[Tensor]) -> None:
         ended = self._ended()
         for key, member in self._members.items():
-            if key in ended or self._epoch == member.training.epochs:
+            # The last epoch is to leave a trained code, and so is each at which a training that goes on may end.
+            if key in ended or self._epoch >= member.training.epochs:
                 continue
             if _is_due(member.training.merge_every, self._epoch):
                 merge_copies(member, self._data, self._batch_size)

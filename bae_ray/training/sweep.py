@@ -11,7 +11,7 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError
 from bae_ray.progress import console
 from bae_ray.training.config import RunConfig
-from bae_ray.training.continuing import reopen, unconverged
+from bae_ray.training.continuing import ended_continuing, reopen_unconverged
 from bae_ray.training.draws import Draws, check_search, widest_runs
 from bae_ray.training.grid import IllegalRun, plan_grid, selected_cells
 from bae_ray.training.pack_trainer import measure_packs, plan_trainings
@@ -35,13 +35,14 @@ def sweep(
     """Train every run of the grid that is not finished in `out` yet, or what `config.search` makes of it.
 
     See `train_runs`. A search needs the executor `ray`. `continue_unconverged`: so many epochs more for the runs that
-    are finished before and did not converge; not with a search.
+    are finished before and did not converge; not with a search. Interrupted, the same call adds no more to them.
     """
     grid, out = plan_grid(config, store), Path(out).absolute()
     check_search(config, store)
     if config.search.is_grid:
-        for run in unconverged(out, grid.runs) if continue_unconverged else ():
-            reopen(out, run, continue_unconverged or 0)
+        if continue_unconverged:
+            check_trackers(config)  # before a result is set aside
+            reopen_unconverged(out, grid.runs, continue_unconverged)
         return train_runs(grid.runs, store, out, config, grid.illegal, executor)
     if continue_unconverged:
         raise InvalidInputError(
@@ -78,6 +79,7 @@ def train_runs(
     packs = unfinished_packs(runs, out, execution.packed)
     executor = tune_executor(executor, out, execution.retries)
     died = plan_trainings(packs, store, out, execution, executor).train(packs) if packs else {}
+    ended_continuing(out)
     return conclude(out, runs, already, illegal, died)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,16 +15,19 @@ from bae_ray.autoencoders import BAEConfig, ReLUConfig
 from bae_ray.cli.verb_training import SweepCommand
 from bae_ray.cli.verb_training import sweep as sweep_verb
 from bae_ray.errors import InvalidInputError
+from bae_ray.training import run_folder
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.continuing import CONTINUED_FILE, epochs_of, reopen, unconverged
 from bae_ray.training.convergence import Convergence, convergence
 from bae_ray.training.grid import plan_run
+from bae_ray.training.measuring import Trained
 from bae_ray.training.objective import learning_rate
 from bae_ray.training.packing import unfinished_packs
 from bae_ray.training.run_execution import execute_run, execute_runs
-from bae_ray.training.run_folder import METRICS_FILE, RESULT_FILE, STATE_FILE
+from bae_ray.training.run_folder import METRICS_FILE, RESULT_FILE, STATE_FILE, read_result
 from bae_ray.training.sweep import sweep
 from bae_ray.training.sweep_config import SearchConfig, SweepConfig
+from bae_ray.training.trainer import train_many
 
 TRAINING = TrainingConfig(
     epochs=6,
@@ -178,6 +182,43 @@ def test_a_sweep_goes_on_with_what_did_not_converge(store: ActivationStore, tmp_
     assert (second.trained, sorted(second.finished)) == (1, sorted([still, steady]))
     epochs = {run: json.loads((tmp_path / run / RESULT_FILE).read_text())["epochs"] for run in (still, steady)}
     assert epochs == {still: 9, steady: 6}
+
+
+def test_killed_while_it_goes_on_the_same_call_adds_no_epochs_twice(
+    store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = sweep(SWEEP, store, tmp_path, "inline")
+    write, written = run_folder.write_result, []
+
+    def killed(*given: Any) -> None:
+        if written:
+            raise KeyboardInterrupt
+        write(*given)
+        written.append(given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "write_result", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(SWEEP, store, tmp_path, "inline", continue_unconverged=3)
+    again = sweep(SWEEP, store, tmp_path, "inline", continue_unconverged=3)
+    assert (again.trained, again.unconverged) == (1, 2)
+    assert [read_result(tmp_path, run).epochs for run in first.runs] == [9, 9]
+    sweep(SWEEP, store, tmp_path, "inline", continue_unconverged=3)
+    assert [read_result(tmp_path, run).epochs for run in first.runs] == [12, 12]
+
+
+def test_a_training_that_goes_on_restarts_no_latents():
+    """In its last epoch they would be measured untrained; and it may end with each."""
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    off = TRAINING.model_copy(update={"initial": "components", "revive_every": 9})
+    restarts, none = (
+        train_many(x, [(BAEConfig(expansion=8), training)], epochs=9)[0]
+        for training in (off, off.model_copy(update={"revive_every": None}))
+    )
+    assert isinstance(restarts, Trained)
+    assert isinstance(none, Trained)
+    assert none.all.dead > 0, "there is something to restart"
+    assert torch.equal(restarts.autoencoder.W_enc, none.autoencoder.W_enc)
 
 
 def test_what_goes_on_is_trained_alone_and_an_earlier_result_is_asked_by_its_metrics(
