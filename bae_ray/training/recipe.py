@@ -7,8 +7,11 @@ ingredient is worth: docs/recipe.md.
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from bae_ray.autoencoders.architectures import architecture_of
 from bae_ray.autoencoders.config import ArchitectureConfig
+from bae_ray.config import describe
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import TrainingConfig
 
@@ -26,7 +29,7 @@ MERGINGS = 20
 def resolved(training: TrainingConfig, architecture: ArchitectureConfig, width: int) -> TrainingConfig:
     """The training with the fields of its recipe filled in, where they are at their defaults; it says its recipe still.
 
-    Raises `InvalidInputError` for a recipe that the architecture does not go with.
+    Raises `InvalidInputError` for a recipe that the architecture or another field does not go with.
     """
     _check_start(training, architecture.model_copy(update={"d_in": width}))
     if training.recipe == "paper":
@@ -41,7 +44,13 @@ def resolved(training: TrainingConfig, architecture: ArchitectureConfig, width: 
         "covariance_weight": COVARIANCE * 4 / width,
     }
     left = {name: value for name, value in values.items() if _is_default(training, name)}
-    return TrainingConfig.model_validate(dict(training) | left)
+    try:
+        return TrainingConfig.model_validate(dict(training) | left)
+    except ValidationError as error:
+        filled = ", ".join(f"{name} {value:g}" for name, value in left.items() if isinstance(value, float))
+        raise InvalidInputError(
+            f"training.recipe is scaled, which sets {filled}: {describe(error)}. Give a number that fits for the field."
+        ) from error
 
 
 def _check_start(training: TrainingConfig, architecture: ArchitectureConfig) -> None:
@@ -55,6 +64,11 @@ def _check_start(training: TrainingConfig, architecture: ArchitectureConfig) -> 
         raise InvalidInputError(
             f"{asked[0]}, which is for binary autoencoders with an encoder bias and one bit per feature, and the "
             f"architecture is {architecture.name}. Leave it out for this one."
+        )
+    if asked and training.decoder_norm == "unit":
+        raise InvalidInputError(
+            f"{asked[0]}, which gives the dictionary's rows lengths of their own, and training.decoder_norm is unit. "
+            "Set it to free."
         )
     if training.recipe == "scaled" and training.normalize != "rms":
         raise InvalidInputError(

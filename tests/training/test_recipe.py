@@ -152,6 +152,18 @@ def test_activations_as_they_are_do_not_go_with_the_recipe():
         scaled(8, 2, normalize="none")
 
 
+@pytest.mark.parametrize("settings", [{"recipe": "scaled"}, {"initial": "components"}, {"merge_every": 3}])
+def test_rows_of_length_one_do_not_go_with_it(settings: dict[str, object]):
+    training = TrainingConfig.model_validate({**settings, "decoder_norm": "unit"})
+    with pytest.raises(InvalidInputError, match=r"and training\.decoder_norm is unit\. Set it to free"):
+        resolved(training, BAEConfig(d_in=8), 8)
+
+
+def test_a_field_that_does_not_fit_what_the_recipe_sets_is_told():
+    with pytest.raises(InvalidInputError, match=r"sets lr 0\.1875, lr_decay 0\.5, .*: .*lr_warmup 0\.6 and lr_decay"):
+        scaled(8, 2, lr_warmup=0.6)
+
+
 def test_packed_alone_killed_or_not_the_numbers_are_the_same(tmp_path: Path):
     x = bits(600, 4, 12)
     one = scaled(12, 2, epochs=12, batch_size=64)
