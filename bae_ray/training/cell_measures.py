@@ -35,7 +35,7 @@ MEASURED = "measured"
 """Folder of the finished cells."""
 TABLE_FILE = "measures.parquet"
 FEWEST_ROWS = 4
-VERSION = 1
+VERSION = 2
 """Of the measures: with another one, cells are measured again."""
 
 
@@ -102,6 +102,8 @@ def measure_store(config: MeasureConfig, store: ActivationStore, out: Path, runs
                 rows += _measured(unit, store, out)
             except BaeRayError as error:
                 failures.append(f"{unit.cell}: {error}")
+            except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+                failures.append(f"{unit.cell}: its covariance cannot be decomposed ({error}). Leave this cell out.")
             tracker.advance(note=str(unit.cell))
     if not rows:
         return Measured(None, failures)

@@ -65,3 +65,6 @@ def test_the_first_code_with_the_fvu_is_taken_or_the_nearest():
     for fvu in (0.445, 0.1):
         assert first_at(codes, fvu) == (2, 0.45), "seven bits more gain next to nothing"
     assert math.isnan(first_at([], 0.5).bits)
+    few = [Reached(0, 1.0), Reached(1, 0.008), Reached(2, 0.0)]
+    assert first_at(few, 0.003) == (2, 0.0), "at a small FVU, .008 is another one"
+    assert first_at(few, 0.008) == (1, 0.008)

@@ -162,6 +162,26 @@ def test_a_cell_that_cannot_be_measured_stops_no_other(store: ActivationStore, t
     assert not any(pd.isna(value) for value in other.values())
 
 
+def test_a_covariance_that_cannot_be_decomposed_stops_no_other(
+    store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    decompose, calls = torch.linalg.eigh, []
+
+    def first_fails(matrix: torch.Tensor) -> Any:
+        calls.append(matrix)
+        if len(calls) == 1:
+            raise torch.linalg.LinAlgError("the algorithm failed to converge")  # pyright: ignore[reportPrivateImportUsage]
+        return decompose(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", first_fails)
+    found = measure_store(MeasureConfig(layers=(0,)), store, tmp_path / "out")
+    assert [failure.partition(" (")[0] for failure in found.failures] == [
+        "layer 0, residual, position 1: its covariance cannot be decomposed"
+    ]
+    assert found.table is not None
+    assert found.table["position"].tolist() == [2]
+
+
 def test_too_few_rows_are_refused_before_anything_is_read(tmp_path: Path):
     store = ActivationStore.open(made.store(tmp_path / "store", (0,), (1,), n=3))
     with pytest.raises(InvalidInputError, match="has 3 rows; expected 4 or more"):
