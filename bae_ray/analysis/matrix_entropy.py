@@ -21,5 +21,5 @@ def matrix_entropy_bits(variances: Tensor, alpha: float = 1.0) -> float:
         return math.nan
     shares = shares[shares > 0]
     if alpha == 1:
-        return float(-(shares * shares.log2()).sum())
+        return float((shares * (1 / shares).log2()).sum())
     return math.log2(float(shares.pow(alpha).sum())) / (1 - alpha)

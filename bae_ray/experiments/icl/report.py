@@ -65,7 +65,7 @@ def entropy_results(table: pd.DataFrame) -> Results:
         title="In-context learning: entropy by layer and number of demonstrations",
         tables={"entropy.csv": table},
         figures={"entropy.png": entropy_figure(table)},
-        printed=[_printed(table)],
+        printed=_printed(table),
         notes=[*NOTES, *caveat_lines(table)],
         claims=compare(table),
         remarks=caveat_lines(table),
@@ -91,13 +91,24 @@ def _lines(axes: Axes, table: pd.DataFrame, largest_fvu: float) -> None:
     )  # fmt: skip
 
 
-def _printed(table: pd.DataFrame) -> Table:
+def _printed(table: pd.DataFrame) -> list[Table]:
+    """Bits of all prompts, and those of held-out ones where these were measured."""
+    names = {"entropy_bits": ".0f", "tree_bits": ".0f", "fvu_train": ".2f", "fvu_val": ".2f"}
+    form = "{entropy_bits} {tree_bits}  {fvu_train}/{fvu_val}"
+    tables = [_grid(table, "Entropy in bits, tree bits, FVU on training / held-out prompts", names, form)]
+    if known_measures(table, ["entropy_bits_val"]):
+        names = {"entropy_bits_val": ".0f", "entropy_low_val": ".0f", "entropy_high_val": ".0f"}
+        form = "{entropy_bits_val} [{entropy_low_val}, {entropy_high_val}]"
+        tables.append(_grid(table, "Entropy of held-out prompts in bits, with its 95 % interval", names, form))
+    return tables
+
+
+def _grid(table: pd.DataFrame, title: str, names: dict[str, str], form: str) -> Table:
     columns = [f"layer {layer}" for layer in sorted(table["layer"].unique())]
     rows: dict[object, dict[str, object]] = {}
     for (way, k, layer), runs in table.groupby(["demonstrations", "k", "layer"], sort=False):
-        bits, train, val = runs[["entropy_bits", "fvu_train", "fvu_val"]].mean()
-        tree = known(runs["tree_bits"].astype(float).mean(), ".0f")
+        means = runs[[*names]].astype(float).mean()
+        told = {name: known(float(means[name]), digits) for name, digits in names.items()}
         row = rows.setdefault((way, k), {"demonstrations": way, "k": k, **dict.fromkeys(columns, "-")})
-        row[f"layer {layer}"] = f"{bits:.0f} {tree}  {train:.2f}/{val:.2f}" + "".join(sorted(set("".join(marks(runs)))))
-    title = "Entropy in bits, tree bits, FVU on training / held-out prompts"
+        row[f"layer {layer}"] = form.format(**told) + "".join(sorted(set("".join(marks(runs)))))
     return text_table(title, list(rows.values()), left=["demonstrations"])

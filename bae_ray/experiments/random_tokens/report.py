@@ -18,6 +18,7 @@ MARKERS = "osD^vP"
 PANELS = {
     "entropy": "Marginal entropy of the code (the paper's number)",
     "tree": "Entropy of the code under its tree",
+    "heldout": "Code length of held-out sequences under the tree",
 }
 """Kinds of bits, by how their columns begin, and the titles of their panels."""
 NOTES = [
