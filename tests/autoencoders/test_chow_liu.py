@@ -181,6 +181,23 @@ def test_trees_are_rooted_at_their_centre():
     assert depths(parent).tolist() == [0, 1, 0, 2, 1, 0, 1, 2, 0]
 
 
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 127, 128, 129])
+def test_depths_of_chains_and_of_any_trees(size: int):
+    chain = torch.arange(-1, size - 1)
+    assert torch.equal(depths(chain), torch.arange(size))
+    for seed in range(5):
+        parent = random_tree(size, seed)[1] if size else []
+        wanted = []
+        for above in parent:
+            wanted.append(0 if above < 0 else wanted[above] + 1)
+        assert depths(torch.tensor(parent, dtype=torch.int64)).tolist() == wanted
+    for circle in range(1, min(size, 9)):
+        ring = chain.clone()
+        ring[0] = circle
+        with pytest.raises(InvalidInputError, match="in a circle"):
+            depths(ring)
+
+
 @pytest.mark.parametrize(
     ("parent", "fired", "n", "reason"),
     [
