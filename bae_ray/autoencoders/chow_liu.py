@@ -43,9 +43,15 @@ class ChowLiuTree:
 
     @classmethod
     def fit(cls, batches: Iterable[Tensor]) -> Self:
-        """The best tree of codes of 0 and 1, batches [n, F] that can be gone through twice."""
+        """The best tree of codes of 0 and 1, batches [n, F] that can be gone through twice.
+
+        Raises `InvalidInputError` for no codes, for batches of several widths, and for too many latents that vary.
+        """
         fired, total = None, 0
         for batch in batches:
+            if batch.ndim != 2 or (fired is not None and batch.shape[1] != len(fired)):
+                width = "F" if fired is None else len(fired)
+                raise InvalidInputError(f"codes have shape {tuple(batch.shape)}; expected [n, {width}], one a row.")
             sums = batch.sum(0, dtype=torch.int64)
             fired, total = sums if fired is None else fired + sums, total + len(batch)
         if fired is None:

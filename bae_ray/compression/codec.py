@@ -23,6 +23,9 @@ from bae_ray.values import check_type
 
 MAX_BYTES = 4 << 30
 """Default limit of the size of decoded codes, in bytes."""
+BYTES_PER_STEP = 256
+"""What a step down a tree counts for in such a limit. It takes some 50 microseconds, however small a block is: a chain
+of thousands of latents and blocks of one row would else take hours, of a container of 200 kB."""
 
 Source = bytes | bytearray | memoryview | str | Path | BinaryIO
 """A container: its bytes, the path of its file, or the file itself, open for reading."""
@@ -219,13 +222,25 @@ def check_rows(reader: ContainerReader, start: int, stop: int) -> None:
 
 
 def check_size(reader: ContainerReader, rows: int, bytes_per_row: int, max_bytes: int) -> None:
-    """Raise `ContainerTooLargeError` where so many rows, or one block of the container, take more than `max_bytes`."""
+    """Raise `ContainerTooLargeError` where so many rows, or one block of the container, take more than `max_bytes`.
+
+    Or more steps down a tree than are allowed for so many bytes.
+    """
     header = reader.header
     needed = max(rows * bytes_per_row, min(header.block_rows, header.rows) * header.d_latent)
     if needed > max_bytes:
         raise ContainerTooLargeError(
             f"{rows} rows of {header.d_latent} latents, in blocks of {header.block_rows}, take {needed} bytes; the "
             f"limit is {max_bytes}. Read fewer rows at a time, or raise max_bytes."
+        )
+    if header.scheme != "tree":
+        return
+    needed = BYTES_PER_STEP * -(-rows // header.block_rows) * reader.steps
+    if needed > max_bytes:
+        raise ContainerTooLargeError(
+            f"{rows} rows in blocks of {header.block_rows}, and {reader.steps} steps down the tree for each, take "
+            f"as long as {needed} bytes; the limit is {max_bytes}. Read fewer rows at a time, raise max_bytes, or "
+            "compress in larger blocks."
         )
 
 

@@ -87,25 +87,23 @@ class ContainerReader:
         Raises `CorruptContainerError`, and `ForeignModelError` for another table than the container refers to. Takes
         memory only for what the file really holds.
         """
-        self._file = file
+        self._file, self._table, self._coder = file, None, None
         size = file.seek(0, 2)
         file.seek(0)
         if file.read(len(compact.MAGIC)) == compact.MAGIC:
             self.header, sizes, checksums, self.digest = compact.read_fields(file, size)
             self._start, self._offsets = len(compact.MAGIC), np.cumsum([0, *sizes], dtype=np.int64)
             self._checksums = np.array(checksums, dtype=np.uint64)
-            self._table = None
             if table is not None:
                 self.use_table(table)
         else:
             self._table = self._read_tables(size)
-            self._coder = coder_for(self.header, self._table)
 
     def use_table(self, table: Table) -> None:
         """Use this table where the container refers to one. Raises `ForeignModelError` for a wrong one."""
         if self.header.table == "reference":
             check_table(self.header, table)
-            self._table, self._coder = table, coder_for(self.header, table)
+            self._table, self._coder = table, None
 
     @property
     def table(self) -> Table:
@@ -117,6 +115,11 @@ class ContainerReader:
                 f"autoencoder's: give prior=autoencoder.{own}, or read it with decompress_activations."
             )
         return self._table
+
+    @property
+    def steps(self) -> int:
+        """Steps that decoding a block takes however few rows it has: down a tree, one for each depth."""
+        return int(self.table.depth.max()) + 1 if isinstance(self.table, TreeTable) else 1
 
     def _read_tables(self, size: int) -> Table:
         """Read all but the blocks of a container of version 1."""
@@ -161,6 +164,8 @@ class ContainerReader:
     def code(self, block: int, out: Codes | None = None) -> Codes:
         """The codes [R, F] of a block, in `out` if it is given. Raises `CorruptContainerError`."""
         rows, typical = self.header.rows_of(block), self.table.typical
+        if self._coder is None:  # not before: whoever reads the header alone takes no memory for it
+            self._coder = coder_for(self.header, self.table)
         code = np.empty((rows, self.header.d_latent), dtype=np.uint8) if out is None else out
         code[:] = typical
         flat = code.reshape(-1)

@@ -101,21 +101,24 @@ class TreeCoder:
         if start + length > len(content):
             raise CorruptContainerError("a block ends before its numbers of flips do. Compress anew.")
         most = rows * self._walk.d_latent
-        runs = self._told(content[start : start + length], most, MOST_FLIPS_PER_BYTE * (len(content) + 8))
+        # A bit is in one run: of all runs together no more flip than there are.
+        runs = self._told(content[start : start + length], min(most, MOST_FLIPS_PER_BYTE * (len(content) + 8)))
         decoder = range_decoder(content, start + length)
         usual, exceptional = (_decode_runs(decoder, of_kind, most) for of_kind in runs)
         yield from self._walk.join(usual, exceptional, rows)
 
-    def _told(self, content: bytes, most: int, most_together: int) -> list[list[_Run]]:
-        """The runs of usual bits, and those of exceptions. Raises `CorruptContainerError`."""
-        place, found = 0, []
+    def _told(self, content: bytes, most: int) -> list[list[_Run]]:
+        """The runs of usual bits, and those of exceptions; `most` flips together. Raises `CorruptContainerError`."""
+        place, left, found = 0, most, []
         for levels in self._runs:
             found.append([])
             for level in levels:
                 (count,), place = read_varints(content, 1, place, "numbers of flips")
-                most_together -= count
-                if count > most or most_together < 0:
-                    raise CorruptContainerError(f"a block claims {count} flips among {most} bits. Compress anew.")
+                left -= count
+                if left < 0:
+                    raise CorruptContainerError(
+                        f"a block claims {most - left} flips, where there can be {most}. Compress anew."
+                    )
                 rate, bits = _usual_rate(level)
                 if count >= MEASURED:
                     (rate, bits), place = read_varints(content, 2, place, "rates")
