@@ -160,7 +160,7 @@ def test_rows_of_length_one_do_not_go_with_it(settings: dict[str, object]):
 
 
 def test_a_field_that_does_not_fit_what_the_recipe_sets_is_told():
-    with pytest.raises(InvalidInputError, match=r"sets lr 0\.1875, lr_decay 0\.5, .*: .*lr_warmup 0\.6 and lr_decay"):
+    with pytest.raises(InvalidInputError, match=r"sets lr 0\.375, lr_decay 0\.5, .*: .*lr_warmup 0\.6 and lr_decay"):
         scaled(8, 2, lr_warmup=0.6)
 
 
