@@ -33,7 +33,7 @@ def chosen_prior(
     """Firing rates [F] with which the codes of activations [N, D] are compressed; takes a further pass over these.
 
     `encoder`: the autoencoder's prior. `data`: the rates of these codes, or of a sample of them. `auto`: the one of the
-    two that makes the smaller container of the sample. Raises `InvalidInputError` for `auto` with
+    two that makes the smaller container, told by the sample. Raises `InvalidInputError` for `auto` with
     a threshold, by which the two would keep different bits.
     """
     if choice == "encoder":
@@ -48,7 +48,7 @@ def chosen_prior(
     if choice == "data":
         return sample.rates
 
-    def size(prior: Tensor) -> int:
+    def size(prior: Tensor) -> float:
         options["table"] = table if prior is autoencoder.prior else "embedded"
         return sample.size(prior, scheme, **options)
 
@@ -74,7 +74,7 @@ def chosen_model(
 def chosen_scheme(
     autoencoder: Autoencoder, x: Tensor | Rows, choice: PriorChoice, **options: Unpack[CodeOptions]
 ) -> Scheme:
-    """The scheme that makes the smaller container of a sample of activations [N, D], `entropy` or `tree`.
+    """The scheme that makes the smaller container of activations [N, D], told by a sample: `entropy` or `tree`.
 
     `entropy` where the autoencoder has no tree, where `choice` asks for other rates than its own, and where blocks are
     larger than scheme `tree` takes.
@@ -99,6 +99,7 @@ class _Sample:
     @torch.no_grad()
     def __init__(self, autoencoder: Autoencoder, x: Tensor | Rows) -> None:
         rows = x if isinstance(x, Rows) else Rows([x])
+        every = len(rows)
         if len(rows) > SAMPLE_ROWS:
             rows = rows.select(torch.linspace(0, len(rows) - 1, SAMPLE_ROWS, dtype=torch.float64).round().long())
         fired, self._packed = torch.zeros(autoencoder.d_latent, dtype=torch.int64), []
@@ -108,11 +109,16 @@ class _Sample:
             self._packed.append(np.packbits(bits.numpy(), axis=1))
         self.rates = (fired + 0.5) / (len(rows) + 1)
         """Firing rates [F]; a latent that does not fire in the sample may fire elsewhere."""
+        self._share = len(rows) / every
 
-    def size(self, model: Model, scheme: Scheme, **options: Unpack[CodeOptions]) -> int:
-        """Bytes of the container of these codes."""
+    def size(self, model: Model, scheme: Scheme, **options: Unpack[CodeOptions]) -> float:
+        """Bytes that the container of all codes takes, if the sample is like them: a table is in it once."""
+        table = self._bytes([], model, scheme, **options)
+        return table + (self._bytes(self._packed, model, scheme, **options) - table) / self._share
+
+    def _bytes(self, packed: list[np.ndarray], model: Model, scheme: Scheme, **options: Unpack[CodeOptions]) -> int:
         file = io.BytesIO()
         with CodeWriter(file, model, scheme, **options) as writer:
-            for part in self._packed:
+            for part in packed:
                 writer.write(torch.from_numpy(np.unpackbits(part, axis=1, count=len(self.rates))))
         return len(file.getvalue())

@@ -14,6 +14,7 @@ from torch import Tensor
 from bae_ray.autoencoders import BAEConfig, build_autoencoder, load_autoencoder
 from bae_ray.autoencoders.chow_liu import ChowLiuTree
 from bae_ray.compression import (
+    choices,
     compress,
     compress_activations,
     decompress,
@@ -234,6 +235,25 @@ def test_files_are_compressed_with_the_tree(scheme: str, has_tree: bool, expecte
     assert torch.equal(decompress_activations(autoencoder, data), autoencoder.decode(code))
     if has_tree:
         assert data == compress_activations(autoencoder, x, "tree", block_rows=32)
+
+
+def test_auto_takes_the_smaller_container_where_a_sample_alone_would_not(monkeypatch: pytest.MonkeyPatch):
+    """The table of a tree takes six times the bytes of the other, once in a container of any number of rows."""
+    autoencoder = build_autoencoder(BAEConfig(d_in=6, d_latent=40))
+    autoencoder.reset_parameters(torch.Generator().manual_seed(0))
+    x = torch.randn(600, 6, generator=torch.Generator().manual_seed(1))
+    code = autoencoder.requires_grad_(False).eval().encode(x)
+    autoencoder.prior.copy_(code.mean(0))
+    autoencoder.tree = fit_tree(code)
+    monkeypatch.setattr(choices, "SAMPLE_ROWS", 20)
+    few = x[:: len(x) // 20]
+    sizes = {
+        scheme: [len(compress_activations(autoencoder, some, scheme, table="embedded")) for some in (few, x)]
+        for scheme in ("entropy", "tree")
+    }
+    assert sizes["entropy"][0] < sizes["tree"][0]
+    assert sizes["tree"][1] < sizes["entropy"][1]
+    assert choices.chosen_scheme(autoencoder, x, "encoder", table="embedded") == "tree"
 
 
 @pytest.mark.parametrize(
