@@ -6,8 +6,10 @@ from typing import Any
 import torch
 import xxhash
 from safetensors import safe_open
+from torch import Tensor
 
 from bae_ray.autoencoders import BAEConfig
+from bae_ray.autoencoders.chow_liu import ChowLiuTree
 from bae_ray.compression import compress, compress_activations, decompress_activations, model_hash
 from tests.recorded import made
 from tests.recorded.places import ARCHITECTURES
@@ -31,12 +33,26 @@ def containers(_folder: Path) -> dict[str, Any]:
             data = compress_activations(encoder, x, scheme, table=table)  # type: ignore[arg-type]
             found[f"activations {named}"] = data.hex()
             found[f"reconstruction {named}"] = decompress_activations(encoder, data)[:4].tolist()
+    tree = chain(code)
+    for table in TABLES:
+        for rows in (16, 4096):  # blocks that are coded bit by bit, and by their flips
+            data = compress(code.repeat(rows // 16, 1), tree, "tree", block_rows=rows, model_hash="abc", table=table)  # type: ignore[arg-type]
+            found[f"codes tree {table} {rows}"] = data.hex() if rows == 16 else xxhash.xxh3_128_hexdigest(data)
     found["codes with a threshold"] = compress(code, rates, "indices", threshold=-1.0).hex()
     found["no rows"] = compress(code[:0], rates).hex()
     for bits in (2, 4):
         more = made.autoencoder(BAEConfig(d_in=made.D, d_latent=made.F, bits_per_feature=bits))
         found[f"{bits} bits per feature"] = compress_activations(more, x).hex()
     return found
+
+
+def chain(code: Tensor) -> ChowLiuTree:
+    """A tree in which each latent hangs on the one before, fitted to codes [N, F] in whole numbers."""
+    fired = code.bool()
+    parent = torch.arange(code.shape[1]) - 1
+    with_parent = (fired & fired[:, parent.clamp_min(0)]).sum(0)
+    with_parent[0] = 0
+    return ChowLiuTree(parent, torch.stack([fired.sum(0) - with_parent, with_parent], 1), len(code))
 
 
 def autoencoders(folder: Path) -> dict[str, Any]:
