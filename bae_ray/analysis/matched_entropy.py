@@ -31,6 +31,10 @@ class Crossing(NamedTuple):
     """Why the curve does not have it; empty where it does."""
 
 
+SMALLEST = 1e-12
+"""An FVU below it counts as this: the logarithm of 0 is none."""
+
+
 def bits_at(fvu: float, curve_fvu: np.ndarray, curve_bits: np.ndarray) -> Crossing:
     """Bits at an FVU by interpolation between neighbouring points [K] of a curve, in the order of their weights.
 
@@ -40,7 +44,8 @@ def bits_at(fvu: float, curve_fvu: np.ndarray, curve_bits: np.ndarray) -> Crossi
     found: list[float] = []
     for (f0, b0), (f1, b1) in pairwise(zip(curve_fvu, curve_bits, strict=True)):
         if min(f0, f1) <= fvu <= max(f0, f1):
-            share = 0.0 if f0 == f1 else math.log(fvu / f0) / math.log(f1 / f0)
+            start, end, at = (math.log(max(value, SMALLEST)) for value in (f0, f1, fvu))
+            share = 0.0 if start == end else (at - start) / (end - start)
             found.append(b0 + share * (b1 - b0))
     if not found and len(curve_fvu) == 1 and curve_fvu[0] == fvu:
         found.append(float(curve_bits[0]))

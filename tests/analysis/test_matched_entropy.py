@@ -49,6 +49,11 @@ def test_fewest_bits_where_a_curve_passes_several_times():
     assert bits_at(0.3, np.array([0.2, 0.4, 0.2, 0.4]), np.array([80.0, 60.0, 50.0, 20.0])).bits < 50
 
 
+def test_a_curve_may_begin_at_an_exact_reconstruction():
+    found = bits_at(0.1, np.array([0.0, 0.4]), np.array([80.0, 20.0])).bits
+    assert 20 < found < 30, "near the other end, as far as a logarithm can tell"
+
+
 def test_a_row_per_cell_with_its_interval_over_seeds():
     fvus = np.array([0.1, 0.3, 0.6])
     curves = {(layer, seed): fvus * (1 + 0.1 * seed) for layer in (0, 5) for seed in (0, 1, 2)}
