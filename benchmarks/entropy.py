@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bae_ray.autoencoders.chow_liu import ChowLiuTree
-from bae_ray.autoencoders.pair_counts import PairCounts
+from bae_ray.autoencoders.pair_counts import PairCounts, fired_counts
 from bae_ray.compression import Scheme, compress, decompress, fit_tree
 
 D_LATENT = 8192
@@ -74,7 +74,7 @@ def of_tree(code: Tensor, varying: int) -> list[str]:
         return total
 
     def count() -> PairCounts:
-        total = torch.stack([part.sum(0) for part in code.split(BATCH)]).sum(0)
+        total = torch.stack([fired_counts(part) for part in code.split(BATCH)]).sum(0)
         counts = PairCounts(D_LATENT, ((total > 0) & (total < len(code))).nonzero().squeeze(1))
         for part in code.split(BATCH):
             counts.add(part)

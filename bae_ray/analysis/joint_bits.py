@@ -16,7 +16,7 @@ from bae_ray.analysis.features import evaluating, rows_at_once
 from bae_ray.analysis.group_jackknife import COVERAGE, around
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.chow_liu import ChowLiuTree, tree_entropy
-from bae_ray.autoencoders.pair_counts import MOST_VARYING, PairCounts
+from bae_ray.autoencoders.pair_counts import MOST_VARYING, PairCounts, fired_counts
 from bae_ray.autoencoders.rooted import NONE
 from bae_ray.seeds import stream
 
@@ -89,7 +89,7 @@ def joint_bits(
     for part in (train, heldout):
         sizes.append(0)
         for batch in part:
-            sums = batch.sum(0, dtype=torch.int64)
+            sums = fired_counts(batch)
             fired = sums if fired is None else fired + sums
             codes.add(batch)
             sizes[-1] += len(batch)

@@ -4,7 +4,8 @@ A run that goes on is the same run: its config, and so its id, are as they were,
 says how many epochs it is trained in all. Without its result it counts as unfinished, so that an interrupted sweep goes
 on with it as with any other: from `state.safetensors`, which a run that did not converge keeps, or from its beginning
 where that is gone, with the same numbers. Beyond the epochs of its config, loss weights stay as they are at the end,
-the learning rate is the one before its decay, and no latents are merged or revived.
+no latents are merged or revived, and the learning rate is the one before its decay, and decays again over the same
+share of the epochs that are added.
 """
 
 import json
@@ -25,15 +26,20 @@ GOING_ON_FILE = "continuing.json"
 class Continued(Record):
     """What a run that goes on has beside its config."""
 
-    epochs: int
-    """How many it is trained in all."""
+    ends: tuple[int, ...]
+    """How many epochs it is trained in all, each time that it went on."""
 
 
 def epochs_of(runs: Path, run: RunConfig) -> int:
     """How many epochs a run is trained in all."""
+    return max((run.training.epochs, *later_ends(runs, run)))
+
+
+def later_ends(runs: Path, run: RunConfig) -> tuple[int, ...]:
+    """Those of a run's ends that are beyond the epochs of its config, in their order."""
     file = runs / run.id / CONTINUED_FILE
-    more = Continued.model_validate_json(read_text(file)).epochs if file.exists() else 0
-    return max(run.training.epochs, more)
+    ends = Continued.model_validate_json(read_text(file)).ends if file.exists() else ()
+    return tuple(end for end in ends if end > run.training.epochs)
 
 
 def is_continued(runs: Path, run_id: str) -> bool:
@@ -84,7 +90,7 @@ def ended_continuing(runs: Path) -> None:
 def reopen(runs: Path, run: RunConfig, more: int) -> None:
     """Have a finished run go on for so many epochs; the result that it has is kept as result-EPOCHS.json."""
     done, folder = _epochs_done(runs, run), runs / run.id
-    write_text(folder / CONTINUED_FILE, Continued(epochs=done + more).to_json())
+    write_text(folder / CONTINUED_FILE, Continued(ends=(*later_ends(runs, run), done + more)).to_json())
     (folder / RESULT_FILE).replace(folder / f"result-{done}.json")
 
 

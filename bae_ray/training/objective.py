@@ -6,6 +6,7 @@ Shapes: M members trained as one, N samples, D d_in.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -91,14 +92,19 @@ def warmup_epochs(name: str, training: TrainingConfig) -> int:
     return round(length * training.epochs if training.warmup_unit == "fraction" else length)
 
 
-def learning_rate(training: TrainingConfig, step: int, n_steps: int) -> float:
+def learning_rate(training: TrainingConfig, step: int, n_steps: int, later: Sequence[int] = ()) -> float:
     """Learning rate of a step, counted from 0, of `n_steps`: linear warm-up, then constant, then linear decay.
 
-    Beyond `n_steps`, where a training goes on, it is what it was before the decay.
+    Where the training goes on, to `later` numbers of steps one after the other, each of these parts has a decay of its
+    own, over the same share of it.
     """
-    rising, falling = training.lr_warmup * n_steps, training.lr_decay * n_steps
+    begin, end = 0, n_steps
+    for further in later:
+        if step >= end:
+            begin, end = end, further
+    rising, falling = training.lr_warmup * n_steps, training.lr_decay * (end - begin)
     warm = min(1.0, (step + 1) / rising) if rising else 1.0
-    decay = min(1.0, (n_steps - step) / falling) if falling and step < n_steps else 1.0
+    decay = min(1.0, (end - step) / falling) if falling else 1.0
     return training.lr * min(warm, decay)
 
 

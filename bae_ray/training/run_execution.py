@@ -13,7 +13,7 @@ from bae_ray.errors import OutOfMemoryError
 from bae_ray.files import write_text
 from bae_ray.training import run_folder
 from bae_ray.training.config import RunConfig
-from bae_ray.training.continuing import epochs_of, kept_state
+from bae_ray.training.continuing import kept_state, later_ends
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.measuring import Trained
 from bae_ray.training.run_folder import RunResult, is_finished
@@ -77,9 +77,9 @@ def execute_runs(
         try:
             x, target = activations_of(together[0], store)
             texts = texts_of(together[0], store)
-            epochs = epochs_of(runs, together[0]) if len(together) == 1 else None
+            later = later_ends(runs, together[0]) if len(together) == 1 else ()
             train_many(
-                x, members, device, log, target, state, on_trained=put_away, progress=False, texts=texts, epochs=epochs,
+                x, members, device, log, target, state, on_trained=put_away, progress=False, texts=texts, later=later,
                 keep=lambda number: kept_state(runs, together[number]),
             )  # fmt: skip
         except OSError:

@@ -7,6 +7,7 @@ Shapes: M members, N samples, D d_in.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,9 +35,14 @@ class Stack:
     """Autoencoders of one architecture and their optimizers."""
 
     def __init__(
-        self, config: ArchitectureConfig, trainings: list[TrainingConfig], device: torch.device, n_steps: int
+        self,
+        config: ArchitectureConfig,
+        trainings: list[TrainingConfig],
+        device: torch.device,
+        n_steps: int,
+        later: Sequence[int] = (),
     ) -> None:
-        self._n_steps = n_steps
+        self._n_steps, self._later = n_steps, later
         self._forms = Forms.of(trainings[0])
         self._bf16 = trainings[0].precision == "bf16"
         self.device = device
@@ -85,7 +91,7 @@ class Stack:
 
     def rates_at(self, step: int) -> list[float]:
         """Learning rate of each optimizer in a step."""
-        return [learning_rate(member.training, step, self._n_steps) for member in self._optimizers]
+        return [learning_rate(member.training, step, self._n_steps, self._later) for member in self._optimizers]
 
     def advance(self, batch: Batch, weights: Tensor, active: frozenset[str]) -> Tensor:
         """`step` with the learning rates as they are. On a GPU it reads no number and can be captured as a graph."""

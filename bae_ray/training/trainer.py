@@ -79,7 +79,7 @@ def train_many(
     on_trained: Callable[[int, Trained | TrainingError], None] = lambda *_: None,
     progress: bool | None = None,
     texts: Tensor | None = None,
-    epochs: int | None = None,
+    later: Sequence[int] = (),
     keep: Callable[[int], Path | None] = lambda _: None,
 ) -> list[Trained | TrainingError]:
     """Train several autoencoders on the same batches; each gets, to rounding, the numbers that it gets alone.
@@ -88,10 +88,10 @@ def train_many(
     on. `on_epoch` is given the member's number and its metrics; `on_trained` each member's outcome, while the state at
     `checkpoint` is still there: killed before it has put all of them away, the next call only measures again.
     `progress`: whether the epochs are shown as they pass; left out, on a terminal and in a notebook. `texts` [N]: the
-    number of the text of each row, where a text has several, for intervals. `epochs`: how many in all, where a training
-    goes on beyond those of its config. `keep` says, once all outcomes are put away, where a member's last state is
-    kept, as that of a training of it alone (not of one with `patience`, which ends with earlier weights). See `train`
-    for the rest.
+    number of the text of each row, where a text has several, for intervals. `later`: the epochs beyond those of its
+    config at which a training that goes on ended before, and last the one at which it ends. `keep` says, once all
+    outcomes are put away, where a member's last state is kept, as that of a training of it alone (not of one with
+    `patience`, which ends with earlier weights). See `train` for the rest.
 
     Raises `InvalidInputError` where members differ in a field of `SHARED`, and `OutOfMemoryError`.
     """
@@ -101,21 +101,21 @@ def train_many(
     split = Split.draw(rows, target_rows, shared.val_fraction, shared.seed)
     groups = _groups(members)
     with _precision(shared.precision):
-        stacks = _stacks(members, groups, split, shared, device)
+        stacks = _stacks(members, groups, split, shared, device, later)
         first = stacks[0].members[0].autoencoder
         data, held_out = (
             Batches(*part, first.normalize, first.normalize_target, device, placement) for part in split.parts()
         )
         resume = Resume(checkpoint, _identity(members, split), checkpoint_every_s) if checkpoint else None
         shown = is_watched() if progress is None else progress
-        with track("Training", max(shared.epochs, epochs or 0)) if shown else nullcontext() as tracker:
+        with track("Training", max(shared.epochs, *later, 0)) if shown else nullcontext() as tracker:
 
             def ended(i: int, j: int, lines: list[TrainingMetrics]) -> None:
                 on_epoch(groups[i][j], lines)
                 if tracker is not None:
                     tracker.reach(lines[-1].epoch)
 
-            loop = Loop(stacks, data, held_out, shared, ended, resume, epochs)
+            loop = Loop(stacks, data, held_out, shared, ended, resume, max(later, default=None))
             loop.run()
     centre = column_mean(rows if target_rows is None else target_rows)
     rivals = rivals_of(split, shared.seed, device) if len(loop.failures) < len(members) else None
@@ -148,19 +148,25 @@ def _groups(members: Members) -> list[list[int]]:
 
 
 def _stacks(
-    members: Members, groups: list[list[int]], split: Split, shared: TrainingConfig, device: torch.device
+    members: Members,
+    groups: list[list[int]],
+    split: Split,
+    shared: TrainingConfig,
+    device: torch.device,
+    later: Sequence[int],
 ) -> list[Stack]:
     """A stack for each group, with the normalisation of the training samples."""
     x, target = next(split.parts())
     own, targets = (
         Normalization.of(some) if some is not None and shared.normalize == "rms" else None for some in (x, target)
     )
-    n_steps = shared.epochs * (len(x) // min(shared.batch_size, len(x)))
+    per_epoch = len(x) // min(shared.batch_size, len(x))
+    n_steps, further = shared.epochs * per_epoch, [epoch * per_epoch for epoch in later]
     stacks: list[Stack] = []
     sample: Tensor | None = None
     for numbers in groups:
         config = members[numbers[0]][0].model_copy(update={"d_in": x.shape[1]})
-        stack = Stack(config, [members[number][1] for number in numbers], device, n_steps)
+        stack = Stack(config, [members[number][1] for number in numbers], device, n_steps, further)
         for member in stack.members:
             set_normalization(member.autoencoder, own, targets)
             if member.training.initial == "components":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bae_ray.autoencoders import pair_counts
 from bae_ray.autoencoders.chow_liu import ChowLiuTree
-from bae_ray.autoencoders.pair_counts import PairCounts
+from bae_ray.autoencoders.pair_counts import PairCounts, fired_counts
 from bae_ray.autoencoders.rooted import depths, rooted
 from bae_ray.errors import InvalidInputError
 from tests.autoencoders.known_codes import bernoulli, drawn, entropy_of, fitted, joint_entropy, random_tree
@@ -217,3 +217,13 @@ def test_numbers_that_no_samples_have_are_refused(parent: list[int], fired: list
         ChowLiuTree(torch.tensor(parent), torch.tensor(fired), n)
     with pytest.raises(InvalidInputError, match="the tree is of 2 latents"):
         ChowLiuTree(torch.tensor([-1, 0]), torch.tensor([[2, 0], [1, 0]]), 3).code_lengths(torch.zeros(4, 3))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 1100), st.integers(1, 9), st.floats(0, 1), st.sampled_from([torch.bool, torch.uint8, torch.float32])
+)
+def test_firings_are_counted_exactly(n: int, width: int, rate: float, dtype: torch.dtype):
+    code = (torch.rand(n, 2 * width, generator=torch.Generator().manual_seed(n)) <= rate).to(dtype)
+    for some in (code, code[:, ::2], code[: n // 2]):
+        assert torch.equal(fired_counts(some), some.double().sum(0).long())

@@ -149,17 +149,18 @@ def test_a_run_that_goes_on_is_one_of_more_epochs(
     assert (folder / STATE_FILE).exists() is (result.converged is False)
 
 
-def test_it_can_go_on_again_and_the_rate_is_that_before_its_decay(store: ActivationStore, tmp_path: Path):
+def test_it_can_go_on_again_and_the_rate_decays_again(store: ActivationStore, tmp_path: Path):
     training = TRAINING.model_copy(update={"lr_decay": 0.5})
-    assert [learning_rate(training, step, 100) for step in (0, 49, 75, 99, 100, 150)] == pytest.approx(
-        [0.01, 0.01, 0.005, 0.0002, 0.01, 0.01]
+    steps = (0, 49, 75, 99, 100, 139, 160, 179, 180, 190, 195, 199)
+    assert [learning_rate(training, step, 100, (180, 200)) for step in steps] == pytest.approx(
+        [0.01, 0.01, 0.005, 0.0002, 0.01, 0.01, 0.005, 0.00025, 0.01, 0.01, 0.005, 0.001]
     )
     run = plan_run(store, Cell(1, "residual", 2), BAEConfig(expansion=2), training)
     execute_run(run, store, tmp_path, "cpu")
     for more, epochs in ((3, 9), (2, 11)):
         reopen(tmp_path, run, more)
         assert execute_run(run, store, tmp_path, "cpu").epochs == epochs
-    assert json.loads((tmp_path / run.id / CONTINUED_FILE).read_text()) == {"epochs": 11}
+    assert json.loads((tmp_path / run.id / CONTINUED_FILE).read_text()) == {"ends": [9, 11]}
     assert {file.name for file in (tmp_path / run.id).glob("result*.json")} == {
         "result.json", "result-6.json", "result-9.json"
     }  # fmt: skip
@@ -212,7 +213,7 @@ def test_a_training_that_goes_on_restarts_no_latents():
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     off = TRAINING.model_copy(update={"initial": "components", "revive_every": 9})
     restarts, none = (
-        train_many(x, [(BAEConfig(expansion=8), training)], epochs=9)[0]
+        train_many(x, [(BAEConfig(expansion=8), training)], later=[9])[0]
         for training in (off, off.model_copy(update={"revive_every": None}))
     )
     assert isinstance(restarts, Trained)
