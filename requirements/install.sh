@@ -8,8 +8,9 @@ cd "$(dirname "$0")/.."
 constraints=requirements/constraints.txt
 
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3.11}" -m venv "$venv"
-# Python compiles a module where it is first imported: to compile all of them here takes longer than the rest.
-pip() { "$venv/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check -c "$constraints" "$@"; }
+# pip compiles what it installs. That takes 40 s, and left to the first import it would never be kept where
+# PYTHONDONTWRITEBYTECODE is set, as it is in many containers: every process would compile torch, Ray, ... anew.
+pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" "$@"; }
 
 torch=$(grep '^torch==' "$constraints")
 gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; }
