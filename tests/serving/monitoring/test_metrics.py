@@ -116,7 +116,6 @@ def test_an_encoder_that_is_gone_has_no_series(http: httpx.Client, pair: Served)
     until(lambda: 'encoder="late"' not in http.get("/metrics").text)
 
 
-@pytest.mark.slow
 def test_language_models_and_replicas_that_start_with_demand(http: httpx.Client):
     assert series(http, "bae_ray_replicas", deployment="texts", state="running") == {"": 0}
     assert http.post("/v1/encoders/run/texts/encode", json={"texts": ["w1"]}).status_code == 200
