@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder
-from bae_ray.autoencoders.pair_counts import PairCounts
+from bae_ray.autoencoders.pair_counts import PairCounts, fired_counts
 from bae_ray.training.samples import Batches
 from bae_ray.training.stack import Member
 
@@ -58,7 +58,7 @@ def _counts(autoencoder: Autoencoder, data: Batches, batch_size: int) -> PairCou
         autoencoder.activate(autoencoder.pre_activations(batch.x)).bool()
         for batch in data.batches(order, batch_size, partial=True)
     ]
-    fired = torch.stack([code.sum(0) for code in codes]).sum(0)
+    fired = torch.stack([fired_counts(code) for code in codes]).sum(0)
     counts = PairCounts(autoencoder.d_latent, ((fired > 0) & (fired < n)).nonzero().squeeze(1), fired.device)
     for code in codes:
         counts.add(code)
