@@ -15,7 +15,7 @@ from bae_ray.config import describe
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import TrainingConfig
 
-STEP = 3.0
+STEP = 2.0
 """Learning rate times width: a step changes every weight of a sum over d inputs by about as much."""
 ENTROPY = 0.1
 """Price of a bit, as a share of what one of d / 4 is worth, 4 / d."""
@@ -34,7 +34,24 @@ def resolved(training: TrainingConfig, architecture: ArchitectureConfig, width: 
     _check_start(training, architecture.model_copy(update={"d_in": width}))
     if training.recipe == "paper":
         return training
-    values: dict[str, Any] = {
+    left = {name: value for name, value in _filled_in(training, width).items() if _is_default(training, name)}
+    try:
+        return TrainingConfig.model_validate(dict(training) | left)
+    except ValidationError as error:
+        filled = ", ".join(f"{name} {value:g}" for name, value in left.items() if isinstance(value, float))
+        raise InvalidInputError(
+            f"training.recipe is scaled, which sets {filled}: {describe(error)}. Give a number that fits for the field."
+        ) from error
+
+
+def scaled(training: TrainingConfig, entropy_weight: float) -> TrainingConfig:
+    """This training by the recipe `scaled`, at a price of a bit: what the recipe fills in is its own, not the given."""
+    own = {name: type(training).model_fields[name].default for name in _filled_in(training, 1)}
+    return training.model_copy(update={**own, "recipe": "scaled", "entropy_weight": entropy_weight})
+
+
+def _filled_in(training: TrainingConfig, width: int) -> dict[str, Any]:
+    return {
         "initial": "components",
         "merge_every": max(1, training.epochs // MERGINGS),
         "lr": STEP / width,
@@ -43,14 +60,6 @@ def resolved(training: TrainingConfig, architecture: ArchitectureConfig, width: 
         "entropy_warmup": 0.0,
         "covariance_weight": COVARIANCE * 4 / width,
     }
-    left = {name: value for name, value in values.items() if _is_default(training, name)}
-    try:
-        return TrainingConfig.model_validate(dict(training) | left)
-    except ValidationError as error:
-        filled = ", ".join(f"{name} {value:g}" for name, value in left.items() if isinstance(value, float))
-        raise InvalidInputError(
-            f"training.recipe is scaled, which sets {filled}: {describe(error)}. Give a number that fits for the field."
-        ) from error
 
 
 def _check_start(training: TrainingConfig, architecture: ArchitectureConfig) -> None:

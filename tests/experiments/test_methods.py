@@ -21,10 +21,12 @@ from bae_ray.comsem.config import ComSemConfig
 from bae_ray.experiments.comsem_table.experiment import contents
 from bae_ray.experiments.comsem_table.methods import table_methods
 from bae_ray.serving.registry.registry import Registry
-from bae_ray.training.config import CellConfig, RunConfig
+from bae_ray.training.config import CellConfig, RunConfig, TrainingConfig
 
 
-def train(folder: Path, autoencoder: ArchitectureConfig, layer: int, target: int | None = None) -> str:
+def train(
+    folder: Path, autoencoder: ArchitectureConfig, layer: int, target: int | None = None, recipe: Any = "paper"
+) -> str:
     """What a training leaves, untrained; its id."""
     filled: Any = autoencoder.model_copy(update={"d_in": 4})
     run = RunConfig(
@@ -32,6 +34,7 @@ def train(folder: Path, autoencoder: ArchitectureConfig, layer: int, target: int
         target=None if target is None else CellConfig(layer=target, position="all"),
         data="x",
         autoencoder=filled,
+        training=TrainingConfig(recipe=recipe),
     )
     build_autoencoder(filled).save_pretrained(folder / run.id)
     (folder / run.id / "run.json").write_text(run.model_dump_json())
@@ -41,15 +44,16 @@ def train(folder: Path, autoencoder: ArchitectureConfig, layer: int, target: int
 def test_methods_are_named_and_in_the_tables_order(tmp_path: Path):
     configs = [BAEConfig(), BAEConfig(bits_per_feature=2), TopKConfig(k=2), ReLUConfig()]
     runs = [train(tmp_path / "sweep", config, 9) for config in configs]
+    runs.append(train(tmp_path / "sweep", BAEConfig(), 9, recipe="scaled"))
     runs.append(train(tmp_path / "sweep", ReLUConfig(), 5))
     runs.append(train(tmp_path / "sweep", TranscoderConfig(), 4, target=5))
     methods = table_methods(tmp_path / "sweep", runs, ["relu"], tmp_path / "out")
     assert [(method.label, method.layer) for method in methods] == [
         ("ReLU SAE", 5), ("ReLU SAE Resc.", 5), ("Transcoder", 5),
-        ("ReLU SAE", 9), ("ReLU SAE Resc.", 9), ("Top-k SAE", 9), ("BAE", 9), ("BAE C=2", 9),
+        ("ReLU SAE", 9), ("ReLU SAE Resc.", 9), ("Top-k SAE", 9), ("BAE", 9), ("BAE scaled", 9), ("BAE C=2", 9),
     ]  # fmt: skip
     assert [method.name for method in methods[4:]] == [
-        "relu-rescaled-layer-9", "topk-layer-9", "bae-layer-9", "bae-2bits-layer-9",
+        "relu-rescaled-layer-9", "topk-layer-9", "bae-layer-9", "bae-scaled-layer-9", "bae-2bits-layer-9",
     ]  # fmt: skip
     assert {method.run for method in methods} == set(runs)
     transcoder = json.loads((Path(methods[2].source) / "run.json").read_text())

@@ -54,15 +54,15 @@ def test_more_bits_beside_a_sparse_autoencoder(
         "--extract.layers", "1", "3", "--layer", "3", "--bits", "2", "3", "--extract.max-tokens", "16",
         "--extract.tokens.max-vectors", "1200", "--evaluation.corpus", str(tiny_corpus), "--evaluation.max-texts", "60",
         "--training.epochs", "6", "--training.batch-size", "64", "--autoencoder.expansion", "3",
-        "--baseline.expansion", "3", "--map-samples", "50", "--map-columns", "20",
+        "--baseline.expansion", "3", "--scaled-entropy-weights", "0.02", "--map-samples", "50", "--map-columns", "20",
         "--extract.gpus-per-worker", "0", "--gpus-per-trial", "0",
     )  # fmt: skip
     printed = run(EXPERIMENT, *arguments)
     table = pd.read_csv(out / "more_bit.csv")
     cells = list(zip(table["layer"], table["method"], table["d_latent"], table["n_features"], strict=True))
-    one, sae = "BAE, C = 1", "ReLU SAE"
-    assert cells == [(1, one, 48, 48), (1, sae, 48, 48), (3, one, 48, 48), (3, "BAE, C = 2", 96, 48),
-                     (3, "BAE, C = 3", 144, 48), (3, sae, 48, 48)]  # fmt: skip
+    one, scaled, sae = "BAE, C = 1", "BAE, C = 1, scaled 0.02", "ReLU SAE"
+    assert cells == [(1, one, 48, 48), (1, scaled, 48, 48), (1, sae, 48, 48), (3, one, 48, 48), (3, scaled, 48, 48),
+                     (3, "BAE, C = 2", 96, 48), (3, "BAE, C = 3", 144, 48), (3, sae, 48, 48)]  # fmt: skip
     assert not table.drop(columns="bits_per_feature").isna().any().any()
     evaluation = ActivationStore.open(out / "evaluation")
     assert set(table["n_tokens"]) == {evaluation.manifest.n}
@@ -84,6 +84,7 @@ def test_more_bits_beside_a_sparse_autoencoder(
     page = (out / "more_bit.html").read_text()
     assert page.count("<svg") == 4
     assert "Plan: " in printed
+    assert f"Here, layer 3, {scaled}: " in printed
     assert "Paper: more bits, smaller L_r. Here: " in printed
 
     trained = {file: file.stat().st_mtime_ns for file in out.glob("sweep/*/result.json")}
@@ -142,3 +143,18 @@ def test_the_number_of_features_is_the_same_for_all_bits(tiny_store: Path):
     binary = {(1, "bae", 32 * bits, bits) for bits in (1, 2, 4)} | {(layer, "bae", 32, 1) for layer in (0, 2, 3)}
     assert shapes == binary | {(layer, "relu", 32, None) for layer in range(4)}
     assert len({run.id for run in runs}) == len(runs) == 2 * len(shapes)  # at two positions
+
+
+def test_a_scaled_autoencoder_takes_all_but_the_price_of_a_bit_from_its_recipe(tiny_store: Path):
+    store = ActivationStore.open(tiny_store)
+    changes = {"layer": 1, "bits": (1,)}
+    before = grid(LAPTOP.model_copy(update=changes), store)
+    runs = grid(LAPTOP.model_copy(update={**changes, "scaled_entropy_weights": (7e-4, 3e-3)}), store)
+    assert [run.id for run in runs[: len(before)]] == [run.id for run in before]
+    scaled = [run.training for run in runs[len(before) :]]
+    width = runs[0].autoencoder.d_in or 0
+    assert {(of.recipe, of.initial, of.lr, of.lr_decay, of.epochs) for of in scaled} == {
+        ("scaled", "components", 2 / width, 0.5, LAPTOP.training.epochs)
+    }
+    assert {of.entropy_weight for of in scaled} == {7e-4, 3e-3}
+    assert {of.covariance_weight for of in scaled} == {0.004 / width}

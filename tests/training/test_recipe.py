@@ -118,7 +118,7 @@ def test_fields_left_at_their_defaults_are_filled_in_and_others_kept():
     assert training.recipe == "scaled"
     assert training.initial == "components"
     assert training.merge_every == 5
-    assert training.lr == pytest.approx(3 / 200)
+    assert training.lr == pytest.approx(2 / 200)
     assert training.lr_decay == 0.5
     assert training.covariance_weight == pytest.approx(0.001 * 4 / 200)
     assert training.entropy_weight == 0.25
@@ -160,7 +160,7 @@ def test_rows_of_length_one_do_not_go_with_it(settings: dict[str, object]):
 
 
 def test_a_field_that_does_not_fit_what_the_recipe_sets_is_told():
-    with pytest.raises(InvalidInputError, match=r"sets lr 0\.375, lr_decay 0\.5, .*: .*lr_warmup 0\.6 and lr_decay"):
+    with pytest.raises(InvalidInputError, match=r"sets lr 0\.25, lr_decay 0\.5, .*: .*lr_warmup 0\.6 and lr_decay"):
         scaled(8, 2, lr_warmup=0.6)
 
 

@@ -75,21 +75,27 @@ class _Run:
         self.architecture = str(config["autoencoder"]["architecture"])
         self.standardized = bool(config["autoencoder"].get("standardize", False))
         self.bits = int(config["autoencoder"].get("bits_per_feature", 1))
+        self.recipe = str(config["training"].get("recipe", "paper"))
         self.layer = int((config["target"] or config["cell"])["layer"])
 
     def order(self, rescaled: bool) -> tuple[Any, ...]:
         """By layer: sparse autoencoders, then what reconstructs another cell, then binary ones."""
         kind = find_architecture(self.architecture)
         place = kind.is_binary, kind.reconstructs == "target", list(ARCHITECTURES).index(self.architecture)
-        return self.layer, *place, self.bits, rescaled, self.id
+        return self.layer, *place, self.bits, self.recipe, rescaled, self.id
 
     def name(self, rescaled: bool) -> str:
         bits = f"-{self.bits}bits" if self.bits > 1 else ""
-        return f"{self.architecture}{bits}{'-rescaled' if rescaled or self.standardized else ''}-layer-{self.layer}"
+        how = "-rescaled" if rescaled or self.standardized else ""
+        return f"{self.architecture}{bits}{self._recipe('-')}{how}-layer-{self.layer}"
 
     def label(self, rescaled: bool) -> str:
         bits = f" C={self.bits}" if self.bits > 1 else ""
-        return find_architecture(self.architecture).label + bits + (RESCALED if rescaled or self.standardized else "")
+        how = RESCALED if rescaled or self.standardized else ""
+        return find_architecture(self.architecture).label + bits + self._recipe(" ") + how
+
+    def _recipe(self, before: str) -> str:
+        return "" if self.recipe == "paper" else before + self.recipe
 
 
 def _copy(source: Path, folder: Path, standardize: bool) -> str:

@@ -29,6 +29,8 @@ class MoreBitConfig(JudgedConfig, ExecutionConfig):
     """Sparse autoencoder to compare with."""
     training: TrainingConfig
     """Training of all."""
+    scaled_entropy_weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
+    """Entropy weights at which the binary autoencoder of one bit is also trained with the recipe `scaled`."""
     judged: bool = False
     """Have the judge name and score the features of Table 2; otherwise they are counted only."""
     map_samples: int = Field(default=256, ge=2)

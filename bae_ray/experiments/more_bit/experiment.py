@@ -55,6 +55,7 @@ class MoreBit:
 def grid(config: MoreBitConfig, store: "ActivationStore") -> list[RunConfig]:
     """Every autoencoder of the table and the figures, each once."""
     from bae_ray.training.grid import expand
+    from bae_ray.training.recipe import scaled
 
     bits = sorted({1, *config.bits})
     axis = {
@@ -65,6 +66,10 @@ def grid(config: MoreBitConfig, store: "ActivationStore") -> list[RunConfig]:
         SweepConfig(layers=(config.layer,), autoencoder=config.autoencoder, training=config.training, axes=(axis,)),  # pyright: ignore[reportArgumentType] - becomes text
         SweepConfig(autoencoder=config.autoencoder, training=config.training),
         SweepConfig(autoencoder=config.baseline, training=config.training),
+        *(
+            SweepConfig(autoencoder=config.autoencoder, training=scaled(config.training, weight))
+            for weight in config.scaled_entropy_weights
+        ),
     ]
     runs = [run for sweep in sweeps for run in expand(sweep, store)]
     return list({run.id: run for run in runs}.values())

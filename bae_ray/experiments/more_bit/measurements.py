@@ -30,7 +30,7 @@ SCORED = ["scored", "interpretable", "score", "score_low", "score_high", "chance
 def feature_table(
     results: pd.DataFrame, found: Mapping[str, FeatureRecords], examples: ExamplesConfig, scores: pd.DataFrame | None
 ) -> pd.DataFrame:
-    """A row per autoencoder of `results`, ordered by layer and C.
+    """A row per autoencoder of `results`, ordered by layer, C and recipe.
 
     `found` is what was found of its features on the evaluation set, by run; `scores` ComSem's summary where a judge was
     asked: rows that it lacks have no scores.
@@ -47,7 +47,8 @@ def feature_table(
         }
         for run in ({str(key): value for key, value in row.items()} for row in results.to_dict("records"))
     ]
-    table = pd.DataFrame(rows).sort_values(["layer", "bits_per_feature"], ignore_index=True, na_position="last")
+    order = ["layer", "bits_per_feature", "recipe"]
+    table = pd.DataFrame(rows).sort_values(order, ignore_index=True, na_position="last")
     last = ["seed", "run"]
     return table[[column for column in table if column not in last] + last].astype({"bits_per_feature": "Int64"})
 
@@ -67,10 +68,12 @@ def rates_of(found: FeatureRecords) -> Rates:
 
 
 def _setting(run: Mapping[str, Any]) -> dict[str, Any]:
+    recipe = run["training.recipe"]
     if not find_architecture(str(run["autoencoder.architecture"])).is_binary:
-        return {"method": BASELINE, "bits_per_feature": None}
+        return {"method": BASELINE, "bits_per_feature": None, "recipe": recipe}
     bits = int(run["autoencoder.bits_per_feature"])
-    return {"method": f"BAE, C = {bits}", "bits_per_feature": bits}
+    how = "" if recipe == "paper" else f", {recipe} {run['training.entropy_weight']:g}"
+    return {"method": f"BAE, C = {bits}{how}", "bits_per_feature": bits, "recipe": recipe}
 
 
 def _measured(found: FeatureRecords, examples: ExamplesConfig) -> dict[str, Any]:

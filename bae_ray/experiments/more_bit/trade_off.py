@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ SPLITS = {"fvu_train": "training", "fvu_val": "held out", "fvu_evaluation": "oth
 def trade_off_figure(table: pd.DataFrame, layer: int) -> Figure:
     """Table 2 as a picture: the gain in FVU, the loss of active features, and the bits."""
     rows = table[table["layer"] == layer]
-    bae, sae = rows[rows["method"] != BASELINE], rows[rows["method"] == BASELINE]
+    bae, scaled, sae = _kinds(rows)
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     loss, active, rate = figure.subplots(1, 3)
     for number, (column, split) in enumerate(SPLITS.items()):
@@ -30,10 +31,12 @@ def trade_off_figure(table: pd.DataFrame, layer: int) -> Figure:
     loss.set_ylim(0, 1.4 * float(rows[list(SPLITS)].to_numpy(dtype=float).max()))
     loss.legend(fontsize="small", ncols=2, loc="upper center")
     _labelled(active, bae, "activated", "mse_val")
+    active.scatter(scaled["activated"], scaled["mse_val"], marker="^", color="C2", label="BAE, recipe scaled")
     active.scatter(sae["activated"], sae["mse_val"], marker="x", color="C3", label=BASELINE)
     active.set(xlabel="Active features (Act.)", ylabel="L_r on held-out vectors")
     active.legend(fontsize="small")
     _labelled(rate, bae, "entropy_bits", "fvu_val")
+    rate.scatter(scaled["entropy_bits"], scaled["fvu_val"], marker="^", color="C2", label="BAE, recipe scaled")
     rate.set(xlabel="Marginal entropy / bits", ylabel="FVU on held-out vectors")
     settings = rows.iloc[0]
     figure.suptitle(
@@ -46,7 +49,7 @@ def trade_off_figure(table: pd.DataFrame, layer: int) -> Figure:
 def compare(table: pd.DataFrame, layer: int) -> list[str]:
     """The paper's claims beside what was found."""
     rows = table[table["layer"] == layer]
-    bae = rows[rows["method"] != BASELINE]
+    bae, _, saes = _kinds(rows)
     loss, active = (
         trend(bae, "bits_per_feature", ["layer"], value, like_fvu=False) for value in ("mse_val", "activated")
     )
@@ -54,7 +57,7 @@ def compare(table: pd.DataFrame, layer: int) -> list[str]:
         claim("more bits, smaller L_r", loss, "falls", "C", bae, "L_r"),
         claim("more bits, fewer active features", active, "falls", "C", bae, "Act."),
     ]
-    for sae in rows[rows["method"] == BASELINE].to_dict("records") if len(bae) else ():
+    for sae in saes.to_dict("records") if len(bae) else ():
         fewest = int(bae["activated"].min())
         lines.append(
             f"Paper: for every C more active features than the {BASELINE}. Here: "
@@ -64,14 +67,21 @@ def compare(table: pd.DataFrame, layer: int) -> list[str]:
         )
     for at, here in by_layer(table):
         ones, saes = here[here["bits_per_feature"] == 1], here[here["method"] == BASELINE]
-        for one, sae in zip(ones.to_dict("records"), saes.to_dict("records"), strict=False):
+        for one, sae in product(ones.to_dict("records"), saes.to_dict("records")):
             lines.append(
-                f"Paper: no dense features, and fewer dead ones, than the {BASELINE}. Here, layer {at}: "
-                f"{one['fires_densely']} fire densely against {sae['fires_densely']}, {one['never_fires']} never "
-                f"against {sae['never_fires']}; {one['selected_densely']} are selected densely against "
-                f"{sae['selected_densely']}, {one['never_selected']} never against {sae['never_selected']}."
+                f"Paper: no dense features, and fewer dead ones, than the {BASELINE}. Here, layer {at}, "
+                f"{one['method']}: {one['fires_densely']} fire densely against {sae['fires_densely']}, "
+                f"{one['never_fires']} never against {sae['never_fires']}; {one['selected_densely']} are selected "
+                f"densely against {sae['selected_densely']}, {one['never_selected']} never against "
+                f"{sae['never_selected']}."
             )
     return lines
+
+
+def _kinds(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The binary autoencoders by C, those of the recipe `scaled`, and the sparse one."""
+    binary = rows["method"] != BASELINE
+    return rows[binary & (rows["recipe"] == "paper")], rows[binary & (rows["recipe"] != "paper")], rows[~binary]
 
 
 def _labelled(axes: Axes, bae: pd.DataFrame, x: str, y: str) -> None:
