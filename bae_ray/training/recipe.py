@@ -79,6 +79,11 @@ def _check_start(training: TrainingConfig, architecture: ArchitectureConfig) -> 
             f"{asked[0]}, which gives the dictionary's rows lengths of their own, and training.decoder_norm is unit. "
             "Set it to free."
         )
+    if training.recipe == "scaled" and training.revive_every is not None:
+        raise InvalidInputError(
+            f"training.recipe is scaled, by which latents that no bit needs are off, and training.revive_every is "
+            f"{training.revive_every}, which would restart them. Leave it out."
+        )
     if training.recipe == "scaled" and training.normalize != "rms":
         raise InvalidInputError(
             f"training.recipe is scaled, whose settings are for activations at unit RMS, and training.normalize is "

@@ -32,10 +32,17 @@ def options(out: Path, model: Path, corpus: Path) -> list[object]:
     ]  # fmt: skip
 
 
-def test_accuracy_over_k(run: Callable[..., str], tiny_causal_model: Path, labelled: Path, tmp_path: Path):
-    given = [*options(tmp_path, tiny_causal_model, labelled), "--only", "accuracy"]
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for both results, whose stores are made once."""
+    return tmp_path_factory.mktemp("icl")
+
+
+def test_accuracy_over_k(run: Callable[..., str], tiny_causal_model: Path, labelled: Path, out: Path):
+    given = [*options(out, tiny_causal_model, labelled), "--only", "accuracy"]
     printed = run(EXPERIMENT, *given)
-    table = pd.read_csv(tmp_path / "accuracy.csv")
+    assert not (out / "entropy.csv").exists()
+    table = pd.read_csv(out / "accuracy.csv")
     assert list(zip(table["demonstrations"], table["k"], strict=True)) == [
         ("sampled", 0), ("sampled", 3), ("fixed", 0), ("fixed", 3),
     ]  # fmt: skip
@@ -43,7 +50,7 @@ def test_accuracy_over_k(run: Callable[..., str], tiny_causal_model: Path, label
     assert set(table["chance"]) == {0.5}
     assert not table.isna().any().any()
     for row in table.to_dict("records"):
-        store = ActivationStore.open(tmp_path / "stores" / "-k".join([row["demonstrations"], str(row["k"])]))
+        store = ActivationStore.open(out / "stores" / "-k".join([row["demonstrations"], str(row["k"])]))
         answers = store.predictions
         assert row["label_accuracy"] == pytest.approx((answers["predicted"] == answers["label"]).mean())
         assert row["label_low"] <= row["label_accuracy"] <= row["label_high"]
@@ -52,38 +59,38 @@ def test_accuracy_over_k(run: Callable[..., str], tiny_causal_model: Path, label
         leaked = sum(query in shown for query, shown in zip(texts["query"], texts["demonstrations"], strict=True))
         assert row["leaked"] == leaked
         assert row["demonstrations"] == "fixed" or leaked == 0
-        assert str(tmp_path / "accuracy.png") in printed
+        assert str(out / "accuracy.png") in printed
         assert "Paper: accuracy rises with k (sampled demonstrations). Here: " in printed
-    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+    assert (out / "accuracy.png").stat().st_size > 10_000
     assert "Accuracy of the model" in printed
 
-    sampled = [ActivationStore.open(tmp_path / "stores" / f"sampled-k{k}").texts["query"] for k in (0, 3)]
+    sampled = [ActivationStore.open(out / "stores" / f"sampled-k{k}").texts["query"] for k in (0, 3)]
     assert sampled[0].equals(sampled[1]), "the same queries for every k"
 
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("stores/*/receipts/*")}
+    before = {file: file.stat().st_mtime_ns for file in out.glob("stores/*/receipts/*")}
     assert run(EXPERIMENT, *given).count("accuracy.csv") == 1
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("stores/*/receipts/*")} == before
+    assert {file: file.stat().st_mtime_ns for file in out.glob("stores/*/receipts/*")} == before
 
 
-def test_entropy_by_layer_and_k(run: Callable[..., str], tiny_causal_model: Path, labelled: Path, tmp_path: Path):
+def test_entropy_by_layer_and_k(run: Callable[..., str], tiny_causal_model: Path, labelled: Path, out: Path):
+    """After the other result, or alone."""
     printed = run(
-        EXPERIMENT, *options(tmp_path, tiny_causal_model, labelled), "--only", "entropy", "--sweep.layers", 1, 3,
+        EXPERIMENT, *options(out, tiny_causal_model, labelled), "--only", "entropy", "--sweep.layers", 1, 3,
         "--sweep.training.epochs", 5, "--sweep.training.batch-size", 32, "--sweep.seeds", 0, 1,
         "--sweep.gpus-per-trial", 0,
     )  # fmt: skip
-    table = pd.read_csv(tmp_path / "entropy.csv")
+    table = pd.read_csv(out / "entropy.csv")
     cells = table[["demonstrations", "k", "layer", "seed"]].apply(tuple, axis=1).tolist()
     assert sorted(cells) == sorted(
         (way, k, layer, seed) for way in ("sampled", "fixed") for k in (0, 3) for layer in (1, 3) for seed in (0, 1)
     )
     for row in table.to_dict("records"):
-        folder = tmp_path / "sweeps" / f"{row['demonstrations']}-k{row['k']}" / row["run"]
+        folder = out / "sweeps" / f"{row['demonstrations']}-k{row['k']}" / row["run"]
         assert json.loads((folder / "result.json").read_text())["entropy_bits"] == row["entropy_bits"]
         assert (row["n_train"] + row["n_val"], row["position"]) == (80, "last")
-    assert not (tmp_path / "accuracy.csv").exists()
-    assert (tmp_path / "entropy.png").stat().st_size > 10_000
+    assert (out / "entropy.png").stat().st_size > 10_000
     assert "sampled: Paper: more demonstrations, less entropy. Here:" in printed
-    assert "fixed: Paper: a deeper layer contains more information. Here:" in (tmp_path / "entropy.html").read_text()
+    assert "fixed: Paper: a deeper layer contains more information. Here:" in (out / "entropy.html").read_text()
 
 
 def test_other_inputs_are_refused(tmp_path: Path):

@@ -152,6 +152,13 @@ def test_activations_as_they_are_do_not_go_with_the_recipe():
         scaled(8, 2, normalize="none")
 
 
+def test_restarting_latents_does_not_go_with_the_recipe():
+    with pytest.raises(
+        InvalidInputError, match=r"training\.revive_every is 5, which would restart them\. Leave it out"
+    ):
+        scaled(8, 2, revive_every=5)
+
+
 @pytest.mark.parametrize("settings", [{"recipe": "scaled"}, {"initial": "components"}, {"merge_every": 3}])
 def test_rows_of_length_one_do_not_go_with_it(settings: dict[str, object]):
     training = TrainingConfig.model_validate({**settings, "decoder_norm": "unit"})
