@@ -44,17 +44,15 @@ def test_slow_bodies_hold_up_nobody(served: Served, http: httpx.Client):
     x = np.random.default_rng(3).normal(size=(4, D)).astype(np.float32)
     wanted = np.packbits(bae.encode(torch.from_numpy(x)).numpy().astype(bool), axis=1).tolist()
     with connections(served, ATTACKERS, HEAD.format(LIMITS.max_body_bytes).encode() + b"{") as attackers:
-        started, answered = time.monotonic(), 0
-        while time.monotonic() < started + 4:
+        started = time.monotonic()
+        while time.monotonic() < started + 4:  # they are shown out later
             for path in ("/livez", "/readyz"):
                 asked = time.monotonic()
                 assert http.get(path).status_code == 200
-                assert time.monotonic() - asked < 3
+                assert time.monotonic() - asked < LIMITS.body_timeout_s - 1
             answer = http.post("/v1/encoders/bae/encode", json={"x": x.tolist()})
             assert answer.status_code == 200, answer.text
             assert answer.json()["code"] == wanted
-            answered += 1
-        assert answered > 3
         answers = [ended(attacker) for attacker in attackers]
         seconds = time.monotonic() - started
     statuses = {answer.split(b" ", 2)[1] for answer in answers}
