@@ -35,6 +35,7 @@ def feature_table(
     `found` is what was found of its features on the evaluation set, by run; `scores` ComSem's summary where a judge was
     asked: rows that it lacks have no scores.
     """
+    by_weight = results.sort_values("training.entropy_weight", kind="stable")
     judged = {} if scores is None else scores.set_index("method")[SCORED].to_dict("index")
     rows = [
         {
@@ -45,7 +46,7 @@ def feature_table(
             "seed": run["seed"],
             "run": run["run"],
         }
-        for run in ({str(key): value for key, value in row.items()} for row in results.to_dict("records"))
+        for run in ({str(key): value for key, value in row.items()} for row in by_weight.to_dict("records"))
     ]
     order = ["layer", "bits_per_feature", "recipe"]
     table = pd.DataFrame(rows).sort_values(order, ignore_index=True, na_position="last")
