@@ -15,6 +15,7 @@ from bae_ray.autoencoders import BAEConfig, BinaryAutoencoder, load_autoencoder
 from bae_ray.errors import InvalidInputError, JudgeError
 from bae_ray.experiments.more_bit.experiment import EXPERIMENT, grid
 from bae_ray.serving.judge.session import JobJudgeConfig
+from bae_ray.training.config import TrainingConfig
 from tests.comsem.server import JudgeServer, always_yes
 
 LAPTOP = EXPERIMENT.presets["laptop"]
@@ -107,6 +108,10 @@ def extracting(**changes: Any) -> ExtractConfig:
     return LAPTOP.extract.model_copy(update=changes)
 
 
+def training(**changes: Any) -> TrainingConfig:
+    return LAPTOP.training.model_copy(update=changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -116,6 +121,11 @@ def extracting(**changes: Any) -> ExtractConfig:
         ({"extract": extracting(layers=None)}, r"layer is 10, which is not among extract.layers None"),
         ({"layer": 11}, r"layer is 11, which is not among extract.layers \(10, 20\)"),
         ({"autoencoder": BAEConfig(d_latent=9)}, "autoencoder.d_latent is 9: leave it out"),
+        ({"training": training(recipe="scaled")}, "training.recipe is scaled, .*name scaled_entropy_weights"),
+        (
+            {"training": training(normalize="none"), "scaled_entropy_weights": (1e-3,)},
+            r"training.normalize is none\. Set it to rms",
+        ),
         ({"autoencoder": BAEConfig(bits_per_feature=2)}, "autoencoder.bits_per_feature is 2: leave it out"),
     ],
 )

@@ -21,6 +21,8 @@ SWEEP = "sweep"
 """Folder of the autoencoders."""
 EVALUATION = "evaluation"
 """Folder of the store that features are found on."""
+ANY_WIDTH = 512
+"""The model's is not known yet, and what is refused does not depend on it."""
 
 
 class MoreBit:
@@ -89,8 +91,22 @@ def check(config: MoreBitConfig) -> None:
             raise InvalidInputError(
                 f"autoencoder.{name} is {given}: leave it out; this job makes it of autoencoder.expansion and bits."
             )
+    _check_recipe(config)
     if config.judged:
         check_judge(config)
+
+
+def _check_recipe(config: MoreBitConfig) -> None:
+    """Raise `InvalidInputError`, before the extraction, for what does not go with the recipe `scaled`."""
+    from bae_ray.training.recipe import resolved, scaled
+
+    if config.training.recipe != "paper":
+        raise InvalidInputError(
+            f"training.recipe is {config.training.recipe}, which is for binary autoencoders of one bit, and training "
+            "is of all here. Leave it out, and name scaled_entropy_weights."
+        )
+    for weight in config.scaled_entropy_weights:
+        resolved(scaled(config.training, weight), config.autoencoder, ANY_WIDTH)
 
 
 def find_features(config: MoreBitConfig, runs: list[str], of_table: list[str]) -> "dict[str, FeatureRecords]":
