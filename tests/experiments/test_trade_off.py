@@ -7,9 +7,11 @@ from bae_ray.report.terminal import print_tables
 
 FIRST = "cannot be told (so here, and in one of 5 random orders)"
 
+SCALED_ACTIVE = 777
+
 
 def table(losses: list[float], active: list[int], sae_active: int = 100) -> pd.DataFrame:
-    common = {"model": "m", "n_features": 400, "n_train": 80, "n_val": 20, "n_tokens": 300, "seed": 0,
+    common = {"model": "m", "recipe": "paper", "n_features": 400, "n_train": 80, "n_val": 20, "n_tokens": 300, "seed": 0,
               "fires_per_token": 9.0, "never_fires": 1, "never_selected": 2, "selected_densely": 3}  # fmt: skip
     rows = [
         {**common, "layer": 4, "method": f"BAE, C = {c}", "bits_per_feature": c, "mse_val": loss, "fvu_train": loss / 9,
@@ -17,8 +19,9 @@ def table(losses: list[float], active: list[int], sae_active: int = 100) -> pd.D
          "fires_densely": 5}
         for c, (loss, count) in enumerate(zip(losses, active, strict=True), start=1)
     ]  # fmt: skip
+    scaled = {**rows[0], "recipe": "scaled", "method": "BAE, C = 1, scaled 0.001", "activated": SCALED_ACTIVE}
     sae = {**rows[0], "method": "ReLU SAE", "bits_per_feature": None, "activated": sae_active, "fires_densely": 77}
-    return pd.DataFrame([*rows, sae]).astype({"bits_per_feature": "Int64"})
+    return pd.DataFrame([*rows, scaled, sae]).astype({"bits_per_feature": "Int64"})
 
 
 @pytest.mark.parametrize(
@@ -31,8 +34,8 @@ def table(losses: list[float], active: list[int], sae_active: int = 100) -> pd.D
 def test_the_papers_claims_are_held_against_what_was_found(losses: list[float], active: list[int], verdicts: list[str]):
     lines = compare(table(losses, active), 4)
     assert [line.split("Here: ")[1].split(";")[0] for line in lines[:3]] == verdicts
-    assert "layer 4: 5 fire densely against 77, 1 never against 1" in lines[3]
-    assert len(lines) == 4
+    for line, name in zip(lines[3:], ("BAE, C = 1", "BAE, C = 1, scaled 0.001"), strict=True):
+        assert f"layer 4, {name}: 5 fire densely against 77, 1 never against 1" in line
 
 
 def test_what_failed_to_train_is_left_out():
@@ -51,6 +54,8 @@ def test_the_picture_is_that_of_the_table(capsys: pytest.CaptureFixture[str]):
         np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
         np.testing.assert_array_equal(line.get_ydata(), bae[column])
     np.testing.assert_array_equal(active.lines[0].get_xdata(), bae["activated"])
+    by_label = {str(drawn.get_label()): drawn for drawn in active.collections}
+    np.testing.assert_array_equal(by_label["BAE, recipe scaled"].get_offsets(), [[SCALED_ACTIVE, 4.0]])
     np.testing.assert_array_equal(rate.lines[0].get_xdata(), bae["entropy_bits"])
     print_tables(printed_table(rows))
     printed = capsys.readouterr().out
