@@ -57,9 +57,17 @@ def interval(estimates: Tensor, sizes: Tensor, second_order: float, most: float)
 def around(bits: float, error: float, off: Tensor) -> Interval:
     """The 95 % interval of bits > 0 with this standard error, which was told from deviations [G] from a mean.
 
-    Student's t, on the scale of the logarithm: an entropy of few firings is off by a factor, and never below 0. The
-    degrees of freedom are at most G - 1, and fewer where few of the deviations make the most of the error: as many as
-    say how sure it is itself (2 G / (kurtosis - 1); Satterthwaite, 1946).
+    Student's t, on the scale of the logarithm: an entropy of few firings is off by a factor, and never below 0.
+    """
+    reach = quantile(bits, off) * error / bits
+    return Interval(bits * math.exp(-reach), bits * math.exp(min(reach, 500.0)))
+
+
+def quantile(bits: float, off: Tensor) -> float:
+    """How many standard errors an interval of bits > 0 reaches, of an error told from deviations [G] from a mean.
+
+    Student's. The degrees of freedom are at most G - 1, and fewer where few of the deviations make the most of the
+    error: as many as say how sure it is itself (2 G / (kurtosis - 1); Satterthwaite, 1946).
     """
     from scipy import stats
 
@@ -67,8 +75,7 @@ def around(bits: float, error: float, off: Tensor) -> Interval:
     squares = (off / largest).square() if largest > 1e-9 * bits else torch.ones(count)  # no deviations but of rounding
     kurtosis = count * float(squares.square().sum() / squares.sum() ** 2)
     freedom = min(count - 1, 2 * count / max(kurtosis - 1, 1e-9))
-    reach = float(stats.t.ppf((1 + COVERAGE) / 2, max(freedom, 1))) * error / bits
-    return Interval(bits * math.exp(-reach), bits * math.exp(min(reach, 500.0)))
+    return float(stats.t.ppf((1 + COVERAGE) / 2, max(freedom, 1)))
 
 
 def second_order(fired: Tensor, sizes: Tensor) -> tuple[float, float]:

@@ -13,7 +13,8 @@ from torch import Tensor
 from bae_ray.activations.rows import Rows
 from bae_ray.analysis.distinct_codes import DistinctCodes
 from bae_ray.analysis.features import evaluating, rows_at_once
-from bae_ray.analysis.group_jackknife import COVERAGE, around
+from bae_ray.analysis.group_jackknife import COVERAGE, around, quantile
+from bae_ray.analysis.tempered import lower_end
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.chow_liu import ChowLiuTree, tree_entropy
 from bae_ray.autoencoders.pair_counts import MOST_VARYING, PairCounts, fired_counts
@@ -21,6 +22,8 @@ from bae_ray.autoencoders.rooted import NONE
 from bae_ray.seeds import stream
 
 REPLICATES = 200
+ROUNDING = 1e-12
+"""Variance in bits^2 of surprisals that do not differ."""
 
 
 class Estimate(NamedTuple):
@@ -51,7 +54,8 @@ class JointBits(NamedTuple):
     """Joint entropy: that of the frequencies of whole codes, and its bias after Miller and Madow, (K - 1) / (2 N ln 2).
     Only where codes recur: at least 20 samples to a code, and at most 1 % of samples with a code of their own. Else
     None: it would be near log2 N whatever the code. The interval is of infinitely many samples like all of these, most
-    of which the autoencoder was fitted to: of the mean of -log2 of frequencies, as that of `heldout`."""
+    of which the autoencoder was fitted to: of the mean of -log2 of frequencies, as that of `heldout`. Its lower end is
+    lower where the error at that end is larger (`lower_end`)."""
     distinct: int
     """Different codes among all samples."""
     varying: int
@@ -174,15 +178,20 @@ def _tree_estimate(
 
 
 def _joint_estimate(codes: DistinctCodes, units: Tensor, most: float) -> Estimate:
-    surprisals = codes.surprisals()
+    if codes.distinct == 1:
+        return Estimate(0.0, 0.0, 0.0)
+    surprisals, counts = codes.surprisals(), codes.counts
     n, beyond = len(surprisals), codes.distinct - 1
     bits = float(surprisals.mean()) + beyond / (2 * n * math.log(2))
     # Of equally frequent codes all surprisals are equal: then the term of second order, a chi-squared, is all there is.
-    return (
-        _around(bits, surprisals, units, beyond / 2 / (n * math.log(2)) ** 2, most)
-        if beyond
-        else Estimate(0.0, 0.0, 0.0)
-    )
+    further = beyond / 2 / (n * math.log(2)) ** 2
+    around_it = _around(bits, surprisals, units, further, most)
+    off, variance = _deviations(surprisals, units)
+    spread = float(surprisals.var(correction=0))
+    reach = quantile(bits, off) ** 2
+    of_spread = variance / spread if spread > ROUNDING else 1 / n
+    low = lower_end(counts / n, bits, reach * of_spread, reach * further)
+    return around_it._replace(low=min(low, around_it.low))
 
 
 def _lengths(trees: Sequence[ChowLiuTree], heldout: Iterable[Tensor], units: Tensor) -> list[Estimate]:
@@ -196,13 +205,18 @@ def _lengths(trees: Sequence[ChowLiuTree], heldout: Iterable[Tensor], units: Ten
 
 def _around(bits: float, values: Tensor, units: Tensor, further: float, most: float) -> Estimate:
     """The interval of a mean of values [N] in units of one or several samples, and of `further` variance."""
-    count = int(units.max()) + 1
-    if count < 2 or bits <= 0:  # nothing is known
+    off, variance = _deviations(values, units)
+    if len(off) < 2 or bits <= 0:  # nothing is known
         return Estimate(bits, 0.0, max(bits, most))
-    off = torch.zeros(count, dtype=torch.float64).index_add_(0, units, values - values.mean())
-    variance = float(off.square().sum()) * count / (count - 1) / len(values) ** 2
     low, high = around(bits, math.sqrt(variance + further), off)
     return Estimate(bits, low, max(bits, min(high, most)))
+
+
+def _deviations(values: Tensor, units: Tensor) -> tuple[Tensor, float]:
+    """Of the mean of values [N], the deviation of each unit [U] of one or several samples, and its variance."""
+    count = int(units.max()) + 1
+    off = torch.zeros(count, dtype=torch.float64).index_add_(0, units, values - values.mean())
+    return off, float(off.square().sum()) * count / max(count - 1, 1) / len(values) ** 2
 
 
 def _basic(bits: float, replicates: Tensor, most: float) -> Estimate:

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from bae_ray.analysis.joint_bits import joint_bits
 from bae_ray.analysis.sampling import code_entropy
 from bae_ray.autoencoders.chow_liu import ChowLiuTree
-from tests.analysis.simulated_codes import CODES, Code, conditional_entropy, states
+from tests.analysis.simulated_codes import CODES, Code, conditional_entropy, entropy, states
 
 LEAST = 0.92
 NOISE = 0.03
@@ -113,6 +114,22 @@ def test_intervals_of_joint_entropies_hold_them_where_they_are_told(
     with capsys.disabled():
         print(f"\n| {size} states | {n} | {share:.3f} of {told} |")
     assert share >= LEAST - 0.02 or told == 0
+
+
+@pytest.mark.parametrize("n", [100, 256])
+@pytest.mark.parametrize("share", [0.5, 0.45, 0.4, 0.1])
+def test_intervals_of_two_states_hold_their_entropy(share: float, n: int):
+    """By the binomial probabilities of all outcomes: also where nearly equal shares make an entropy look sure."""
+    true, missed = entropy(torch.tensor([share])), 0.0
+    for count in range(n + 1):
+        probability = float(stats.binom.pmf(count, n, share))
+        if probability > 1e-3:
+            x = (torch.arange(n) < count)[:, None]
+            found = joint_bits([x[1:]], [x[:1]], 0)
+            assert found is not None
+            assert found.joint is not None
+            missed += probability * (not found.joint.low <= true <= found.joint.high)
+    assert missed <= 0.06
 
 
 def parts(x: Tensor) -> Iterator[Tensor]:
