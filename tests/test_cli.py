@@ -124,7 +124,10 @@ def test_sweep_with_a_failing_cell_says_so(bae_ray, tiny_store: Path, tmp_path: 
         (["--out", "{tmp}/damaged.parquet"], "Not a directory"),
     ],
 )
-def test_bad_input_of_extract(bae_ray, tiny_model, tiny_corpus, tmp_path: Path, arguments: list[str], message: str):
+def test_bad_input_of_extract(
+    bae_ray, tiny_model, tiny_corpus, tmp_path: Path, arguments: list[str], message: str, monkeypatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else asked five times where it is not
     (tmp_path / "damaged.parquet").write_text("not Parquet")
     given = [argument.format(tmp=tmp_path) for argument in arguments]
     defaults = {"--model": tiny_model, "--corpus": tiny_corpus, "--out": tmp_path / "store", "--gpus-per-worker": 0}

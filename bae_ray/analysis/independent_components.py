@@ -16,8 +16,9 @@ noise. A sum of 128 bits takes 39 and 2 iterations; a language model's activatio
 and their trainings end no better after 100 and 100 than after 40 and 20."""
 TOLERANCE = 1e-5
 """At this change of all directions (1 - cosine) a search ends."""
-SAMPLES_PER_COMPONENT = 4
-"""At least so many: of fewer, sample noise is found. Then the principal components of largest variance are kept."""
+SAMPLES_PER_COMPONENT = 20
+"""At least so many: of fewer, sample noise is found, directions in which one sample alone lies far off. Where samples
+are few, the principal components of largest variance are kept."""
 NEGLIGIBLE = 1e-6
 """A principal component of this share of the largest one's variance, or less, is left out as rounding."""
 

@@ -41,8 +41,7 @@ _PAPER = ICLConfig(
 )
 
 PRESETS = {
-    # Some 40 minutes on 2 cores. 100 epochs of few steps in place of the paper's 2,000 of 410, so the loss weights are
-    # larger.
+    # 100 epochs of few steps in place of the paper's 2,000 of 410, by the recipe.
     "laptop": ICLConfig(
         out=Path("runs/icl"),
         extract=ExtractConfig(
@@ -57,16 +56,16 @@ PRESETS = {
         sweep=SweepConfig(
             layers=(5, 10, 20, 30),  # at 0 the last token's embedding is the same for all prompts
             autoencoder=BAEConfig(expansion=2),
-            training=TrainingConfig(epochs=100, batch_size=256, lr=3e-3, entropy_weight=2e-3, covariance_weight=1e-5),
+            training=TrainingConfig(recipe="scaled", epochs=100, batch_size=256),
             seeds=(0, 1),
         ),
     ),
     # One H100, at most an hour: an estimate, not measured. A sixteenth of the paper's prompts, and 3,750 steps in place
-    # of 820,000, so the loss weights are larger.
+    # of 820,000, by the recipe.
     "gpu": _PAPER.changed(
         out="runs/icl_gpu",
         extract={"max_texts": 16_384, "workers": 1},
-        sweep={"training": TrainingConfig(epochs=150, entropy_weight=1e-4, covariance_weight=1e-6, precision="tf32")},
+        sweep={"training": TrainingConfig(recipe="scaled", epochs=150, precision="tf32")},
     ),
     "paper": _PAPER,
 }

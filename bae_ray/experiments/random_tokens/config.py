@@ -30,7 +30,7 @@ _PAPER = RandomTokensConfig(
 )
 
 PRESETS = {
-    # 11 minutes on 2 cores. 150 epochs of 6 steps in place of the paper's 2,000 of 410, so the loss weights are larger.
+    # 150 epochs of 6 steps in place of the paper's 2,000 of 410, by the recipe.
     "laptop": RandomTokensConfig(
         out=Path("runs/lm_random_tokens"),
         bits=(1, 2, 4, 8, 16),
@@ -39,22 +39,16 @@ PRESETS = {
         ),
         sweep=SweepConfig(
             autoencoder=BAEConfig(expansion=1),
-            training=TrainingConfig(
-                epochs=150, batch_size=256, lr=2e-3, lr_decay=0.5, entropy_weight=5e-4, covariance_weight=1e-5
-            ),
+            training=TrainingConfig(recipe="scaled", epochs=150, batch_size=256),
             axes=("autoencoder.expansion=1,2",),
         ),
     ),
     # One H100, at most an hour: an estimate, not measured. A quarter of the paper's sequences, and 5,000 steps in place
-    # of 204,000, so the loss weights are larger.
+    # of 204,000, by the recipe.
     "gpu": _PAPER.changed(
         out="runs/lm_random_tokens_gpu",
         extract={"max_texts": 16_384, "workers": 1},
-        sweep={
-            "training": TrainingConfig(
-                epochs=200, lr_decay=0.5, entropy_weight=1e-4, covariance_weight=1e-6, precision="tf32"
-            )
-        },
+        sweep={"training": TrainingConfig(recipe="scaled", epochs=200, precision="tf32")},
     ),
     "paper": _PAPER,
 }
