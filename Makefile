@@ -16,7 +16,8 @@ test: $(VENV)/.installed-dev  ## the test suite, in two processes
 	PYTHONPATH=$(VENV)/triton TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 -m triton tests/autoencoders tests/training
 
 test-slow: $(VENV)/.installed-dev  ## the rest of it: long trainings, killed drivers, the job on a cluster's head
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -n 2 -m "slow and not gpu" tests/analysis
+	$(BIN)/python -m pytest -m "slow and not gpu" --ignore tests/analysis
 
 lint: $(VENV)/.installed-dev  ## format, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -12,7 +12,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils.hub import cached_file
 
 from bae_ray.activations.bundled import BUNDLED_MODEL, bundled_model_folder
-from bae_ray.activations.capture import Capture
 from bae_ray.activations.config import Position
 from bae_ray.errors import InvalidInputError, UnknownModelError, first_line
 from bae_ray.files import checksum
@@ -232,5 +231,7 @@ def check_request(
             raise InvalidInputError(f"position {position} is out of range: expected 0{upper}.")
     if set(sites) != {"residual"}:
         config = AutoConfig.from_pretrained(source.path, revision=source.revision, trust_remote_code=False)
+        from bae_ray.activations.capture import Capture  # loads modelling code, which not all who tokenise need
+
         with torch.device("meta"):
             Capture(AutoModel.from_config(config, trust_remote_code=False), layers, sites)

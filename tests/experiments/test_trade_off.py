@@ -11,8 +11,10 @@ SCALED_ACTIVE = 777
 
 
 def table(losses: list[float], active: list[int], sae_active: int = 100) -> pd.DataFrame:
-    common = {"model": "m", "recipe": "paper", "n_features": 400, "n_train": 80, "n_val": 20, "n_tokens": 300, "seed": 0,
-              "fires_per_token": 9.0, "never_fires": 1, "never_selected": 2, "selected_densely": 3}  # fmt: skip
+    common = {
+        "model": "m", "recipe": "paper", "n_features": 400, "n_train": 80, "n_val": 20, "n_tokens": 300, "seed": 0,
+        "fires_per_token": 9.0, "never_fires": 1, "never_selected": 2, "selected_densely": 3,
+    }  # fmt: skip
     rows = [
         {**common, "layer": 4, "method": f"BAE, C = {c}", "bits_per_feature": c, "mse_val": loss, "fvu_train": loss / 9,
          "fvu_val": loss / 8, "fvu_evaluation": loss / 7, "activated": count, "entropy_bits": 50.0 * c,
