@@ -50,7 +50,7 @@ def main(rows: int = 2048, width: int = 576, epochs: int = 60, threads: int = 1)
         "all of them": lambda: CellRivals(fit, held_out).at(FVU),
     }
     seconds = {name: min(_seconds(side) for _ in range(REPEATS)) for name, side in sides.items()}
-    settings = TrainingConfig(epochs=epochs, batch_size=256, lr=3e-3, entropy_weight=2e-3, covariance_weight=1e-5)
+    settings = TrainingConfig(recipe="scaled", epochs=epochs, batch_size=256)  # the demo's
     whole = _seconds(lambda: train(x, BAEConfig(expansion=2), settings, progress=False))
     training = whole - seconds["all of them"]
     table = Table("", "seconds", "share", title=f"[{rows}, {width}], {epochs} epochs, {threads} threads")
