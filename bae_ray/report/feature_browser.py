@@ -15,7 +15,7 @@ from bae_ray.comsem.feature_details import Strongest
 from bae_ray.comsem.feature_records import FeatureRecords, read_feature_records
 from bae_ray.comsem.summary import FEATURES_FILE, SUMMARY_FILE
 from bae_ray.files import write_text
-from bae_ray.report.feature_cards import Card, page, write_cards
+from bae_ray.report.published_cards import Card, page, write_cards
 
 PAGE = "features.html"
 JSON_FOLDER = "features"

@@ -14,6 +14,7 @@ from bae_ray.activations.model import check_request, find_model, model_identity
 from bae_ray.errors import InvalidInputError, UnknownModelError
 
 
+@pytest.mark.slow  # the hub is asked five times where it is not
 def test_unknown_model_is_named():
     with pytest.raises(
         UnknownModelError, match=r"model 'no-such-model-anywhere' is not 'smollm2-135m', no local folder"

@@ -264,7 +264,7 @@ OPT = {**SIZES, "ffn_dim": 24, "word_embed_proj_dim": 8, "do_layer_norm_before":
         ("mllama", WITH_IMAGES, MLLAMA, (0, 2), r"layers 1, 3 of a MllamaModel are not run by texts alone"),
         ("opt", None, OPT, (0, 1, 2), r"layer 3, residual, of a OPTModel is of shape \(1, 20, 8\); expected"),
         ("internvl", WITH_IMAGES, INTERNVL, (0, 1, 2, 3), None),
-        ("llama4", WITH_IMAGES, LLAMA_4, (0, 1, 2, 3), None),
+        pytest.param("llama4", WITH_IMAGES, LLAMA_4, (0, 1, 2, 3), None, marks=pytest.mark.slow),
     ],
     ids=["mllama", "opt", "internvl", "llama4"],
 )
@@ -298,7 +298,7 @@ ROPES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ROPES)
+@pytest.mark.parametrize("name", ["dynamic", pytest.param("longrope", marks=pytest.mark.slow)])
 def test_rotary_factors_never_hang_on_the_longest_text(
     name: str, tiny_config: ExtractConfig, tiny_model: Path, tmp_path: Path
 ):

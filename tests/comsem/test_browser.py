@@ -16,7 +16,7 @@ from bae_ray.comsem.config import ComSemConfig, ExamplesConfig, ScoringConfig
 from bae_ray.comsem.name_and_score import comsem
 from bae_ray.comsem.summary import FEATURES_FILE
 from bae_ray.report.feature_browser import _filled, publish_cards, report_features
-from bae_ray.report.feature_cards import read_card
+from bae_ray.report.published_cards import read_card
 from tests.browser import opened
 from tests.comsem.server import JudgeServer, Reply, is_judgement, judgement, perfect
 

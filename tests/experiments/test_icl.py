@@ -38,6 +38,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("icl")
 
 
+@pytest.mark.slow
 def test_accuracy_over_k(run: Callable[..., str], tiny_causal_model: Path, labelled: Path, out: Path):
     given = [*options(out, tiny_causal_model, labelled), "--only", "accuracy"]
     printed = run(EXPERIMENT, *given)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from starlette.responses import HTMLResponse, Response
 
-from bae_ray.report.feature_cards import CARDS_FILE, Card, read_card
+from bae_ray.report.published_cards import CARDS_FILE, Card, read_card
 from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.registry.entry import Entry
 from bae_ray.serving.time_limits import AwaitedCalls

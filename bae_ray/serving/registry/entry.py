@@ -20,7 +20,7 @@ from bae_ray.autoencoders.tree_file import TREE_FILE, check_tree_file
 from bae_ray.config import Config, content_hash, describe
 from bae_ray.errors import BaeRayError, InvalidInputError
 from bae_ray.files import check_regular, read_text
-from bae_ray.report.feature_cards import CARDS_FILE
+from bae_ray.report.published_cards import CARDS_FILE
 from bae_ray.serving.config import MAX_WEIGHTS_BYTES
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 

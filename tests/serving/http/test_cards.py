@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bae_ray import files
-from bae_ray.report import feature_cards as report_cards
+from bae_ray.report import published_cards as report_cards
 from bae_ray.serving.http import feature_cards
 from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.registry.entry import Entry
