@@ -48,6 +48,19 @@ def test_nothing_heavy_is_imported_before_it_is_needed(script: str):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "not_needed"),
+    [
+        ("bae_ray.serving.gateway", "transformers"),
+        ("bae_ray.serving.http.feature_cards", "transformers"),
+        ("bae_ray.activations.dataset", "transformers.modeling_utils"),
+    ],
+)
+def test_workers_that_start_often_load_only_what_they_need(name: str, not_needed: str):
+    done = run("-c", f"import sys, {name}; assert {not_needed!r} not in sys.modules")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_judge_that_is_not_there_is_told_of_without_delay():
     arguments = ["bae-ray", "judge", "check", "--judge-url", f"http://127.0.0.1:{free_port()}/v1"]
     script = f"sys.argv = {arguments}\ntry:\n    main()\nfinally:\n    check('judge check')"

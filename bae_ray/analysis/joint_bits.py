@@ -14,7 +14,7 @@ from bae_ray.activations.rows import Rows
 from bae_ray.analysis.distinct_codes import DistinctCodes
 from bae_ray.analysis.features import evaluating, rows_at_once
 from bae_ray.analysis.group_jackknife import COVERAGE, around, quantile
-from bae_ray.analysis.tempered import lower_end
+from bae_ray.analysis.tempered import drop
 from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.chow_liu import ChowLiuTree, tree_entropy
 from bae_ray.autoencoders.pair_counts import MOST_VARYING, PairCounts, fired_counts
@@ -55,7 +55,7 @@ class JointBits(NamedTuple):
     Only where codes recur: at least 20 samples to a code, and at most 1 % of samples with a code of their own. Else
     None: it would be near log2 N whatever the code. The interval is of infinitely many samples like all of these, most
     of which the autoencoder was fitted to: of the mean of -log2 of frequencies, as that of `heldout`. Its lower end is
-    lower where the error at that end is larger (`lower_end`)."""
+    lower where the error at that end is larger (`drop`)."""
     distinct: int
     """Different codes among all samples."""
     varying: int
@@ -184,14 +184,16 @@ def _joint_estimate(codes: DistinctCodes, units: Tensor, most: float) -> Estimat
     n, beyond = len(surprisals), codes.distinct - 1
     bits = float(surprisals.mean()) + beyond / (2 * n * math.log(2))
     # Of equally frequent codes all surprisals are equal: then the term of second order, a chi-squared, is all there is.
-    further = beyond / 2 / (n * math.log(2)) ** 2
+    # Samples of one text may all have one code, so it is of as many samples as there would be in texts of one.
+    alone = n**2 / float(units.bincount().double().square().sum())
+    further = beyond / 2 / (alone * math.log(2)) ** 2
     around_it = _around(bits, surprisals, units, further, most)
     off, variance = _deviations(surprisals, units)
     spread = float(surprisals.var(correction=0))
     reach = quantile(bits, off) ** 2
-    of_spread = variance / spread if spread > ROUNDING else 1 / n
-    low = lower_end(counts / n, bits, reach * of_spread, reach * further)
-    return around_it._replace(low=min(low, around_it.low))
+    of_spread = variance / spread if spread > ROUNDING else 1 / alone
+    low = bits - drop(counts / n, reach * of_spread, reach * further)
+    return around_it._replace(low=max(min(low, around_it.low), 0.0))
 
 
 def _lengths(trees: Sequence[ChowLiuTree], heldout: Iterable[Tensor], units: Tensor) -> list[Estimate]:

@@ -1,4 +1,4 @@
-"""The lower end of a joint entropy's interval, from the error that there would be at that end.
+"""How far below an estimate a joint entropy may lie, from the error that there would be at that lower end.
 
 Nearly equal frequencies have nearly equal surprisals, so their entropy looks far surer than it is: an entropy near the
 largest one moves with the square of the frequencies' errors. As in Wilson's interval of a share (1927) the error is
@@ -11,23 +11,26 @@ import math
 
 import numpy as np
 
-LARGEST_POWER = 16.0
-POWERS = 500
+LARGEST_POWER = 1e4
+"""There next to nothing is left but the most frequent code, unless frequencies are equal but for rounding."""
+STEP = 1.005
 
 
-def lower_end(frequencies: np.ndarray, bits: float, variances: float, further: float) -> float:
-    """The smallest entropy in bits, of the frequencies' [K] powers 1 and more, that `bits` is not too far above.
+def drop(frequencies: np.ndarray, variances: float, further: float) -> float:
+    """Bits by which the entropy of the frequencies [K] falls until it is no longer within its error of theirs.
 
-    That is by the root of the variance of the surprisals there, times `variances`, plus `further`, both in units in
-    which the interval reaches as far as the root.
+    The error is the root of the variance of the surprisals there, times `variances`, plus `further`, both in units in
+    which the interval reaches as far as the root. Of equal frequencies, whose powers are equal, 0.
     """
-    entropy = bits
-    for power in np.geomspace(1.0, LARGEST_POWER, POWERS):
+    power, fallen, first = 1.0, 0.0, None
+    while power < LARGEST_POWER:
         weights = (frequencies / frequencies.max()) ** power
         weights /= weights.sum()
         surprisals = -np.log2(np.maximum(weights, np.finfo(weights.dtype).tiny))
         entropy = float(weights @ surprisals)
-        spread = max(float(weights @ surprisals**2) - entropy**2, 0.0)
-        if bits - entropy > math.sqrt(variances * spread + further):
+        first = entropy if first is None else first
+        fallen = first - entropy
+        if fallen > math.sqrt(variances * max(float(weights @ surprisals**2) - entropy**2, 0.0) + further):
             break
-    return entropy
+        power *= STEP
+    return fallen

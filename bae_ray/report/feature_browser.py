@@ -15,7 +15,7 @@ from bae_ray.comsem.feature_details import Strongest
 from bae_ray.comsem.feature_records import FeatureRecords, read_feature_records
 from bae_ray.comsem.summary import FEATURES_FILE, SUMMARY_FILE
 from bae_ray.files import write_text
-from bae_ray.report.published_cards import Card, page, write_cards
+from bae_ray.report.published_cards import page, write_cards
 
 PAGE = "features.html"
 JSON_FOLDER = "features"
@@ -155,5 +155,5 @@ def publish_cards(out: Path, autoencoders: Mapping[str, Path]) -> list[Path]:
         about = {"summary": method.row, "judge": method.judge}
         shown = [card(row, method.found) for row in method.active]
         records = [record for _, record in feature_records(method)]
-        written.append(write_cards(folder, [Card(*pair, about) for pair in zip(records, shown, strict=True)], about))
+        written.append(write_cards(folder, records, shown, about))
     return written

@@ -47,16 +47,18 @@ class Card(NamedTuple):
         return page(title, self.about["summary"], self.about["judge"], [self.shown])
 
 
-def write_cards(autoencoder: Path, cards: Sequence[Card], about: dict[str, Any]) -> Path:
-    """Put the cards of a run, which is told of by `about`, into an autoencoder's folder; the file.
+def write_cards(
+    autoencoder: Path, records: Sequence[dict[str, Any]], shown: Sequence[dict[str, Any]], about: dict[str, Any]
+) -> Path:
+    """Put the cards of a run into an autoencoder's folder; the file. Of a card, see `Card`; one `about` is of all.
 
     It names the weights that its cards belong to, so that they are never shown for other weights.
     """
     table = pa.table(
         {
-            "feature": pa.array([int(card.shown["index"]) for card in cards], pa.int64()),
-            "card": pa.array([json.dumps(card.shown) for card in cards], pa.string()),
-            "record": pa.array([json.dumps(card.record) for card in cards], pa.string()),
+            "feature": pa.array([one["index"] for one in shown], pa.int64()),
+            "card": pa.array([json.dumps(one) for one in shown], pa.string()),
+            "record": pa.array([json.dumps(one) for one in records], pa.string()),
         }
     )
     metadata = {ABOUT: json.dumps(about | {"weights": checksum(autoencoder / WEIGHTS_FILE)})}

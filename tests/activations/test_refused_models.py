@@ -298,7 +298,9 @@ ROPES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["dynamic", pytest.param("longrope", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "longrope" else ()) for name in ROPES]
+)
 def test_rotary_factors_never_hang_on_the_longest_text(
     name: str, tiny_config: ExtractConfig, tiny_model: Path, tmp_path: Path
 ):

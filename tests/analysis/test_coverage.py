@@ -1,5 +1,6 @@
 """How often 95 % intervals of bits hold the true ones, in simulation: at least .92. Slow tests print the table."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -130,6 +131,36 @@ def test_intervals_of_two_states_hold_their_entropy(share: float, n: int):
             assert found.joint is not None
             missed += probability * (not found.joint.low <= true <= found.joint.high)
     assert missed <= 0.06
+
+
+@pytest.mark.parametrize(("texts", "tokens"), [(20, 50), (50, 20)])
+@pytest.mark.parametrize("share", [0.5, 0.45, 0.4])
+def test_intervals_of_two_states_hold_their_entropy_where_texts_have_one_each(share: float, texts: int, tokens: int):
+    """All tokens of a text are of one state, as much as samples can go together."""
+    true, missed = entropy(torch.tensor([share])), 0.0
+    of = torch.arange(texts).repeat_interleave(tokens)
+    for count in range(1, texts):  # of one state alone nothing is known of the other
+        probability = float(stats.binom.pmf(count, texts, share))
+        if probability > 1e-3:
+            x = (of < count)[:, None]
+            found = joint_bits([x[tokens:]], [x[:tokens]], 0, (of[tokens:], of[:tokens]))
+            assert found is not None
+            assert found.joint is not None
+            missed += probability * (not found.joint.low <= true <= found.joint.high)
+    assert missed <= 0.06
+
+
+def test_intervals_of_many_equal_codes_hold_their_entropy_and_are_narrow():
+    held = []
+    for seed in range(60):
+        state = torch.randint(100, (4096,), generator=torch.Generator().manual_seed(seed))
+        x = state[:, None] >> torch.arange(7) & 1 == 1
+        found = joint_bits([x[800:]], [x[:800]], seed)
+        assert found is not None
+        assert found.joint is not None
+        held.append(found.joint.low <= math.log2(100) <= found.joint.high)
+        assert found.joint.high - found.joint.low < 0.05
+    assert sum(held) / 60 >= LEAST - NOISE
 
 
 def parts(x: Tensor) -> Iterator[Tensor]:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bae_ray.analysis.independent_components import SAMPLES_PER_COMPONENT, independent_components
+from bae_ray.analysis.independent_components import independent_components
 
 
 def drawn(seed: int) -> torch.Generator:
@@ -54,7 +54,7 @@ def test_as_many_as_asked_for_or_as_the_samples_tell():
     axes = torch.linalg.svd(x - mean, full_matrices=False).Vh[:5].T
     part = axes @ (axes.T @ directions)
     assert torch.allclose(part, directions, atol=1e-3)
-    assert independent_components(x, 50, drawn(0)).directions.shape == (50, 100 // SAMPLES_PER_COMPONENT)
+    assert independent_components(x, 50, drawn(0)).directions.shape == (50, 5)
 
 
 def test_activations_without_spread_have_one_component():
