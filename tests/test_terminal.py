@@ -15,7 +15,7 @@ from bae_ray.autoencoders import BAEConfig, TopKConfig
 from bae_ray.training.config import TrainingConfig
 
 OURS = re.compile(
-    r"^(Plan: |Sweep: |Tokenising |Extracting |Training |\d+ cells of |\d+ runs trained|/|table |picture "
+    r"^(Plan: |Sweep: |Tokenising |Extracting |Training |\d+ cells of |\d+ runs (?:trained|did not converge; )|/|table |picture "
     r"|page |matched |Paper: |[│┃┏┗┡└┌├╇━ ]|Entropy in bits|training / held-out)"
 )
 
