@@ -15,8 +15,8 @@ from bae_ray.autoencoders import BAEConfig, TopKConfig
 from bae_ray.training.config import TrainingConfig
 
 OURS = re.compile(
-    r"^(Plan: |Sweep: |Tokenising |Extracting |Training |\d+ cells of |\d+ runs (?:trained|did not converge; )|/|table |picture "
-    r"|page |matched |Paper: |[│┃┏┗┡└┌├╇━ ]|Entropy in bits|training / held-out)"
+    r"^(Plan: |Sweep: |Tokenising |Extracting |Training |\d+ cells of |\d+ runs (?:trained|did not converge; )"
+    r"|/|table |picture |page |matched |Paper: |[│┃┏┗┡└┌├╇━ ]|Entropy in bits|training / held-out)"
 )
 
 

@@ -1,32 +1,19 @@
-"""Reading a language model's activations at chosen layers and sites while it runs; finding its parts.
+"""Reading a language model's activations at chosen layers and sites while it runs.
 
 Shapes: B texts, T tokens, M vectors wanted of a batch, D hidden size, S = layers x sites.
 """
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from math import prod
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bae_ray.activations.parts import decoder_of, find_blocks
+from bae_ray.activations.taps import SITES, Tap, attach
 from bae_ray.errors import InvalidInputError
-
-SITES = ("residual", "mlp_in", "mlp_out")
-"""In the order of the forward pass."""
-MLP_NAMES = ("mlp", "ffn", "feed_forward", "block_sparse_moe", "shared_mlp")
-"""What the architectures of transformers call the MLP of a block."""
-PARALLEL_MLP_NAMES = ("residual_mlp", "experts", "mlps")
-"""Names of MLPs whose output is added to that of another MLP beside them."""
-
-
-class Tap(NamedTuple):
-    """A place in the model whose activations are wanted."""
-
-    layer: int
-    site: str
 
 
 class _LastTapReachedError(Exception):
@@ -36,9 +23,7 @@ class _LastTapReachedError(Exception):
 class Capture:
     """Forward passes that keep only the wanted vectors.
 
-    The residual stream at layer l is what block l receives, as `hidden_states[l]` of transformers; the last one is what
-    the model returns after its final norm. mlp_in and mlp_out at layer l are what the MLP of block l gets and gives. A
-    pass ends at the last tap, and blocks past it are dropped from the model: neither held in memory nor run.
+    A pass ends at the last tap, and blocks past it are dropped from the model: neither held in memory nor run.
     """
 
     def __init__(
@@ -69,8 +54,9 @@ class Capture:
         self.blocks = find_blocks(model)
         if self._last is not None and not shared:
             del self.blocks[self._last.layer + 1 :]
+        top = decoder_of(model) if answers else model
         for tap in self.taps:
-            self._hook(tap)
+            attach(self.blocks, top, tap, partial(self._reach, tap))
 
     def __call__(self, token_ids: Tensor, index: Tensor, asked: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Activations [S, M, D] of `taps`, for token ids [B, T] padded on the right, on the model's device.
@@ -123,89 +109,6 @@ class Capture:
         self._captured[tap] = hidden.reshape(-1, self._width).index_select(0, self._index)
         if tap == self._last:
             raise _LastTapReachedError
-
-    def _hook(self, tap: Tap) -> None:
-        def received(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._reach(tap, args[0] if args else kwargs["hidden_states"])
-
-        def given(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            self._reach(tap, output[0] if isinstance(output, tuple) else output)
-
-        def returned(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-            self._reach(tap, output.last_hidden_state)
-
-        if tap == self._final:
-            (decoder_of(self._model) if self._answers else self._model).register_forward_hook(returned)
-            return
-        block = self.blocks[tap.layer]
-        module = block if tap.site == "residual" else _mlp(block)
-        if tap.site == "mlp_out":
-            _check_output(module)
-            module.register_forward_hook(given)
-        else:
-            module.register_forward_pre_hook(received, with_kwargs=True)
-
-
-def _mlp(block: nn.Module) -> nn.Module:
-    """The block's only MLP."""
-    names = [name for name, _ in block.named_children() if name in (*MLP_NAMES, *PARALLEL_MLP_NAMES)]
-    if len(names) > 1:
-        raise InvalidInputError(
-            f"a {type(block).__name__} has {len(names)} MLPs side by side, {' and '.join(names)}, whose outputs it "
-            "adds; expected one. The site residual works with this model; mlp_in and mlp_out do not."
-        )
-    if names and names[0] in MLP_NAMES:
-        return getattr(block, names[0])
-    parts = ", ".join(name for name, _ in block.named_children())
-    raise InvalidInputError(
-        f"cannot find the MLP of a {type(block).__name__}: expected a module called {', '.join(MLP_NAMES)}, found "
-        f"{parts}. The site residual works with this model; mlp_in and mlp_out do not."
-    )
-
-
-def _check_output(mlp: nn.Module) -> None:
-    """Raise `InvalidInputError` where the MLP gives more than its own output."""
-    if "residual" in inspect.signature(mlp.forward).parameters:
-        raise InvalidInputError(
-            f"a {type(mlp).__name__} takes the residual stream and gives its sum with the MLP's output; expected the "
-            "output alone. The sites residual and mlp_in work with this model; mlp_out does not."
-        )
-
-
-def stack_of(causal: PreTrainedModel) -> PreTrainedModel:
-    """The part of a causal model below its head, which gives the last vectors."""
-    stack = next(_inside(causal), causal)
-    return stack_of(stack) if stack is not causal and stack.get_output_embeddings() is not None else stack
-
-
-def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The innermost part that reads texts, without a head and without parts for images or sounds."""
-    inner = next(_inside(model), None)
-    return model if inner is None else decoder_of(inner)
-
-
-def _inside(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """The models inside a model, as far as transformers names them; a Llama 4 only has `model`."""
-    for inner in (model.base_model, model.get_decoder(), getattr(model, "model", None)):
-        if isinstance(inner, PreTrainedModel) and inner is not model:
-            yield inner
-
-
-def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
-    """The list of the model's blocks: the only ModuleList of its decoder with one entry per layer.
-
-    Raises `InvalidInputError` where there is none, or more than one.
-    """
-    n_layers = model.config.get_text_config().num_hidden_layers
-    lists = [module for module in decoder_of(model).modules() if isinstance(module, nn.ModuleList)]
-    # A block has parts, unlike a projection, of which there may be as many.
-    found = [module for module in lists if len(module) == n_layers and any(True for _ in module[0].children())]
-    if len(found) != 1:
-        raise InvalidInputError(
-            f"cannot find the blocks of a {type(model).__name__}: expected one list of {n_layers} modules, found "
-            f"{len(found)}. A decoder-only model is needed."
-        )
-    return found[0]
 
 
 def logits_at(causal: PreTrainedModel, token_ids: Tensor, index: Tensor) -> Tensor:

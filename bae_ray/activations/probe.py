@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bae_ray.activations.capture import Capture, Tap, stack_of
+from bae_ray.activations.capture import Capture
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import Precision
 from bae_ray.activations.layout import Probe
 from bae_ray.activations.loading import load_model, load_model_with_head
 from bae_ray.activations.model import load_tokenizer
+from bae_ray.activations.parts import stack_of
+from bae_ray.activations.taps import Tap
 from bae_ray.errors import BaeRayError, InvalidInputError, first_line
 
 LENGTHS = (20, 12)

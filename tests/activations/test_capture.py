@@ -35,9 +35,11 @@ from transformers import (
     Qwen3Model,
 )
 
-from bae_ray.activations.capture import SITES, Capture, Tap, find_blocks
+from bae_ray.activations.capture import Capture
 from bae_ray.activations.loading import load_model, load_model_with_head
 from bae_ray.activations.model import find_model, load_tokenizer
+from bae_ray.activations.parts import find_blocks
+from bae_ray.activations.taps import SITES, Tap
 from bae_ray.errors import InvalidInputError
 
 D, N_LAYERS = 16, 3

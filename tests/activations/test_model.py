@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import BertConfig, OPTConfig
 
-from bae_ray.activations.capture import find_blocks
 from bae_ray.activations.loading import load_model
 from bae_ray.activations.model import check_request, find_model, model_identity
+from bae_ray.activations.parts import find_blocks
 from bae_ray.errors import InvalidInputError, UnknownModelError
 
 

@@ -11,7 +11,6 @@ import torch
 from bae_ray.activations.model import find_model
 from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
-from bae_ray.analysis.fidelity import SplicedLoss, Splicer
 from bae_ray.analysis.matched_entropy import WEIGHT
 from bae_ray.autoencoders import load_autoencoder
 from bae_ray.autoencoders.checkpoint import WEIGHTS_FILE
@@ -21,6 +20,7 @@ from bae_ray.experiments.compression.compressibility import code_bits, distortio
 from bae_ray.experiments.compression.config import CompressionConfig
 from bae_ray.experiments.compression.quantization import mean_only, product, residual, scalar
 from bae_ray.files import write_text
+from bae_ray.interventions.spliced_loss import SplicedLoss, Splicer
 from bae_ray.progress import track
 from bae_ray.seeds import stream
 from bae_ray.training.results import results

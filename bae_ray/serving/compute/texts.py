@@ -16,11 +16,12 @@ import torch
 from ray import serve
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bae_ray.activations.capture import SITES, Capture
+from bae_ray.activations.capture import Capture
 from bae_ray.activations.compute import Work
 from bae_ray.activations.loading import load_model
 from bae_ray.activations.model import ModelSource, find_model, load_tokenizer
 from bae_ray.activations.probe import LENGTHS, probe_loaded
+from bae_ray.activations.taps import SITES
 from bae_ray.errors import InvalidInputError
 from bae_ray.serving.compute.interface import COMPUTING, LOADING, TextActivations, TooLongError, TooManyTokensError
 from bae_ray.serving.compute.operations import in_thread

@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from bae_ray.activations.model import find_model
-from bae_ray.analysis.fidelity import Splicer
 from bae_ray.errors import InvalidInputError
+from bae_ray.interventions.spliced_loss import Splicer
 from tests.activations.odd_models import GROUPED, save_random
 
 TEXTS = [[1, 2, 3, 4, 5], [7, 8, 9], [10], [11, 12, 13, 14, 15, 16, 17]]

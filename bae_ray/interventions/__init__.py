@@ -1,0 +1,1 @@
+"""Running a whole language model with its activations replaced at some place."""
