@@ -34,7 +34,7 @@ class CleanPass(NamedTuple):
 
     token_ids: Tensor
     """[B, T], padded on the right."""
-    index: Tensor
+    asked: Tensor
     """[M]: tokens whose next one is predicted, counted through the B T tokens."""
     logits: Tensor
     """[M, V]."""
@@ -113,7 +113,7 @@ class EditableModel:
         with torch.inference_mode(), self.edited({tap: lambda _: value}), ExitStack() as stack:
             if start is not None and self._resumes(clean, tap.layer):
                 stack.enter_context(self._skipping(tap.layer, start))
-            return logits_at(self.model, clean.token_ids, clean.index)
+            return logits_at(self.model, clean.token_ids, clean.asked)
 
     def _resumes(self, clean: CleanPass, layer: int) -> bool:
         """Whether a pass may go on from a layer; tried with what entered it, once for each layer."""
@@ -129,7 +129,7 @@ class EditableModel:
     def _same(self, clean: CleanPass, layer: int, entered: Tensor) -> bool:
         try:
             with self.edited({Tap(layer, "residual"): lambda _: entered}), self._skipping(layer, entered):
-                found = logits_at(self.model, clean.token_ids, clean.index)
+                found = logits_at(self.model, clean.token_ids, clean.asked)
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # blocks that give more than a tensor
             return False
         return bool((found - clean.logits).abs().max() <= SAME * clean.logits.abs().max())
