@@ -34,6 +34,7 @@ VERBS = {
     "train": Verb("verb_training", "TrainCommand", "train"),
     "sweep": Verb("verb_training", "SweepCommand", "sweep"),
     "measure": Verb("verb_measure", "MeasureCommand", "measure"),
+    "fidelity": Verb("verb_fidelity", "FidelityCommand", "fidelity"),
     "watch": Verb("verb_training", "WatchCommand", "watch"),
     "entropy": Verb("verb_training", "EntropyCommand", "entropy"),
     "report": Verb("verb_training", "ReportCommand", "report"),

@@ -104,16 +104,17 @@ class EditableModel:
             logits = logits_at(self.model, token_ids, index)
         return CleanPass(token_ids, index, logits, kept)
 
-    def spliced(self, clean: CleanPass, tap: Tap, value: Tensor) -> Tensor:
+    def spliced(self, clean: CleanPass, tap: Tap, value: Tensor, asked: Tensor | None = None) -> Tensor:
         """The logits [M, V] with `value` [B, T, D] in place of the activations at a tap.
 
-        Layers below the tap are not run again where `clean` has the residual stream that enters the tap's block.
+        `asked` [M]: at which tokens, by default those of `clean`. Layers below the tap are not run again where `clean`
+        has the residual stream that enters the tap's block.
         """
         start = value if tap.site == "residual" else clean.activations.get(Tap(tap.layer, "residual"))
         with torch.inference_mode(), self.edited({tap: lambda _: value}), ExitStack() as stack:
             if start is not None and self._resumes(clean, tap.layer):
                 stack.enter_context(self._skipping(tap.layer, start))
-            return logits_at(self.model, clean.token_ids, clean.asked)
+            return logits_at(self.model, clean.token_ids, clean.asked if asked is None else asked)
 
     def _resumes(self, clean: CleanPass, layer: int) -> bool:
         """Whether a pass may go on from a layer; tried with what entered it, once for each layer."""

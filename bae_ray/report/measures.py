@@ -39,6 +39,10 @@ MEASURES = {
     "l0": Measure("L0", 0),
     "dead": Measure("Dead latents", 3),
     "dense": Measure("Dense latents", 3),
+    "ce_recovered": Measure("CE recovered, against zero", 2),
+    "ce_recovered_mean": Measure("CE recovered, against the mean", 2),
+    "kl": Measure("KL to the clean model / nats", 3),
+    "top1_agreement": Measure("Agreement of the next token", 2),
 }
 """All that a map can show."""
 

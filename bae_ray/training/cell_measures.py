@@ -24,7 +24,7 @@ from bae_ray.files import read_text, write_text
 from bae_ray.progress import track
 from bae_ray.storage import folder_at
 from bae_ray.training.config import CellConfig, RunConfig
-from bae_ray.training.grid import data_of
+from bae_ray.training.grid import check_trained_on
 from bae_ray.training.results import position_order, results, write_parquet
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE, RunResult
 from bae_ray.training.samples import Split
@@ -126,11 +126,7 @@ def _of_runs(config: MeasureConfig, store: ActivationStore, folder: Path) -> Ite
         cell, target = _cell(run.cell), _cell(run.target or run.cell)
         if cell not in chosen:
             continue
-        if run.data != data_of(store, cell, None if run.target is None else target):
-            raise InvalidInputError(
-                f"run {file.parent.name} in {folder} was trained on other activations of {cell} than the store "
-                f"{store.folder} holds. Give the store that the runs were trained on."
-            )
+        check_trained_on(run, file.parent, store)
         unit = Unit(cell, target, run.training.val_fraction, run.training.seed, ())
         result = RunResult.model_validate_json(read_text(file))
         found.setdefault(unit, []).append(At(result.run, result.fvu_val))

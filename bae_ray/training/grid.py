@@ -1,6 +1,7 @@
 """The grid of a sweep: cells x axes over any field of the configs, expanded and validated before anything runs."""
 
 import itertools
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -136,6 +137,17 @@ def data_of(store: ActivationStore, cell: Cell, target: Cell | None) -> str:
     """Fingerprint of what a run is trained on: a cell, and the one that a transcoder is to reconstruct."""
     data = store.fingerprint(cell)
     return data if target is None else content_hash([data, store.fingerprint(target)])
+
+
+def check_trained_on(run: RunConfig, folder: Path, store: ActivationStore) -> None:
+    """Raise `InvalidInputError` where a run, which is in `folder`, is of other activations than the store's."""
+    cell, target = (Cell(it.layer, it.site, it.position) if it else None for it in (run.cell, run.target))
+    assert cell is not None
+    if run.data != data_of(store, cell, target):
+        raise InvalidInputError(
+            f"run {folder.name} in {folder.parent} was trained on other activations of {cell} than the store "
+            f"{store.folder} holds. Give the store that the runs were trained on."
+        )
 
 
 def _check_distinct(axes: list[list[Settings]]) -> None:

@@ -13,6 +13,7 @@ from bae_ray.analysis.rivals import Rivals
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path, read_text
 from bae_ray.training.config import TrainingConfig
+from bae_ray.training.run_fidelity import FIDELITY_FILE, FidelityRecord
 from bae_ray.training.run_folder import FAILURE_FILE, RESULT_FILE, RUN_FILE, STOPPED, Failure, RunResult
 
 ILLEGAL_PREFIX = "illegal-"
@@ -104,7 +105,18 @@ def _finished_row(file: Path) -> dict[str, Any]:
             f"{file} is not the result of a run ({error.error_count()} fields do not fit). Delete its folder and "
             "run the sweep again."
         ) from error
-    return {**result.model_dump(), **_settings(json.loads(read_text(file.with_name(RUN_FILE))))}
+    settings = _settings(json.loads(read_text(file.with_name(RUN_FILE))))
+    return {**result.model_dump(), **settings, **_fidelity(file.with_name(FIDELITY_FILE))}
+
+
+def _fidelity(file: Path) -> dict[str, Any]:
+    """Columns of a run whose fidelity was measured; a damaged file is measured again."""
+    if not file.exists():
+        return {}
+    try:
+        return FidelityRecord.model_validate_json(read_text(file)).columns.model_dump()
+    except ValidationError:
+        return {}
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ failure.json        in its place where training failed: the reason
 continued.json      of a run that went on after its end: how many epochs in all
 result-EPOCHS.json  its results before
 search.json         settings that a search has drawn for the run
+fidelity.json       what the language model still knows on its reconstruction, if that was measured
 """
 
 from pathlib import Path

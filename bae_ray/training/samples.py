@@ -34,6 +34,13 @@ def held_out_count(n: int, val_fraction: float) -> int:
     return min(max(round(n * val_fraction), 2), n - 2)
 
 
+def split_rows(n: int, val_fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the rows of n samples that are trained on, and of those held out, drawn at random; in order."""
+    order = torch.randperm(n, generator=stream(seed, "split"))
+    held_out = held_out_count(n, val_fraction)
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
 class Split(NamedTuple):
     """Activations [N, D] and the rows of each part."""
 
@@ -47,9 +54,7 @@ class Split(NamedTuple):
     @classmethod
     def draw(cls, x: Rows, target: Rows | None, val_fraction: float, seed: int) -> Self:
         """Draw the held-out rows at random."""
-        order = torch.randperm(len(x), generator=stream(seed, "split"))
-        n = held_out_count(len(x), val_fraction)
-        return cls(x, target, order[n:].sort().values, order[:n].sort().values)
+        return cls(x, target, *split_rows(len(x), val_fraction, seed))
 
     def parts(self) -> Iterator[tuple[Rows, Rows | None]]:
         """Activations and target of the training rows, then those of the held-out rows."""

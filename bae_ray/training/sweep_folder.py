@@ -86,6 +86,13 @@ def conclude(
     return SweepOutcome(list(runs), finished, len(set(finished) - already), failures, unfit)
 
 
+def refresh_results(out: Path) -> None:
+    """Write the table of the last sweep in a folder anew, with what was measured of its runs since."""
+    if (out / GRID_FILE).exists() and (out / RESULTS_FILE).exists():
+        only = GridRecord.model_validate_json(read_text(out / GRID_FILE)).runs
+        write_parquet(outcomes(out, only=only), out / RESULTS_FILE)
+
+
 def cell_of(run: RunConfig) -> Cell:
     """The cell that a run is of."""
     return Cell(run.cell.layer, run.cell.site, run.cell.position)

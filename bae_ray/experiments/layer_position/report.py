@@ -12,6 +12,7 @@ from bae_ray.experiments.layer_position.interactive import sweep_data
 from bae_ray.experiments.layer_position.matched import NOTE as MATCHED_NOTE
 from bae_ray.experiments.layer_position.matched import Matched, curves, matched_figure, matched_parts, matched_table
 from bae_ray.report.entropy_tables import entropy_tables, variants
+from bae_ray.report.fidelity_figure import fidelity_figure
 from bae_ray.report.figures import entropy_figure
 from bae_ray.report.held_out_figure import held_out_figure
 from bae_ray.report.measure_maps import measure_maps
@@ -59,6 +60,8 @@ def entropy_results(
     tables, figures = {"entropy.csv": entropy_table(table)}, {"entropy.png": entropy_figure(table)}
     if (held_out := held_out_figure(table)) is not None:
         figures["heldout.png"] = held_out
+    if (spliced := fidelity_figure(table)) is not None:
+        figures["fidelity.png"] = spliced
     caveats = caveat_lines(table)
     printed, notes = entropy_tables(table), [*NOTES, *caveats]
     parts: list[Matched] = []

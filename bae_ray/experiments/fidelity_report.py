@@ -1,0 +1,76 @@
+"""The results of measuring the fidelity of runs: fidelity.csv, fidelity.png and fidelity.html."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bae_ray.report.fidelity_figure import fidelity_figure
+from bae_ray.report.results_writer import Results
+from bae_ray.report.terminal import table_of
+from bae_ray.training.run_fidelity import FidelityRecord, RunFidelity
+
+NOTES = [
+    (
+        "A run's reconstruction takes the place of the activations that it was trained on, at its layer, site and "
+        "position, while the language model reads held-out texts. What is measured are the next tokens from there on, "
+        "which alone can see it; of position all these are all tokens."
+    ),
+    (
+        "ce_recovered: (ce_zero - ce_spliced) / (ce_zero - ce_clean), as SAELens and SAEBench define it: 0 is as bad "
+        "as zeros in place of the activations, 1 is the unchanged model. Zeros are far from any activation, so nearly "
+        "everything recovers much; ce_recovered_mean, against the mean of the training texts in place, says what the "
+        "reconstruction adds to a constant. Where an ablation costs next to nothing, neither says anything: see the "
+        "cross-entropies and kl."
+    ),
+    (
+        "kl: KL(clean || spliced), jsd: Jensen-Shannon divergence, both in nats per token; top1_agreement: share of "
+        "tokens after which both models have the same most probable next one. Intervals (95 %) are over texts, drawn "
+        "anew; the trained autoencoder stays as it is."
+    ),
+]
+COLUMNS = {
+    "layer": "{layer}",
+    "site": "{site}",
+    "position": "{position}",
+    "autoencoder": "{autoencoder.name}",
+    "bits": "{heldout_bits:.1f}",
+    "L0": "{l0:.1f}",
+    "FVU": "{fvu_val:.3f}",
+    "CE clean": "{ce_clean:.3f}",
+    "spliced": "{ce_spliced:.3f}",
+    "mean": "{ce_mean:.3f}",
+    "zero": "{ce_zero:.3f}",
+    "recovered": "{ce_recovered:.3f}",
+    "of mean": "{ce_recovered_mean:.3f}",
+    "KL": "{kl:.4f}",
+    "top 1": "{top1_agreement:.3f}",
+}
+
+
+def fidelity_results(table: pd.DataFrame, records: Mapping[str, FidelityRecord]) -> Results:
+    """The results of runs: rows of `results` with the columns of their fidelity, and the records by run."""
+    numbers = [column for column in RunFidelity.model_fields if column in table]
+    table = table.astype(dict.fromkeys(numbers, float))
+    positions = _by_position(table["run"].tolist(), records)
+    shown = {name: form for name, form in COLUMNS.items() if form.split(":")[0].strip("{}") in table}
+    figure = fidelity_figure(table)
+    own = ["model", "layer", "site", "position", "autoencoder.name", "entropy_bits", "heldout_bits", "l0", "fvu_val"]
+    first = [column for column in own if column in table]
+    return Results(
+        page="fidelity.html",
+        title="What the language model still predicts on reconstructions",
+        tables={
+            "fidelity.csv": table[[*first, *numbers, *(name for name in ("seed", "run") if name in table)]],
+            "fidelity_by_position.csv": positions,
+        },
+        figures={"fidelity.png": figure} if figure is not None else {},
+        printed=[table_of("Reconstructions in place of activations", table, shown)],
+        notes=NOTES,
+    )
+
+
+def _by_position(runs: Sequence[str], records: Mapping[str, FidelityRecord]) -> pd.DataFrame:
+    """A row for each run and range of distances from the first token that sees what was replaced."""
+    rows: list[dict[str, Any]] = [{"run": run, **part} for run in runs for part in records[run].by_position]
+    return pd.DataFrame(rows)

@@ -1,0 +1,111 @@
+"""One worker: a language model that is run on texts, clean and with what each subject puts in place.
+
+Shapes: n activations, D hidden size.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bae_ray.activations.layout import Cell
+from bae_ray.activations.rows import Rows
+from bae_ray.activations.store import ActivationStore
+from bae_ray.analysis.features import column_mean, evaluating
+from bae_ray.autoencoders import Autoencoder, load_autoencoder
+from bae_ray.errors import BaeRayError, NotFiniteError
+from bae_ray.fidelity.held_out_texts import Trained
+from bae_ray.fidelity.spliced_batch import Given, SplicedBatch
+from bae_ray.fidelity.subjects import Subject
+from bae_ray.fidelity.units import MeasureUnit
+from bae_ray.interventions.editable_model import EditableModel
+from bae_ray.training.samples import split_rows
+
+
+class MeasuredUnit(NamedTuple):
+    """What came of a unit."""
+
+    rows: pd.DataFrame | None
+    """None where no subject could be measured."""
+    failures: dict[str, str]
+    """Why subjects could not be measured."""
+
+
+class FidelityMeasurer:
+    """Measures units; loads the model with the first one."""
+
+    def __init__(self, given: Given, device: str) -> None:
+        self._given, self._device = given, device
+        self._store = ActivationStore.open(given.store)
+        self._means: dict[tuple[Cell, Trained | None], Tensor] = {}
+
+    def measure(self, unit: MeasureUnit) -> MeasuredUnit:
+        """Measure all subjects of a unit; one that cannot be is named, and the others go on."""
+        failures: dict[str, str] = {}
+        autoencoders = dict(self._autoencoders(unit.subjects, failures))
+        tables: dict[str, list[pd.DataFrame]] = {subject.name: [] for subject in unit.subjects}
+        with torch.inference_mode():
+            for texts in self._batches(unit.texts):
+                batch = SplicedBatch(self._given, texts, unit.subjects, self._model)
+                for subject in unit.subjects:
+                    if subject.name in failures:
+                        continue
+                    try:
+                        tables[subject.name].append(batch.measure(subject, self._value(subject, autoencoders, batch)))
+                    except BaeRayError as error:
+                        failures[subject.name] = str(error)
+        good = [table for name, found in tables.items() if name not in failures for table in found]
+        return MeasuredUnit(pd.concat(good) if good else None, failures)
+
+    @cached_property
+    def _model(self) -> EditableModel:
+        return EditableModel(self._given.source, self._given.config.dtype, self._device)
+
+    def _autoencoders(self, subjects: Iterable[Subject], failures: dict[str, str]) -> Iterator[tuple[str, Autoencoder]]:
+        for subject in subjects:
+            if subject.kind != "run":
+                continue
+            try:
+                yield subject.name, load_autoencoder(subject.of.folder).to(self._device)
+            except BaeRayError as error:
+                failures[subject.name] = str(error)
+
+    def _batches(self, texts: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """Texts, the longest first, in batches of at most `batch_tokens` tokens with padding."""
+        config, start = self._given.config, 0
+        while start < len(texts):
+            longest = min(len(self._given.texts.token_ids[texts[start]]), config.max_tokens)
+            stop = start + max(1, config.batch_tokens // longest)
+            yield tuple(texts[start:stop])
+            start = stop
+
+    def _value(self, subject: Subject, autoencoders: dict[str, Autoencoder], batch: SplicedBatch) -> Tensor:
+        """What takes the place of the activations [n, D] that the subject replaces in a batch."""
+        x = batch.at(subject, subject.read)
+        if subject.kind == "zero":
+            return torch.zeros_like(x)
+        if subject.kind == "mean":
+            return self._mean(subject).to(x).expand_as(x)
+        autoencoder = autoencoders[subject.name]
+        with evaluating(autoencoder):
+            x_hat = autoencoder(x.float()).x_hat
+        if not torch.isfinite(x_hat).all():
+            raise NotFiniteError(
+                f"the reconstruction of {subject.name} holds NaN or infinite numbers at {subject.of.cell}. Leave this "
+                "run out, or train it anew."
+            )
+        return x_hat
+
+    def _mean(self, subject: Subject) -> Tensor:
+        """Mean [D] of what is reconstructed, over the rows that were trained on."""
+        key = (subject.of.target, subject.of.trained)
+        if key not in self._means:
+            cell, trained = key
+            rows = Rows(self._store.shards(cell.layer, cell.position, cell.site))
+            if trained is not None:
+                rows = rows.select(split_rows(len(rows), trained.val_fraction, trained.seed)[0])
+            self._means[key] = column_mean(rows)
+        return self._means[key]

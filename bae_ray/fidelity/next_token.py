@@ -1,0 +1,56 @@
+"""Comparing the distributions of the next token of a changed language model with the clean one's.
+
+Shapes: M tokens whose next one is predicted, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+MEASURES = ("ce_clean", "ce", "kl", "jsd", "top1_agreement")
+"""What is measured of each token."""
+AT_ONCE = 1 << 20
+"""Numbers of a block that stays in the caches of a CPU."""
+AT_ONCE_ON_GPU = 1 << 26
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Log-probabilities [M, V] of logits [M, V], in float32."""
+    return torch.log_softmax(logits.float(), dim=-1)
+
+
+def compare(clean: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+    """The MEASURES of each token, [5, M] in float64.
+
+    `clean` [M, V] are log-probabilities of the unchanged model, `logits` [M, V] those of the changed one. `targets` [M]
+    are the tokens that follow; below 0 there is none, and the cross-entropies are NaN. Nats; `kl` is KL(clean ||
+    changed), as in SAEBench.
+    """
+    return torch.cat(list(_blocks(clean, logits, targets)), 1)
+
+
+def _blocks(clean: Tensor, logits: Tensor, targets: Tensor) -> Iterator[Tensor]:
+    at_once = AT_ONCE_ON_GPU if clean.is_cuda else AT_ONCE
+    rows = max(1, at_once // clean.shape[1])
+    for p, other, target in zip(clean.split(rows), logits.split(rows), targets.split(rows), strict=True):
+        q = log_probabilities(other)
+        at = target.clamp_min(0)[:, None]
+        ce = torch.stack([-p.gather(1, at)[:, 0], -q.gather(1, at)[:, 0]]).masked_fill(target < 0, math.nan)
+        agreement = p.argmax(1) == q.argmax(1)
+        kl, jsd = divergences(p, q)
+        yield torch.cat([ce.double(), kl[None].double(), jsd[None].double(), agreement[None].double()])
+
+
+def divergences(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p || q) [M] and the Jensen-Shannon divergence [M] of log-probabilities [M, V], in nats, none below 0."""
+    of_p, of_q = p.exp(), q.exp()
+    mixture = torch.log((of_p + of_q) / 2)
+    kl = _expected(of_p, p - q)
+    return kl.clamp_min(0), ((_expected(of_p, p - mixture) + _expected(of_q, q - mixture)) / 2).clamp_min(0)
+
+
+def _expected(probabilities: Tensor, values: Tensor) -> Tensor:
+    """Sums of products; what has probability 0 counts nothing, whatever its value."""
+    return torch.where(probabilities > 0, probabilities * values, 0.0).sum(1)

@@ -1,0 +1,112 @@
+"""What takes the place of activations: a run's reconstruction, and beside it their mean and zero."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from bae_ray.activations.config import Position
+from bae_ray.activations.layout import Cell
+from bae_ray.activations.store import ActivationStore
+from bae_ray.activations.taps import Tap
+from bae_ray.autoencoders import load_autoencoder
+from bae_ray.config import content_hash
+from bae_ray.errors import InvalidInputError
+from bae_ray.fidelity.held_out_texts import Trained
+from bae_ray.files import read_text
+from bae_ray.training.config import CellConfig, RunConfig
+from bae_ray.training.grid import check_trained_on
+from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
+
+CONTROLS: tuple["Kind", ...] = ("mean", "zero")
+Kind = Literal["run", "mean", "zero"]
+
+
+class Target(NamedTuple):
+    """An autoencoder to measure, and where it belongs."""
+
+    folder: Path
+    cell: Cell
+    """What it encodes."""
+    target: Cell
+    """What its reconstruction takes the place of: the cell itself, but for a transcoder."""
+    trained: Trained | None
+    """Which rows of the store it was trained on; None: none of them."""
+
+    @property
+    def name(self) -> str:
+        """A run's id, or the name of its folder."""
+        return self.folder.name
+
+    def control(self, kind: Kind) -> str:
+        """Name of the mean or zero in its place: one name for all autoencoders of these activations and texts."""
+        return f"{kind}-{content_hash([self.target, self.trained])}"
+
+
+class Subject(NamedTuple):
+    """One thing that takes the place of activations, on the texts that it is measured on."""
+
+    name: str
+    kind: Kind
+    of: Target
+    """The autoencoder; of a mean or zero, one of those that it stands beside."""
+    texts: tuple[int, ...]
+    """Numbers of the texts."""
+
+    @property
+    def read(self) -> Tap:
+        """Where the autoencoder reads."""
+        return Tap(self.of.cell.layer, self.of.cell.site)
+
+    @property
+    def tap(self) -> Tap:
+        """Where it writes."""
+        return Tap(self.of.target.layer, self.of.target.site)
+
+    @property
+    def position(self) -> Position:
+        """At which tokens."""
+        return self.of.cell.position
+
+
+def targets_of(folders: Iterable[Path], store: ActivationStore) -> list[Target]:
+    """The finished runs below folders. Raises `InvalidInputError` where there is none, or one is of another store."""
+    found: list[Target] = []
+    for folder in folders:
+        runs = sorted(file.parent for file in folder.glob(f"*/{RESULT_FILE}"))
+        if not runs:
+            raise InvalidInputError(f"{folder} holds no finished run. Make some with 'bae-ray sweep'.")
+        for place in runs:
+            run = RunConfig.model_validate_json(read_text(place / RUN_FILE))
+            check_trained_on(run, place, store)
+            cell = _cell(run.cell)
+            trained = Trained(cell.position, run.training.val_fraction, run.training.seed)
+            found.append(Target(place, cell, _cell(run.target or run.cell), trained))
+    return found
+
+
+def imported(folder: Path, layer: int, site: str, position: Position, store: ActivationStore) -> Target:
+    """An autoencoder that is no run here, at a cell of the store.
+
+    Raises `InvalidInputError` where the store does not hold the cell, or its activations are of another width.
+    """
+    cell = store.select([layer], [position], [site])[0]
+    autoencoder = load_autoencoder(folder)
+    if autoencoder.d_in != store.manifest.d:
+        raise InvalidInputError(
+            f"{store.folder} has activations of {store.manifest.d} numbers; the autoencoder in {folder} takes "
+            f"{autoencoder.d_in}. Give a store of the activations that it is of."
+        )
+    target = cell
+    if (place := autoencoder.config.target_cell(layer, site)) is not None:
+        target = store.select([place[0]], [position], [place[1]])[0]
+    return Target(folder, cell, target, None)
+
+
+def subjects_of(target: Target, texts: Sequence[int]) -> list[Subject]:
+    """An autoencoder and its controls on these texts."""
+    controls = [Subject(target.control(kind), kind, target, tuple(texts)) for kind in CONTROLS]
+    return [*controls, Subject(target.name, "run", target, tuple(texts))]
+
+
+def _cell(config: CellConfig) -> Cell:
+    return Cell(config.layer, config.site, config.position)

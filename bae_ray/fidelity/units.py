@@ -1,0 +1,86 @@
+"""Units of work: some subjects on some texts, and the file of what was measured of each.
+
+A file holds a row for each subject, text and distance: sums over tokens. A rerun plans what no file holds.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from bae_ray.config import content_hash
+from bae_ray.fidelity.next_token import MEASURES
+from bae_ray.fidelity.subjects import Subject
+from bae_ray.files import atomic_path
+
+SUBJECTS, TEXTS = 32, 32
+"""Subjects share the clean pass of their unit; what is lost when a worker dies is one unit."""
+COLUMNS = ["subject", "text", "first", "last", "tokens", *MEASURES]
+"""`text` is the number of the text; `first` and `last` are distances in tokens from where a token can first see what
+was replaced."""
+
+
+class MeasureUnit(NamedTuple):
+    """Subjects that are measured together on the same texts."""
+
+    subjects: tuple[Subject, ...]
+    texts: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return content_hash([[subject.name for subject in self.subjects], self.texts])
+
+    @property
+    def size(self) -> int:
+        """Pairs of a subject and a text."""
+        return len(self.subjects) * len(self.texts)
+
+
+def plan_units(subjects: Iterable[Subject], lengths: Sequence[int], done: set[tuple[str, int]]) -> list[MeasureUnit]:
+    """All pairs of a subject and one of its texts that are not done, in units; texts of like lengths together."""
+    missing: dict[tuple[int, ...], list[Subject]] = {}
+    for subject in dict.fromkeys(subjects):
+        left = tuple(text for text in subject.texts if (subject.name, text) not in done)
+        if left:
+            missing.setdefault(tuple(sorted(left, key=lambda text: (-lengths[text], text))), []).append(subject)
+    units = [
+        MeasureUnit(some, texts[start : start + TEXTS])
+        for texts, group in missing.items()
+        for some in _batched(sorted(group, key=_place), SUBJECTS)
+        for start in range(0, len(texts), TEXTS)
+    ]
+    return sorted(units, key=lambda unit: (-lengths[unit.texts[0]], unit.name))  # a lack of memory shows at once
+
+
+def write_unit(folder: Path, unit: MeasureUnit, rows: pd.DataFrame) -> None:
+    """Write the rows of a unit, atomically."""
+    with atomic_path(folder / f"{unit.name}.parquet") as temporary:
+        rows[COLUMNS].to_parquet(temporary, index=False)
+
+
+def read_units(folder: Path) -> pd.DataFrame:
+    """All rows there are, each once. A damaged file is removed: its unit is measured again."""
+    found = [table for file in sorted(folder.glob("*.parquet")) if (table := _read(file)) is not None]
+    if not found:
+        return pd.DataFrame({name: [] for name in COLUMNS})
+    return pd.concat(found, ignore_index=True).drop_duplicates(["subject", "text", "first"], ignore_index=True)
+
+
+def _read(file: Path) -> pd.DataFrame | None:
+    try:
+        return pd.read_parquet(file, columns=COLUMNS)
+    except (OSError, ValueError):  # pyarrow's errors of a file that is none are ValueErrors
+        file.unlink(missing_ok=True)
+        return None
+
+
+def _place(subject: Subject) -> tuple[int, str, str, str]:
+    """Sorts subjects by where they are, so that those of a unit share the activations that are read."""
+    return (subject.tap.layer, subject.tap.site, str(subject.position), subject.name)
+
+
+def _batched(group: Sequence[Subject], size: int) -> Iterator[tuple[Subject, ...]]:
+    for start in range(0, len(group), size):
+        yield tuple(group[start : start + size])
