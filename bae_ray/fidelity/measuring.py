@@ -35,11 +35,10 @@ class MeasuredUnit(NamedTuple):
 
 
 class FidelityMeasurer:
-    """Measures units; loads the model with the first one."""
+    """Measures units; the model is loaded, and the store opened, when they are needed first."""
 
     def __init__(self, given: Given, device: str) -> None:
         self._given, self._device = given, device
-        self._store = ActivationStore.open(given.store)
         self._means: dict[tuple[Cell, Trained | None], Tensor] = {}
 
     def measure(self, unit: MeasureUnit) -> MeasuredUnit:
@@ -59,6 +58,10 @@ class FidelityMeasurer:
                         failures[subject.name] = str(error)
         good = [table for name, found in tables.items() if name not in failures for table in found]
         return MeasuredUnit(pd.concat(good) if good else None, failures)
+
+    @cached_property
+    def _store(self) -> ActivationStore:
+        return ActivationStore.open(self._given.store)
 
     @cached_property
     def _model(self) -> EditableModel:

@@ -46,7 +46,8 @@ def _blocks(clean: Tensor, logits: Tensor, targets: Tensor) -> Iterator[Tensor]:
 def divergences(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """KL(p || q) [M] and the Jensen-Shannon divergence [M] of log-probabilities [M, V], in nats, none below 0."""
     of_p, of_q = p.exp(), q.exp()
-    mixture = torch.log((of_p + of_q) / 2)
+    # Half of the smallest number above 0 is 0, whose logarithm is infinite.
+    mixture = torch.log(((of_p + of_q) / 2).clamp_min(torch.finfo(p.dtype).tiny))
     kl = _expected(of_p, p - q)
     return kl.clamp_min(0), ((_expected(of_p, p - mixture) + _expected(of_q, q - mixture)) / 2).clamp_min(0)
 

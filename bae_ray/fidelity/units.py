@@ -39,18 +39,22 @@ class MeasureUnit(NamedTuple):
 
 
 def plan_units(subjects: Iterable[Subject], lengths: Sequence[int], done: set[tuple[str, int]]) -> list[MeasureUnit]:
-    """All pairs of a subject and one of its texts that are not done, in units; texts of like lengths together."""
-    missing: dict[tuple[int, ...], list[Subject]] = {}
+    """Units of all pairs of a subject and one of its texts, but for subjects of which all is done there.
+
+    Texts of like lengths go together. The same subjects give the same units, whatever is done, so that an interrupted
+    call ends with the numbers of one that was not: rounding depends on what is computed together.
+    """
+    groups: dict[tuple[int, ...], list[Subject]] = {}
     for subject in dict.fromkeys(subjects):
-        left = tuple(text for text in subject.texts if (subject.name, text) not in done)
-        if left:
-            missing.setdefault(tuple(sorted(left, key=lambda text: (-lengths[text], text))), []).append(subject)
-    units = [
-        MeasureUnit(some, texts[start : start + TEXTS])
-        for texts, group in missing.items()
-        for some in _batched(sorted(group, key=_place), SUBJECTS)
-        for start in range(0, len(texts), TEXTS)
-    ]
+        ordered = tuple(sorted(subject.texts, key=lambda text: (-lengths[text], text)))
+        groups.setdefault(ordered, []).append(subject)
+    units: list[MeasureUnit] = []
+    for texts, group in groups.items():
+        for some in _batched(sorted(group, key=_place), SUBJECTS):
+            for start in range(0, len(texts), TEXTS):
+                here = texts[start : start + TEXTS]
+                left = tuple(one for one in some if any((one.name, text) not in done for text in here))
+                units += [MeasureUnit(left, here)] if left else []
     return sorted(units, key=lambda unit: (-lengths[unit.texts[0]], unit.name))  # a lack of memory shows at once
 
 
