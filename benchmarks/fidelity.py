@@ -1,9 +1,10 @@
 """What a spliced run takes beside one bare forward pass, with logits, over the same texts.
 
 The bundled model, texts of the bundled AG News, random binary autoencoders of two latents per dimension at several
-layers. "Bare" is the model alone with the logits of every token that has a next one; "a run" is what each run adds to that: its reconstruction, the layers
-from the splice on, the logits, and the comparison of the distributions. Both sides in one process, the smallest of some
-repeats. Its share of the clean pass, which all runs of a unit have together, is told beside it.
+layers. "Bare" is the model alone with the logits of every token that has a next one. "A run" is what each run adds: its
+reconstruction, the layers from the splice on, the logits, and the comparison of the distributions; its share of the
+clean pass, which all runs of a unit have together, is told beside it. Both sides in one process, the fastest of some
+repeats.
 
     python benchmarks/fidelity.py [--texts 48] [--tokens 64] [--threads 2] [--device cpu]
 """
@@ -28,11 +29,12 @@ from bae_ray.activations.model import find_model, load_tokenizer
 from bae_ray.autoencoders import BAEConfig, build_autoencoder
 from bae_ray.fidelity.config import FidelityConfig
 from bae_ray.fidelity.held_out_texts import Texts
-from bae_ray.fidelity.measuring import FidelityMeasurer
+from bae_ray.fidelity.measurer import FidelityMeasurer
 from bae_ray.fidelity.spliced_batch import Given
 from bae_ray.fidelity.subjects import Subject, Target
 from bae_ray.fidelity.units import MeasureUnit
 from bae_ray.interventions.spliced_loss import padded
+from bae_ray.storage import folder_at
 
 RUNS = 4
 """So many at each layer."""
@@ -46,7 +48,11 @@ def main(texts: int = 48, tokens: int = 64, threads: int = 2, device: str = "cpu
     ids = token_ids(texts, tokens)
     config = FidelityConfig(max_tokens=tokens)
     given = Given(
-        config, source, "", Texts(ids, list(range(texts)), None, frozenset()), {"first": True, "special": True}
+        config,
+        source,
+        folder_at("."),
+        Texts(ids, list(range(texts)), None, frozenset()),
+        {"first": True, "special": True},
     )
     measurer = FidelityMeasurer(given, device)
     model = load_model_with_head(source, "float32", device)

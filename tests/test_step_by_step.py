@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaModel
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from bae_ray import results
 from tests.conftest import WORDS
@@ -30,7 +30,7 @@ def model(tiny_model: Path, tmp_path: Path) -> Path:
     config = LlamaConfig.from_pretrained(tiny_model)
     config.num_hidden_layers = LAYERS
     torch.manual_seed(0)
-    LlamaModel(config).save_pretrained(tmp_path / "deep")
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "deep")
     for file in tiny_model.glob("tokenizer*"):
         (tmp_path / "deep" / file.name).write_bytes(file.read_bytes())
     return tmp_path / "deep"
@@ -54,12 +54,13 @@ def test_step_by_step(bae_ray, model: Path, tmp_path: Path, monkeypatch: pytest.
             Path(written[2]).write_text(written[1] + "\n")
         elif command.startswith("bae-ray"):
             verb, *arguments = shlex.split(command)[1:]
-            one_node = {"extract": ["--gpus-per-worker", 0], "sweep": ["--gpus-per-trial", 0], "watch": ["--once"]}
+            one_node = {name: ["--gpus-per-worker", 0] for name in ("extract", "fidelity")}
+            one_node |= {"sweep": ["--gpus-per-trial", 0], "watch": ["--once"]}
             code, out, err = bae_ray(verb, *arguments, *one_node.get(verb, []))
             assert code == 0, (command, out, err)
             assert "warning" not in err, (command, err)
             ran.append(verb)
-    assert ran == ["extract", "train", "sweep", "watch", "report", "entropy", "measure"]
+    assert ran == ["extract", "train", "sweep", "watch", "report", "entropy", "measure", "fidelity"]
     table = results("runs/sweep")
     assert set(table["autoencoder.expansion"]) == {2, 4}
     assert table["joint_bits"].between(2.9, 3.0001).all(), "eight texts: three bits"

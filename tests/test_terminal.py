@@ -16,7 +16,8 @@ from bae_ray.training.config import TrainingConfig
 
 OURS = re.compile(
     r"^(Plan: |Sweep: |Tokenising |Extracting |Training |\d+ cells of |\d+ runs (?:trained|did not converge; )"
-    r"|/|table |picture |page |matched |Paper: |[│┃┏┗┡└┌├╇━ ]|Entropy in bits|training / held-out)"
+    r"|/|table |picture |page |matched |Paper: |[│┃┏┗┡└┌├╇━ ]|Entropy in bits|training / held-out"
+    r"|[*!#~?]  \d+ of \d+ runs: |Entropy of held-out texts|in bits, with|interval|Tree bits|text takes|95 % interval)"
 )
 
 

@@ -40,9 +40,9 @@ def fidelity(command: FidelityCommand) -> int:
     """Run `bae-ray fidelity`."""
     from bae_ray.activations.store import ActivationStore
     from bae_ray.experiments.fidelity_report import fidelity_results
+    from bae_ray.fidelity.fidelity_rows import fidelity_table
     from bae_ray.fidelity.measure_fidelity import FOLDER, measure_fidelity
     from bae_ray.fidelity.subjects import imported, targets_of
-    from bae_ray.fidelity.tables import fidelity_table
     from bae_ray.report.results_writer import write_results
     from bae_ray.training.sweep_folder import refresh_results
 

@@ -21,7 +21,7 @@ from bae_ray.fidelity.held_out_texts import Texts, chosen, held_out_of, not_amon
 from bae_ray.fidelity.spliced_batch import Given
 from bae_ray.fidelity.store_model import model_of, named, same_model
 from bae_ray.fidelity.subjects import Subject, Target, subjects_of
-from bae_ray.fidelity.summary import RunRows, by_position, summarize
+from bae_ray.fidelity.text_bootstrap import RunRows, by_position, summarize
 from bae_ray.fidelity.units import MeasureUnit, plan_units, read_units
 from bae_ray.fidelity.worker import FidelityWorker, UnitOutcome
 from bae_ray.files import write_text
@@ -71,7 +71,7 @@ def measure_fidelity(
     if waiting:
         kept = store.manifest.request.tokens or {}
         kept = {name: bool(kept.get(name, True)) for name in ("first", "special")}
-        given = Given(config, source, str(store.folder), texts, kept)
+        given = Given(config, source, store.folder, texts, kept)
         subjects = [subject for some in waiting.values() for subject in some]
         failures = _measure(given, subjects, folder, data_executor(executor))
         _summarize(config, waiting, folder, request, failures)

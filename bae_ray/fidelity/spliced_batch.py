@@ -19,6 +19,7 @@ from bae_ray.fidelity.next_token import MEASURES, compare, log_probabilities
 from bae_ray.fidelity.subjects import Subject
 from bae_ray.interventions.editable_model import EditableModel
 from bae_ray.interventions.spliced_loss import padded
+from bae_ray.storage import Folder
 
 NO_ANSWER = -1
 OCTAVES = 64
@@ -30,7 +31,7 @@ class Given(NamedTuple):
 
     config: FidelityConfig
     source: ModelSource
-    store: str
+    store: Folder
     texts: Texts
     """Texts to measure on, of the store or of another one."""
     kept: dict[str, bool]

@@ -25,6 +25,7 @@ class Target(NamedTuple):
     """An autoencoder to measure, and where it belongs."""
 
     folder: Path
+    """Absolute, since workers have another working directory."""
     cell: Cell
     """What it encodes."""
     target: Cell
@@ -80,7 +81,7 @@ def targets_of(folders: Iterable[Path], store: ActivationStore) -> list[Target]:
             check_trained_on(run, place, store)
             cell = _cell(run.cell)
             trained = Trained(cell.position, run.training.val_fraction, run.training.seed)
-            found.append(Target(place, cell, _cell(run.target or run.cell), trained))
+            found.append(Target(place.absolute(), cell, _cell(run.target or run.cell), trained))
     return found
 
 
@@ -99,7 +100,7 @@ def imported(folder: Path, layer: int, site: str, position: Position, store: Act
     target = cell
     if (place := autoencoder.config.target_cell(layer, site)) is not None:
         target = store.select([place[0]], [position], [place[1]])[0]
-    return Target(folder, cell, target, None)
+    return Target(folder.absolute(), cell, target, None)
 
 
 def subjects_of(target: Target, texts: Sequence[int]) -> list[Subject]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bae_ray.errors import UnfinishedError
-from bae_ray.fidelity.measuring import FidelityMeasurer
+from bae_ray.fidelity.measurer import FidelityMeasurer
 from bae_ray.fidelity.spliced_batch import Given
 from bae_ray.fidelity.units import MeasureUnit, write_unit
 from bae_ray.storage import folder_at

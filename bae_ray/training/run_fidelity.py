@@ -11,7 +11,7 @@ class RunFidelity(Record):
     """What the language model still predicts with a run's reconstruction in place of its activations.
 
     Cross-entropies are of the next token, in nats per token, over the tokens of held-out texts that can see what was
-    replaced. Ends are those of 95 % intervals, by resampling texts (fidelity/summary.py).
+    replaced. Ends are those of 95 % intervals, by resampling texts (fidelity/text_bootstrap.py).
     """
 
     fidelity_texts: int
