@@ -117,13 +117,19 @@ def numbered(
 
 
 def label_tokens(form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The token that begins each label's word after a prompt.
+    """The token that begins each label's word after a prompt. Raises what `label_ids` does."""
+    return tuple(ids[0] for ids in label_ids(form, tokenizer))
+
+
+def label_ids(form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], ...]:
+    """All tokens of each label's word after a prompt.
 
     Raises `InvalidInputError` where two labels begin with the same token, or a word is joined to the text before it.
     """
     prompt = form.write(["a"], np.zeros(1, dtype=np.int32), [], 0)
     before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     first: dict[int, str] = {}
+    found: list[tuple[int, ...]] = []
     for word in form.label_words:
         answered = f"{form.text_prefix}a {form.label_prefix}{word}"
         ids = tokenizer(answered, add_special_tokens=False)["input_ids"]
@@ -138,7 +144,8 @@ def label_tokens(form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tupl
                 "apart. Give other --input.label-words."
             )
         first[ids[len(before)]] = word
-    return tuple(first)
+        found.append(tuple(ids[len(before) :]))
+    return tuple(found)
 
 
 def prompt_tables(

@@ -1,0 +1,114 @@
+"""Settings of the steering experiment, and its presets."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from bae_ray.activations.config import CorpusConfig, ExtractConfig, ICLInput
+from bae_ray.autoencoders.config import TopKConfig
+from bae_ray.experiments.extractions import EIGHTH, news, pile
+from bae_ray.experiments.protocol import ExperimentConfig
+from bae_ray.training.config import TrainingConfig
+from bae_ray.training.sweep_config import SweepConfig
+
+Kept = Annotated[int, Field(ge=1)] | None
+
+
+class SteeringConfig(ExperimentConfig):
+    """Vectors from prompts with demonstrations against prompts without, added to prompts without (section 5.4)."""
+
+    extract: ExtractConfig
+    """Activations that the autoencoders are trained on: every token of a corpus, at the layers where they are to steer.
+    The model, its precision and its workers are those of the whole experiment."""
+    sweep: SweepConfig
+    """The autoencoders: architectures are an axis; one run of each per layer and seed."""
+    prompts: CorpusConfig = CorpusConfig(corpus="mr", max_texts=None)
+    """The labelled corpus of the prompts: mr as in the paper, sst2, agnews or one of your own."""
+    input: ICLInput = ICLInput(k=8)
+    """How prompts are written, and how many demonstrations those of the good set have; those of the bad set have
+    none. The seed is set by `seeds`."""
+    calibration: int = Field(default=512, ge=2)
+    """Prompts of each set that vectors are made of."""
+    test: int = Field(default=512, ge=2)
+    """Prompts without demonstrations that are steered; their texts are in no prompt of the calibration."""
+    neutral: CorpusConfig = CorpusConfig(corpus="agnews", max_texts=128)
+    """Other texts, on which steering should change nothing: the divergence of the next token is measured there."""
+    neutral_tokens: int = Field(default=32, ge=1)
+    """Tokens of each of them that are read."""
+    layer: int = Field(ge=0)
+    """Layer of Fig. 6, one of extract.layers."""
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Further layers: methods without an autoencoder are tried at all of them, the others where extract.layers has them,
+    too."""
+    strengths: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+    """What a vector is multiplied by; 0 is no steering."""
+    kept: Kept = 256
+    """Latents of the difference that are kept, the largest by size. None: all."""
+    kept_compared: tuple[Kept, ...] = (16, 64, 256, 1024, None)
+    """Numbers of latents that are compared, each with the differences themselves and with their signs alone."""
+    compared_at: float = 1.0
+    """The strength at which those are compared, one of `strengths`; vectors are as long as the centroids are apart."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    """Seeds, each of which draws calibration, test, random controls, and the autoencoders' trainings."""
+    prompts_at_once: int = Field(default=64, ge=1)
+    """Prompts per forward pass, at most."""
+
+    @model_validator(mode="after")
+    def _check_strengths(self) -> Self:
+        for name in ("strengths", "seeds", "kept_compared", "layers"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} are {values}: expected each named once")
+        if self.compared_at not in self.strengths or self.compared_at == 0:
+            raise ValueError(
+                f"compared_at is {self.compared_at}: expected one of strengths {self.strengths}, but not 0"
+            )
+        return self
+
+
+METHODS = "autoencoder.architecture=bae,relu,topk,gated"
+
+# Section 5.4 and Appendix A.4: Llama 3.2-1B, layer 11, autoencoders of the Pile, 512 prompts of each set.
+_PAPER = SteeringConfig(
+    out=Path("runs/steering_paper"),
+    extract=pile((5, 9, 11, 14)),
+    sweep=SweepConfig(training=TrainingConfig(epochs=200), axes=(METHODS,), gpus_per_trial=1),
+    layer=11,
+    layers=(1, 3, 5, 7, 9, 11, 13, 15),
+)
+
+PRESETS = {
+    # Half an hour on 2 cores at most. The autoencoders of the laptop preset of comsem_table, at half its vectors.
+    "laptop": SteeringConfig(
+        out=Path("runs/steering"),
+        extract=news((10,), vectors=16_384).model_copy(update={"batch_size": 16, "shard_size": 64}),
+        sweep=SweepConfig(
+            autoencoder=TopKConfig(expansion=2),
+            training=TrainingConfig(
+                epochs=20, batch_size=256, lr=2e-3, lr_decay=0.5, entropy_weight=1e-3, covariance_weight=1e-5
+            ),
+            axes=("autoencoder.architecture=bae,relu,topk,gated training.l1_weight=0,3e-5,0,1e-5",),
+            packed=2,
+        ),
+        calibration=96,
+        test=128,
+        neutral=CorpusConfig(corpus="agnews", max_texts=64),
+        layer=10,
+        layers=(5, 15, 20, 25),
+        strengths=(0.0, 0.5, 1.0, 2.0, 3.0),
+        kept_compared=(16, 64, 256, None),
+    ),
+    # One H100, at most an hour: an estimate, not measured. One layer, an eighth of the vectors, 16,000 steps in place
+    # of 2.5 million, so the loss weights are larger.
+    "gpu": _PAPER.changed(
+        out="runs/steering_gpu",
+        extract={**EIGHTH, "layers": (11,)},
+        sweep={
+            "training": TrainingConfig(
+                epochs=10, lr_decay=0.5, entropy_weight=1e-4, covariance_weight=1e-6, l1_weight=1e-6, precision="tf32"
+            )
+        },
+    ),
+    "paper": _PAPER,
+}

@@ -1,0 +1,141 @@
+"""Pictures of steering: over the strength (the paper's Fig. 6), over the features kept, and over the layer."""
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bae_ray.experiments.steering.config import SteeringConfig
+from bae_ray.experiments.steering.steering_summary import ALL, References, label_of
+from bae_ray.experiments.steering.steering_units import CENTROIDS, COMPONENT, DIRECTION, FEATURES, NONE
+
+STYLES: dict[str, dict[str, Any]] = {
+    CENTROIDS: {"color": "black", "linestyle": "-"},
+    COMPONENT: {"color": "tab:brown", "linestyle": "-."},
+    DIRECTION: {"color": "grey", "linestyle": "--"},
+    FEATURES: {"color": "grey", "linestyle": ":"},
+}
+"""Of what has no autoencoder, and of controls; architectures have a colour each."""
+ROWS = {
+    "whole": "Accuracy, whole vocabulary",
+    "among": "Accuracy among the labels",
+    "log_odds_change": "Change of log-odds / nats",
+    "kl": "KL on neutral texts / nats",
+}
+
+
+def strength_figure(means: pd.DataFrame, config: SteeringConfig, found: References) -> Figure:
+    """Two columns, vectors as decoded and of one length; a row for each measure over the strength."""
+    figure = Figure(figsize=(12, 15), layout="constrained")
+    grid = figure.subplots(len(ROWS), 2, sharex=True, sharey="row")
+    kept = ALL if config.kept is None else str(config.kept)
+    here = means[(means["layer"] == config.layer) & (means["weights"] == "values")]
+    here = here[here["kept"].isin([kept, ALL])]
+    plain = here[here["method"] == NONE]
+    for row, (measure, name) in enumerate(ROWS.items()):
+        for column, rescaled in enumerate((False, True)):
+            axes: Axes = grid[row][column]
+            for number, (method, rows) in enumerate(_shown(here, rescaled, kept).items()):
+                # A vector of strength 0 is no steering.
+                _line(axes, pd.concat([plain, rows]), "strength", measure, _style(method, number), label_of(method))
+            _references(axes, measure, found, float(plain[measure].iloc[0]))
+            if measure == "kl":
+                axes.set_yscale("symlog", linthresh=0.01)
+        grid[row][0].set_ylabel(name)
+    grid[0][0].set_title("Vectors as decoded (the paper's Fig. 6)")
+    grid[0][1].set_title("Vectors as long as the centroids are apart")
+    for axes in grid[-1]:
+        axes.set_xlabel("Strength")
+    grid[0][1].legend(fontsize="x-small", loc="upper left")
+    figure.suptitle(_title(config, found, len(config.seeds)))
+    return figure
+
+
+def _shown(here: pd.DataFrame, rescaled: bool, kept: str) -> dict[str, pd.DataFrame]:
+    """The lines of a panel by method; the centroids' vector and the component have one length in both."""
+    lines: dict[str, pd.DataFrame] = {}
+    for method, rows in here[here["method"] != NONE].groupby("method", sort=False):
+        wanted = rows[rows["rescaled"] == (rescaled or method in (CENTROIDS, COMPONENT))]
+        if method not in STYLES or method == FEATURES:
+            wanted = wanted[wanted["kept"] == kept]
+        if len(wanted):
+            lines[str(method)] = wanted
+    return lines
+
+
+def _style(method: str, number: int) -> dict[str, Any]:
+    return STYLES.get(method, {"color": f"C{number}", "linestyle": "-"})
+
+
+def _line(axes: Axes, rows: pd.DataFrame, x: str, measure: str, style: dict[str, Any], label: str) -> None:
+    rows = rows.sort_values(x)
+    axes.plot(rows[x], rows[measure], marker=".", label=label, **style)
+    axes.fill_between(rows[x], rows[f"{measure}_low"], rows[f"{measure}_high"], color=style["color"], alpha=0.12)
+
+
+def _references(axes: Axes, measure: str, found: References, plain: float) -> None:
+    axes.axhline(plain, color="tab:olive", linewidth=0.8, label="no steering")
+    if measure in ("whole", "among"):
+        axes.axhline(found.chance, color="grey", linewidth=0.8, linestyle=(0, (1, 4)), label="chance among the labels")
+        shown = found.few_shot_whole if measure == "whole" else found.few_shot_among
+        axes.axhline(shown, color="tab:pink", linewidth=0.8, label=f"{found.shots}-shot prompts, not steered")
+        axes.set_ylim(0, 1)
+
+
+def kept_figure(means: pd.DataFrame, config: SteeringConfig, found: References) -> Figure:
+    """Accuracy and divergence over the number of latents kept, values against signs, at one length and strength."""
+    here = means[(means["layer"] == config.layer) & means["rescaled"] & (means["strength"] == config.compared_at)]
+    numbers = list(dict.fromkeys((*config.kept_compared, config.kept)))
+    order = [str(n) for n in sorted(n for n in numbers if n is not None)] + ([ALL] if None in numbers else [])
+    measures = ("whole", "among", "kl")
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    plain = means[means["method"] == NONE]
+    for axes, measure in zip(figure.subplots(1, len(measures)), measures, strict=True):
+        methods = [method for method in dict.fromkeys(here["method"]) if method not in (*STYLES, NONE)]
+        for number, method in enumerate(methods):
+            for weights, line in (("values", "-"), ("signs", "--")):
+                rows = here[(here["method"] == method) & (here["weights"] == weights)]
+                rows = rows.assign(place=[order.index(kept) for kept in rows["kept"]])
+                style = {"color": f"C{number}", "linestyle": line}
+                _line(axes, rows, "place", measure, style, f"{label_of(str(method))}, {weights}")
+        for control in (CENTROIDS, DIRECTION):
+            for value in here[here["method"] == control][measure]:
+                axes.axhline(value, **STYLES[control], linewidth=0.8, label=control)
+        _references(axes, measure, found, float(plain[measure].iloc[0]))
+        axes.set_xticks(range(len(order)), order)
+        axes.set(xlabel="Latents kept", ylabel=ROWS[measure])
+        if measure == "kl":
+            axes.set_yscale("symlog", linthresh=0.01)
+    figure.axes[0].legend(fontsize="x-small")
+    figure.suptitle(
+        f"{_title(config, found, len(config.seeds))}; strength {config.compared_at:g}, vectors of one length"
+    )
+    return figure
+
+
+def layer_figure(means: pd.DataFrame, config: SteeringConfig, found: References) -> Figure:
+    """Accuracy and divergence by layer, at one strength and length."""
+    kept = ALL if config.kept is None else str(config.kept)
+    at = means[means["rescaled"] & (means["strength"] == config.compared_at) & (means["weights"] == "values")]
+    plain, measures = means[means["method"] == NONE], ("whole", "among", "kl")
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    for axes, measure in zip(figure.subplots(1, len(measures)), measures, strict=True):
+        for number, (method, rows) in enumerate(_shown(at, True, kept).items()):
+            _line(axes, rows, "layer", measure, _style(method, number), label_of(method))
+        _references(axes, measure, found, float(plain[measure].iloc[0]))
+        axes.set(xlabel="Layer", ylabel=ROWS[measure])
+        if measure == "kl":
+            axes.set_yscale("symlog", linthresh=0.01)
+    figure.axes[0].legend(fontsize="x-small")
+    figure.suptitle(
+        f"{_title(config, found, len(config.seeds))}; strength {config.compared_at:g}, vectors of one length"
+    )
+    return figure
+
+
+def _title(config: SteeringConfig, found: References, seeds: int) -> str:
+    return (
+        f"{found.model}, layer {config.layer}; {config.prompts.corpus}, {found.test} prompts, calibration of "
+        f"{found.calibration}; {seeds} seeds, bands: 95 % intervals"
+    )

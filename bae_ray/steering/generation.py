@@ -1,0 +1,94 @@
+"""Texts that a steered model writes.
+
+Shapes: B texts, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bae_ray.config import Config
+from bae_ray.seeds import stream
+from bae_ray.steering.edits import SteeringEdit
+from bae_ray.steering.steered_model import Batch, Prompts, SteeredModel
+
+
+class GenerationConfig(Config):
+    """How a text is written."""
+
+    max_new_tokens: int = Field(default=32, ge=1)
+    """Tokens that are written at most; fewer where the model ends the text."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Of the distribution that a token is drawn from; 0 takes the likeliest."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the tokens drawn. Each text has random numbers of its own, whatever else is in its batch."""
+
+
+class Continuation(NamedTuple):
+    """What a model wrote after a prompt."""
+
+    token_ids: list[int]
+    """The new tokens, without the one that ended the text."""
+    ended: bool
+    """Whether the model ended it; otherwise it was cut."""
+
+
+def generate(
+    model: SteeredModel,
+    prompts: Prompts,
+    config: GenerationConfig,
+    edits: Sequence[SteeringEdit] = (),
+    batch_size: int = 16,
+) -> list[Continuation]:
+    """Go on from each prompt. Edits act on its last token, or all of its tokens, and on every new one.
+
+    Raises `InvalidInputError` for a prompt that with the new tokens is too long, and for edits that do not fit.
+    """
+    model.check(prompts, edits, config.max_new_tokens)
+    written: dict[int, Continuation] = {}
+    for batch in model.batches(prompts, batch_size):
+        acting = [edit.of(batch.texts, len(prompts)) for edit in edits]
+        written |= dict(zip(batch.texts, _continue(model, batch, config, acting), strict=True))
+    return [written[text] for text in range(len(prompts))]
+
+
+@torch.inference_mode()
+def _continue(
+    model: SteeredModel, batch: Batch, config: GenerationConfig, edits: Sequence[SteeringEdit]
+) -> list[Continuation]:
+    """The texts of a batch go on until each has ended. What follows an end is cut off afterwards."""
+    ends = model.end_tokens
+    generators = [stream(config.seed, "generate", text) for text in batch.texts]
+    drawn = torch.stack([torch.rand(config.max_new_tokens, generator=one, dtype=torch.float64) for one in generators])
+    reading = model.read(batch.prompts, edits)
+    written: list[list[int]] = [[] for _ in batch.texts]
+    for step in range(config.max_new_tokens):
+        logits, reading = model.go_on(reading, reading.last, edits, every=False)
+        chosen = choose(logits[:, -1], config.temperature, drawn[:, step])
+        for text, token in zip(written, chosen.tolist(), strict=True):
+            text.append(token)
+        if all(not ends.isdisjoint(text) for text in written):
+            break
+        reading = reading._replace(last=chosen[:, None])
+    return [_cut(text, ends) for text in written]
+
+
+def choose(logits: Tensor, temperature: float, drawn: Tensor) -> Tensor:
+    """A token [B] from logits [B, V]: where the distribution function reaches numbers [B] drawn from [0, 1).
+
+    At temperature 0 the likeliest.
+    """
+    if temperature == 0:
+        return logits.argmax(1)
+    reached = (logits.double() / temperature).softmax(1).cumsum(1)
+    wanted = drawn.to(logits.device)[:, None] * reached[:, -1:]
+    return torch.searchsorted(reached, wanted, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+
+
+def _cut(text: list[int], ends: frozenset[int]) -> Continuation:
+    """A text up to the first token that ends it."""
+    end = next((place for place, token in enumerate(text) if token in ends), None)
+    return Continuation(text[:end], end is not None)

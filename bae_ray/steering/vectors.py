@@ -1,0 +1,134 @@
+"""Steering vectors from two sets of prompts, from features, and from activations without any autoencoder.
+
+Shapes: N prompts of a set, D d_in, F d_latent. All vectors are float64, in the language model's own units: strength 1
+adds them as they are.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bae_ray.analysis.features import evaluating, rows_at_once
+from bae_ray.autoencoders import Autoencoder
+from bae_ray.errors import InvalidInputError
+from bae_ray.values import check_finite, check_type
+
+
+def mean_latents(autoencoder: Autoencoder, x: Tensor) -> Tensor:
+    """The mean latents [F] of activations [N, D]: of a binary autoencoder the firing rates.
+
+    Raises what `encode` does, and `InvalidInputError` where there are no activations.
+    """
+    _check_set(x, "x")
+    total = torch.zeros(autoencoder.d_latent, dtype=torch.float64)
+    with torch.no_grad(), evaluating(autoencoder):
+        for batch in x.split(rows_at_once(autoencoder)):
+            total += autoencoder.encode(batch.to(autoencoder.mean.device)).double().sum(0).cpu()
+    return total / len(x)
+
+
+def latent_difference(autoencoder: Autoencoder, good: Tensor, bad: Tensor) -> Tensor:
+    """h_D, [F]: mean latents of the good prompts' activations [N, D] less those of the bad ones' (section 5.4)."""
+    return mean_latents(autoencoder, good) - mean_latents(autoencoder, bad)
+
+
+def largest(change: Tensor, kept: int | None) -> Tensor:
+    """A change of latents [F] with all but the `kept` largest by size set to 0 (the paper keeps 256); None keeps all.
+
+    Raises `InvalidInputError` where there are not so many latents.
+    """
+    if kept is None:
+        return change.clone()
+    if not 1 <= kept <= len(change):
+        raise InvalidInputError(
+            f"features to keep are {kept}: expected 1 to {len(change)}, the autoencoder's latents, or all of them."
+        )
+    chosen = change.abs().topk(kept).indices
+    return torch.zeros_like(change).index_copy(0, chosen, change[chosen])
+
+
+def signs(change: Tensor) -> Tensor:
+    """A change of latents [F] with the sign of each number in its place, as the paper's released code adds them."""
+    return change.sign()
+
+
+def decoded(autoencoder: Autoencoder, change: Tensor) -> Tensor:
+    """What a change of latents [F] adds to the reconstruction, [D]: change W_dec, times the autoencoder's scale.
+
+    Of a transcoder it belongs where the target is. Raises `InvalidInputError` for another width, `NotFiniteError`.
+    """
+    if change.shape != (autoencoder.d_latent,):
+        raise InvalidInputError(
+            f"the change of latents is of shape {tuple(change.shape)}; this autoencoder takes [{autoencoder.d_latent}]."
+        )
+    check_finite(change, "the change of latents")
+    scale = autoencoder.target_normalization[1].detach().double().cpu()
+    return change.double() @ autoencoder.latent_directions().detach().cpu() * scale
+
+
+def of_features(autoencoder: Autoencoder, features: Sequence[int], value: float = 1.0) -> Tensor:
+    """What the latents `features` add to the reconstruction at a value, [D].
+
+    Raises `InvalidInputError` for a latent that the autoencoder does not have, none, or a value that is not finite.
+    """
+    check_features(features, autoencoder.d_latent)
+    if not math.isfinite(value):
+        raise InvalidInputError(f"the features' value is {value}: expected a finite number.")
+    change = torch.zeros(autoencoder.d_latent, dtype=torch.float64)
+    change[list(features)] = value
+    return decoded(autoencoder, change)
+
+
+def centroid_difference(good: Tensor, bad: Tensor) -> Tensor:
+    """The mean of the good prompts' activations [N, D] less that of the bad ones', [D]."""
+    _check_set(good, "good")
+    _check_set(bad, "bad")
+    return good.double().mean(0) - bad.double().mean(0)
+
+
+def principal_component(x: Tensor, toward: Tensor) -> Tensor:
+    """The first principal component of activations [N, D], of length 1, turned to the side of `toward` [D].
+
+    Raises `InvalidInputError` where the activations are all the same.
+    """
+    _check_set(x, "x")
+    centred = x.double() - x.double().mean(0)
+    if not centred.any():
+        raise InvalidInputError(
+            f"all {len(x)} activations are the same, so there is no principal component. Give others, or another layer."
+        )
+    component = torch.linalg.svd(centred, full_matrices=False).Vh[0]
+    return -component if component @ toward.double() < 0 else component
+
+
+def rescaled(vector: Tensor, norm: float) -> Tensor:
+    """A vector [D] of another length, such as the distance of two centroids.
+
+    Raises `InvalidInputError` for a vector of zeros, which has no direction.
+    """
+    length = float(vector.norm())
+    if not length > 0:
+        raise InvalidInputError(
+            "the vector is 0, so it cannot be rescaled: nothing differs between the two sets of prompts. Keep more "
+            "features, or give other prompts."
+        )
+    return vector * (norm / length)
+
+
+def check_features(features: Sequence[int], d_latent: int) -> None:
+    """Raise `InvalidInputError` for a latent that an autoencoder of `d_latent` does not have, one twice, or none."""
+    if not features:
+        raise InvalidInputError(f"no feature is named: expected at least one of 0 to {d_latent - 1}.")
+    if wrong := [feature for feature in features if not 0 <= feature < d_latent]:
+        raise InvalidInputError(f"feature {wrong[0]} is out of range: expected 0 to {d_latent - 1}.")
+    if len(set(features)) < len(features):
+        raise InvalidInputError(f"features {tuple(features)}: expected each named once.")
+
+
+def _check_set(x: Tensor, name: str) -> None:
+    if x.ndim != 2 or not len(x):
+        raise InvalidInputError(f"{name} is of shape {tuple(x.shape)}; expected [n, d], with one prompt at least.")
+    check_type(x, name)
+    check_finite(x, name)
