@@ -10,6 +10,7 @@ from bae_ray.lazy import lazily
 if TYPE_CHECKING:
     from bae_ray.activations.store import ActivationStore as ActivationStore
     from bae_ray.autoencoders import load_autoencoder as load_autoencoder
+    from bae_ray.feature_model import FeatureModel as FeatureModel
     from bae_ray.training.results import results as results
     from bae_ray.training.trainer import train as train
     from bae_ray.training.trainer import train_many as train_many
@@ -18,6 +19,7 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "ActivationStore": "bae_ray.activations.store",
+        "FeatureModel": "bae_ray.feature_model",
         "load_autoencoder": "bae_ray.autoencoders",
         "results": "bae_ray.training.results",
         "train": "bae_ray.training.trainer",

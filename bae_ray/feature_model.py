@@ -1,0 +1,204 @@
+"""For notebooks: a language model and one trained autoencoder of its activations, on texts.
+
+Shapes: T tokens of a text, D hidden size, G features, V vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import pandas as pd
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from bae_ray.activations.config import Position
+from bae_ray.activations.layout import Cell
+from bae_ray.activations.model import find_model
+from bae_ray.activations.taps import Tap
+from bae_ray.analysis.features import evaluating
+from bae_ray.autoencoders import Autoencoder, load_autoencoder
+from bae_ray.errors import InvalidInputError
+from bae_ray.fidelity.next_token import MEASURES, compare, log_probabilities
+from bae_ray.files import read_text
+from bae_ray.interventions.editable_model import EditableModel
+from bae_ray.steering.edits import AddedVector, ClampedFeatures, SteeringEdit, Tokens
+from bae_ray.steering.generation import GenerationConfig, generate
+from bae_ray.steering.steered_model import SteeredModel
+from bae_ray.steering.vectors import of_features
+from bae_ray.training.config import RunConfig
+from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE, RunResult
+
+
+class TextReconstruction(NamedTuple):
+    """Activations of some tokens of a text and their reconstruction."""
+
+    tokens: list[str]
+    x: Tensor
+    """[n, D]: of a transcoder those of its target."""
+    x_hat: Tensor
+    """[n, D]."""
+
+    @property
+    def relative_error(self) -> Tensor:
+        """|x - x_hat|^2 / |x|^2 of each token, [n]. This is no FVU: one text has no variance of its own to explain."""
+        return (self.x - self.x_hat).square().sum(1) / self.x.square().sum(1)
+
+
+class FeatureModel:
+    """A language model beside an autoencoder of its activations at one layer and site.
+
+    Methods take a text, and look at the tokens that the autoencoder was trained on: at its position, or all of them.
+    """
+
+    def __init__(self, model: EditableModel, autoencoder: Autoencoder, cell: Cell, target: Cell | None = None) -> None:
+        """`cell` is what the autoencoder encodes, `target` what it reconstructs if that is another one."""
+        self.model, self.autoencoder, self.cell, self.target = model, autoencoder.eval(), cell, target or cell
+
+    @classmethod
+    def of_run(cls, folder: str | Path, model: str | None = None, device: str = "cpu") -> Self:
+        """The autoencoder of a run and its language model, by the run's name for it or another one.
+
+        Raises `InvalidInputError` for a folder that is no finished run, and a model that cannot be found.
+        """
+        folder = Path(folder)
+        if not (folder / RESULT_FILE).exists():
+            raise InvalidInputError(
+                f"{folder} is no finished run: {RESULT_FILE} is missing. Give the folder of one, RUNS/ID."
+            )
+        run = RunConfig.model_validate_json(read_text(folder / RUN_FILE))
+        result = RunResult.model_validate_json(read_text(folder / RESULT_FILE))
+        cell, target = (Cell(it.layer, it.site, it.position) if it else None for it in (run.cell, run.target))
+        assert cell is not None
+        autoencoder = load_autoencoder(folder).to(device)
+        loaded = EditableModel(find_model(model or result.model), "float32", device)
+        return cls(loaded, autoencoder, cell, target)
+
+    @override
+    def __repr__(self) -> str:
+        return f"FeatureModel({self.model.source.name}, {self.autoencoder!r} at {self.cell})"
+
+    def top_features(self, text: str, k: int = 5) -> pd.DataFrame:
+        """The k features of largest magnitude at each token: position, token, feature, magnitude.
+
+        Only features that are present; of a binary autoencoder the magnitude is the burstiness.
+        """
+        places = self._places(text)
+        x = self._activations(places.token_ids, self._read)[places.positions]
+        with torch.no_grad(), evaluating(self.autoencoder):
+            present = self.autoencoder.features_fire(x)
+            magnitudes = self.autoencoder.magnitudes(x).masked_fill(~present, -torch.inf)
+        values, features = magnitudes.topk(min(k, magnitudes.shape[1]), dim=1)
+        rows = [
+            (position, token, int(feature), float(value))
+            for position, token, of, found in zip(places.positions, places.tokens, features, values, strict=True)
+            for feature, value in zip(of, found, strict=True)
+            if torch.isfinite(value)
+        ]
+        return pd.DataFrame(rows, columns=["position", "token", "feature", "magnitude"])
+
+    def reconstruct(self, text: str) -> TextReconstruction:
+        """The text's activations and what the autoencoder makes of them."""
+        places = self._places(text)
+        found = {tap: self._activations(places.token_ids, tap)[places.positions] for tap in {self._read, self._write}}
+        return TextReconstruction(places.tokens, found[self._write], self._reconstruction(found[self._read]))
+
+    def splice(self, text: str) -> pd.DataFrame:
+        """What the language model predicts with the reconstruction in place: a row per token that has a next one.
+
+        Cross-entropies of the next token, KL and Jensen-Shannon divergence in nats, and whether the most probable next
+        token is the same.
+        """
+        places = self._places(text)
+        ids = torch.tensor([places.token_ids], device=self.model.device)
+        asked = torch.arange(len(places.token_ids) - 1, device=self.model.device)
+        if not len(asked):
+            raise InvalidInputError(f"the text {text!r} has one token, so there is no next one. Give a longer text.")
+        taps = {self._read, self._write, Tap(self._write.layer, "residual")}
+        clean = self.model.clean(ids, asked, sorted(taps))
+        value = clean.activations[self._write].clone()
+        value[0, places.positions] = self._reconstruction(clean.activations[self._read][0, places.positions])
+        logits = self.model.spliced(clean, self._write, value)
+        found = compare(log_probabilities(clean.logits), logits, ids[0, 1:]).cpu()
+        table = pd.DataFrame(dict(zip(MEASURES, found.numpy(), strict=True)))
+        table.insert(0, "token", self._words(places.token_ids)[:-1])
+        return table.assign(top1_agreement=table["top1_agreement"].astype(bool))
+
+    def generate(
+        self,
+        prompt: str,
+        add: Mapping[int, float] | None = None,
+        clamp: Mapping[int, float] | None = None,
+        tokens: Tokens = "last",
+        **generation: object,
+    ) -> str:
+        """What the model writes after a prompt, with features turned up or held at a value.
+
+        `add`: how many times a feature's direction is added to the activations. `clamp`: the value that a feature is
+        held at; 0 ablates it. Both act from the prompt's last token on, or with tokens="all" everywhere. Further
+        arguments are those of `GenerationConfig`: max_new_tokens, temperature, seed.
+
+        Raises `InvalidInputError` for features that there are not, and a prompt that is too long.
+        """
+        edits: list[SteeringEdit] = []
+        if add:
+            vector = sum((of_features(self.autoencoder, [feature], size) for feature, size in add.items()))
+            edits.append(AddedVector(self._write, torch.as_tensor(vector), 1.0, tokens))
+        for feature, value in (clamp or {}).items():
+            edits.append(ClampedFeatures(self._write, self.autoencoder, [feature], value, tokens))
+        config = GenerationConfig.model_validate(generation)
+        (written,) = generate(SteeredModel(self.model), [self._ids(prompt)], config, edits)
+        return str(self.model.tokenizer.decode(written.token_ids))
+
+    @property
+    def _read(self) -> Tap:
+        return Tap(self.cell.layer, self.cell.site)
+
+    @property
+    def _write(self) -> Tap:
+        return Tap(self.target.layer, self.target.site)
+
+    def _ids(self, text: str) -> list[int]:
+        ids = list(map(int, self.model.tokenizer(text).input_ids))
+        if not ids:
+            raise InvalidInputError("the text is empty: expected one token at least.")
+        self.model.check_length(len(ids))
+        return ids
+
+    def _places(self, text: str) -> "_Places":
+        ids = self._ids(text)
+        positions = _positions(self.cell.position, len(ids))
+        words = self._words(ids)
+        return _Places(ids, positions, [words[position] for position in positions])
+
+    def _words(self, ids: Sequence[int]) -> list[str]:
+        return [str(self.model.tokenizer.decode([token])) for token in ids]
+
+    def _activations(self, ids: Sequence[int], tap: Tap) -> Tensor:
+        """[T, D]."""
+        batch = torch.tensor([list(ids)], device=self.model.device)
+        return self.model.clean(batch, torch.tensor([0], device=self.model.device), [tap]).activations[tap][0]
+
+    def _reconstruction(self, x: Tensor) -> Tensor:
+        with torch.no_grad(), evaluating(self.autoencoder):
+            return self.autoencoder(x).x_hat
+
+
+class _Places(NamedTuple):
+    """A text's tokens, and those that are looked at."""
+
+    token_ids: list[int]
+    positions: list[int]
+    tokens: list[str]
+
+
+def _positions(position: Position, length: int) -> list[int]:
+    if position == "all":
+        return list(range(length))
+    if position == "last":
+        return [length - 1]
+    if position >= length:
+        raise InvalidInputError(
+            f"the text has {length} tokens, and the autoencoder was trained on position {position}. Give a longer text."
+        )
+    return [position]
