@@ -1,6 +1,5 @@
 """The texts that a run was not trained on, as token ids, whole again where an extraction had cut them."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -91,11 +90,7 @@ def _can_tell(length: int, position: Position, max_tokens: int) -> bool:
     return min(length, max_tokens) >= 2 + (position if isinstance(position, int) else 0)
 
 
-def not_among(texts: Texts, other: Sequence[Sequence[int]]) -> np.ndarray:
-    """Numbers of the texts that are not among others, of which a beginning is enough."""
-    seen = {tuple(ids) for ids in other}
-    lengths = sorted({len(ids) for ids in seen})
-    return np.array(
-        [i for i, ids in enumerate(texts.token_ids) if not any(tuple(ids[:length]) in seen for length in lengths)],
-        dtype=np.int64,
-    )
+def not_among(texts: Texts, other: Texts) -> np.ndarray:
+    """Numbers of the texts that are not among others."""
+    seen = set(map(tuple, other.token_ids))
+    return np.array([i for i, ids in enumerate(texts.token_ids) if tuple(ids) not in seen], dtype=np.int64)

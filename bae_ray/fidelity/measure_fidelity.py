@@ -94,7 +94,7 @@ def _texts(
             f"{named(wanted)}. Extract them with the same model."
         )
     texts = read_texts(held_out, tokenizer)
-    candidates = not_among(texts, [list(map(int, ids)) for ids in store.texts["token_ids"]])
+    candidates = not_among(texts, read_texts(store, tokenizer))
     if not len(candidates):
         raise InvalidInputError(
             f"all texts of {held_out.folder} are in {store.folder}, too, so none is held out. Extract other ones."
