@@ -40,11 +40,12 @@ class FidelityMeasurer:
     def __init__(self, given: Given, device: str) -> None:
         self._given, self._device = given, device
         self._means: dict[tuple[Cell, Trained | None], Tensor] = {}
+        self._loaded: dict[str, Autoencoder] = {}
 
     def measure(self, unit: MeasureUnit) -> MeasuredUnit:
         """Measure all subjects of a unit; one that cannot be is named, and the others go on."""
         failures: dict[str, str] = {}
-        autoencoders = dict(self._autoencoders(unit.subjects, failures))
+        self._loaded = dict(self._autoencoders(unit.subjects, failures))
         tables: dict[str, list[pd.DataFrame]] = {subject.name: [] for subject in unit.subjects}
         with torch.inference_mode():
             for texts in self._batches(unit.texts):
@@ -53,7 +54,7 @@ class FidelityMeasurer:
                     if subject.name in failures:
                         continue
                     try:
-                        tables[subject.name].append(batch.measure(subject, self._value(subject, autoencoders, batch)))
+                        tables[subject.name].append(batch.measure(subject, self._value(subject, batch)))
                     except BaeRayError as error:
                         failures[subject.name] = str(error)
         good = [table for name, found in tables.items() if name not in failures for table in found]
@@ -71,6 +72,9 @@ class FidelityMeasurer:
         for subject in subjects:
             if subject.kind != "run":
                 continue
+            if (known := self._loaded.get(subject.name)) is not None:  # of the unit before, as most are
+                yield subject.name, known
+                continue
             try:
                 yield subject.name, load_autoencoder(subject.of.folder).to(self._device)
             except BaeRayError as error:
@@ -85,14 +89,14 @@ class FidelityMeasurer:
             yield tuple(texts[start:stop])
             start = stop
 
-    def _value(self, subject: Subject, autoencoders: dict[str, Autoencoder], batch: SplicedBatch) -> Tensor:
+    def _value(self, subject: Subject, batch: SplicedBatch) -> Tensor:
         """What takes the place of the activations [n, D] that the subject replaces in a batch."""
         x = batch.at(subject, subject.read)
         if subject.kind == "zero":
             return torch.zeros_like(x)
         if subject.kind == "mean":
             return self._mean(subject).to(x).expand_as(x)
-        autoencoder = autoencoders[subject.name]
+        autoencoder = self._loaded[subject.name]
         with evaluating(autoencoder):
             x_hat = autoencoder(x.float()).x_hat
         if not torch.isfinite(x_hat).all():

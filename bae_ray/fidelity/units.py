@@ -14,8 +14,8 @@ from bae_ray.fidelity.next_token import MEASURES
 from bae_ray.fidelity.subjects import Subject
 from bae_ray.files import atomic_path
 
-SUBJECTS, TEXTS = 32, 32
-"""Subjects share the clean pass of their unit; what is lost when a worker dies is one unit."""
+SUBJECTS, TEXTS = 32, 8
+"""Subjects share the clean pass of their unit. Small units end at about the same time, and little is lost with one."""
 COLUMNS = ["subject", "text", "first", "last", "tokens", *MEASURES]
 """`text` is the number of the text; `first` and `last` are distances in tokens from where a token can first see what
 was replaced."""

@@ -168,6 +168,10 @@ def test_other_settings_are_measured_anew(
 def test_another_model_is_refused_by_name(causal_store: Path, runs: Path, tiny_model: Path):
     with pytest.raises(InvalidInputError, match=r"are of the model 'model' \(whose files .* Name the folder or hub id"):
         measured(causal_store, runs, tiny_model)
+
+
+@pytest.mark.slow  # the hub is asked for the name, which takes half a minute where it cannot be reached
+def test_a_model_that_is_not_found_by_its_name_is_to_be_named(causal_store: Path, runs: Path):
     with pytest.raises(InvalidInputError, match=r"not found by that name here\. Name its folder or hub id with --mod"):
         measured(causal_store, runs, None)
 
