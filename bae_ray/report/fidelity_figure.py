@@ -11,8 +11,8 @@ RECOVERED = {"ce_recovered_mean": "CE recovered, against the mean", "ce_recovere
 RATES = {"heldout_bits": "Bits of a held-out text under the tree", "l0": "L0: latents that fire"}
 """Sparse autoencoders have no bits, so they stand beside binary ones by the other."""
 MARKERS = "osD^vP*X<>h8"
-LOWEST = -0.5
-"""Below this the axis ends: a reconstruction that does so much worse than the ablation is shown at the edge."""
+LOWEST, HIGHEST = -0.5, 1.5
+"""Where the axis ends at the latest: intervals are wide where an ablation costs next to nothing."""
 
 
 def fidelity_figure(table: pd.DataFrame) -> Figure | None:
@@ -35,7 +35,8 @@ def fidelity_figure(table: pd.DataFrame) -> Figure | None:
             if measure != "kl":
                 for control in (0, 1):
                     axes.axhline(control, color="grey", linestyle="--", linewidth=0.8)
-                axes.set_ylim(bottom=max(axes.get_ylim()[0], LOWEST))
+                low, high = axes.get_ylim()
+                axes.set_ylim(max(low, LOWEST), min(high, HIGHEST))
     grid[0][-1].legend(fontsize="small")
     texts = ", ".join(map(str, sorted(table["fidelity_texts"].astype(int).unique())))
     model = ", ".join(map(str, table["model"].unique()))
