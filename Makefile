@@ -36,6 +36,7 @@ bench: $(VENV)/.installed-dev  ## side-by-side measurements
 	$(BIN)/python benchmarks/rivals.py
 	$(BIN)/python benchmarks/recipe.py --out runs/recipe.png
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/steering.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/training.py
 

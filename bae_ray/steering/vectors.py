@@ -37,6 +37,7 @@ def latent_difference(autoencoder: Autoencoder, good: Tensor, bad: Tensor) -> Te
 def largest(change: Tensor, kept: int | None) -> Tensor:
     """A change of latents [F] with all but the `kept` largest by size set to 0 (the paper keeps 256); None keeps all.
 
+    Of equal ones, as differences of rates often are, the first are kept.
     Raises `InvalidInputError` where there are not so many latents.
     """
     if kept is None:
@@ -45,7 +46,7 @@ def largest(change: Tensor, kept: int | None) -> Tensor:
         raise InvalidInputError(
             f"features to keep are {kept}: expected 1 to {len(change)}, the autoencoder's latents, or all of them."
         )
-    chosen = change.abs().topk(kept).indices
+    chosen = change.abs().argsort(descending=True, stable=True)[:kept]
     return torch.zeros_like(change).index_copy(0, chosen, change[chosen])
 
 

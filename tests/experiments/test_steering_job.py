@@ -1,4 +1,4 @@
-"""Steering on a tiny model: a labelled corpus, labels of several tokens, and a job that goes on where it was stopped."""
+"""Steering on a tiny model: labels of several tokens, and a job that goes on where it was stopped."""
 
 import json
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import LlamaForCausalLM
 
 from bae_ray.activations.store import ActivationStore
@@ -124,7 +125,7 @@ def check_seed(table: pd.DataFrame, out: Path, model: Path, labelled: Path) -> N
     autoencoder = load_autoencoder(out / "sweep" / row["run"])
     with torch.no_grad():
         change = (autoencoder.encode(good.float()).mean(0) - autoencoder.encode(bad.float()).mean(0)).double()
-    change[change.abs().argsort(descending=True)[4:]] = 0
+    change[torch.from_numpy(np.argsort(-change.abs().numpy(), kind="stable"))[4:]] = 0
     vector = (change @ autoencoder.W_dec.detach().double() * float(autoencoder.scale)).float()
     assert row["norm"] == pytest.approx(float(vector.norm()), rel=1e-5)
 
@@ -178,9 +179,6 @@ def check_seed(table: pd.DataFrame, out: Path, model: Path, labelled: Path) -> N
         (["--sweep.axes", "autoencoder.architecture=bae,relu", "training.lr=1e-3,1e-2"], "several settings of bae"),
         (["--sweep.axes", "autoencoder.architecture=bae,transcoder"], "reads one cell and reconstructs another"),
         (["--sweep.seeds", 3], "leave them out"),
-        (["--strengths", 0, "nan"], "strengths"),
-        (["--compared-at", 0.7], "compared_at is 0.7: expected one of strengths"),
-        (["--kept", 0], "kept"),
     ],
 )
 def test_bad_input_is_named_before_anything_is_computed(
@@ -203,13 +201,30 @@ def test_a_text_that_is_too_long_is_named(
 ) -> None:
     """The tiny model takes 64 tokens."""
     file = tmp_path / "long.jsonl"
-    lines = [json.dumps({"text": f"w{i % 50} w{i // 50} " + "w1 " * (i // 2), "label": i % 2}) for i in range(120)]
+    lines = [json.dumps({"text": f"w{i % 50} w{i // 50} " + "w1 " * (i // 2 + 3), "label": i % 2}) for i in range(120)]
     file.write_text("\n".join(lines) + "\n")
     given = options(tmp_path / "out", tiny_causal_model, file, tiny_corpus)
     given[given.index("--test") + 1] = 80
     with pytest.raises(InvalidInputError, match=r"the prompt of example \d+ has 6\d tokens with its label; the model"):
         run_job(EXPERIMENT, [*map(str, given)])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"strengths": (0.0, float("nan"), 1.0)}, "strengths"),
+        ({"compared_at": 0.7}, "compared_at is 0.7: expected one of strengths"),
+        ({"compared_at": 0.0}, "compared_at is 0.0"),
+        ({"kept": 0}, "kept"),
+        ({"seeds": ()}, "seeds"),
+        ({"seeds": (1, 1)}, "each named once"),
+        ({"layers": (-1,)}, "layers"),
+    ],
+)
+def test_values_that_a_config_never_has(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EXPERIMENT.presets["laptop"].changed(**fields)
 
 
 def test_tests_and_calibration_are_disjoint_whatever_is_there_twice() -> None:

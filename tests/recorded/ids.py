@@ -80,6 +80,10 @@ JOBS: dict[str, dict[str, dict[str, Any]]] = {
         "paper": {"layers": (4, 5, 8, 9, 10, 11, 13, 14), "positions": ("all",), "sites": ("residual", "mlp_in")},
         "paper_3b": {"layers": (19, 20), "positions": ("all",), "sites": ("residual", "mlp_in")},
     },
+    "steering": {
+        "laptop": {"layers": (10,), "positions": ("all",)},
+        "paper": {"layers": (5, 9, 11, 14), "positions": ("all",)},
+    },
     "more_bit": {
         "cpu": {"layers": (10, 20), "positions": ("all",)},
         "paper": {"layers": (5, 9, 11, 14), "positions": ("all",)},

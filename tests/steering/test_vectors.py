@@ -65,7 +65,7 @@ def test_vectors_of_latents(name: str, kept: int | None, signs: bool):
 
     h_good, h_bad = (activate(pre_activations(autoencoder, x)).mean(0) for x in (GOOD, BAD))
     h_d = h_good - h_bad
-    for place in np.argsort(-np.abs(h_d))[F if kept is None else kept :]:
+    for place in np.argsort(-np.abs(h_d), kind="stable")[F if kept is None else kept :]:
         h_d[place] = 0
     if signs:
         h_d = np.sign(h_d)

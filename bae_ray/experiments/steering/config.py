@@ -39,8 +39,8 @@ class SteeringConfig(ExperimentConfig):
     layer: int = Field(ge=0)
     """Layer of Fig. 6, one of extract.layers."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Further layers: methods without an autoencoder are tried at all of them, the others where extract.layers has them,
-    too."""
+    """Further layers: methods without an autoencoder are tried at all of them, the others where extract.layers has
+    them, too."""
     strengths: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
     """What a vector is multiplied by; 0 is no steering."""
     kept: Kept = 256

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 
 from bae_ray.experiments.protocol import Outcome
 from bae_ray.experiments.steering.config import PRESETS, SteeringConfig
+from bae_ray.training.config import RunConfig
+from bae_ray.training.sweep_config import SweepConfig
 
 if TYPE_CHECKING:
+    from bae_ray.activations.store import ActivationStore
     from bae_ray.experiments.steering.preparation import Prepared
     from bae_ray.experiments.steering.steering_units import Trained
     from bae_ray.experiments.steering.steering_worker import Asked
@@ -34,7 +37,7 @@ class Steering:
         train = extract(config.extract, config.out / "train")
         config.record()
         asked = {seed: calibrate(config, prepared, seed) for seed in config.seeds}
-        outcome = sweep(config.sweep.model_copy(update={"seeds": config.seeds}), train, config.out / "sweep")
+        outcome = sweep(seeded(config), train, config.out / "sweep")
         trained = finished_runs(config.out / "sweep", outcome.finished)
         extraction = config.extract
         order = Order(
@@ -50,6 +53,18 @@ class Steering:
         if measured.table is None:
             return Outcome([], failures)
         return Outcome([steering_results(config, measured.table, references(config, prepared, asked))], failures)
+
+
+def seeded(config: SteeringConfig) -> SweepConfig:
+    """The sweep, with the experiment's seeds."""
+    return config.sweep.model_copy(update={"seeds": config.seeds})
+
+
+def grid(config: SteeringConfig, store: "ActivationStore") -> list[RunConfig]:
+    """Every autoencoder of the experiment."""
+    from bae_ray.training.grid import expand
+
+    return expand(seeded(config), store)
 
 
 def calibrate(config: SteeringConfig, prepared: "Prepared", seed: int) -> "Asked":
@@ -78,7 +93,6 @@ def finished_runs(sweep: Path, runs: list[str]) -> "dict[tuple[str, int, int], T
     from bae_ray.autoencoders.checkpoint import WEIGHTS_FILE
     from bae_ray.experiments.steering.steering_units import Trained
     from bae_ray.files import checksum, read_text
-    from bae_ray.training.config import RunConfig
     from bae_ray.training.run_folder import RUN_FILE
 
     found: dict[tuple[str, int, int], Trained] = {}

@@ -1,6 +1,7 @@
 """All that the experiment reads, checked before a model is loaded: prompts, labels, neutral texts."""
 
 from itertools import product
+from statistics import median
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from bae_ray.activations.config import CorpusConfig, ExtractConfig, TokensConfig
 from bae_ray.activations.dataset import read_corpus, tables, tokenize, tokenizer_of
 from bae_ray.activations.labelled import Labelled, label_ids, read_labelled
 from bae_ray.activations.model import ModelSource, check_request, find_model
+from bae_ray.activations.prompts import SampledPrompts
 from bae_ray.activations.reading.blocks import TEXT
 from bae_ray.autoencoders.architectures import find_architecture
 from bae_ray.config import describe
@@ -64,6 +66,7 @@ def prepare(config: SteeringConfig) -> Prepared:
         written = [examples.format.write(examples.texts, examples.labels, [], i) for i in chosen.test]
         prompts = _tokens(written, source, None)
         _check_lengths(prompts, chosen.test, max(map(len, labels)) - 1, source)
+        _check_demonstrated(config, examples, chosen, seed, source)
         tests[seed] = Test(chosen, prompts, [int(examples.labels[i]) for i in chosen.test])
     return Prepared(source, layers, config.extract.sites[0], examples, labels, tests, _neutral(config, source))
 
@@ -134,6 +137,24 @@ def _check_lengths(prompts: list[list[int]], numbers: list[int], more: int, sour
         raise InvalidInputError(
             f"the prompt of example {numbers[longest]} has {tokens} tokens with its label; the model takes "
             f"{source.max_positions}, {source.limited_by}. Give a corpus of shorter texts."
+        )
+
+
+def _check_demonstrated(
+    config: SteeringConfig, examples: Labelled, chosen: Split, seed: int, source: ModelSource
+) -> None:
+    """Raise `InvalidInputError` where most prompts with demonstrations are too long; an extraction leaves those out."""
+    texts, labels = [examples.texts[i] for i in chosen.pool], examples.labels[chosen.pool]
+    drawer = SampledPrompts(texts, config.input.k, seed)
+    drawn = [drawer.draw(i) for i in range(config.calibration)]
+    written = [examples.format.write(texts, labels, one.demonstrations, one.query) for one in drawn]
+    lengths = [len(ids) for ids in _tokens(written, source, None)]
+    too_long = sum(source.max_positions is not None and length > source.max_positions for length in lengths)
+    if 2 * too_long > len(lengths):
+        raise InvalidInputError(
+            f"{too_long} of {len(lengths)} prompts of {config.input.k} demonstrations are too long: the model takes "
+            f"{source.max_positions} tokens, {source.limited_by}, and half have {int(median(lengths))} or more. "
+            "Ask for fewer demonstrations (input.k), or give a corpus of shorter texts."
         )
 
 

@@ -32,8 +32,8 @@ NOTES = [
     ),
     (
         "Controls: a random direction as long as the vector that it stands beside, and as many random features with "
-        "the same numbers and the same length. pca is the first principal component of both sets together. Bands are 95 % "
-        "intervals over seeds, each with its own tests, calibration and trainings (Student's t)."
+        "the same numbers and the same length. pca is the first principal component of both sets together. Bars are "
+        "95 % intervals over seeds, each with its own tests, calibration and trainings (Student's t)."
     ),
 ]
 

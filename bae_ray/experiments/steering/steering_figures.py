@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bae_ray.autoencoders.architectures import every_architecture
 from bae_ray.experiments.steering.config import SteeringConfig
 from bae_ray.experiments.steering.steering_summary import ALL, References, label_of
 from bae_ray.experiments.steering.steering_units import CENTROIDS, COMPONENT, DIRECTION, FEATURES, NONE
@@ -17,6 +18,9 @@ STYLES: dict[str, dict[str, Any]] = {
     FEATURES: {"color": "grey", "linestyle": ":"},
 }
 """Of what has no autoencoder, and of controls; architectures have a colour each."""
+COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:cyan")
+ASIDE = 0.02
+"""How far the intervals of neighbouring lines stand apart."""
 ROWS = {
     "whole": "Accuracy, whole vocabulary",
     "among": "Accuracy among the labels",
@@ -37,8 +41,8 @@ def strength_figure(means: pd.DataFrame, config: SteeringConfig, found: Referenc
         for column, rescaled in enumerate((False, True)):
             axes: Axes = grid[row][column]
             for number, (method, rows) in enumerate(_shown(here, rescaled, kept).items()):
-                # A vector of strength 0 is no steering.
-                _line(axes, pd.concat([plain, rows]), "strength", measure, _style(method, number), label_of(method))
+                drawn = pd.concat([plain, rows])  # a vector of strength 0 is no steering
+                _line(axes, drawn.assign(strength=drawn["strength"] + ASIDE * number), "strength", measure, method)
             _references(axes, measure, found, float(plain[measure].iloc[0]))
             if measure == "kl":
                 axes.set_yscale("symlog", linthresh=0.01)
@@ -47,7 +51,7 @@ def strength_figure(means: pd.DataFrame, config: SteeringConfig, found: Referenc
     grid[0][1].set_title("Vectors as long as the centroids are apart")
     for axes in grid[-1]:
         axes.set_xlabel("Strength")
-    grid[0][1].legend(fontsize="x-small", loc="upper left")
+    figure.legend(*grid[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(_title(config, found, len(config.seeds)))
     return figure
 
@@ -64,14 +68,19 @@ def _shown(here: pd.DataFrame, rescaled: bool, kept: str) -> dict[str, pd.DataFr
     return lines
 
 
-def _style(method: str, number: int) -> dict[str, Any]:
-    return STYLES.get(method, {"color": f"C{number}", "linestyle": "-"})
+def _style(method: str) -> dict[str, Any]:
+    """The look of a method, the same in all pictures."""
+    architectures = [*every_architecture()]
+    return STYLES.get(method) or {"color": COLORS[architectures.index(method) % len(COLORS)], "linestyle": "-"}
 
 
-def _line(axes: Axes, rows: pd.DataFrame, x: str, measure: str, style: dict[str, Any], label: str) -> None:
-    rows = rows.sort_values(x)
-    axes.plot(rows[x], rows[measure], marker=".", label=label, **style)
-    axes.fill_between(rows[x], rows[f"{measure}_low"], rows[f"{measure}_high"], color=style["color"], alpha=0.12)
+def _line(axes: Axes, rows: pd.DataFrame, x: str, measure: str, method: str, weights: str = "") -> None:
+    rows, style = rows.sort_values(x), _style(method)
+    bars = [rows[measure] - rows[f"{measure}_low"], rows[f"{measure}_high"] - rows[measure]]
+    if weights == "signs":
+        style = {**style, "linestyle": "--"}
+    label = f"{label_of(method)}, {weights}" if weights else label_of(method)
+    axes.errorbar(rows[x], rows[measure], bars, marker=".", capsize=2, elinewidth=0.6, label=label, **style)
 
 
 def _references(axes: Axes, measure: str, found: References, plain: float) -> None:
@@ -89,16 +98,16 @@ def kept_figure(means: pd.DataFrame, config: SteeringConfig, found: References) 
     numbers = list(dict.fromkeys((*config.kept_compared, config.kept)))
     order = [str(n) for n in sorted(n for n in numbers if n is not None)] + ([ALL] if None in numbers else [])
     measures = ("whole", "among", "kl")
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    figure = Figure(figsize=(15, 5.5), layout="constrained")
     plain = means[means["method"] == NONE]
     for axes, measure in zip(figure.subplots(1, len(measures)), measures, strict=True):
         methods = [method for method in dict.fromkeys(here["method"]) if method not in (*STYLES, NONE)]
         for number, method in enumerate(methods):
-            for weights, line in (("values", "-"), ("signs", "--")):
+            for side, weights in enumerate(("values", "signs")):
                 rows = here[(here["method"] == method) & (here["weights"] == weights)]
-                rows = rows.assign(place=[order.index(kept) for kept in rows["kept"]])
-                style = {"color": f"C{number}", "linestyle": line}
-                _line(axes, rows, "place", measure, style, f"{label_of(str(method))}, {weights}")
+                aside = ASIDE * (2 * number + side)
+                rows = rows.assign(place=[order.index(kept) + aside for kept in rows["kept"]])
+                _line(axes, rows, "place", measure, str(method), weights)
         for control in (CENTROIDS, DIRECTION):
             for value in here[here["method"] == control][measure]:
                 axes.axhline(value, **STYLES[control], linewidth=0.8, label=control)
@@ -107,7 +116,7 @@ def kept_figure(means: pd.DataFrame, config: SteeringConfig, found: References) 
         axes.set(xlabel="Latents kept", ylabel=ROWS[measure])
         if measure == "kl":
             axes.set_yscale("symlog", linthresh=0.01)
-    figure.axes[0].legend(fontsize="x-small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize="x-small")
     figure.suptitle(
         f"{_title(config, found, len(config.seeds))}; strength {config.compared_at:g}, vectors of one length"
     )
@@ -119,15 +128,15 @@ def layer_figure(means: pd.DataFrame, config: SteeringConfig, found: References)
     kept = ALL if config.kept is None else str(config.kept)
     at = means[means["rescaled"] & (means["strength"] == config.compared_at) & (means["weights"] == "values")]
     plain, measures = means[means["method"] == NONE], ("whole", "among", "kl")
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    figure = Figure(figsize=(15, 5.5), layout="constrained")
     for axes, measure in zip(figure.subplots(1, len(measures)), measures, strict=True):
         for number, (method, rows) in enumerate(_shown(at, True, kept).items()):
-            _line(axes, rows, "layer", measure, _style(method, number), label_of(method))
+            _line(axes, rows.assign(layer=rows["layer"] + 4 * ASIDE * number), "layer", measure, method)
         _references(axes, measure, found, float(plain[measure].iloc[0]))
         axes.set(xlabel="Layer", ylabel=ROWS[measure])
         if measure == "kl":
             axes.set_yscale("symlog", linthresh=0.01)
-    figure.axes[0].legend(fontsize="x-small")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize="x-small")
     figure.suptitle(
         f"{_title(config, found, len(config.seeds))}; strength {config.compared_at:g}, vectors of one length"
     )
@@ -137,5 +146,5 @@ def layer_figure(means: pd.DataFrame, config: SteeringConfig, found: References)
 def _title(config: SteeringConfig, found: References, seeds: int) -> str:
     return (
         f"{found.model}, layer {config.layer}; {config.prompts.corpus}, {found.test} prompts, calibration of "
-        f"{found.calibration}; {seeds} seeds, bands: 95 % intervals"
+        f"{found.calibration}; {seeds} seeds, bars: 95 % intervals"
     )
