@@ -3,8 +3,8 @@
 Extracts the activations of two corpora (Ray Data), trains a binary autoencoder on one (Ray Tune), finds its features on
 the other and scores them; or takes what ComSem has scored. Of all scored features it measures how their tokens lie
 among the others of their sentences, against shuffled labels and control tokens, and draws some by UMAP, for which
-umap-learn is to be installed (pip install 'bae-ray[umap]'). Writes feature_shape.csv, shape_by_score.csv, shape_controls.csv,
-feature_shape.png, umap.png and feature_shape.html. On this machine, and on a cluster:
+umap-learn is to be installed (pip install 'bae-ray[umap]'). Writes feature_shape.csv, shape_by_score.csv,
+shape_controls.csv, feature_shape.png, umap.png and feature_shape.html. On this machine, and on a cluster:
 
     python jobs/feature_shape.py laptop
     python jobs/feature_shape.py laptop --scored runs/comsem_table/comsem/bae-layer-10

@@ -35,8 +35,8 @@ NOTES = [
     ),
     (
         "Chance: the mean with labels shuffled within each sentence; p is the share of shufflings that reach the "
-        "value. Controls take other tokens of the same sentences in place of the active ones, which are taken out: each "
-        "about as frequent, or of the same token id (a feature that takes all tokens of an id has none of it)."
+        "value. Controls take other tokens of the same sentences in place of the active ones, which are taken out: "
+        "each about as frequent, or of the same token id (a feature that takes all tokens of an id has none of it)."
     ),
     (
         "Intervals are 95 %, a bootstrap over features of one autoencoder. Features share sentences, which it does not "
@@ -58,7 +58,7 @@ def feature_shape_results(
     chosen = (
         "Features are shown as they were named."
         if config.features is not None
-        else f"Shown: the {config.shown} highest and the {config.shown} lowest scores, of equal ones those active most often."
+        else f"Shown: the {config.shown} highest and as many lowest scores, of equal ones those active most often."
     )
     level = (
         f"{scores.how}. Mean score {scores.table['score'].mean():.3f} of {len(scores.table)} features; chance, on "
@@ -101,8 +101,8 @@ def claims(found: Mapping[str, ScoreTrend], useless: bool) -> list[str]:
         lines.append(
             "Paper: tokens of high-score features cluster, those of low-score ones are dispersed. Here, by "
             f"{what} above chance: {verdict}; rank correlation with the score {_told(trend.correlation)} over "
-            f"{trend.n} features ({_told(trend.partial)} with the number of tokens held), upper third {_told(trend.high)}, lower "
-            f"{_told(trend.low)}."
+            f"{trend.n} features ({_told(trend.partial)} with the number of tokens held), upper third "
+            f"{_told(trend.high)}, lower {_told(trend.low)}."
         )
     purity, auc = found["purity"].low, found["auc"].low
     lines.append(
