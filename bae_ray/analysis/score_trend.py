@@ -10,7 +10,7 @@ import numpy as np
 
 from bae_ray.analysis.claims import CANNOT_TELL
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
+Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 REPLICATES = 2000
 COVERAGE = 0.95

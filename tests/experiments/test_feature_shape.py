@@ -71,7 +71,7 @@ def test_scored_features_are_measured_once(
     assert set(table["feature"]) <= set(np.flatnonzero(counts >= LAPTOP.examples.n_interpret + 1))
     assert (table["active_in_all"] == counts[table["feature"]]).all()
     words = store.texts.set_index("text_id")["text"].str.split()
-    word = np.array([words[row.text_id][row.position] for row in rows.itertuples()])
+    word = np.array([words[text][at] for text, at in zip(rows["text_id"], rows["position"], strict=True)])
     for row in table.to_dict("records"):
         tokens = np.flatnonzero(selected[:, row["feature"]])
         told, tested = set(word[tokens[:5]]), word[tokens[5:13]]

@@ -1,5 +1,6 @@
 """A feature's tokens in a plane, by UMAP: the extra `umap`."""
 
+import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,9 @@ def umap_version() -> str:
 
 def in_plane(x: "Floats", config: "PlaneConfig") -> "Floats":
     """Activations [N, D] in a plane, [N, 2]; the same for the same config on one machine."""
-    import umap  # pyright: ignore[reportMissingImports] - an extra
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # of TensorFlow, which nothing here would use
+        import umap  # pyright: ignore[reportMissingImports] - an extra
 
     reducer = umap.UMAP(
         n_neighbors=min(config.n_neighbors, len(x) - 1),
