@@ -88,6 +88,10 @@ JOBS: dict[str, dict[str, dict[str, Any]]] = {
         "cpu": {"layers": (10, 20), "positions": ("all",)},
         "paper": {"layers": (5, 9, 11, 14), "positions": ("all",)},
     },
+    "feature_shape": {
+        "laptop": {"layers": (10,), "positions": ("all",)},
+        "paper": {"layers": (14,), "positions": ("all",)},
+    },
 }
 
 
