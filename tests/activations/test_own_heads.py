@@ -16,7 +16,7 @@ from bae_ray.activations.extract import extract
 from bae_ray.activations.loading import load_model, load_model_with_head
 from bae_ray.activations.model import find_model
 from bae_ray.activations.probe import probe
-from bae_ray.analysis.fidelity import Splicer
+from bae_ray.interventions.spliced_loss import Splicer
 from tests.activations.odd_models import GEMMA, GROUPED, SIZES, STATES, save_random
 
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
