@@ -33,7 +33,7 @@ COLUMNS = {
     "layer": "{layer}",
     "site": "{site}",
     "position": "{position}",
-    "autoencoder": "{autoencoder.name}",
+    "autoencoder": "{autoencoder.architecture}",
     "bits": "{heldout_bits:.1f}",
     "L0": "{l0:.1f}",
     "FVU": "{fvu_val:.3f}",
@@ -55,7 +55,7 @@ def fidelity_results(table: pd.DataFrame, records: Mapping[str, FidelityRecord])
     positions = _by_position(table["run"].tolist(), records)
     shown = {name: form for name, form in COLUMNS.items() if form.split(":")[0].strip("{}") in table}
     figure = fidelity_figure(table)
-    own = ["model", "layer", "site", "position", "autoencoder.name", "entropy_bits", "heldout_bits", "l0", "fvu_val"]
+    own = ["model", "layer", "site", "position", "autoencoder.architecture", "entropy_bits", "heldout_bits", "l0", "fvu_val"]
     first = [column for column in own if column in table]
     return Results(
         page="fidelity.html",
