@@ -7,7 +7,7 @@ import pandas as pd
 
 from bae_ray.report.fidelity_figure import fidelity_figure
 from bae_ray.report.results_writer import Results
-from bae_ray.report.terminal import table_of
+from bae_ray.report.terminal import Column, table_of
 from bae_ray.training.run_fidelity import FidelityRecord, RunFidelity
 
 NOTES = [
@@ -29,11 +29,11 @@ NOTES = [
         "anew; the trained autoencoder stays as it is."
     ),
 ]
+ARCHITECTURE = "autoencoder.architecture"
 COLUMNS = {
     "layer": "{layer}",
     "site": "{site}",
     "position": "{position}",
-    "autoencoder": "{autoencoder.architecture}",
     "bits": "{heldout_bits:.1f}",
     "L0": "{l0:.1f}",
     "FVU": "{fvu_val:.3f}",
@@ -53,9 +53,11 @@ def fidelity_results(table: pd.DataFrame, records: Mapping[str, FidelityRecord])
     numbers = [column for column in RunFidelity.model_fields if column in table]
     table = table.astype(dict.fromkeys(numbers, float))
     positions = _by_position(table["run"].tolist(), records)
-    shown = {name: form for name, form in COLUMNS.items() if form.split(":")[0].strip("{}") in table}
+    shown: dict[str, Column] = {name: form for name, form in COLUMNS.items() if form.split(":")[0].strip("{}") in table}
+    if ARCHITECTURE in table:
+        shown = {"autoencoder": lambda row: row[ARCHITECTURE], **shown}
     figure = fidelity_figure(table)
-    own = ["model", "layer", "site", "position", "autoencoder.architecture", "entropy_bits", "heldout_bits", "l0", "fvu_val"]
+    own = ["model", "layer", "site", "position", ARCHITECTURE, "entropy_bits", "heldout_bits", "l0", "fvu_val"]
     first = [column for column in own if column in table]
     return Results(
         page="fidelity.html",

@@ -59,6 +59,7 @@ def test_a_sweep_gets_columns_a_table_and_a_picture(bae_ray, swept: Path, tiny_c
     pd.testing.assert_frame_equal(after[before.columns], before)
     table = pd.read_csv(swept / FOLDER / "fidelity.csv")
     assert table["fidelity_texts"].tolist() == [20, 20]
+    assert table["autoencoder.architecture"].tolist() == ["bae", "bae"]
     for run, kl in zip(table["run"], table["kl"], strict=True):
         assert json.loads((swept / run / FIDELITY_FILE).read_text())["columns"]["kl"] == kl
     code, printed, err = bae_ray("report", "--runs", swept, "--out", tmp_path / "report")
