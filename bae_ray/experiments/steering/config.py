@@ -79,7 +79,7 @@ _PAPER = SteeringConfig(
 )
 
 PRESETS = {
-    # Half an hour on 2 cores at most. The autoencoders of the laptop preset of comsem_table, at half its vectors.
+    # An estimate: 20 minutes on 2 idle cores; not measured to its end. The autoencoders of the laptop preset of comsem_table, at half its vectors.
     "laptop": SteeringConfig(
         out=Path("runs/steering"),
         extract=news((10,), vectors=16_384).model_copy(update={"batch_size": 16, "shard_size": 64}),
