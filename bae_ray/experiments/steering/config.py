@@ -79,7 +79,8 @@ _PAPER = SteeringConfig(
 )
 
 PRESETS = {
-    # Half an hour on 2 cores at most. The autoencoders of the laptop preset of comsem_table, at half its vectors.
+    # Some 20 minutes on 2 idle cores: an estimate, not measured to its end. The autoencoders are those of the laptop
+    # preset of comsem_table, at half its vectors.
     "laptop": SteeringConfig(
         out=Path("runs/steering"),
         extract=news((10,), vectors=16_384).model_copy(update={"batch_size": 16, "shard_size": 64}),
