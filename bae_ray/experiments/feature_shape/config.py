@@ -75,8 +75,8 @@ _PAPER = FeatureShapeConfig(
 )
 
 PRESETS = {
-    # The layer, the vectors and the epochs of comsem_table, with the recipe. The bundled judge explains next to
-    # nothing (docs/results.md), so that its scores would be all the same: nobody is asked.
+    # 16 minutes on 2 busy cores. The layer, vectors and the epochs of comsem_table, by the recipe. The bundled judge
+    # explains next to nothing (docs/results.md), so that its scores would be all the same: nobody is asked.
     "laptop": FeatureShapeConfig(
         out=Path("runs/feature_shape"),
         extract=news((10,), vectors=32_768),

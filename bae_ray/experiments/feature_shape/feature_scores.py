@@ -27,6 +27,8 @@ BY_WORDS = (
     "share of up to {n_test} further ones whose word is among them. So it tells features of words, and no others"
 )
 
+CAVEAT = " (of scores by words, and tokens of one word lie together whatever a feature does)"
+
 
 class Scores(NamedTuple):
     """Scores of some features."""
@@ -35,6 +37,8 @@ class Scores(NamedTuple):
     """A row per feature with the columns `COLUMNS`; chance, on another feature's examples, is NaN where not known."""
     how: str
     """Who scored, and how far that can be trusted."""
+    caveat: str = ""
+    """What a trend with these scores does not say; stands beside each verdict."""
     useless: bool = False
     """A judge's that failed its own test: nothing can be told by them."""
 
@@ -66,7 +70,7 @@ def word_scores(selected: Selected, words: list[str], examples: ExamplesConfig, 
         for i, feature in enumerate(active)
     ]
     how = BY_WORDS.format(n_interpret=examples.n_interpret, n_test=examples.n_test)
-    return Scores(pd.DataFrame(rows, columns=COLUMNS), how)
+    return Scores(pd.DataFrame(rows, columns=COLUMNS), how, CAVEAT)
 
 
 def _share(told: set[str], tested: list[str]) -> float:
@@ -103,7 +107,7 @@ def read_scores(folder: Path) -> Scores:
         f"Scored by ComSem with the judge {judge['model']}, whose balanced accuracy is {accuracy} [{low}, {high}] on "
         f"{judge['pairs']} labelled pairs, where guessing has .5"
     )
-    return Scores(counted[COLUMNS].reset_index(drop=True), how, bool(judge["useless"]))
+    return Scores(counted[COLUMNS].reset_index(drop=True), how, useless=bool(judge["useless"]))
 
 
 def _have_judged(config: FeatureShapeConfig, subject: Subject) -> list[str]:

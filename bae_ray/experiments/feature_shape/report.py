@@ -83,7 +83,7 @@ def feature_shape_results(
         figures={**figures, "feature_shape.png": score_figure(table, found)},
         printed=[_by_score(by_score), _controls(controls)],
         notes=[level, chosen, *missing, *NOTES],
-        claims=claims(found, scores.useless),
+        claims=claims(found, scores.caveat, scores.useless),
         remarks=[level, *missing],
         sections={"Shape by score, above chance": by_score, "Active tokens and controls, above chance": controls},
         warning=f"{scores.how}: its scores say nothing, and no difference between them counts."
@@ -92,12 +92,12 @@ def feature_shape_results(
     )
 
 
-def claims(found: Mapping[str, ScoreTrend], useless: bool) -> list[str]:
+def claims(found: Mapping[str, ScoreTrend], caveat: str, useless: bool) -> list[str]:
     """A line per claim. Scores of a useless judge decide none."""
     lines = []
     for name, what in (("purity", "kNN purity"), ("purity_beyond", "kNN purity beyond token identity")):
         trend = found[name]
-        verdict = CANNOT_TELL if useless else trend.correlation.verdict()
+        verdict = CANNOT_TELL if useless else trend.correlation.verdict() + (caveat if name == "purity" else "")
         lines.append(
             "Paper: tokens of high-score features cluster, those of low-score ones are dispersed. Here, by "
             f"{what} above chance: {verdict}; rank correlation with the score {_told(trend.correlation)} over "
