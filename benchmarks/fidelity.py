@@ -6,7 +6,7 @@ reconstruction, the layers from the splice on, the logits, and the comparison of
 clean pass, which all runs of a unit have together, is told beside it. Both sides in one process, the fastest of some
 repeats.
 
-    python benchmarks/fidelity.py [--texts 48] [--tokens 64] [--threads 2] [--device cpu]
+    python benchmarks/fidelity.py [--texts 16] [--tokens 64] [--threads 2] [--device cpu]
 """
 
 import tempfile
@@ -38,10 +38,10 @@ from bae_ray.storage import folder_at
 
 RUNS = 4
 """So many at each layer."""
-REPEATS = 3
+REPEATS = 2
 
 
-def main(texts: int = 48, tokens: int = 64, threads: int = 2, device: str = "cpu") -> None:
+def main(texts: int = 16, tokens: int = 64, threads: int = 2, device: str = "cpu") -> None:
     """Measure, and print a table."""
     torch.set_num_threads(threads)
     source = find_model("smollm2-135m")

@@ -52,7 +52,7 @@ def strength_figure(means: pd.DataFrame, config: SteeringConfig, found: Referenc
     for axes in grid[-1]:
         axes.set_xlabel("Strength")
     figure.legend(*grid[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(_title(config, found, len(config.seeds)))
+    figure.suptitle(_title(config, found))
     return figure
 
 
@@ -116,10 +116,9 @@ def kept_figure(means: pd.DataFrame, config: SteeringConfig, found: References) 
         axes.set(xlabel="Latents kept", ylabel=ROWS[measure])
         if measure == "kl":
             axes.set_yscale("symlog", linthresh=0.01)
+            axes.set_ylim(bottom=0)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize="x-small")
-    figure.suptitle(
-        f"{_title(config, found, len(config.seeds))}; strength {config.compared_at:g}, vectors of one length"
-    )
+    figure.suptitle(f"{_title(config, found)}; strength {config.compared_at:g}, vectors of one length")
     return figure
 
 
@@ -136,15 +135,15 @@ def layer_figure(means: pd.DataFrame, config: SteeringConfig, found: References)
         axes.set(xlabel="Layer", ylabel=ROWS[measure])
         if measure == "kl":
             axes.set_yscale("symlog", linthresh=0.01)
+            axes.set_ylim(bottom=0)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize="x-small")
-    figure.suptitle(
-        f"{_title(config, found, len(config.seeds))}; strength {config.compared_at:g}, vectors of one length"
-    )
+    figure.suptitle(f"{_title(config, found, one_layer=False)}; strength {config.compared_at:g}, vectors of one length")
     return figure
 
 
-def _title(config: SteeringConfig, found: References, seeds: int) -> str:
+def _title(config: SteeringConfig, found: References, one_layer: bool = True) -> str:
+    layer, seeds = f", layer {config.layer}" if one_layer else "", len(config.seeds)
     return (
-        f"{found.model}, layer {config.layer}; {config.prompts.corpus}, {found.test} prompts, calibration of "
+        f"{found.model}{layer}; {config.prompts.corpus}, {found.test} prompts, calibration of "
         f"{found.calibration}; {seeds} seeds, bars: 95 % intervals"
     )
