@@ -104,24 +104,23 @@ class FeatureModel:
         return TextReconstruction(places.tokens, found[self._write], self._reconstruction(found[self._read]))
 
     def splice(self, text: str) -> pd.DataFrame:
-        """What the language model predicts with the reconstruction in place: a row per token that has a next one.
+        """What the language model predicts with the reconstruction in place: a row per token.
 
-        Cross-entropies of the next token, KL and Jensen-Shannon divergence in nats, and whether the most probable next
-        token is the same.
+        After the last one no next token is known, so that its cross-entropies are NaN. These are of the next token, KL
+        and Jensen-Shannon divergence in nats; top1_agreement: whether the most probable next token is the same.
         """
         places = self._places(text)
         ids = torch.tensor([places.token_ids], device=self.model.device)
-        asked = torch.arange(len(places.token_ids) - 1, device=self.model.device)
-        if not len(asked):
-            raise InvalidInputError(f"the text {text!r} has one token, so there is no next one. Give a longer text.")
+        asked = torch.arange(len(places.token_ids), device=self.model.device)
+        targets = torch.cat([ids[0, 1:], ids.new_tensor([-1])])
         taps = {self._read, self._write, Tap(self._write.layer, "residual")}
         clean = self.model.clean(ids, asked, sorted(taps))
         value = clean.activations[self._write].clone()
         value[0, places.positions] = self._reconstruction(clean.activations[self._read][0, places.positions])
         logits = self.model.spliced(clean, self._write, value)
-        found = compare(log_probabilities(clean.logits), logits, ids[0, 1:]).cpu()
+        found = compare(log_probabilities(clean.logits), logits, targets).cpu()
         table = pd.DataFrame(dict(zip(MEASURES, found.numpy(), strict=True)))
-        table.insert(0, "token", self._words(places.token_ids)[:-1])
+        table.insert(0, "token", self._words(places.token_ids))
         return table.assign(top1_agreement=table["top1_agreement"].astype(bool))
 
     def generate(

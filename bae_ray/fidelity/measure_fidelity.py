@@ -34,7 +34,7 @@ from bae_ray.work.executors import ExecutorName, data_executor
 from bae_ray.work.receipts import read_receipt
 
 FOLDER = "fidelity"
-VERSION = 1
+VERSION = 2
 """Of the numbers: with another one everything is measured anew."""
 
 
@@ -62,6 +62,8 @@ def measure_fidelity(
     loaded, for another model than that of the stores, and where no text is held out or long enough.
     """
     source = model_of(store, config.model)
+    if source.max_positions is not None:
+        config = config.model_copy(update={"max_tokens": min(config.max_tokens, source.max_positions)})
     texts, candidates = _texts(store, held_out, source)
     request = _request(config, store, held_out)
     folder = work / FOLDER / content_hash(request)
@@ -131,7 +133,7 @@ def _request(config: FidelityConfig, store: ActivationStore, held_out: Activatio
 
 def _finished(target: Target, request: dict[str, Any]) -> FidelityRecord | None:
     record = read_receipt(folder_at(target.folder), FIDELITY_FILE, FidelityRecord)
-    return record if record is not None and record.request == request else None
+    return record if record is not None and record.request == {**request, "of": target.identity} else None
 
 
 def _measure(given: Given, subjects: Sequence[Subject], folder: Path, executor: Executor) -> dict[str, str]:
@@ -139,7 +141,7 @@ def _measure(given: Given, subjects: Sequence[Subject], folder: Path, executor: 
     lengths = [min(len(ids), given.config.max_tokens) for ids in given.texts.token_ids]
     done = set(read_units(folder)[["subject", "text"]].itertuples(index=False, name=None))
     units = plan_units(subjects, lengths, done)
-    total = sum(len(subject.texts) for subject in dict.fromkeys(subjects))
+    total = sum(len(texts) for texts in {subject.name: subject.texts for subject in subjects}.values())
     failures: dict[str, str] = {}
     config = given.config
     share = executor.share("a worker", config.cpus_per_worker, config.gpus_per_worker)
@@ -176,14 +178,16 @@ def _summarize(
         if len(rows) < len(subjects) or any(
             table["text"].nunique() < len(subjects[0].texts) for table in rows.values()
         ):
-            failures.setdefault(target.name, next((failures[s.name] for s in subjects if s.name in failures), ""))
+            failures.setdefault(target.subject, next((failures[s.name] for s in subjects if s.name in failures), ""))
             continue
         found = RunRows(**rows)
         record = FidelityRecord(
-            request=request, columns=summarize(found, config.resamples, config.seed), by_position=by_position(found)
+            request={**request, "of": target.identity},
+            columns=summarize(found, config.resamples, config.seed),
+            by_position=by_position(found),
         )
         write_text(target.folder / FIDELITY_FILE, record.to_json())
 
 
 def _reason(target: Target, failures: dict[str, str]) -> str:
-    return failures.get(target.name) or "it was not reached; the same command goes on"
+    return failures.get(target.subject) or "it was not reached; the same command goes on"

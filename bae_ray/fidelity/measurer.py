@@ -55,8 +55,8 @@ class FidelityMeasurer:
                         continue
                     try:
                         tables[subject.name].append(batch.measure(subject, self._value(subject, batch)))
-                    except BaeRayError as error:
-                        failures[subject.name] = str(error)
+                    except Exception as error:  # one subject's must not end the others
+                        failures[subject.name] = _described(error)
         good = [table for name, found in tables.items() if name not in failures for table in found]
         return MeasuredUnit(pd.concat(good) if good else None, failures)
 
@@ -77,8 +77,8 @@ class FidelityMeasurer:
                 continue
             try:
                 yield subject.name, load_autoencoder(subject.of.folder).to(self._device)
-            except BaeRayError as error:
-                failures[subject.name] = str(error)
+            except Exception as error:  # one subject's must not end the others
+                failures[subject.name] = _described(error)
 
     def _batches(self, texts: Sequence[int]) -> Iterator[tuple[int, ...]]:
         """Texts, the longest first, in batches of at most `batch_tokens` tokens with padding."""
@@ -101,8 +101,8 @@ class FidelityMeasurer:
             x_hat = autoencoder(x.float()).x_hat
         if not torch.isfinite(x_hat).all():
             raise NotFiniteError(
-                f"the reconstruction of {subject.name} holds NaN or infinite numbers at {subject.of.cell}. Leave this "
-                "run out, or train it anew."
+                f"the reconstruction of {subject.of.name} holds NaN or infinite numbers at {subject.of.cell}. Leave "
+                "this run out, or train it anew."
             )
         return x_hat
 
@@ -116,3 +116,12 @@ class FidelityMeasurer:
                 rows = rows.select(split_rows(len(rows), trained.val_fraction, trained.seed)[0])
             self._means[key] = column_mean(rows)
         return self._means[key]
+
+
+def _described(error: Exception) -> str:
+    if isinstance(error, BaeRayError):
+        return str(error)
+    remedy = ""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        remedy = " Give a smaller --batch-tokens or --max-tokens, or fewer --workers."
+    return f"{type(error).__name__}: {error}{remedy}"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.taps import Tap
+from bae_ray.errors import NotFiniteError
 from bae_ray.fidelity.config import FidelityConfig
 from bae_ray.fidelity.held_out_texts import Texts
 from bae_ray.fidelity.next_token import MEASURES, compare, log_probabilities
@@ -72,6 +73,11 @@ class SplicedBatch:
         logits = self._model.spliced(self._clean, subject.tap, spliced, self._clean.asked[asked])
         targets = self._targets[told].to(spliced.device)
         found = compare(self._log_probabilities[asked], logits, targets).cpu()
+        if not torch.isfinite(found[MEASURES.index("kl")]).all():
+            raise NotFiniteError(
+                f"with {subject.of.name} in place the model's logits hold NaN or infinite numbers "
+                f"({subject.of.target}, {self._given.config.dtype}). Give --dtype float32, or leave this run out."
+            )
         return self._rows(subject, self._row[told], distance[told], found)
 
     def _rows(self, subject: Subject, row: Tensor, distance: Tensor, found: Tensor) -> pd.DataFrame:
@@ -88,7 +94,9 @@ class SplicedBatch:
         """[B]: the first token that sees what the subject replaces."""
         if subject.position == "last":
             return self._lengths - 1
-        return torch.full_like(self._lengths, 0 if subject.position == "all" else subject.position)
+        if subject.position == "all":  # a first token that stays as it is cannot tell
+            return torch.full_like(self._lengths, 0 if self._given.kept["first"] else 1)
+        return torch.full_like(self._lengths, subject.position)
 
     def _replaced(self, subject: Subject) -> Tensor:
         """[B, T]: the tokens whose activations a subject replaces."""
@@ -108,6 +116,9 @@ class SplicedBatch:
         after = torch.nn.functional.pad(self._ids[:, 1:], (0, 1))
         last = torch.full_like(self._lengths, NO_ANSWER)
         if (answers := self._given.texts.answers) is not None:
-            last = torch.tensor([answers[text] for text in self._texts])
+            whole = [len(self._given.texts.token_ids[text]) <= self._given.config.max_tokens for text in self._texts]
+            last = torch.tensor(
+                [answers[text] if is_whole else NO_ANSWER for text, is_whole in zip(self._texts, whole, strict=True)]
+            )
         after[torch.arange(len(last)), self._lengths - 1] = last
         return after[self._row, self._place]

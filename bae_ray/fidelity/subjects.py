@@ -9,10 +9,11 @@ from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.taps import Tap
 from bae_ray.autoencoders import load_autoencoder
+from bae_ray.autoencoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.config import content_hash
 from bae_ray.errors import InvalidInputError
 from bae_ray.fidelity.held_out_texts import Trained
-from bae_ray.files import read_text
+from bae_ray.files import checksum, read_text
 from bae_ray.training.config import CellConfig, RunConfig
 from bae_ray.training.grid import check_trained_on
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
@@ -32,11 +33,18 @@ class Target(NamedTuple):
     """What its reconstruction takes the place of: the cell itself, but for a transcoder."""
     trained: Trained | None
     """Which rows of the store it was trained on; None: none of them."""
+    identity: str
+    """A hash of all of this and of its weights, which may change in their folder."""
 
     @property
     def name(self) -> str:
         """A run's id, or the name of its folder."""
         return self.folder.name
+
+    @property
+    def subject(self) -> str:
+        """What its rows are named."""
+        return f"run-{self.identity}"
 
     def control(self, kind: Kind) -> str:
         """Name of the mean or zero in its place: one name for all autoencoders of these activations and texts."""
@@ -81,7 +89,7 @@ def targets_of(folders: Iterable[Path], store: ActivationStore) -> list[Target]:
             check_trained_on(run, place, store)
             cell = _cell(run.cell)
             trained = Trained(cell.position, run.training.val_fraction, run.training.seed)
-            found.append(Target(place.absolute(), cell, _cell(run.target or run.cell), trained))
+            found.append(_target(place, cell, _cell(run.target or run.cell), trained))
     return found
 
 
@@ -100,13 +108,19 @@ def imported(folder: Path, layer: int, site: str, position: Position, store: Act
     target = cell
     if (place := autoencoder.config.target_cell(layer, site)) is not None:
         target = store.select([place[0]], [position], [place[1]])[0]
-    return Target(folder.absolute(), cell, target, None)
+    return _target(folder, cell, target, None)
 
 
 def subjects_of(target: Target, texts: Sequence[int]) -> list[Subject]:
     """An autoencoder and its controls on these texts."""
     controls = [Subject(target.control(kind), kind, target, tuple(texts)) for kind in CONTROLS]
-    return [*controls, Subject(target.name, "run", target, tuple(texts))]
+    return [*controls, Subject(target.subject, "run", target, tuple(texts))]
+
+
+def _target(folder: Path, cell: Cell, target: Cell, trained: Trained | None) -> Target:
+    files = [file for name in (CONFIG_FILE, WEIGHTS_FILE) if (file := folder / name).is_file()]
+    identity = content_hash([cell, target, trained, [checksum(file) for file in files]])
+    return Target(folder.absolute(), cell, target, trained, identity)
 
 
 def _cell(config: CellConfig) -> Cell:

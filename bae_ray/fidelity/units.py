@@ -45,7 +45,7 @@ def plan_units(subjects: Iterable[Subject], lengths: Sequence[int], done: set[tu
     call ends with the numbers of one that was not: rounding depends on what is computed together.
     """
     groups: dict[tuple[int, ...], list[Subject]] = {}
-    for subject in dict.fromkeys(subjects):
+    for subject in {one.name: one for one in subjects}.values():  # runs of one cell share its controls
         ordered = tuple(sorted(subject.texts, key=lambda text: (-lengths[text], text)))
         groups.setdefault(ordered, []).append(subject)
     units: list[MeasureUnit] = []

@@ -24,6 +24,8 @@ def fidelity_figure(table: pd.DataFrame) -> Figure | None:
         return None
     table = table[table["kl"].notna()]
     rates = {name: label for name, label in RATES.items() if name in table and table[name].notna().any()}
+    if not rates:  # an autoencoder that was not trained here has no measures of its code
+        return None
     known = {name: label for name, label in RECOVERED.items() if table[name].notna().any()}
     rows = known or {"kl": "KL(clean || spliced) / nats per token"}
     figure = Figure(figsize=(6.5 * len(rates), 4.6 * len(rows)), layout="constrained")

@@ -16,6 +16,7 @@ from bae_ray.config import Record
 from bae_ray.files import read_text, write_text
 from bae_ray.training.config import RunConfig
 from bae_ray.training.convergence import Convergence, convergence
+from bae_ray.training.run_fidelity import FIDELITY_FILE
 from bae_ray.training.run_folder import METRICS_FILE, RESULT_FILE, STATE_FILE, is_finished, read_result
 
 CONTINUED_FILE = "continued.json"
@@ -92,6 +93,7 @@ def reopen(runs: Path, run: RunConfig, more: int) -> None:
     done, folder = _epochs_done(runs, run), runs / run.id
     write_text(folder / CONTINUED_FILE, Continued(ends=(*later_ends(runs, run), done + more)).to_json())
     (folder / RESULT_FILE).replace(folder / f"result-{done}.json")
+    (folder / FIDELITY_FILE).unlink(missing_ok=True)  # of the weights before
 
 
 def _epochs_done(runs: Path, run: RunConfig) -> int:

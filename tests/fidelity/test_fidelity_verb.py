@@ -69,6 +69,36 @@ def test_a_sweep_gets_columns_a_table_and_a_picture(bae_ray, swept: Path, tiny_c
     assert "CE recovered, against the mean" in page
 
 
+def test_an_autoencoder_that_is_no_run_gets_the_same_row(
+    bae_ray, swept: Path, causal_store: Path, tiny_causal_model: Path, tmp_path: Path
+):
+    """At one layer and then at another: the numbers are those of the layer."""
+    corpus = tmp_path / "others.txt"
+    corpus.write_text("w1 w2 w3 w4\nw9 w8 w7 w6 w5\n")
+    config = ExtractConfig(
+        model=str(tiny_causal_model), corpus=str(corpus), layers=(0,), positions=(0,), gpus_per_worker=0
+    )
+    extract(config, tmp_path / "others", "inline")
+    run = next(iter(swept.glob("*/model.safetensors"))).parent
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "taken").mkdir(exist_ok=True)
+        shutil.copy(run / name, tmp_path / "taken")
+    found: list[float] = []
+    for layer in (2, 0):
+        code, printed, err = bae_ray(
+            "fidelity", "--autoencoder", tmp_path / "taken", "--layer", layer, "--position", 2, "--store", causal_store,
+            "--held-out", tmp_path / "others", "--model", tiny_causal_model,
+        )  # fmt: skip
+        assert code == 0, err
+        table = pd.read_csv(tmp_path / "taken" / FOLDER / "fidelity.csv")
+        assert table["layer"].tolist() == [layer]
+        assert table["fidelity_texts"].tolist() == [2]
+        assert "taken" in table["run"].tolist()
+        assert "fidelity.html" in printed
+        found.append(float(table["kl"].iloc[0]))
+    assert found[0] != found[1]
+
+
 def test_what_is_missing_or_wrong_is_told(bae_ray, swept: Path, causal_store: Path, tmp_path: Path):
     for arguments, message in (
         ([], "expected either --runs, folders of runs, or --autoencoder"),

@@ -7,13 +7,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from bae_ray.activations.store import ActivationStore
+from bae_ray.autoencoders import load_autoencoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.fidelity.config import FidelityConfig
 from bae_ray.fidelity.measure_fidelity import FOLDER, Measured, measure_fidelity
-from bae_ray.fidelity.subjects import targets_of
-from bae_ray.fidelity.units import MeasureUnit
+from bae_ray.fidelity.subjects import subjects_of, targets_of
+from bae_ray.fidelity.units import MeasureUnit, plan_units
 from bae_ray.fidelity.worker import FidelityWorker, UnitOutcome
 from bae_ray.seeds import stream
 from bae_ray.training.config import RunConfig
@@ -36,8 +38,6 @@ def found(causal_store: Path, runs: Path, tiny_causal_model: Path) -> Measured:
 
 def split_of(folder: Path, n: int) -> tuple[list[int], list[int]]:
     """Rows that a run was trained on, and the others, drawn as the documentation says."""
-    import torch
-
     training = RunConfig.model_validate_json((folder / "run.json").read_text()).training
     order = torch.randperm(n, generator=stream(training.seed, "split")).tolist()
     n_held_out = round(n * training.val_fraction)
@@ -154,6 +154,41 @@ def test_a_damaged_run_is_named_and_the_others_are_measured(
     (failure,) = found.failures
     assert failure.startswith(broken)
     assert "cannot be loaded as an autoencoder" in failure
+
+
+def test_other_weights_in_the_same_folder_are_measured_anew(
+    found: Measured, causal_store: Path, runs: Path, tiny_causal_model: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    copy = shutil.copytree(runs, tmp_path / "runs")
+    changed = sorted(found.records)[0]
+    autoencoder = load_autoencoder(copy / changed)
+    with torch.no_grad():
+        autoencoder.b_dec.add_(1.0)
+    autoencoder.save_pretrained(copy / changed)
+    units = counting(monkeypatch)
+    again = measured(causal_store, copy, tiny_causal_model)
+    assert {subject.of.name for unit in units for subject in unit.subjects} == {changed}
+    assert {subject.kind for unit in units for subject in unit.subjects} == {"run"}, "the controls are as they were"
+    assert again.records[changed].columns.kl != found.records[changed].columns.kl
+    assert all(again.records[name] == record for name, record in found.records.items() if name != changed)
+
+
+def test_runs_of_one_cell_share_their_controls(causal_store: Path, runs: Path, tmp_path: Path):
+    """Each control is measured once, however many runs it stands beside."""
+    store = ActivationStore.open(causal_store)
+    for number in range(3):
+        for run in runs.glob("*/result.json"):
+            shutil.copytree(run.parent, tmp_path / "runs" / f"{run.parent.name}-{number}")
+            autoencoder = load_autoencoder(run.parent)
+            with torch.no_grad():
+                autoencoder.b_dec.add_(number)
+            autoencoder.save_pretrained(tmp_path / "runs" / f"{run.parent.name}-{number}")
+    targets = targets_of([tmp_path / "runs"], store)
+    assert len(targets) == 15
+    units = plan_units([one for target in targets for one in subjects_of(target, (0, 1))], [9, 8], set())
+    names = [subject.name for unit in units for subject in unit.subjects]
+    assert len(names) == len(set(names)) == 15 + 2 * 5
 
 
 def test_other_settings_are_measured_anew(
