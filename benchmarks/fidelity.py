@@ -93,7 +93,7 @@ def subject(folder: Path, layer: int, position: int | str, number: int, texts: i
         autoencoder.reset_parameters(torch.Generator().manual_seed(number))
         autoencoder.save_pretrained(place)
     cell = Cell(layer, "residual", position)  # pyright: ignore[reportArgumentType]
-    return Subject(place.name, "run", Target(place, cell, cell, None), tuple(range(texts)))
+    return Subject(place.name, "run", Target(place, cell, cell, None, place.name), tuple(range(texts)))
 
 
 def bare_pass(model: PreTrainedModel, ids: list[list[int]], batch_tokens: int, device: str) -> None:
