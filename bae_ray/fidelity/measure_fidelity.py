@@ -25,7 +25,7 @@ from bae_ray.fidelity.text_bootstrap import RunRows, by_position, summarize
 from bae_ray.fidelity.units import MeasureUnit, plan_units, read_units
 from bae_ray.fidelity.worker import FidelityWorker, UnitOutcome
 from bae_ray.files import write_text
-from bae_ray.progress import track
+from bae_ray.progress import console, track
 from bae_ray.storage import folder_at
 from bae_ray.training.run_fidelity import FIDELITY_FILE, FidelityRecord
 from bae_ray.work.attempts import Attempts
@@ -67,8 +67,8 @@ def measure_fidelity(
     texts, candidates = _texts(store, held_out, source)
     request = _request(config, store, held_out)
     folder = work / FOLDER / content_hash(request)
-    waiting = {target: subjects for target in targets if _finished(target, request) is None
-               for subjects in [_subjects(config, store, target, texts, candidates)]}  # fmt: skip
+    unfinished = [target for target in targets if _finished(target, request) is None]
+    waiting = {target: _subjects(config, store, target, texts, candidates) for target in unfinished}
     failures: dict[str, str] = {}
     if waiting:
         kept = store.manifest.request.tokens or {}
@@ -150,6 +150,8 @@ def _measure(given: Given, subjects: Sequence[Subject], folder: Path, executor: 
 
         def told(unit: MeasureUnit, outcome: UnitOutcome) -> None:
             failures.update(outcome.failures)
+            if outcome.tracebacks:
+                console.print(outcome.tracebacks, markup=False)
             tracker.advance(unit.size)
 
         if units:

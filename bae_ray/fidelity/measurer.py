@@ -23,6 +23,7 @@ from bae_ray.fidelity.subjects import Subject
 from bae_ray.fidelity.units import MeasureUnit
 from bae_ray.interventions.editable_model import EditableModel
 from bae_ray.training.samples import split_rows
+from bae_ray.work.receipts import traceback_of
 
 
 class MeasuredUnit(NamedTuple):
@@ -32,6 +33,8 @@ class MeasuredUnit(NamedTuple):
     """None where no subject could be measured."""
     failures: dict[str, str]
     """Why subjects could not be measured."""
+    tracebacks: str = ""
+    """Where unexpected errors arose."""
 
 
 class FidelityMeasurer:
@@ -41,10 +44,12 @@ class FidelityMeasurer:
         self._given, self._device = given, device
         self._means: dict[tuple[Cell, Trained | None], Tensor] = {}
         self._loaded: dict[str, Autoencoder] = {}
+        self._tracebacks = ""
 
     def measure(self, unit: MeasureUnit) -> MeasuredUnit:
         """Measure all subjects of a unit; one that cannot be is named, and the others go on."""
         failures: dict[str, str] = {}
+        self._tracebacks = ""
         self._loaded = dict(self._autoencoders(unit.subjects, failures))
         tables: dict[str, list[pd.DataFrame]] = {subject.name: [] for subject in unit.subjects}
         with torch.inference_mode():
@@ -56,9 +61,9 @@ class FidelityMeasurer:
                     try:
                         tables[subject.name].append(batch.measure(subject, self._value(subject, batch)))
                     except Exception as error:  # one subject's must not end the others
-                        failures[subject.name] = _described(error)
+                        failures[subject.name] = self._described(error)
         good = [table for name, found in tables.items() if name not in failures for table in found]
-        return MeasuredUnit(pd.concat(good) if good else None, failures)
+        return MeasuredUnit(pd.concat(good) if good else None, failures, self._tracebacks)
 
     @cached_property
     def _store(self) -> ActivationStore:
@@ -78,7 +83,7 @@ class FidelityMeasurer:
             try:
                 yield subject.name, load_autoencoder(subject.of.folder).to(self._device)
             except Exception as error:  # one subject's must not end the others
-                failures[subject.name] = _described(error)
+                failures[subject.name] = self._described(error)
 
     def _batches(self, texts: Sequence[int]) -> Iterator[tuple[int, ...]]:
         """Texts, the longest first, in batches of at most `batch_tokens` tokens with padding."""
@@ -117,11 +122,11 @@ class FidelityMeasurer:
             self._means[key] = column_mean(rows)
         return self._means[key]
 
-
-def _described(error: Exception) -> str:
-    if isinstance(error, BaeRayError):
-        return str(error)
-    remedy = ""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        remedy = " Give a smaller --batch-tokens or --max-tokens, or fewer --workers."
-    return f"{type(error).__name__}: {error}{remedy}"
+    def _described(self, error: Exception) -> str:
+        """An error in a line; where it was not foreseen, its traceback is kept."""
+        self._tracebacks += traceback_of(error)
+        if isinstance(error, BaeRayError):
+            return str(error)
+        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        remedy = " Give a smaller --batch-tokens or --max-tokens, or fewer --workers." if out_of_memory else ""
+        return f"{type(error).__name__}: {error}{remedy}"

@@ -16,8 +16,8 @@ class UnitOutcome(NamedTuple):
     """Why subjects of a unit, by name, could not be measured."""
 
     failures: dict[str, str]
-    traceback: str = ""
-    """Where an unexpected error arose."""
+    tracebacks: str = ""
+    """Where unexpected errors arose."""
 
 
 class FidelityWorker:
@@ -32,10 +32,10 @@ class FidelityWorker:
         try:
             if given_up := self._attempts.begin(unit.name):
                 raise UnfinishedError(given_up)
-            rows, failures = self._measurer.measure(unit)
-            if rows is not None:
-                write_unit(self._folder, unit, rows)
-            return UnitOutcome(failures)
+            found = self._measurer.measure(unit)
+            if found.rows is not None:
+                write_unit(self._folder, unit, found.rows)
+            return UnitOutcome(found.failures, found.tracebacks)
         except Exception as error:  # one unit's must not end the others
             reason = str(error) if isinstance(error, UnfinishedError) else f"{type(error).__name__}: {error}"
             return UnitOutcome({subject.name: reason for subject in unit.subjects}, traceback_of(error))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bae_ray.activations.store import ActivationStore
-from bae_ray.autoencoders import load_autoencoder
+from bae_ray.autoencoders import Autoencoder, load_autoencoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.fidelity.config import FidelityConfig
 from bae_ray.fidelity.measure_fidelity import FOLDER, Measured, measure_fidelity
@@ -154,6 +154,27 @@ def test_a_damaged_run_is_named_and_the_others_are_measured(
     (failure,) = found.failures
     assert failure.startswith(broken)
     assert "cannot be loaded as an autoencoder" in failure
+
+
+def test_an_error_that_nobody_foresaw_is_told_and_the_others_are_measured(
+    causal_store: Path, runs: Path, tiny_causal_model: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+):  # fmt: skip
+    copy = shutil.copytree(runs, tmp_path / "runs", ignore=shutil.ignore_patterns(FOLDER, FIDELITY_FILE))
+    odd = sorted(path.parent.name for path in copy.glob("*/result.json"))[1]
+
+    def load(folder: Path) -> Autoencoder:
+        if folder.name == odd:
+            raise RuntimeError("the disk is odd")
+        return load_autoencoder(folder)
+
+    monkeypatch.setattr("bae_ray.fidelity.measurer.load_autoencoder", load)
+    found = measured(causal_store, copy, tiny_causal_model)
+    assert len(found.records) == 4
+    (failure,) = found.failures
+    assert failure.startswith(odd)
+    assert "RuntimeError: the disk is odd" in failure
+    assert "Traceback (most recent call last)" in capfd.readouterr().err
 
 
 def test_other_weights_in_the_same_folder_are_measured_anew(

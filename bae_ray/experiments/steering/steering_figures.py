@@ -111,15 +111,9 @@ def kept_figure(means: pd.DataFrame, config: SteeringConfig, found: References) 
         for control in (CENTROIDS, DIRECTION):
             for value in here[here["method"] == control][measure]:
                 axes.axhline(value, **STYLES[control], linewidth=0.8, label=control)
-        _references(axes, measure, found, float(plain[measure].iloc[0]))
         axes.set_xticks(range(len(order)), order)
-        axes.set(xlabel="Latents kept", ylabel=ROWS[measure])
-        if measure == "kl":
-            axes.set_yscale("symlog", linthresh=0.01)
-            axes.set_ylim(bottom=0)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize="x-small")
-    figure.suptitle(f"{_title(config, found)}; strength {config.compared_at:g}, vectors of one length")
-    return figure
+        _finish(axes, measure, "Latents kept", found, plain)
+    return _at_one_strength(figure, _title(config, found), config)
 
 
 def layer_figure(means: pd.DataFrame, config: SteeringConfig, found: References) -> Figure:
@@ -131,13 +125,23 @@ def layer_figure(means: pd.DataFrame, config: SteeringConfig, found: References)
     for axes, measure in zip(figure.subplots(1, len(measures)), measures, strict=True):
         for number, (method, rows) in enumerate(_shown(at, True, kept).items()):
             _line(axes, rows.assign(layer=rows["layer"] + 4 * ASIDE * number), "layer", measure, method)
-        _references(axes, measure, found, float(plain[measure].iloc[0]))
-        axes.set(xlabel="Layer", ylabel=ROWS[measure])
-        if measure == "kl":
-            axes.set_yscale("symlog", linthresh=0.01)
-            axes.set_ylim(bottom=0)
+        _finish(axes, measure, "Layer", found, plain)
+    return _at_one_strength(figure, _title(config, found, one_layer=False), config)
+
+
+def _finish(axes: Axes, measure: str, xlabel: str, found: References, plain: pd.DataFrame) -> None:
+    """Draw what a panel's lines are read against, and label it."""
+    _references(axes, measure, found, float(plain[measure].iloc[0]))
+    axes.set(xlabel=xlabel, ylabel=ROWS[measure])
+    if measure == "kl":
+        axes.set_yscale("symlog", linthresh=0.01)
+        axes.set_ylim(bottom=0)
+
+
+def _at_one_strength(figure: Figure, title: str, config: SteeringConfig) -> Figure:
+    """The figure with its legend and title."""
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize="x-small")
-    figure.suptitle(f"{_title(config, found, one_layer=False)}; strength {config.compared_at:g}, vectors of one length")
+    figure.suptitle(f"{title}; strength {config.compared_at:g}, vectors of one length")
     return figure
 
 
