@@ -19,13 +19,14 @@ from bae_ray.activations.taps import Tap
 from bae_ray.analysis.features import evaluating
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
 from bae_ray.errors import InvalidInputError
-from bae_ray.fidelity.next_token import MEASURES, compare, log_probabilities
+from bae_ray.fidelity.next_token import MEASURES
+from bae_ray.fidelity.spliced_text import SplicedText, TextFidelity, text_fidelity
 from bae_ray.files import read_text
 from bae_ray.interventions.editable_model import EditableModel
 from bae_ray.steering.edits import AddedVector, ClampedFeatures, SteeringEdit, Tokens
 from bae_ray.steering.generation import GenerationConfig, generate
 from bae_ray.steering.steered_model import SteeredModel
-from bae_ray.steering.vectors import of_features
+from bae_ray.steering.vectors import of_values
 from bae_ray.training.config import RunConfig
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE, RunResult
 
@@ -110,18 +111,31 @@ class FeatureModel:
         and Jensen-Shannon divergence in nats; top1_agreement: whether the most probable next token is the same.
         """
         places = self._places(text)
-        ids = torch.tensor([places.token_ids], device=self.model.device)
-        asked = torch.arange(len(places.token_ids), device=self.model.device)
-        targets = torch.cat([ids[0, 1:], ids.new_tensor([-1])])
-        taps = {self._read, self._write, Tap(self._write.layer, "residual")}
-        clean = self.model.clean(ids, asked, sorted(taps))
-        value = clean.activations[self._write].clone()
-        value[0, places.positions] = self._reconstruction(clean.activations[self._read][0, places.positions])
-        logits = self.model.spliced(clean, self._write, value)
-        found = compare(log_probabilities(clean.logits), logits, targets).cpu()
+        spliced = self._spliced(places)
+        found = spliced.measures(self._reconstruction(spliced.x))
         table = pd.DataFrame(dict(zip(MEASURES, found.numpy(), strict=True)))
         table.insert(0, "token", self._words(places.token_ids))
         return table.assign(top1_agreement=table["top1_agreement"].astype(bool))
+
+    def fidelity(self, text: str, first: bool = True) -> TextFidelity:
+        """The means of `splice` over the tokens that see the reconstruction, beside the mean's and zero's in its place.
+
+        `first`: whether a text's first token is replaced as well, where all are. `pooled` gives those of many texts.
+
+        Raises `InvalidInputError` for a text without a token that counts.
+        """
+        places = self._places(text, first)
+        spliced = self._spliced(places)
+        is_last = self.target.position == "last"  # whose next token is not known: divergences alone
+        told = slice(places.positions[0], None if is_last else len(places.token_ids) - 1)
+        if told.start == told.stop:
+            raise InvalidInputError(
+                f"the text has no token after position {told.start}, so that there is none to predict. Give a longer "
+                "text."
+            )
+        mean = self.autoencoder.target_normalization[0]
+        known = bool(mean.any())
+        return text_fidelity(spliced, self._reconstruction(spliced.x), mean if known else None, told)
 
     def generate(
         self,
@@ -139,15 +153,21 @@ class FeatureModel:
 
         Raises `InvalidInputError` for features that there are not, and a prompt that is too long.
         """
-        edits: list[SteeringEdit] = []
-        if add:
-            vector = sum((of_features(self.autoencoder, [feature], size) for feature, size in add.items()))
-            edits.append(AddedVector(self._write, torch.as_tensor(vector), 1.0, tokens))
-        for feature, value in (clamp or {}).items():
-            edits.append(ClampedFeatures(self._write, self.autoencoder, [feature], value, tokens))
         config = GenerationConfig.model_validate(generation)
+        edits = self.edits(add, clamp, tokens)
         (written,) = generate(SteeredModel(self.model), [self._ids(prompt)], config, edits)
         return str(self.model.tokenizer.decode(written.token_ids))
+
+    def edits(
+        self, add: Mapping[int, float] | None = None, clamp: Mapping[int, float] | None = None, tokens: Tokens = "last"
+    ) -> list[SteeringEdit]:
+        """What `generate` does to the activations, for `bae_ray.steering`. Raises what `generate` does for features."""
+        edits: list[SteeringEdit] = []
+        if add:
+            edits.append(AddedVector(self._write, of_values(self.autoencoder, add), 1.0, tokens))
+        if clamp:
+            edits.append(ClampedFeatures(self._write, self.autoencoder, [*clamp], [*clamp.values()], tokens))
+        return edits
 
     @property
     def _read(self) -> Tap:
@@ -164,9 +184,14 @@ class FeatureModel:
         self.model.check_length(len(ids))
         return ids
 
-    def _places(self, text: str) -> "_Places":
+    def _spliced(self, places: "_Places") -> SplicedText:
+        return SplicedText(self.model, places.token_ids, self._read, self._write, places.positions)
+
+    def _places(self, text: str, first: bool = True) -> "_Places":
         ids = self._ids(text)
         positions = _positions(self.cell.position, len(ids))
+        if self.cell.position == "all" and not first:
+            positions = positions[1:]
         words = self._words(ids)
         return _Places(ids, positions, [words[position] for position in positions])
 

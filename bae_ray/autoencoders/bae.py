@@ -76,11 +76,12 @@ class BinaryAutoencoder(Autoencoder):
         return code.unflatten(-1, (-1, self.bits_per_feature)) @ self._places(code)
 
     @override
-    def latent_directions(self) -> Tensor:
-        rows = super().latent_directions()
+    def latent_directions(self, latents: Tensor | None = None) -> Tensor:
         if self.bits_per_feature == 1:
-            return rows
-        return (rows.unsqueeze(1) * self._places(rows).unsqueeze(-1)).flatten(0, 1)
+            return super().latent_directions(latents)
+        latents = torch.arange(self.d_latent, device=self.W_dec.device) if latents is None else latents
+        rows = super().latent_directions(latents // self.bits_per_feature)
+        return rows * self._places(rows)[latents % self.bits_per_feature].unsqueeze(-1)
 
     def _places(self, like: Tensor) -> Tensor:
         """Place values of a feature's bits, of sum 1: 2^j / (2^C - 1), [C]."""

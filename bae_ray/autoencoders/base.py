@@ -168,9 +168,12 @@ class Autoencoder(nn.Module, OnHub):
         varies = self.latent_std > 0
         return torch.where(varies, (latents - self.latent_mean) / self.latent_std.where(varies, 1.0), 0.0)
 
-    def latent_directions(self) -> Tensor:
-        """What each latent adds to the normalised reconstruction, [F, D], in float64."""
-        return self.W_dec.double()
+    def latent_directions(self, latents: Tensor | None = None) -> Tensor:
+        """What latents add to the normalised reconstruction where they are 1, in float64: [F, D], or of some [K, D].
+
+        `latents` are indices [K].
+        """
+        return (self.W_dec if latents is None else self.W_dec[latents]).double()
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """X W_enc [+ b_enc], [N, F], of normalised activations [N, D]."""

@@ -33,8 +33,8 @@ def summarize(rows: RunRows, resamples: int, seed: int) -> RunFidelity:
     means = {name: weights @ values / tokens for name, values in sums.items() if name != "tokens"}
     spliced, clean = means["ce_spliced"], means["ce_clean"]
     told: dict[str, Any] = {name: _known(means[name][0]) for name in ("ce_clean", "ce_spliced", "ce_mean", "ce_zero")}
-    told |= _with_ends("ce_recovered", _recovered(means["ce_zero"], spliced, clean))
-    told |= _with_ends("ce_recovered_mean", _recovered(means["ce_mean"], spliced, clean))
+    told |= _with_ends("ce_recovered", recovered(means["ce_zero"], spliced, clean))
+    told |= _with_ends("ce_recovered_mean", recovered(means["ce_mean"], spliced, clean))
     for name in RATES:
         told |= _with_ends(name, means[name])
     return RunFidelity(fidelity_texts=len(texts), fidelity_tokens=int(sums["tokens"].sum()), **told)
@@ -81,7 +81,7 @@ def _totals(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return table.groupby(by).agg(lambda values: values.sum(skipna=False))
 
 
-def _recovered(ablated: np.ndarray, spliced: np.ndarray, clean: np.ndarray) -> np.ndarray:
+def recovered(ablated: np.ndarray, spliced: np.ndarray, clean: np.ndarray) -> np.ndarray:
     """How much of the loss that an ablation costs comes back; NaN where it costs nothing."""
     cost = ablated - clean
     return np.divide(ablated - spliced, cost, out=np.full_like(cost, math.nan), where=cost != 0)

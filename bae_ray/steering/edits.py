@@ -86,32 +86,41 @@ class AddedVector(SteeringEdit):
 
 
 class ClampedFeatures(SteeringEdit):
-    """Features of an autoencoder held at a value, whatever the text says; at 0 they are ablated.
+    """Features of an autoencoder held at values, whatever the text says; at 0 they are ablated.
 
     x + decode(changed latents) - decode(latents): what the autoencoder does not reconstruct stays. Its decoder is
     linear, so that only the chosen latents' rows are added.
     """
 
     def __init__(
-        self, tap: Tap, autoencoder: Autoencoder, features: Sequence[int], value: float = 0.0, tokens: Tokens = "last"
+        self,
+        tap: Tap,
+        autoencoder: Autoencoder,
+        features: Sequence[int],
+        value: float | Sequence[float] = 0.0,
+        tokens: Tokens = "last",
     ) -> None:
-        """Clamp the latents `features` at `value`, in the autoencoder's own units: of a code 0 or 1.
+        """Clamp the latents `features` at one value, or each at its own, in the autoencoder's units: of a code 0 or 1.
 
         Raises `InvalidInputError` for latents that there are not, a value that is not finite, and an autoencoder that
         reconstructs other activations than it reads.
         """
         check_features(features, autoencoder.d_latent)
-        if not math.isfinite(value):
-            raise InvalidInputError(f"the features' value is {value}: expected a finite number; 0 ablates them.")
+        values = [value] * len(features) if isinstance(value, int | float) else list(value)
+        if len(values) != len(features):
+            raise InvalidInputError(f"there are {len(features)} features and {len(values)} values: expected as many.")
+        if wrong := [one for one in values if not math.isfinite(one)]:
+            raise InvalidInputError(f"the features' value is {wrong[0]}: expected a finite number; 0 ablates them.")
         if autoencoder.architecture.reconstructs != "input":
             raise InvalidInputError(
                 f"a {autoencoder.architecture.label} reads one cell and reconstructs another, so that none of its "
                 "features is a part of what it reads. Give an autoencoder of one cell."
             )
-        self.tap, self.tokens, self._value = tap, tokens, value
+        self.tap, self.tokens = tap, tokens
         self._autoencoder = autoencoder.eval()
         self._features = torch.tensor(list(features), device=autoencoder.mean.device)
-        rows = autoencoder.latent_directions().detach()[self._features]
+        self._values = torch.tensor(values, device=autoencoder.mean.device, dtype=autoencoder.mean.dtype)
+        rows = autoencoder.latent_directions(self._features).detach()
         self._rows = (rows * autoencoder.target_normalization[1].double()).to(autoencoder.mean.dtype)
 
     @override
@@ -123,5 +132,5 @@ class ClampedFeatures(SteeringEdit):
         x = hidden.flatten(0, -2)
         with torch.no_grad():
             latents = self._autoencoder.encode(x)[:, self._features]
-            change = (self._value - latents) @ self._rows
+            change = (self._values - latents) @ self._rows
         return (x + change.to(hidden.dtype)).reshape(hidden.shape)

@@ -3,7 +3,8 @@
 Shapes: B texts, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
@@ -55,25 +56,46 @@ def generate(
     return [written[text] for text in range(len(prompts))]
 
 
-@torch.inference_mode()
+def write(
+    model: SteeredModel, prompt: Sequence[int], config: GenerationConfig, edits: Sequence[SteeringEdit] = ()
+) -> Iterator[int]:
+    """The tokens that `generate` gives a prompt alone, each as soon as it is chosen.
+
+    They are fewer than `max_new_tokens` where the model ended the text. Raises what `generate` does, at once.
+    """
+    model.check([prompt], edits, config.max_new_tokens)
+    acting = [edit.of([0], 1) for edit in edits]
+    steps = _steps(model, Batch([0], [prompt]), config, acting)
+    return takewhile(lambda token: token not in model.end_tokens, (chosen[0] for chosen in steps))
+
+
 def _continue(
     model: SteeredModel, batch: Batch, config: GenerationConfig, edits: Sequence[SteeringEdit]
 ) -> list[Continuation]:
     """The texts of a batch go on until each has ended. What follows an end is cut off afterwards."""
     ends = model.end_tokens
-    generators = [stream(config.seed, "generate", text) for text in batch.texts]
-    drawn = torch.stack([torch.rand(config.max_new_tokens, generator=one, dtype=torch.float64) for one in generators])
-    reading = model.read(batch.prompts, edits)
     written: list[list[int]] = [[] for _ in batch.texts]
-    for step in range(config.max_new_tokens):
-        logits, reading = model.go_on(reading, reading.last, edits, every=False)
-        chosen = choose(logits[:, -1], config.temperature, drawn[:, step])
-        for text, token in zip(written, chosen.tolist(), strict=True):
+    for chosen in _steps(model, batch, config, edits):
+        for text, token in zip(written, chosen, strict=True):
             text.append(token)
         if all(not ends.isdisjoint(text) for text in written):
             break
-        reading = reading._replace(last=chosen[:, None])
     return [_cut(text, ends) for text in written]
+
+
+@torch.inference_mode()
+def _steps(
+    model: SteeredModel, batch: Batch, config: GenerationConfig, edits: Sequence[SteeringEdit]
+) -> Iterator[list[int]]:
+    """The next token of each text, again and again; it matters to nobody what follows an end."""
+    generators = [stream(config.seed, "generate", text) for text in batch.texts]
+    drawn = torch.stack([torch.rand(config.max_new_tokens, generator=one, dtype=torch.float64) for one in generators])
+    reading = model.read(batch.prompts, edits)
+    for step in range(config.max_new_tokens):
+        logits, reading = model.go_on(reading, reading.last, edits, every=False)
+        chosen = choose(logits[:, -1], config.temperature, drawn[:, step])
+        reading = reading._replace(last=chosen[:, None])
+        yield chosen.tolist()
 
 
 def choose(logits: Tensor, temperature: float, drawn: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ adds them as they are.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -65,8 +65,9 @@ def decoded(autoencoder: Autoencoder, change: Tensor) -> Tensor:
             f"the change of latents is of shape {tuple(change.shape)}; this autoencoder takes [{autoencoder.d_latent}]."
         )
     check_finite(change, "the change of latents")
-    scale = autoencoder.target_normalization[1].detach().double().cpu()
-    return change.double() @ autoencoder.latent_directions().detach().cpu() * scale
+    changed = change.nonzero().squeeze(1)  # of a large dictionary, few rows in float64
+    rows = autoencoder.latent_directions(changed.to(autoencoder.mean.device)).detach().cpu()
+    return change[changed].double() @ rows * autoencoder.target_normalization[1].detach().double().cpu()
 
 
 def of_features(autoencoder: Autoencoder, features: Sequence[int], value: float = 1.0) -> Tensor:
@@ -75,10 +76,16 @@ def of_features(autoencoder: Autoencoder, features: Sequence[int], value: float 
     Raises `InvalidInputError` for a latent that the autoencoder does not have, none, or a value that is not finite.
     """
     check_features(features, autoencoder.d_latent)
-    if not math.isfinite(value):
-        raise InvalidInputError(f"the features' value is {value}: expected a finite number.")
+    return of_values(autoencoder, dict.fromkeys(features, value))
+
+
+def of_values(autoencoder: Autoencoder, values: Mapping[int, float]) -> Tensor:
+    """What latents add to the reconstruction, each at its value, [D]. Raises what `of_features` does."""
+    check_features([*values], autoencoder.d_latent)
+    if wrong := [value for value in values.values() if not math.isfinite(value)]:
+        raise InvalidInputError(f"a feature's value is {wrong[0]}: expected a finite number.")
     change = torch.zeros(autoencoder.d_latent, dtype=torch.float64)
-    change[list(features)] = value
+    change[[*values]] = torch.tensor([*values.values()], dtype=torch.float64)
     return decoded(autoencoder, change)
 
 
