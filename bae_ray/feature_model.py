@@ -20,7 +20,8 @@ from bae_ray.analysis.features import evaluating
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.fidelity.next_token import MEASURES
-from bae_ray.fidelity.spliced_text import SplicedText, TextFidelity, text_fidelity
+from bae_ray.fidelity.spliced_text import SplicedText, measured
+from bae_ray.fidelity.text_fidelity import TextFidelity
 from bae_ray.files import read_text
 from bae_ray.interventions.editable_model import EditableModel
 from bae_ray.steering.edits import AddedVector, ClampedFeatures, SteeringEdit, Tokens
@@ -135,7 +136,7 @@ class FeatureModel:
             )
         mean = self.autoencoder.target_normalization[0]
         known = bool(mean.any())
-        return text_fidelity(spliced, self._reconstruction(spliced.x), mean if known else None, told)
+        return measured(spliced, self._reconstruction(spliced.x), mean if known else None, told)
 
     def generate(
         self,
@@ -155,7 +156,7 @@ class FeatureModel:
         """
         config = GenerationConfig.model_validate(generation)
         edits = self.edits(add, clamp, tokens)
-        (written,) = generate(SteeredModel(self.model), [self._ids(prompt)], config, edits)
+        (written,) = generate(SteeredModel(self.model), [self.token_ids(prompt)], config, edits)
         return str(self.model.tokenizer.decode(written.token_ids))
 
     def edits(
@@ -169,6 +170,14 @@ class FeatureModel:
             edits.append(ClampedFeatures(self._write, self.autoencoder, [*clamp], [*clamp.values()], tokens))
         return edits
 
+    def token_ids(self, text: str) -> list[int]:
+        """The text's tokens. Raises `InvalidInputError` for a text without any, or with more than the model takes."""
+        ids = list(map(int, self.model.tokenizer(text).input_ids))
+        if not ids:
+            raise InvalidInputError("the text is empty: expected one token at least.")
+        self.model.check_length(len(ids))
+        return ids
+
     @property
     def _read(self) -> Tap:
         return Tap(self.cell.layer, self.cell.site)
@@ -177,18 +186,11 @@ class FeatureModel:
     def _write(self) -> Tap:
         return Tap(self.target.layer, self.target.site)
 
-    def _ids(self, text: str) -> list[int]:
-        ids = list(map(int, self.model.tokenizer(text).input_ids))
-        if not ids:
-            raise InvalidInputError("the text is empty: expected one token at least.")
-        self.model.check_length(len(ids))
-        return ids
-
     def _spliced(self, places: "_Places") -> SplicedText:
         return SplicedText(self.model, places.token_ids, self._read, self._write, places.positions)
 
     def _places(self, text: str, first: bool = True) -> "_Places":
-        ids = self._ids(text)
+        ids = self.token_ids(text)
         positions = _positions(self.cell.position, len(ids))
         if self.cell.position == "all" and not first:
             positions = positions[1:]

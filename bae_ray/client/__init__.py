@@ -3,6 +3,9 @@
 from bae_ray.client.array_types import Feature as Feature
 from bae_ray.client.clients import AsyncClient as AsyncClient
 from bae_ray.client.clients import Client as Client
+from bae_ray.client.effects import Continuation as Continuation
+from bae_ray.client.effects import Steered as Steered
+from bae_ray.client.effects import SteeredToken as SteeredToken
 from bae_ray.client.service_errors import AuthenticationError as AuthenticationError
 from bae_ray.client.service_errors import DeadlineError as DeadlineError
 from bae_ray.client.service_errors import InvalidRequestError as InvalidRequestError

@@ -3,13 +3,15 @@
 import asyncio
 import random
 import time
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator, Iterator
+from itertools import count
 from typing import Any, Self, TypeVar
 
 import httpx
+from httpx_sse import EventSource
 from typing_extensions import override
 
-from bae_ray.client.endpoints import Calls
+from bae_ray.client.effects import EffectCalls, Steered, SteeredToken, event_of
 from bae_ray.client.requests import Call, Flow
 from bae_ray.client.service_errors import UnreachableError, error_of
 
@@ -24,7 +26,7 @@ FINAL = ("encoder_broken",)
 """Codes of a 503 that are not sent again."""
 
 
-class _Sender(Calls):
+class _Sender(EffectCalls):
     """What both clients have: the settings, and the steps of a call."""
 
     def __init__(
@@ -89,6 +91,21 @@ class Client(_Sender):
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
 
+    @override
+    def events(self, call: Call) -> Iterator[SteeredToken | Steered]:
+        for attempt in count():
+            try:
+                with self._http.stream(**call.options()) as response:
+                    if response.is_success:
+                        yield from map(event_of, EventSource(response).iter_sse())
+                        return
+                    response.read()
+            except httpx.HTTPError as error:
+                raise self._unreachable(error) from error
+            if (wait := _wait(response, attempt, self._retries)) is None:
+                raise error_of(response)
+            time.sleep(wait)
+
 
 class AsyncClient(_Sender):
     """A client whose calls are awaited."""
@@ -118,6 +135,22 @@ class AsyncClient(_Sender):
             return stop.value
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
+
+    @override
+    async def events(self, call: Call) -> AsyncIterator[SteeredToken | Steered]:
+        for attempt in count():
+            try:
+                async with self._http.stream(**call.options()) as response:
+                    if response.is_success:
+                        async for event in EventSource(response).aiter_sse():
+                            yield event_of(event)
+                        return
+                    await response.aread()
+            except httpx.HTTPError as error:
+                raise self._unreachable(error) from error
+            if (wait := _wait(response, attempt, self._retries)) is None:
+                raise error_of(response)
+            await asyncio.sleep(wait)
 
 
 def _wait(response: httpx.Response, attempt: int, retries: int) -> float | None:

@@ -6,7 +6,7 @@ They are generators that yield requests and receive answers. So both clients sha
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, Literal, ParamSpec
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,14 +30,15 @@ from bae_ray.client.split_containers import split_container, type_of
 from bae_ray.errors import InvalidInputError
 
 P = ParamSpec("P")
+C = TypeVar("C", bound="Calls")
 Bytes = bytes | bytearray | memoryview
 
 
-def _call(flow: Callable[Concatenate["Calls", P], Any]) -> Callable[Concatenate["Calls", P], Any]:
+def sent(flow: Callable[Concatenate[C, P], Any]) -> Callable[Concatenate[C, P], Any]:
     """The generator as a method that has its requests sent."""
 
     @functools.wraps(flow)
-    def method(calls: "Calls", *arguments: P.args, **options: P.kwargs) -> Any:
+    def method(calls: C, *arguments: P.args, **options: P.kwargs) -> Any:
         return calls.run(flow(calls, *arguments, **options))
 
     return method
@@ -58,7 +59,7 @@ class Calls(ABC):
     def run(self, flow: Flow[Any]) -> Any:
         """Send a flow's requests and return its result; a request that fails raises inside the flow."""
 
-    @_call
+    @sent
     def encoders(self) -> Any:
         """A data frame with a row per encoder of the registry."""
         listed: list[Info] = []
@@ -69,12 +70,12 @@ class Calls(ABC):
             if (after := page.get("next")) is None:
                 return pd.DataFrame(listed)
 
-    @_call
+    @sent
     def encoder(self, encoder_id: str) -> Any:
         """What the service says of an encoder, its limits included: a dict."""
         return (yield from get_encoder(encoder_id))
 
-    @_call
+    @sent
     def encode(self, encoder_id: str, x: Any, *, packed: bool = False, returns: Returns = "same") -> Any:
         """Codes [n, d_latent] of activations [n, d_in], uint8 of 0 and 1; `packed`: [n, ceil(d_latent / 8)]."""
         rows = rows_of(x, "x")
@@ -87,7 +88,7 @@ class Calls(ABC):
 
         return (yield from up_to_date(self._known, encoder_id, attempt))
 
-    @_call
+    @sent
     def indices(self, encoder_id: str, x: Any, *, top_k: int | None = None, returns: Returns = "same") -> Any:
         """The latents that fire, an array for each row, in a list or series; with `top_k` [n, top_k], largest first."""
         rows = rows_of(x, "x")
@@ -103,7 +104,7 @@ class Calls(ABC):
 
         return (yield from up_to_date(self._known, encoder_id, attempt))
 
-    @_call
+    @sent
     def magnitudes(self, encoder_id: str, x: Any, *, top_k: int | None = None, returns: Returns = "same") -> Any:
         """Magnitudes (burstiness) [n, n_features]; with `top_k` the pair indices, magnitudes, each [n, top_k]."""
         rows = rows_of(x, "x")
@@ -117,7 +118,7 @@ class Calls(ABC):
 
         return (yield from up_to_date(self._known, encoder_id, attempt))
 
-    @_call
+    @sent
     def decode(self, encoder_id: str, code: Any, *, returns: Returns = "same") -> Any:
         """Activations [n, d] of codes [n, d_latent], packed codes, or latents of an encoder that is not binary."""
         rows = rows_of(code, "code")
@@ -129,7 +130,7 @@ class Calls(ABC):
 
         return (yield from up_to_date(self._known, encoder_id, attempt))
 
-    @_call
+    @sent
     def compress(
         self,
         encoder_id: str,
@@ -152,7 +153,7 @@ class Calls(ABC):
 
         return (yield from up_to_date(self._known, encoder_id, attempt))
 
-    @_call
+    @sent
     def decompress(self, encoder_id: str, data: Bytes | Sequence[Bytes], *, returns: Returns = "numpy") -> Any:
         """The activations [n, d] in containers; what is more than the service takes goes in parts of whole blocks."""
         containers = _containers(data)
@@ -171,7 +172,7 @@ class Calls(ABC):
 
         return (yield from up_to_date(self._known, encoder_id, attempt))
 
-    @_call
+    @sent
     def feature(self, encoder_id: str, index: int) -> Any:
         """What the encoder says of a feature: a `Feature`."""
         found = (yield Call("GET", f"{path_of(encoder_id)}/features/{int(index)}")).json()
@@ -179,7 +180,7 @@ class Calls(ABC):
         direction = np.array(found["direction"], np.float32)
         return Feature(found["index"], found["firing_rate"], direction, similar, found["card"])
 
-    @_call
+    @sent
     def encode_texts(self, encoder_id: str, texts: str | Sequence[str], *, top_k: int = 8) -> Any:
         """A data frame with a row per token: text, token_id, token, start, end, features, magnitudes."""
         listed = [texts] if isinstance(texts, str) else list(texts)

@@ -17,6 +17,7 @@ from bae_ray.errors import InvalidInputError
 
 JSON = "application/json"
 SAFETENSORS = "application/x-safetensors"
+EVENTS = "text/event-stream"
 HEADER_BYTES = 1024
 """Bytes of a body beside its array, at most."""
 

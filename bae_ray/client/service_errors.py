@@ -12,6 +12,8 @@ ServiceError
 └── DeadlineError          504
 """
 
+from typing import Any
+
 import httpx
 
 from bae_ray.errors import BaeRayError
@@ -82,9 +84,15 @@ def error_of(response: httpx.Response) -> ServiceError:
         problem = None
     if not isinstance(problem, dict):  # from something between here and the service
         problem = {"detail": response.reason_phrase}
-    kind = _BY_STATUS.get(response.status_code)
+    known = {"request_id": response.headers.get("x-request-id")}
+    return told_error({**known, **problem, "status": response.status_code})
+
+
+def told_error(problem: dict[str, Any]) -> ServiceError:
+    """The error of problem details (RFC 9457) with their status."""
+    status, code, request_id = problem["status"], problem.get("code"), problem.get("request_id")
+    kind = _BY_STATUS.get(status)
     if kind is None:
-        kind = InvalidRequestError if response.status_code < 500 else ServiceError
-    code, request_id = problem.get("code"), problem.get("request_id", response.headers.get("x-request-id"))
-    message = f"{problem.get('detail') or problem.get('title')} ({response.status_code} {code}, request {request_id})"
-    return kind(message, response.status_code, code, request_id)
+        kind = InvalidRequestError if status < 500 else ServiceError
+    message = f"{problem.get('detail') or problem.get('title')} ({status} {code}, request {request_id})"
+    return kind(message, status, code, request_id)

@@ -3,19 +3,16 @@
 Shapes: T tokens, D hidden size, n activations replaced.
 """
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bae_ray.activations.taps import Tap
 from bae_ray.errors import InvalidInputError
 from bae_ray.fidelity.next_token import compare, log_probabilities
-from bae_ray.fidelity.text_bootstrap import recovered
+from bae_ray.fidelity.text_fidelity import TextFidelity, known
 from bae_ray.interventions.editable_model import EditableModel
 
 
@@ -52,57 +49,11 @@ class SplicedText:
         return log_probabilities(self._clean.logits)
 
 
-class TextFidelity(NamedTuple):
-    """Means over the tokens that can see what was replaced and whose next one is known; in nats per token."""
-
-    tokens: int
-    ce_clean: float | None
-    """Of the unchanged model; None, as all cross-entropies, where no next token is known."""
-    ce_spliced: float | None
-    ce_mean: float | None
-    """With the mean of the training samples in place; None where the autoencoder has none, as most imported ones."""
-    ce_zero: float | None
-    kl: float
-    """KL(clean || spliced)."""
-    jsd: float
-    top1_agreement: float
-
-    @property
-    def ce_recovered(self) -> float | None:
-        """(ce_zero - ce_spliced) / (ce_zero - ce_clean), as SAELens and SAEBench have it."""
-        return self._recovered(self.ce_zero)
-
-    @property
-    def ce_recovered_mean(self) -> float | None:
-        """The same against the mean."""
-        return self._recovered(self.ce_mean)
-
-    def _recovered(self, ablated: float | None) -> float | None:
-        if ablated is None or self.ce_spliced is None or self.ce_clean is None:
-            return None
-        return _known(float(recovered(*map(np.array, (ablated, self.ce_spliced, self.ce_clean)))))
-
-
-def text_fidelity(text: SplicedText, x_hat: Tensor, mean: Tensor | None, told: slice) -> TextFidelity:
+def measured(text: SplicedText, x_hat: Tensor, mean: Tensor | None, told: slice) -> TextFidelity:
     """Splice a reconstruction [n, D], the mean [D] and zeros into a text; `told` are the tokens that count."""
     spliced, zero = (text.measures(value)[:, told] for value in (x_hat, torch.zeros_like(x_hat)))
     averaged = None if mean is None else text.measures(mean.expand_as(x_hat))[:, told]
     clean, ce, kl, jsd, agreement = spliced.mean(1).tolist()
-    ce_mean = None if averaged is None else _known(float(averaged[1].mean()))
-    ce_zero = _known(float(zero[1].mean()))
-    return TextFidelity(spliced.shape[1], _known(clean), _known(ce), ce_mean, ce_zero, kl, jsd, agreement)
-
-
-def pooled(texts: Sequence[TextFidelity]) -> TextFidelity:
-    """The means over all tokens of texts."""
-    tokens = [text.tokens for text in texts]
-
-    def over_all(values: Sequence[float | None]) -> float | None:
-        return None if None in values else float(np.average(np.array(values, float), weights=tokens))
-
-    _, *measured = zip(*texts, strict=True)
-    return TextFidelity(sum(tokens), *map(over_all, measured))  # pyright: ignore[reportArgumentType]
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    ce_mean = None if averaged is None else known(float(averaged[1].mean()))
+    ce_zero = known(float(zero[1].mean()))
+    return TextFidelity(spliced.shape[1], known(clean), known(ce), ce_mean, ce_zero, kl, jsd, agreement)

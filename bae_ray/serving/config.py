@@ -27,6 +27,8 @@ class LimitsConfig(Config):
     """Texts of a request to the language model."""
     max_tokens: int = Field(default=1024, ge=1)
     """Tokens of one text."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Tokens that texts/steer writes after a text, at most."""
     body_timeout_s: float = Field(default=30, gt=0)
     """Seconds for a request's body to come in."""
     min_body_rate: int = Field(default=1024, ge=0)

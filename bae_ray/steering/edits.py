@@ -81,6 +81,7 @@ class AddedVector(SteeringEdit):
         if self._ready is None or (self._ready.dtype, self._ready.device) != (hidden.dtype, hidden.device):
             # Once, not for each token: a copy to a GPU is waited for.
             scaled = (self._strength * self._vector).to(hidden.device, hidden.dtype)
+            check_finite(scaled, f"the vector times its strength, in {hidden.dtype}".replace("torch.", ""))
             self._ready = scaled if scaled.ndim == 1 else scaled[:, None]
         return hidden + self._ready
 

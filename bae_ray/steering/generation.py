@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bae_ray.config import Config
+from bae_ray.errors import NotFiniteError
 from bae_ray.seeds import stream
 from bae_ray.steering.edits import SteeringEdit
 from bae_ray.steering.steered_model import Batch, Prompts, SteeredModel
@@ -93,6 +94,8 @@ def _steps(
     reading = model.read(batch.prompts, edits)
     for step in range(config.max_new_tokens):
         logits, reading = model.go_on(reading, reading.last, edits, every=False)
+        if bool(logits[:, -1].isnan().any()):
+            raise NotFiniteError("the model's logits hold NaN: the edits are too strong. Give smaller ones.")
         chosen = choose(logits[:, -1], config.temperature, drawn[:, step])
         reading = reading._replace(last=chosen[:, None])
         yield chosen.tolist()

@@ -1,5 +1,6 @@
 """One service for all tests here: real Ray Serve, real HTTP, three encoders of the library and a broken one."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -32,20 +33,35 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def served(ray_cluster: None, registry: Path, tiny_model: Path) -> Iterator[Served]:
+def endless_model(tiny_causal_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny causal model with room for 5,000 tokens, which ends no text."""
+    folder = tmp_path_factory.mktemp("endless") / "model"
+    shutil.copytree(tiny_causal_model, folder)
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / name).read_text())
+        settings |= {"eos_token_id": None} | ({"max_position_embeddings": 5000} if name == "config.json" else {})
+        (folder / name).write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def served(
+    ray_cluster: None, registry: Path, tiny_model: Path, tiny_causal_model: Path, endless_model: Path
+) -> Iterator[Served]:
     """The service, up."""
     from ray import serve
 
     from bae_ray.serving.app import build
 
     os.environ["BAE_RAY_API_KEYS"] = f"{KEY} name=tests; {NARROW_KEY} name=narrow encoders=rel*,run"
+    models = {"tiny": str(tiny_causal_model), "headless": str(tiny_model), "endless": str(endless_model)}
     # Without CPUs of their own: the service is up until the session ends, and later tests need all that there are.
     config = ServiceConfig(
         registry=registry,
         limits=LIMITS,
         gateway=GatewayConfig(num_cpus=0),
         encoders=EncodersConfig(num_cpus=0, encoders_per_replica=2),
-        texts=TextsConfig(num_cpus=0, min_replicas=1, models={"tiny": str(tiny_model)}),
+        texts=TextsConfig(num_cpus=0, min_replicas=1, models=models),
     )
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 100})

@@ -25,6 +25,7 @@ LIMITS = LimitsConfig(
     max_rows=256,
     max_texts=4,
     max_tokens=32,
+    max_new_tokens=4000,
     body_timeout_s=8,
     deadline_s=60,
     max_inflight=64,
@@ -63,9 +64,9 @@ def with_tree(made: Autoencoder) -> None:
     made.tree = fit_tree(code)
 
 
-def make_run(folder: Path, model: str) -> None:
+def make_run(folder: Path, model: str, architecture: str = "bae") -> None:
     """A run's directory as `bae-ray train` leaves it, as far as the service reads it."""
-    make_encoder(folder, 1)
+    make_encoder(folder, 1, architecture)
     result = {"model": model, "layer": 2, "site": "residual", "position": "all", "fvu_val": 0.25, "entropy_bits": 9.5}
     (folder / "run.json").write_text("{}")
     (folder / "result.json").write_text(json.dumps(result))

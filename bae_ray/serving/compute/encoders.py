@@ -4,7 +4,6 @@ import io
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 from weakref import finalize
 
@@ -13,7 +12,7 @@ import torch
 from ray import serve
 from typing_extensions import override
 
-from bae_ray.autoencoders import Autoencoder, load_autoencoder
+from bae_ray.autoencoders import Autoencoder
 from bae_ray.compression import TableChoice, decompress_activations, model_hash, open_container
 from bae_ray.compression.activations import check_model, write_activations
 from bae_ray.compression.choices import chosen_scheme
@@ -21,15 +20,12 @@ from bae_ray.compression.codec import CodeOptions, check_size
 from bae_ray.compression.config import SchemeChoice
 from bae_ray.compression.header import BLOCK_ROWS
 from bae_ray.errors import ContainerTooLargeError
-from bae_ray.serving.compute.interface import COMPUTING, LOADING, ChangedError, Operation
+from bae_ray.serving.compute.encoder_files import EncoderFiles
+from bae_ray.serving.compute.interface import COMPUTING, LOADING, Operation
 from bae_ray.serving.compute.operations import Threads, describe_feature
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.monitoring.counts import Counted, Loads
 from bae_ray.serving.ray_serve.deployment import deployed, listen_like_ray, own_id
-from bae_ray.serving.registry.registry import Registry
-from bae_ray.serving.time_limits import TimeLimit
-
-LOAD_TIMEOUT_S = 60.0
 
 log = logging.getLogger("ray.serve")
 T = TypeVar("T")
@@ -61,7 +57,6 @@ class Encoders:
     def __init__(self, config: ServiceConfig) -> None:
         listen_like_ray()
         settings = config.encoders
-        self._registry = Registry.of(config)
         self._most = config.limits.max_response_bytes
         self._device = "cuda" if settings.num_gpus and torch.cuda.is_available() else "cpu"
         # Ray gives an actor of one CPU one thread. Replicas share the machine's cores evenly instead.
@@ -70,7 +65,7 @@ class Encoders:
         self._threads = Threads(threads if self._device == "cpu" else 1, "compute")
         self._coder = Threads(1, "codec")
         self._loader = Threads(1, "load")  # where the disk is slow, what is loaded already is computed with meanwhile
-        self._time_limit = TimeLimit(LOAD_TIMEOUT_S)
+        self._files = EncoderFiles(config, self._device)
         self._loading = 0
 
         @serve.multiplexed(max_num_models_per_replica=settings.encoders_per_replica)
@@ -123,13 +118,9 @@ class Encoders:
         return await self._coder.run(_decompress, loaded, data, packed, self._most)
 
     def _load(self, key: str) -> "_Loaded":
-        encoder_id, _, version = key.partition("@")
-        entry = self._registry.find(encoder_id)
-        if entry is None or entry.version != version:
-            raise ChangedError(f"encoder {encoder_id} is not what it was: its files have changed, or are gone.")
+        encoder_id, _, _ = key.partition("@")
         with self._loads.loading(encoder_id):
-            # What cannot be read in time is an OSError, as of a disk that fails.
-            autoencoder = self._time_limit.call(key, partial(load_autoencoder, entry.folder)).to(self._device)
+            autoencoder = self._files.read(key)
             loaded = _Loaded(autoencoder, model_hash(autoencoder))
         # Serve drops the least recently used when another one is to be loaded; it is gone with its last batch.
         finalize(autoencoder, self._loads.evicted, encoder_id).atexit = False

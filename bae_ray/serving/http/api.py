@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
+from bae_ray.serving.http.effect_routes import effects
 from bae_ray.serving.http.openapi import check_parameters, describe
 from bae_ray.serving.http.problems import MEDIA_TYPE, Problem
 from bae_ray.serving.http.request import ClientGoneError, Exchange
@@ -46,7 +47,7 @@ def create_app(service: Service, needs_key: bool = True) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
     )
-    for routes in (catalog, codes, compressed, tokens):
+    for routes in (catalog, codes, compressed, tokens, effects):
         app.include_router(routes(service), dependencies=[Depends(check_parameters)])
     app.include_router(health(service))  # probes and scrapers may have parameters of their own
     app.include_router(docs())

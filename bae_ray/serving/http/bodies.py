@@ -72,11 +72,16 @@ def texts_of(body: bytes, _media: Media, limits: LimitsConfig) -> list[str]:
     texts = found.get("texts")
     if found.keys() != {"texts"} or not isinstance(texts, list) or not texts:
         raise Problem("invalid", "The body has to hold texts, a list of at least one string, and nothing else.")
-    if len(texts) > limits.max_texts:
-        raise Problem("too_much_text", f"There may be {limits.max_texts} texts in a request.")
+    check_texts(texts, limits)
     if not all(isinstance(text, str) for text in texts):
         raise Problem("invalid", "texts has to hold strings.")
     return texts
+
+
+def check_texts(texts: list[Any], limits: LimitsConfig) -> None:
+    """Raise `too_much_text` for too many texts."""
+    if len(texts) > limits.max_texts:
+        raise Problem("too_much_text", f"There may be {limits.max_texts} texts in a request.")
 
 
 def coded_rows(body: bytes, media: Media, entry: Entry, limits: LimitsConfig) -> tuple[Operation, np.ndarray]:

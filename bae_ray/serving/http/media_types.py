@@ -10,6 +10,8 @@ SAFETENSORS: Final = "application/x-safetensors"
 BYTES: Final = "application/octet-stream"
 """Containers of the codec that are not safetensors."""
 HTML: Final = "text/html"
+EVENTS: Final = "text/event-stream"
+"""Server-sent events."""
 MEDIA: tuple[Media, ...] = (JSON, SAFETENSORS)
 """Media types for arrays."""
 
@@ -43,6 +45,20 @@ def answer_media(accept: str | None, preferred: Media) -> Media:
 def prefers_html(accept: str | None) -> bool:
     """Whether `accept` prefers HTML, as browsers do."""
     return bool(accept) and _weight(accept, HTML) > max(_weight(accept, media) for media in MEDIA)
+
+
+def prefers_events(accept: str | None) -> bool:
+    """Whether `accept` allows server-sent events, and no media type is preferred to them."""
+    if not accept or not accept.strip():
+        return True
+    weight = _weight(accept, EVENTS)
+    return weight > 0 and weight >= _weight(accept, JSON)
+
+
+def check_json(accept: str | None) -> None:
+    """Raise the problem `not_acceptable` where `accept` does not allow JSON."""
+    if not accepts(accept, JSON):
+        raise Problem("not_acceptable", f"The answer is {JSON}.")
 
 
 def accepts(accept: str | None, media: str) -> bool:

@@ -14,7 +14,7 @@ from bae_ray.compression import TableChoice
 from bae_ray.compression.config import SchemeChoice
 from bae_ray.serving.http import schemas
 from bae_ray.serving.http.arrays import Style
-from bae_ray.serving.http.media_types import BYTES, HTML, JSON, SAFETENSORS
+from bae_ray.serving.http.media_types import BYTES, EVENTS, HTML, JSON, SAFETENSORS
 from bae_ray.serving.http.problems import Problem, ProblemDetails, responses
 
 EncoderId = Annotated[str, Path(description="The encoder's id, as /v1/encoders lists it.", examples=["layer10"])]
@@ -54,6 +54,8 @@ OF_BODIES = (
     "body_timeout", "body_too_large", "too_many_rows", "answer_too_large", "unsupported_media_type", "wrong_width",
     "not_finite", "not_binary", "no_prior",
 )  # fmt: skip
+OF_ARRAYS = ("too_many_rows", "answer_too_large", "wrong_width", "not_binary", "no_prior")
+"""Those of `OF_BODIES` that bodies without arrays do not have."""
 BINARY = {"type": "string", "format": "binary"}
 VERSION = {
     "X-Encoder-Version": {
@@ -97,10 +99,23 @@ def errors(*more: str, body: bool = True) -> tuple[str, ...]:
     return (*OF_ENCODERS, *(OF_BODIES if body else ("answer_too_large",)), *more)
 
 
+def of_texts() -> tuple[str, ...]:
+    """The problems of routes that have the language model do something with texts, and answer in JSON."""
+    return (*OF_ENCODERS, *(code for code in OF_BODIES if code not in OF_ARRAYS), "no_language_model", "too_much_text")
+
+
 def produces(
-    model: type[BaseModel], *codes: str, html: bool = False, codec: bool = False, headers: dict[str, Any] | None = None
+    model: type[BaseModel],
+    *codes: str,
+    html: bool = False,
+    codec: bool = False,
+    events: type[BaseModel] | None = None,
+    headers: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A route's answers: JSON of a model, safetensors where what it computes is arrays, and `html` for browsers."""
+    """A route's answers: JSON of a model, safetensors where what it computes is arrays, and `html` for browsers.
+
+    `events`: server-sent events, most of which are of this model.
+    """
     content: dict[str, Any] = {JSON: {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
     computed = "answer_too_large" in codes
     if computed:
@@ -109,8 +124,13 @@ def produces(
         content[BYTES] = {"schema": BINARY}
     if html:
         content[HTML] = {"schema": {"type": "string"}}
+    if events:
+        content[EVENTS] = {
+            "schema": {"type": "string"},
+            "itemSchema": {"$ref": REFERENCE.format(model=events.__name__)},
+        }
     answer: dict[str, Any] = {"description": (model.__doc__ or "").strip(), "content": content}
-    if told := headers or (VERSION if computed else None):
+    if told := headers or (VERSION if computed or "no_language_model" in codes else None):
         answer["headers"] = told
     known = codes if codes == ("not_ready",) else (*ALWAYS, *codes)
     return {"response_class": _Plain, "responses": {200: answer, **responses(*known)}}

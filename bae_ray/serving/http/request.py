@@ -146,7 +146,14 @@ class EncoderRequest:
     d_in: int
     d_latent: int
 
-    def __init__(self, service: Service, request: Request, takes_body: bool = True, takes_html: bool = False) -> None:
+    def __init__(
+        self,
+        service: Service,
+        request: Request,
+        takes_body: bool = True,
+        takes_html: bool = False,
+        takes_events: bool = False,
+    ) -> None:
         """Raises `not_acceptable`."""
         self.exchange: Exchange = request.state.exchange
         self.limits = service.config.limits
@@ -155,17 +162,24 @@ class EncoderRequest:
         accept, given = request.headers.get("accept"), request.headers.get("content-type")
         preferred: Media = SAFETENSORS if takes_body and given and given.startswith((SAFETENSORS, BYTES)) else JSON
         self.html = takes_html and media_types.prefers_html(accept)
-        self.answer: Media = JSON if self.html else media_types.answer_media(accept, preferred)
+        self.events = takes_events and media_types.prefers_events(accept)
+        self.answer: Media = JSON if self.html or self.events else media_types.answer_media(accept, preferred)
 
     @classmethod
     async def of(
-        cls, service: Service, request: Request, encoder_id: str, takes_body: bool = True, takes_html: bool = False
+        cls,
+        service: Service,
+        request: Request,
+        encoder_id: str,
+        takes_body: bool = True,
+        takes_html: bool = False,
+        takes_events: bool = False,
     ) -> "EncoderRequest":
         """The request with its encoder.
 
         Raises `not_acceptable`, `encoder_not_found`, `not_allowed` and `encoder_broken`.
         """
-        incoming = cls(service, request, takes_body, takes_html)
+        incoming = cls(service, request, takes_body, takes_html, takes_events)
         incoming.entry = await service.entry(encoder_id, incoming.exchange.caller)
         incoming.exchange.encoder, incoming.exchange.version = incoming.entry.id, incoming.entry.version
         if incoming.entry.config is None:

@@ -42,7 +42,7 @@ def catalog(service: Service) -> APIRouter:
     async def list_encoders(request: Request, limit: Limit = MOST_LISTED, after: After = "") -> Response:
         """The encoders that the key is for, broken ones included, in the order of their ids."""
         incoming = EncoderRequest(service, request, takes_body=False)
-        _json_only(request)
+        media_types.check_json(request.headers.get("accept"))
         caller = incoming.exchange.caller
         known = await service.entries()
         ids = sorted(encoder_id for encoder_id in known if encoder_id > after and caller.may_use(encoder_id))
@@ -57,7 +57,7 @@ def catalog(service: Service) -> APIRouter:
     async def get_encoder(request: Request, encoder_id: EncoderId) -> Response:
         """What an encoder is, what was measured of it, and the limits of requests."""
         incoming = EncoderRequest(service, request, takes_body=False)
-        _json_only(request)
+        media_types.check_json(request.headers.get("accept"))
         entry = await service.entry(encoder_id, incoming.exchange.caller)
         incoming.exchange.encoder, incoming.exchange.version = entry.id, entry.version
         return Response(responses.info(entry, incoming.limits).model_dump_json(), media_type=JSON)
@@ -81,11 +81,6 @@ def catalog(service: Service) -> APIRouter:
         return responses.arrays(made, fields, incoming.answer, arrays)
 
     return router
-
-
-def _json_only(request: Request) -> None:
-    if not media_types.accepts(request.headers.get("accept"), JSON):
-        raise Problem("not_acceptable", f"The answer is {JSON}.")
 
 
 def codes(service: Service) -> APIRouter:

@@ -7,43 +7,33 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import numpy as np
-from ray.exceptions import RayActorError, RayError, RaySystemError, TaskCancelledError
-from ray.serve.exceptions import (
-    BackPressureError,
-    DeploymentUnavailableError,
-    ReplicaUnavailableError,
-    RequestCancelledError,
-)
+from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
-from bae_ray.errors import (
-    BaeRayError,
-    CheckpointError,
-    CompressionError,
-    ContainerTooLargeError,
-    InvalidInputError,
-    NotFiniteError,
-    OutOfMemoryError,
-    UnknownModelError,
-)
-from bae_ray.serving.compute.batching import Batcher, LostBatchError
+from bae_ray.errors import CheckpointError, InvalidInputError, UnknownModelError
+from bae_ray.fidelity.text_fidelity import TextFidelity
+from bae_ray.serving.compute.batching import Batcher
 from bae_ray.serving.compute.interface import (
     COMPUTING,
-    ChangedError,
     Operation,
+    RefusedError,
+    Steering,
     TextActivations,
     TooLongError,
     TooManyTokensError,
+    WrittenText,
+    WrittenToken,
 )
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.http.keys import Caller
 from bae_ray.serving.http.limits import Turns
 from bae_ray.serving.http.problems import Problem
+from bae_ray.serving.http.replica_calls import GONE, doing, errors_as_problems, message, tried
 from bae_ray.serving.monitoring.counts import Counted, Metrics
 from bae_ray.serving.monitoring.scrape import ReplicaWatch, Scrape
 from bae_ray.serving.ray_serve.placement import Placement
@@ -61,12 +51,6 @@ LOOK_TIMEOUT_S = 2.0
 """How long a request waits for the registry's folder; after that, the last known state answers."""
 log = logging.getLogger("ray.serve")
 T = TypeVar("T")
-GONE = (RayActorError, RaySystemError, ReplicaUnavailableError, DeploymentUnavailableError)
-"""Errors of calls whose replica died."""
-TRIES = 2
-CORRUPT = "The data is no container of this encoder's codes, or a damaged one. Compress the activations anew."
-DOING_S = 1.0
-STARTING = "still being placed or started"
 
 
 class Service:
@@ -147,17 +131,47 @@ class Service:
 
     async def texts(self, entry: Entry, texts: list[str], most: int) -> TextActivations:
         """The activations of every token of texts, of the encoder's own language model; of `most` tokens at most."""
+        async with self._language_model(entry):
+            call = tried(lambda: self._texts.activations.remote(entry.origin, texts, most))
+            return await self._answered(entry, call, asks_texts=True)
+
+    async def fidelity(self, entry: Entry, texts: list[str], first: bool) -> list[TextFidelity]:
+        """What the encoder's language model still predicts on its reconstruction of each text."""
+        async with self._language_model(entry):
+            call = tried(lambda: self._texts.fidelity.remote(entry.origin, entry.key, texts, first))
+            return await self._answered(entry, call, asks_texts=True)
+
+    async def steered(
+        self, entry: Entry, text: str, steering: Steering
+    ) -> AsyncIterator[list[WrittenToken] | list[WrittenText]]:
+        """What the encoder's language model writes after a text, as `Texts.steer` gives it. Ends it where it is closed.
+
+        A replica that dies is not asked again: what was given already would come twice.
+        """
+        until = asyncio.get_running_loop().time() + self.config.limits.deadline_s
+        async with self._language_model(entry):
+            parts: Any = self._texts.options(stream=True).steer.remote(entry.origin, entry.key, text, steering)
+            try:
+                while (part := await self._answered(entry, anext(parts, None), True, until)) is not None:
+                    yield part
+            finally:
+                parts.cancel()
+
+    @asynccontextmanager
+    async def _language_model(self, entry: Entry) -> AsyncIterator[None]:
+        """Around a call of the texts' replicas: its turn, a place for a replica, and its errors as problems."""
         assert entry.origin is not None
         try:
             with self._turns_texts.one():
                 if self._placement is not None and (reason := await self._placement.refusal()):
                     raise Problem("unavailable", reason, {"retry-after": str(PLACE_RETRY_S)})
-                call = tried(lambda: self._texts.activations.remote(entry.origin, texts, most))
-                return await self._answered(entry, call, asks_texts=True)
+                yield
         except TooManyTokensError as error:
             raise Problem("answer_too_large", message(error)) from error
         except TooLongError as error:
             raise Problem("too_much_text", message(error)) from error
+        except RefusedError as error:
+            raise Problem("invalid", message(error)) from error
         except UnknownModelError as error:
             log.error(f"encoder {entry.id}: {message(error)}")  # with paths of this machine
             raise Problem("no_language_model", f"The service has no model {entry.origin.model}.") from error
@@ -176,13 +190,16 @@ class Service:
         self._ready_until = time.monotonic() + READY_FOR_S
 
     @asynccontextmanager
-    async def deadline(self, asks_texts: bool = False) -> AsyncIterator[None]:
+    async def deadline(self, asks_texts: bool = False, until: float | None = None) -> AsyncIterator[None]:
         """Around all that a request has computed. Raises `deadline` where that takes too long together.
+
+        `until`: when that is, by the loop's clock, where it began before.
 
         Raises `unavailable` where it was no computing: a replica did not start in time, or its model was being loaded.
         """
         try:
-            async with asyncio.timeout(self.config.limits.deadline_s):
+            now = asyncio.get_running_loop().time()
+            async with asyncio.timeout_at(now + self.config.limits.deadline_s if until is None else until):
                 yield
         except TimeoutError as error:
             asked = {"language models": self._texts} if asks_texts else {}
@@ -197,65 +214,13 @@ class Service:
         with self.metrics.batch(sum(map(len, parts))):
             return await tried(lambda: handle.compute.remote(operation, parts))
 
-    async def _answered(self, entry: Entry, call: Awaitable[T], asks_texts: bool = False) -> T:
+    async def _answered(
+        self, entry: Entry, call: Awaitable[T], asks_texts: bool = False, until: float | None = None
+    ) -> T:
         """The call's result in time, its errors as problems."""
         try:
             with errors_as_problems(entry.id):
-                async with self.deadline(asks_texts):
+                async with self.deadline(asks_texts, until):
                     return await call
         except CheckpointError as error:
             raise Problem("encoder_broken", self.registry.refuse(entry, message(error))) from error
-
-
-async def tried(call: Callable[[], Any]) -> Any:
-    """Call a deployment, and once more if its replica died: every computation here may be repeated.
-
-    If the client goes away, the call is cancelled: what has not begun in the replica never will.
-    """
-    for left in reversed(range(TRIES)):
-        response = call()
-        try:
-            return await response
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        except GONE:
-            if not left:
-                raise
-    raise AssertionError
-
-
-async def doing(handle: DeploymentHandle) -> str:
-    """What a replica of a deployment is doing; if none answers, it is still starting."""
-    try:
-        async with asyncio.timeout(DOING_S):
-            return await handle.doing.remote()
-    except (TimeoutError, RayError, *GONE):
-        return STARTING
-
-
-def message(error: BaeRayError | OSError) -> str:
-    """The error's message, without Ray's trace around it."""
-    return str(getattr(error, "cause", None) or error)
-
-
-@contextmanager
-def errors_as_problems(encoder_id: str) -> Iterator[None]:
-    """Around a call: raise its errors as problems, all but `CheckpointError`."""
-    try:
-        yield
-    except BackPressureError as error:
-        raise Problem("overloaded", "The encoders have more to do than they can do now.") from error
-    except ContainerTooLargeError as error:
-        raise Problem("answer_too_large", "The answer would be too large. Send fewer rows.") from error
-    except CompressionError as error:
-        raise Problem("corrupt", CORRUPT) from error
-    except NotFiniteError as error:  # what the body's own check cannot see
-        raise Problem("not_finite", "There are numbers too large for this encoder's scale and weights.") from error
-    except (ChangedError, LostBatchError, TaskCancelledError, RequestCancelledError, *GONE) as error:
-        raise Problem("unavailable", "The replica that computed this went away. Send the request again.") from error
-    except OutOfMemoryError as error:
-        raise Problem("unavailable", "There is too little memory for this now. Send fewer rows.") from error
-    except OSError as error:  # of the disk, or the network behind it; the files may be as good as before
-        log.error(f"encoder {encoder_id}: a file cannot be read: {message(error)}")
-        raise Problem("unavailable", "A file that this needs cannot be read now. Send the request again.") from error

@@ -159,6 +159,18 @@ class Loads(Counts):
         return super().collected()
 
 
+class TextCounts(Loads):
+    """Metrics of a replica with language models."""
+
+    def __init__(self, replica: str, device: str) -> None:
+        super().__init__(replica, "texts", "language_model", device)
+        self._written = self.metric(Counter, "bae_ray_written_tokens", "Tokens written, steered and plain.")
+
+    def wrote(self, tokens: int) -> None:
+        """Count tokens that were written."""
+        self._written.labels(self.replica).inc(tokens)
+
+
 def gpu_memory(device: str) -> dict[str, int]:
     """Bytes of GPU memory by kind; empty on a CPU."""
     if device != "cuda":

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from bae_ray.errors import InvalidInputError, OutOfMemoryError
+from bae_ray.serving.compute import language_models as models_module
 from bae_ray.serving.compute import texts as texts_module
 from bae_ray.serving.compute.interface import TooLongError, TooManyTokensError
 from bae_ray.serving.compute.texts import Texts
@@ -44,8 +45,8 @@ def test_one_model_serves_encoders_of_all_layers_and_sites(
         loaded.append(arguments)
         return load_model(*arguments)  # pyright: ignore[reportArgumentType]
 
-    load_model = texts_module.load_model
-    monkeypatch.setattr(texts_module, "load_model", load)
+    load_model = models_module.load_model
+    monkeypatch.setattr(models_module, "load_model", load)
     tokenizer, model = AutoTokenizer.from_pretrained(tiny_model), AutoModel.from_pretrained(tiny_model)
     kept: dict[str, torch.Tensor] = {}
     model.layers[1].mlp.register_forward_hook(lambda _m, _i, output: kept.update(mlp_out=output))
@@ -60,7 +61,7 @@ def test_one_model_serves_encoders_of_all_layers_and_sites(
     assert len(loaded) == 1
     for name in ("two", "three"):
         models._compute(origin(name, 1), TEXTS, 100)
-    assert len(models._models._kept) == texts_module.MODELS_KEPT
+    assert len(models._models._kept) == models_module.MODELS_KEPT
     assert "one" not in models._models._kept, "the one asked for least recently went"
 
 
@@ -96,7 +97,7 @@ def test_too_little_memory_is_said_as_such(models: Texts, monkeypatch: pytest.Mo
 
 def test_a_model_that_does_not_load_holds_up_no_other(models: Texts, monkeypatch: pytest.MonkeyPatch):
     """As in a network folder that is gone; the load goes on, and what it made is used."""
-    go, loads, load_model = threading.Event(), [], texts_module.load_model
+    go, loads, load_model = threading.Event(), [], models_module.load_model
     slow = ["one"]
 
     def load(*given: Any) -> Any:
@@ -106,7 +107,7 @@ def test_a_model_that_does_not_load_holds_up_no_other(models: Texts, monkeypatch
             go.wait(30)
         return load_model(*given)
 
-    monkeypatch.setattr(texts_module, "load_model", load)
+    monkeypatch.setattr(models_module, "load_model", load)
     monkeypatch.setattr(models._models._time_limit, "_limit_s", 0.5)
 
     def ask(name: str) -> int:
@@ -136,4 +137,4 @@ def test_a_model_whose_vectors_an_extraction_refuses_is_refused(
     for _ in range(2):
         with pytest.raises(InvalidInputError, match="tokens see those after them"):
             texts._compute(origin("ahead", 2), TEXTS, 100)
-        monkeypatch.setattr(texts_module, "probe_loaded", lambda *_: pytest.fail("it was probed again"))
+        monkeypatch.setattr(models_module, "probe_loaded", lambda *_: pytest.fail("it was probed again"))

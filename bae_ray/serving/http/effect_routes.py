@@ -1,0 +1,115 @@
+"""The routes texts/steer and texts/fidelity: what features do to the encoder's language model."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.sse import EventSourceResponse, format_sse_event
+
+from bae_ray.fidelity.text_fidelity import TextFidelity, pooled
+from bae_ray.serving.compute.interface import WrittenText, WrittenToken
+from bae_ray.serving.http import media_types
+from bae_ray.serving.http import schemas as s
+from bae_ray.serving.http.media_types import JSON
+from bae_ray.serving.http.openapi import EncoderId, of_texts, produces, takes
+from bae_ray.serving.http.problems import Problem
+from bae_ray.serving.http.request import EncoderRequest, Exchange
+from bae_ray.serving.http.service import Service
+from bae_ray.serving.http.steering_bodies import fidelity_of, steering_of
+from bae_ray.serving.registry.entry import Entry
+
+Parts = AsyncIterator[list[WrittenToken] | list[WrittenText]]
+
+
+def effects(service: Service) -> APIRouter:
+    """The routes."""
+    router = APIRouter(tags=["texts"])
+
+    @router.post("/v1/encoders/{encoder_id}/texts/steer", **takes(s.SteerBody, binary=False),
+                 **produces(s.SteerAnswer, *of_texts(), events=s.SteerToken))  # fmt: skip
+    async def steer_text(request: Request, encoder_id: EncoderId) -> Response:
+        """Let the encoder's own language model go on from a text, with features added, clamped or ablated, and without.
+
+        Server-sent events, as it is written: `token` (of each continuation in turn), at last `end` with the whole
+        answer, or `problem`. With `Accept: application/json` the answer alone. A client that goes away ends it.
+        """
+        incoming = await EncoderRequest.of(service, request, encoder_id, takes_body=False, takes_events=True)
+        about = _about(incoming.entry)
+        text, steering = await incoming.parsed(steering_of, incoming.entry, incoming.limits, taken=(JSON,))
+        incoming.keep(len(text), 1)
+        parts = service.steered(incoming.entry, text, steering)
+        if not incoming.events:
+            return Response(await _whole(parts, about), media_type=JSON)
+        first = await anext(parts)  # what is wrong with the request is known now, and its own answer
+        return EventSourceResponse(_events(first, parts, about, incoming.exchange))
+
+    @router.post("/v1/encoders/{encoder_id}/texts/fidelity", **takes(s.FidelityBody, binary=False),
+                 **produces(s.FidelityAnswer, *of_texts()))  # fmt: skip
+    async def measure_fidelity(request: Request, encoder_id: EncoderId) -> Response:
+        """What the encoder's own language model still predicts on its reconstruction of the texts' activations.
+
+        Beside the mean of the encoder's training, and zero, in the same place. On texts of the encoder's training the
+        reconstruction is better than on others.
+        """
+        incoming = await EncoderRequest.of(service, request, encoder_id, takes_body=False)
+        media_types.check_json(request.headers.get("accept"))
+        about = _about(incoming.entry)
+        texts, first = await incoming.parsed(fidelity_of, incoming.limits, taken=(JSON,))
+        incoming.keep(sum(map(len, texts)), len(texts))
+        found = await service.fidelity(incoming.entry, texts, first)
+        assert incoming.entry.origin is not None
+        answer = s.FidelityAnswer(
+            **about,
+            position=incoming.entry.origin.position,
+            all=_fidelity(pooled(found)),
+            texts=[_fidelity(text) for text in found],
+        )
+        return Response(answer.model_dump_json(), media_type=JSON)
+
+    return router
+
+
+def _about(entry: Entry) -> dict[str, Any]:
+    """What answers say of the encoder. Raises `no_language_model` where none is known."""
+    if (origin := entry.origin) is None:
+        raise Problem("no_language_model", "This encoder is not of a run, so that its language model is not known.")
+    return {"encoder": entry.id, "model": origin.model, "layer": origin.layer, "site": origin.site}
+
+
+async def _whole(parts: Parts, about: dict[str, Any]) -> str:
+    """The answer, once all of it is written."""
+    *_, written = [part async for part in parts]
+    return _answer(written, about)
+
+
+async def _events(first: Any, parts: Parts, about: dict[str, Any], exchange: Exchange) -> AsyncIterator[bytes]:
+    """The events of an answer; `first` has come already."""
+    try:
+        async with aclosing(parts):  # pyright: ignore[reportArgumentType] - it is a generator
+            for event in _told(first, about):
+                yield event
+            async for part in parts:
+                for event in _told(part, about):
+                    yield event
+    except Problem as problem:
+        exchange.code = problem.code
+        yield format_sse_event(event="problem", data_str=problem.body(exchange.id).decode())
+
+
+def _told(part: list[WrittenToken] | list[WrittenText], about: dict[str, Any]) -> list[bytes]:
+    tokens = [one for one in part if isinstance(one, WrittenToken)]
+    if not tokens:
+        return [format_sse_event(event="end", data_str=_answer(part, about))]
+    return [
+        format_sse_event(event="token", data_str=s.SteerToken(**token._asdict()).model_dump_json()) for token in tokens
+    ]
+
+
+def _answer(written: list[Any], about: dict[str, Any]) -> str:
+    sides = {text.side: s.Continuation(text=text.text, token_ids=text.token_ids, ended=text.ended) for text in written}
+    return s.SteerAnswer.model_validate({**about, **sides}).model_dump_json()
+
+
+def _fidelity(found: TextFidelity) -> s.Fidelity:
+    return s.Fidelity(**found._asdict(), ce_recovered=found.ce_recovered, ce_recovered_mean=found.ce_recovered_mean)

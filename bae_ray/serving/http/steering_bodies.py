@@ -1,0 +1,76 @@
+"""Bodies of texts/steer and texts/fidelity, checked by their schemas and by what the encoder is."""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from bae_ray.autoencoders.architectures import architecture_of
+from bae_ray.serving.compute.interface import Steering
+from bae_ray.serving.config import LimitsConfig
+from bae_ray.serving.http import schemas as s
+from bae_ray.serving.http.arrays import read_json
+from bae_ray.serving.http.bodies import check_texts
+from bae_ray.serving.http.media_types import Media
+from bae_ray.serving.http.problems import Problem
+from bae_ray.serving.registry.entry import Entry
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def steering_of(body: bytes, _media: Media, entry: Entry, limits: LimitsConfig) -> tuple[str, Steering]:
+    """The text to go on from, and what is to be done meanwhile. Raises `invalid`."""
+    found = _validated(s.SteerBody, read_json(body))
+    if found.max_new_tokens > limits.max_new_tokens:
+        raise Problem("invalid", f"max_new_tokens may be {limits.max_new_tokens} at most.")
+    added, clamped = [one.feature for one in found.add], [one.feature for one in found.clamp] + found.ablate
+    _check_features(added, clamped, entry)
+    steering = Steering(
+        add={one.feature: one.strength for one in found.add},
+        clamp={one.feature: one.value for one in found.clamp} | dict.fromkeys(found.ablate, 0.0),
+        tokens=found.tokens,
+        max_new_tokens=found.max_new_tokens,
+        temperature=found.temperature,
+        seed=found.seed,
+    )
+    return found.text, steering
+
+
+def fidelity_of(body: bytes, _media: Media, limits: LimitsConfig) -> tuple[list[str], bool]:
+    """The texts, and whether their first tokens are replaced. Raises `invalid` and `too_much_text`."""
+    found = _validated(s.FidelityBody, read_json(body))
+    check_texts(found.texts, limits)
+    return found.texts, found.first
+
+
+def _check_features(added: list[int], clamped: list[int], entry: Entry) -> None:
+    """Raise `invalid` for features that there are not, one twice, none, and for clamps of what cannot be clamped."""
+    assert entry.config is not None
+    _, d_latent = entry.config.widths()
+    if not added and not clamped:
+        raise Problem("invalid", "The body has to name a feature, in add, clamp or ablate.")
+    if max(added + clamped) >= d_latent:
+        raise Problem("invalid", f"The encoder has the features 0 to {d_latent - 1}.")
+    if len(set(added)) < len(added) or len(set(clamped)) < len(clamped):
+        raise Problem("invalid", "A feature may be in add once, and once in clamp and ablate together.")
+    if clamped and architecture_of(entry.config).reconstructs != "input":
+        raise Problem(
+            "invalid",
+            "This encoder reads one place and reconstructs another, so that no feature of it can be held there. Use "
+            "add.",
+        )
+
+
+def _validated(model: type[M], found: dict[str, Any]) -> M:
+    try:
+        return model.model_validate(found, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":  # its name is the client's own
+        where = " ".join(place[:-1]) or "The body"
+        raise Problem("invalid", f"{where} has a field that is not taken. {_taken(model)}")
+    raise Problem("invalid", f"{' '.join(place)}: {first['msg']}.")
+
+
+def _taken(model: type[BaseModel]) -> str:
+    return f"The body may hold {', '.join(model.model_fields)}."
