@@ -27,7 +27,19 @@ IDS = [
     "*",
     "bae;x",
 ]
-VERBS = ["encode", "decode", "compress", "decompress", "texts/encode", "features/0", "features/1e9", "", "../encode"]
+VERBS = [
+    "encode",
+    "decode",
+    "compress",
+    "decompress",
+    "texts/encode",
+    "texts/steer",
+    "texts/fidelity",
+    "features/0",
+    "features/1e9",
+    "",
+    "../encode",
+]
 MEDIA = ["application/json", "application/x-safetensors", "text/plain", "", "application/json; charset=utf-16", "\x7f"]
 QUERIES = [
     "", "", "?top_k=-1", "?top_k=99999999999999999999", "?format=%00", "?arrays=base64&top_k=3", "?format=magnitudes",
@@ -49,7 +61,7 @@ class Request(NamedTuple):
 def draw(generator: random.Random) -> Request:
     """One of them."""
     encoder = generator.choice(IDS[:3] if generator.random() < 0.7 else IDS)
-    verb = generator.choice(VERBS[:5] if generator.random() < 0.8 else VERBS)
+    verb = generator.choice(VERBS[:7] if generator.random() < 0.8 else VERBS)
     query = generator.choice(QUERIES)
     make = generator.choice([_json, _nested, _packed, _safetensors, _header, _container, _noise])
     content = make(generator)
@@ -68,11 +80,13 @@ def draw(generator: random.Random) -> Request:
 def _json(g: random.Random) -> bytes:
     deep = "[" * g.choice([1, 10, 1000, 100_000])
     texts = json.dumps({"texts": ["\ud800", "w1 " * g.choice([1, 100, 10_000])]})
+    odd_features = {"feature": g.choice([1, -1, F, 1 << 70, "1"]), "strength": g.choice([1, 1e300, None])}
+    steer = json.dumps({"text": g.choice(["w1", "", "w1 " * 10_000]), "add": [odd_features] * g.choice([0, 1, 1000])})
     data = json.dumps({"data": "A" * g.choice([1, 4, 4000])})
     odd = [b"", b"{", b"null", b'"x"', b"\xff\xfe", b'{"x": 1, "x": 2}', b'{"x":' + deep.encode()]
     # NumPy would make every number of the row as long as the text.
     long = json.dumps({"x": [["a" * g.choice([1, 100_000]), *["b"] * g.choice([1, 10_000])]]})
-    return g.choice([*odd, deep.encode(), texts.encode(), data.encode(), long.encode()])
+    return g.choice([*odd, deep.encode(), texts.encode(), steer.encode(), data.encode(), long.encode()])
 
 
 def _nested(g: random.Random) -> bytes:

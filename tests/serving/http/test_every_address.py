@@ -51,7 +51,10 @@ def test_other_methods_are_told_those_that_there_are(http: httpx.Client):
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
 
 
-@pytest.mark.parametrize("path", [*GETS[:7], ENCODE, "/v1/encoders/bae/compress", "/v1/encoders/run/texts/encode"])
+@pytest.mark.parametrize(
+    "path",
+    [*GETS[:7], ENCODE, "/v1/encoders/bae/compress", "/v1/encoders/run/texts/encode", "/v1/encoders/run/texts/steer"],
+)
 @pytest.mark.parametrize("coding", ["gzip", "deflate, identity", "br", "x"])
 def test_bodies_that_are_coded_are_refused_everywhere(http: httpx.Client, path: str, coding: str):
     headers = {"content-encoding": coding, "content-type": "application/json"}

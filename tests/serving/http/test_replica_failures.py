@@ -1,6 +1,7 @@
 """What calls of replicas fail with, as problems; stand-ins for the replicas say it."""
 
 import asyncio
+import json
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -9,15 +10,19 @@ from typing import Any, cast
 import httpx
 import numpy as np
 import pytest
+from httpx_sse import EventSource
 from ray.exceptions import RayTaskError
+from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
+from typing_extensions import override
 
-from bae_ray.errors import CheckpointError, UnknownModelError
-from bae_ray.serving.compute.interface import COMPUTING, LOADING, TextActivations
+from bae_ray.errors import CheckpointError, NotFiniteError, OutOfMemoryError, UnknownModelError
+from bae_ray.serving.compute.interface import COMPUTING, LOADING, RefusedError, TextActivations, WrittenToken
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.http.api import create_app
 from bae_ray.serving.http.keys import Keys
 from bae_ray.serving.http.middleware import RequestMiddleware
+from bae_ray.serving.http.problems import KINDS
 from bae_ray.serving.http.request import aside
 from bae_ray.serving.http.service import ALONE, Service
 from bae_ray.serving.monitoring.counts import Metrics
@@ -70,15 +75,19 @@ class Replicas:
         return self.calls[-1]
 
 
-def ask(folder: Path, encoders: Replicas, texts: Replicas, path: str, deadline_s: float = 5) -> httpx.Response:
+def ask(
+    folder: Path, encoders: Replicas, texts: Replicas, path: str, deadline_s: float = 5,
+    body: dict[str, Any] | None = None, accept: str = "application/json",
+) -> httpx.Response:  # fmt: skip
     """The answer of a gateway before such replicas."""
-    (answer,) = ask_at_once(folder, encoders, texts, path, 1, deadline_s)
+    (answer,) = ask_at_once(folder, encoders, texts, path, 1, deadline_s, body, accept)
     return answer
 
 
 def ask_at_once(
-    folder: Path, encoders: Replicas, texts: Replicas, path: str, n: int, deadline_s: float = 5
-) -> list[httpx.Response]:
+    folder: Path, encoders: Replicas, texts: Replicas, path: str, n: int, deadline_s: float = 5,
+    body: dict[str, Any] | None = None, accept: str = "application/json",
+) -> list[httpx.Response]:  # fmt: skip
     """The answers to n requests."""
     make_run(folder / "run", "tiny")
     limits = LIMITS.model_copy(update={"deadline_s": deadline_s})
@@ -88,8 +97,10 @@ def ask_at_once(
 
     async def send() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as http:
-            body = {"texts": ["w"]} if path.startswith("texts") else {"x": [[0.0] * D]}
-            return await asyncio.gather(*(http.post(f"/v1/encoders/run/{path}", json=body) for _ in range(n)))
+            sent = body or ({"texts": ["w"]} if path.startswith("texts") else {"x": [[0.0] * D]})
+            headers = {"accept": accept}
+            calls = (http.post(f"/v1/encoders/run/{path}", json=sent, headers=headers) for _ in range(n))
+            return await asyncio.gather(*calls)
 
     return asyncio.run(send())
 
@@ -176,3 +187,75 @@ def test_a_thread_is_waited_for_when_its_client_has_gone():
         return time.monotonic()
 
     assert asyncio.run(run()) >= ended[0]
+
+
+class Stream:
+    """In place of what a call with a stream returns: some parts, then an error, or nothing for a long time."""
+
+    def __init__(self, parts: list[Any], error: Exception | None) -> None:
+        self._parts, self._error, self.is_cancelled = parts, error, False
+
+    async def __anext__(self) -> Any:
+        if self._parts:
+            return self._parts.pop(0)
+        if self._error is None:
+            await asyncio.sleep(60)
+            raise AssertionError
+        raise RayTaskError("remote", "the trace", self._error).as_instanceof_cause()
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class Writers(Replicas):
+    """In place of the texts' handle, each call of which gives the same stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(None)
+        self._stream = stream
+
+    @override
+    def __getattr__(self, name: str) -> "Writers":
+        return self
+
+    @override
+    def options(self, **options: Any) -> "Writers":
+        assert options == {"stream": True}
+        return self
+
+    @override
+    def remote(self, *_: Any) -> Any:
+        return self._stream
+
+
+PAIR = [WrittenToken("steered", 4, " w3"), WrittenToken("plain", 5, " w4")]
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/json"])
+@pytest.mark.parametrize(
+    ("error", "deadline_s", "code"),
+    [
+        (None, 0.5, "deadline"),
+        (ReplicaUnavailableError("gone"), 5, "unavailable"),
+        (NotFiniteError("NaN"), 5, "not_finite"),
+        (OutOfMemoryError("too little"), 5, "unavailable"),
+        (RefusedError("it cannot go on"), 5, "invalid"),
+    ],
+)
+@pytest.mark.parametrize("parts", [0, 1, 2])
+def test_what_fails_while_a_text_is_written_is_an_event_and_ends_the_writing(
+    tmp_path: Path, error: Exception | None, deadline_s: float, code: str, parts: int, accept: str
+):
+    stream = Stream([PAIR] * parts, error)
+    body = {"text": "w", "ablate": [1]}
+    answer = ask(tmp_path, Replicas(None), Writers(stream), "texts/steer", deadline_s, body, accept)
+    assert stream.is_cancelled
+    if accept == "application/json" or not parts:
+        assert (answer.json()["code"], answer.status_code) == (code, KINDS[code].status)
+        return
+    assert answer.status_code == 200
+    *tokens, last = EventSource(answer).iter_sse()
+    assert [event.event for event in tokens] == ["token"] * 2 * parts
+    told = json.loads(last.data)
+    assert (last.event, told["code"], told["status"]) == ("problem", code, KINDS[code].status)
+    assert told["request_id"] == answer.headers["x-request-id"]
