@@ -11,14 +11,18 @@ from torch import Tensor
 
 MEASURES = ("ce_clean", "ce", "kl", "jsd", "top1_agreement")
 """What is measured of each token."""
+IMPOSSIBLE = -1e30
+"""The log-probability of what a logit of minus infinity rules out. Times its probability, 0, it counts nothing."""
+ENDLESS = 1e9
+"""More nats than finite logits make: something has probability 0 that should have some."""
 AT_ONCE = 1 << 20
 """Numbers of a block that stays in the caches of a CPU."""
 AT_ONCE_ON_GPU = 1 << 26
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Log-probabilities [M, V] of logits [M, V], in float32."""
-    return torch.log_softmax(logits.float(), dim=-1)
+    """Log-probabilities [M, V] of logits [M, V], in float32; at least `IMPOSSIBLE`."""
+    return torch.log_softmax(logits.float(), dim=-1).clamp_min_(IMPOSSIBLE)
 
 
 def compare(clean: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
@@ -37,7 +41,8 @@ def _blocks(clean: Tensor, logits: Tensor, targets: Tensor) -> Iterator[Tensor]:
     for p, other, target in zip(clean.split(rows), logits.split(rows), targets.split(rows), strict=True):
         q = log_probabilities(other)
         at = target.clamp_min(0)[:, None]
-        ce = torch.stack([-p.gather(1, at)[:, 0], -q.gather(1, at)[:, 0]]).masked_fill(target < 0, math.nan)
+        ce = -torch.stack([p.gather(1, at)[:, 0], q.gather(1, at)[:, 0]])
+        ce = ce.masked_fill(ce > ENDLESS, math.inf).masked_fill(target < 0, math.nan)
         agreement = p.argmax(1) == q.argmax(1)
         kl, jsd = divergences(p, q)
         yield torch.cat([ce.double(), kl[None].double(), jsd[None].double(), agreement[None].double()])
@@ -47,11 +52,10 @@ def divergences(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
     """KL(p || q) [M] and the Jensen-Shannon divergence [M] of log-probabilities [M, V], in nats, none below 0."""
     of_p, of_q = p.exp(), q.exp()
     # Half of the smallest number above 0 is 0, whose logarithm is infinite.
-    mixture = torch.log(((of_p + of_q) / 2).clamp_min(torch.finfo(p.dtype).tiny))
-    kl = _expected(of_p, p - q)
-    return kl.clamp_min(0), ((_expected(of_p, p - mixture) + _expected(of_q, q - mixture)) / 2).clamp_min(0)
+    mixture = (of_p + of_q).mul_(0.5).clamp_min_(torch.finfo(p.dtype).tiny).log_()
+    kl, jsd = _expected(of_p, p - q), (_expected(of_p, p - mixture) + _expected(of_q, q - mixture)) / 2
+    return kl.masked_fill(kl > ENDLESS, math.inf).clamp_min(0), jsd.clamp_min(0)
 
 
 def _expected(probabilities: Tensor, values: Tensor) -> Tensor:
-    """Sums of products; what has probability 0 counts nothing, whatever its value."""
-    return torch.where(probabilities > 0, probabilities * values, 0.0).sum(1)
+    return torch.linalg.vecdot(probabilities, values)

@@ -1,6 +1,9 @@
 """Steering on a tiny model: labels of several tokens, and a job that goes on where it was stopped."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,9 @@ from bae_ray.cli.job import run_job
 from bae_ray.errors import InvalidInputError
 from bae_ray.experiments.steering.calibration import split
 from bae_ray.experiments.steering.experiment import EXPERIMENT
+from tests.chaos import Receipts, Watch, finish, log_of
 
+ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1)
 TEST, CALIBRATION = 20, 16
 
@@ -93,6 +98,41 @@ def test_a_tiny_run(
     after = {file: file.stat().st_mtime_ns for file in before if file not in victims}
     assert after == {file: when for file, when in before.items() if file not in victims}
     pd.testing.assert_frame_equal(pd.read_csv(out / "steering.csv"), table)
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_ends_with_the_same_numbers(
+    tiny_causal_model: Path, labelled: Path, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    """kill -9 during extraction, training and steering; the same command goes on, and nothing is computed twice."""
+    watched = {"**/receipts/*.json": 2, "sweep/*/result.json": 2, "steered/*.json": 3}
+    environment = {**os.environ, "RAY_ADDRESS": "local", "PYTHONPATH": str(ROOT)}
+
+    def job(out: Path) -> subprocess.Popen[bytes]:
+        given = map(str, options(out, tiny_causal_model, labelled, tiny_corpus))
+        with open(log_of(out), "ab") as log:
+            command = [sys.executable, str(ROOT / "jobs" / "steering.py"), *given]
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    quiet, killed = tmp_path / "quiet", tmp_path / "killed"
+    finish(job(quiet), quiet)
+    watches = {pattern: Watch(killed, pattern) for pattern in watched}
+    kept: dict[str, Receipts] = {}
+    for pattern, count in watched.items():
+        driver = job(killed)
+        watches[pattern].wait_for(count, driver)
+        driver.kill()
+        driver.wait()
+        kept |= {name: watch.look() for name, watch in watches.items()}
+    assert len(kept["steered/*.json"]) < len([*quiet.glob("steered/*.json")]), "too late to kill it"
+    finish(job(killed), killed)
+    for pattern, watch in watches.items():
+        receipts = watch.look()
+        assert receipts.keys() == {str(file.relative_to(quiet)) for file in quiet.glob(pattern)}
+        assert {name: receipts[name] for name in kept[pattern]} == kept[pattern], "finished work was done again"
+        assert len(watch.written) == len(receipts), "something was written twice"
+    whole, ended = (pd.read_csv(folder / "steering.csv") for folder in (quiet, killed))
+    pd.testing.assert_frame_equal(whole, ended, check_exact=True)
 
 
 def check_seed(table: pd.DataFrame, out: Path, model: Path, labelled: Path) -> None:
