@@ -100,7 +100,13 @@ def matched_entropy(table: pd.DataFrame, fvu: float, fixed_weight: float | None 
 
 def common_fvu(tables: Iterable[pd.DataFrame]) -> float:
     """The held-out FVU, to two digits, that most curves of the tables have; the smallest such."""
-    curves = [curve["fvu_val"] for table in tables for _, curve in table.groupby([*CELL, "seed"], sort=False)]
+    return common_level(
+        [curve["fvu_val"] for table in tables for _, curve in table.groupby([*CELL, "seed"], sort=False)]
+    )
+
+
+def common_level(curves: Iterable[pd.Series]) -> float:
+    """The distortion above 0, to two digits, that most curves have; the smallest such."""
     ranges = [(float(curve.min()), float(curve.max())) for curve in curves]
     ends = [(math.ceil(100 * low - 1e-6), math.floor(100 * high + 1e-6)) for low, high in ranges]
     candidates = sorted({end / 100 for both in ends for end in both if end > 0})

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from rich.table import Table
 
+from bae_ray.analysis.matched_fidelity import ARCHITECTURE, RECOVERED, matched_fidelity
 from bae_ray.report.fidelity_figure import fidelity_figure
 from bae_ray.report.results_writer import Results
 from bae_ray.report.terminal import Column, table_of
@@ -28,8 +30,12 @@ NOTES = [
         "tokens after which both models have the same most probable next one. Intervals (95 %) are over texts, drawn "
         "anew; the trained autoencoder stays as it is."
     ),
+    (
+        "Runs of a cell and architecture that differ in a weight or in k make a curve. The last table, where there is "
+        "one, reads their rates where all recover the same of what the mean costs; between two runs, rates are taken "
+        "to be linear in the logarithm of the rest."
+    ),
 ]
-ARCHITECTURE = "autoencoder.architecture"
 COLUMNS = {
     "layer": "{layer}",
     "site": "{site}",
@@ -56,7 +62,7 @@ def fidelity_results(table: pd.DataFrame, records: Mapping[str, FidelityRecord])
     shown: dict[str, Column] = {name: form for name, form in COLUMNS.items() if form.split(":")[0].strip("{}") in table}
     if ARCHITECTURE in table:
         shown = {"autoencoder": lambda row: row[ARCHITECTURE], **shown}
-    figure = fidelity_figure(table)
+    figure, matched = fidelity_figure(table), matched_fidelity(table)
     own = ["model", "layer", "site", "position", ARCHITECTURE, "entropy_bits", "heldout_bits", "l0", "fvu_val"]
     first = [column for column in own if column in table]
     return Results(
@@ -65,11 +71,25 @@ def fidelity_results(table: pd.DataFrame, records: Mapping[str, FidelityRecord])
         tables={
             "fidelity.csv": table[[*first, *numbers, *(name for name in ("seed", "run") if name in table)]],
             "fidelity_by_position.csv": positions,
+            **({"fidelity_matched.csv": matched} if len(matched) else {}),
         },
         figures={"fidelity.png": figure} if figure is not None else {},
-        printed=[table_of("Reconstructions in place of activations", table, shown)],
+        printed=[
+            table_of("Reconstructions in place of activations", table, shown),
+            *([_matched_table(matched)] if len(matched) else []),
+        ],
         notes=NOTES,
     )
+
+
+def _matched_table(matched: pd.DataFrame) -> Table:
+    """Rates at one CE recovered."""
+    title = f"Where the same is recovered of what the mean costs: {matched[RECOVERED].iloc[0]:.2f}"
+    shown: dict[str, Column] = {name: f"{{{name}}}" for name in ("layer", "site", "position")}
+    if ARCHITECTURE in matched:
+        shown = {"autoencoder": lambda row: row[ARCHITECTURE], **shown}
+    rates = {"held-out bits": "{heldout_bits:.1f}", "marginal bits": "{entropy_bits:.1f}", "L0": "{l0:.1f}"}
+    return table_of(title, matched, {**shown, **rates, "seeds": "{seeds} of {of}"})
 
 
 def _by_position(runs: Sequence[str], records: Mapping[str, FidelityRecord]) -> pd.DataFrame:
