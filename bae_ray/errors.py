@@ -46,6 +46,10 @@ class UnknownModelError(InvalidInputError):
     """No language model under that name."""
 
 
+class NoHeadError(InvalidInputError):
+    """A language model has no head, by which it would predict tokens."""
+
+
 class UnknownCorpusError(InvalidInputError):
     """No corpus under that name."""
 
@@ -148,6 +152,14 @@ class ServiceError(BaeRayError):
 
 class CheckpointError(BaeRayError):
     """A saved autoencoder cannot be loaded."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is too little memory, in Python's words or torch's."""
+    if isinstance(error, BaeRayError):
+        return False
+    named = {kind.__name__ for kind in type(error).__mro__} & {"MemoryError", "OutOfMemoryError"}
+    return bool(named) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def first_line(error: BaseException) -> str:

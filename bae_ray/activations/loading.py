@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from bae_ray.activations.config import Precision
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.parts import decoder_of, find_blocks, stack_of
-from bae_ray.errors import InvalidInputError, first_line
+from bae_ray.errors import InvalidInputError, NoHeadError, first_line
 
 TORCH_DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -56,7 +56,7 @@ def load_model(source: ModelSource, dtype: Precision, device: str) -> PreTrained
 def load_model_with_head(source: ModelSource, dtype: Precision, device: str) -> PreTrainedModel:
     """The whole causal model, in evaluation mode.
 
-    Raises `InvalidInputError` where the weights cannot be loaded, are not all there, or have no head.
+    Raises `InvalidInputError` where the weights cannot be loaded or are not all there; `NoHeadError`.
     """
     model, notes = _loaded(AutoModelForCausalLM, source, dtype)
     inside = {id(module) for module in stack_of(model).modules()}
@@ -64,7 +64,7 @@ def load_model_with_head(source: ModelSource, dtype: Precision, device: str) -> 
     of_head = {name for name in missing if id(model.get_submodule(name.rpartition(".")[0])) not in inside}
     _check(source, model, notes, missing - of_head)
     if model.get_output_embeddings() is None or of_head:
-        raise InvalidInputError(
+        raise NoHeadError(
             f"model '{source.name}' has no language-model head, so it cannot answer prompts. Give the causal model "
             "whose weights include one."
         )

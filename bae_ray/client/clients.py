@@ -61,6 +61,9 @@ class _Sender(EffectCalls):
             f"{self._url} gave no answer: {reason}. Check the address, and whether the service runs."
         )
 
+    def _cut(self) -> UnreachableError:
+        return UnreachableError(f"{self._url} ended its answer before all of it was there. Send the request again.")
+
 
 class Client(_Sender):
     """A client whose calls return their results."""
@@ -97,8 +100,11 @@ class Client(_Sender):
             try:
                 with self._http.stream(**call.options()) as response:
                     if response.is_success:
-                        yield from map(event_of, EventSource(response).iter_sse())
-                        return
+                        for event in map(event_of, EventSource(response).iter_sse()):
+                            yield event
+                            if isinstance(event, Steered):
+                                return
+                        raise self._cut()
                     response.read()
             except httpx.HTTPError as error:
                 raise self._unreachable(error) from error
@@ -142,9 +148,11 @@ class AsyncClient(_Sender):
             try:
                 async with self._http.stream(**call.options()) as response:
                     if response.is_success:
-                        async for event in EventSource(response).aiter_sse():
-                            yield event_of(event)
-                        return
+                        async for sent in EventSource(response).aiter_sse():
+                            yield (event := event_of(sent))
+                            if isinstance(event, Steered):
+                                return
+                        raise self._cut()
                     await response.aread()
             except httpx.HTTPError as error:
                 raise self._unreachable(error) from error

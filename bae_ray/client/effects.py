@@ -3,6 +3,7 @@
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from operator import index
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import pandas as pd
@@ -41,9 +42,9 @@ class Steered(NamedTuple):
 class SteerOptions(TypedDict, total=False):
     """What is done while a text is written; what is left out is as the service has it."""
 
-    add: Mapping[int, float]
+    add: Mapping[int, float] | None
     """By feature: how many times its direction is added to the activations."""
-    clamp: Mapping[int, float]
+    clamp: Mapping[int, float] | None
     """By feature: the value that it is held at, in the encoder's own units."""
     ablate: Sequence[int]
     """Features that are held at 0."""
@@ -72,7 +73,7 @@ class EffectCalls(Calls):
     def steer_stream(self, encoder_id: str, text: str, **options: Unpack[SteerOptions]) -> Any:
         """The same as it is written: an iterator of `SteeredToken`s, and at last the `Steered`; of `AsyncClient` async.
 
-        Whoever leaves it ends the writing.
+        Closing it ends the writing, as the end of a `for` loop that it is only in does.
         """
         return self.events(_steer(encoder_id, text, options)._replace(accept=EVENTS))
 
@@ -107,10 +108,13 @@ def _steered(found: dict[str, Any]) -> Steered:
 
 
 def _steer(encoder_id: str, text: str, options: SteerOptions) -> Call:
-    body: dict[str, Any] = {"text": text, **options}
+    body: dict[str, Any] = {"text": text, **{name: value for name, value in options.items() if value is not None}}
     for name, value in (("add", "strength"), ("clamp", "value")):
         if name in body:
-            body[name] = [{"feature": int(feature), value: float(size)} for feature, size in body[name].items()]
+            body[name] = [{"feature": index(feature), value: float(size)} for feature, size in body[name].items()]
     if "ablate" in body:
-        body["ablate"] = [int(feature) for feature in body["ablate"]]
+        body["ablate"] = [index(feature) for feature in body["ablate"]]
+    for name in ("max_new_tokens", "seed"):
+        if name in body:
+            body[name] = index(body[name])
     return Call("POST", f"{path_of(encoder_id)}/texts/steer", json=body)

@@ -16,7 +16,7 @@ from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.analysis.features import column_mean, evaluating
 from bae_ray.autoencoders import Autoencoder, load_autoencoder
-from bae_ray.errors import BaeRayError, NotFiniteError
+from bae_ray.errors import BaeRayError, NotFiniteError, is_out_of_memory
 from bae_ray.fidelity.held_out_texts import Trained
 from bae_ray.fidelity.spliced_batch import Given, SplicedBatch
 from bae_ray.fidelity.subjects import Subject
@@ -127,6 +127,7 @@ class FidelityMeasurer:
         self._tracebacks += traceback_of(error)
         if isinstance(error, BaeRayError):
             return str(error)
-        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        remedy = " Give a smaller --batch-tokens or --max-tokens, or fewer --workers." if out_of_memory else ""
+        remedy = (
+            " Give a smaller --batch-tokens or --max-tokens, or fewer --workers." if is_out_of_memory(error) else ""
+        )
         return f"{type(error).__name__}: {error}{remedy}"

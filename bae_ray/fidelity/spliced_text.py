@@ -3,6 +3,7 @@
 Shapes: T tokens, D hidden size, n activations replaced.
 """
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bae_ray.activations.taps import Tap
-from bae_ray.errors import InvalidInputError
+from bae_ray.errors import InvalidInputError, NotFiniteError
 from bae_ray.fidelity.next_token import compare, log_probabilities
 from bae_ray.fidelity.text_fidelity import TextFidelity, known
 from bae_ray.interventions.editable_model import EditableModel
@@ -54,6 +55,8 @@ def measured(text: SplicedText, x_hat: Tensor, mean: Tensor | None, told: slice)
     spliced, zero = (text.measures(value)[:, told] for value in (x_hat, torch.zeros_like(x_hat)))
     averaged = None if mean is None else text.measures(mean.expand_as(x_hat))[:, told]
     clean, ce, kl, jsd, agreement = spliced.mean(1).tolist()
+    if not math.isfinite(kl):
+        raise NotFiniteError("with the reconstruction in place the model's logits hold NaN or infinite numbers.")
     ce_mean = None if averaged is None else known(float(averaged[1].mean()))
     ce_zero = known(float(zero[1].mean()))
     return TextFidelity(spliced.shape[1], known(clean), known(ce), ce_mean, ce_zero, kl, jsd, agreement)

@@ -29,6 +29,8 @@ class LimitsConfig(Config):
     """Tokens of one text."""
     max_new_tokens: int = Field(default=256, ge=1)
     """Tokens that texts/steer writes after a text, at most."""
+    max_features: int = Field(default=256, ge=1)
+    """Features that texts/steer adds, clamps or ablates, at most."""
     body_timeout_s: float = Field(default=30, gt=0)
     """Seconds for a request's body to come in."""
     min_body_rate: int = Field(default=1024, ge=0)
@@ -105,7 +107,7 @@ class EncodersConfig(ReplicasConfig):
 
 
 class TextsConfig(ReplicasConfig):
-    """The language models behind texts/encode."""
+    """The language models behind texts/encode, texts/steer and texts/fidelity."""
 
     min_replicas: int = Field(default=0, ge=0)
     """Replicas kept while nothing is asked; 0: one starts with the first request."""

@@ -121,6 +121,7 @@ class ClampedFeatures(SteeringEdit):
         self._autoencoder = autoencoder.eval()
         self._features = torch.tensor(list(features), device=autoencoder.mean.device)
         self._values = torch.tensor(values, device=autoencoder.mean.device, dtype=autoencoder.mean.dtype)
+        check_finite(self._values, "the features' values, in float32")
         rows = autoencoder.latent_directions(self._features).detach()
         self._rows = (rows * autoencoder.target_normalization[1].double()).to(autoencoder.mean.dtype)
 

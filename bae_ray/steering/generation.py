@@ -94,8 +94,8 @@ def _steps(
     reading = model.read(batch.prompts, edits)
     for step in range(config.max_new_tokens):
         logits, reading = model.go_on(reading, reading.last, edits, every=False)
-        if bool(logits[:, -1].isnan().any()):
-            raise NotFiniteError("the model's logits hold NaN: the edits are too strong. Give smaller ones.")
+        if not bool(logits[:, -1].amax().isfinite()):  # of NaN it is NaN
+            raise NotFiniteError("the model's logits are not finite: the edits are too strong. Give smaller ones.")
         chosen = choose(logits[:, -1], config.temperature, drawn[:, step])
         reading = reading._replace(last=chosen[:, None])
         yield chosen.tolist()
@@ -108,7 +108,9 @@ def choose(logits: Tensor, temperature: float, drawn: Tensor) -> Tensor:
     """
     if temperature == 0:
         return logits.argmax(1)
-    reached = (logits.double() / temperature).softmax(1).cumsum(1)
+    logits = logits.double()
+    # Less the largest first: divided by a tiny number, it would be infinite.
+    reached = ((logits - logits.amax(1, keepdim=True)) / temperature).softmax(1).cumsum(1)
     wanted = drawn.to(logits.device)[:, None] * reached[:, -1:]
     return torch.searchsorted(reached, wanted, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
 

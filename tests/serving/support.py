@@ -26,6 +26,7 @@ LIMITS = LimitsConfig(
     max_texts=4,
     max_tokens=32,
     max_new_tokens=4000,
+    max_features=40,
     body_timeout_s=8,
     deadline_s=60,
     max_inflight=64,

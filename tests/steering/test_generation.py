@@ -74,6 +74,7 @@ def test_tokens_are_drawn_by_their_probability():
         expected = (logits[0] / temperature).softmax(0)
         torch.testing.assert_close(chosen.bincount(minlength=4) / n, expected, atol=0.015, rtol=0)
     assert choose(logits, 0, drawn[:1]).tolist() == [3]
+    assert choose(logits, 1e-320, drawn[:1]).tolist() == [3], "a number that small divides to infinity"
     assert choose(logits, 1.0, torch.tensor([0.0], dtype=torch.float64)).tolist() == [0]
     edge = torch.tensor([1 - 2**-53], dtype=torch.float64)
     assert choose(torch.tensor([[1.0, -torch.inf]]), 1.0, edge).tolist() == [0], "no token of probability 0"

@@ -20,6 +20,7 @@ class EncoderFiles:
         self._registry, self._device = Registry.of(config), device
         self._time_limit = TimeLimit(LOAD_TIMEOUT_S)
         self._kept: OrderedDict[str, Autoencoder] = OrderedDict()
+        self.is_loading = False
 
     def read(self, key: str) -> Autoencoder:
         """The encoder of an id and version.
@@ -38,6 +39,10 @@ class EncoderFiles:
         if key not in self._kept:
             while len(self._kept) >= ENCODERS_KEPT:
                 self._kept.popitem(last=False)
-            self._kept[key] = self.read(key)
+            self.is_loading = True
+            try:
+                self._kept[key] = self.read(key)
+            finally:
+                self.is_loading = False
         self._kept.move_to_end(key)
         return self._kept[key]

@@ -1,12 +1,13 @@
 """The language models of a replica of the texts, loaded within a time limit and probed as an extraction does."""
 
-from collections import OrderedDict
+import gc
+import logging
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bae_ray.activations.capture import Capture
@@ -16,7 +17,7 @@ from bae_ray.activations.model import ModelSource, find_model, load_tokenizer
 from bae_ray.activations.parts import stack_of
 from bae_ray.activations.probe import LENGTHS, probe_loaded
 from bae_ray.activations.taps import SITES
-from bae_ray.errors import InvalidInputError
+from bae_ray.errors import InvalidInputError, NoHeadError, OutOfMemoryError, is_out_of_memory
 from bae_ray.interventions.editable_model import EditableModel
 from bae_ray.serving.config import TextsConfig
 from bae_ray.serving.monitoring.counts import Loads
@@ -27,6 +28,8 @@ MODELS_KEPT = 2
 LOAD_TIMEOUT_S = 60.0
 """A model that takes longer goes on loading. Until it is loaded, requests for it get 503, and other models are served.
 """
+
+log = logging.getLogger("ray.serve")
 
 
 class LanguageModel(NamedTuple):
@@ -51,6 +54,7 @@ class LanguageModels:
         self._time_limit = TimeLimit(LOAD_TIMEOUT_S)
         self._without_head: dict[str, str] = {}
         """Why models cannot be had with their heads: said again without loading them again."""
+        self._users: Counter[str] = Counter()
         self.is_loading = False
 
     def get(self, name: str) -> LanguageModel:
@@ -77,9 +81,18 @@ class LanguageModels:
             raise InvalidInputError(found)
         return found
 
+    @contextmanager
+    def used(self, name: str) -> Iterator[None]:
+        """While the context is open, the model is not dropped for another one."""
+        self._users[name] += 1
+        try:
+            yield
+        finally:
+            self._users[name] -= 1
+
     def _got(self, name: str, whole: bool) -> LanguageModel:
         if whole and (refused := self._without_head.get(name)):
-            raise InvalidInputError(refused)
+            raise NoHeadError(refused)
         if name not in self._kept or (whole and self._kept[name].editable is None):
             self.is_loading = True
             try:
@@ -87,6 +100,7 @@ class LanguageModels:
                 # First, so that there is never one more in memory. The whole model takes the place of its decoder.
                 while gone := name if name in self._kept else self._oldest():
                     del self._kept[gone]
+                    gc.collect()  # a model and its hooks hold each other
                     self._loads.evicted(gone)
                 load = partial(self._load, name, *found, whole)
                 self._kept[name] = self._time_limit.call(("load", name, whole), load)
@@ -96,8 +110,13 @@ class LanguageModels:
         return self._kept[name]
 
     def _oldest(self) -> str | None:
-        """The model that has to go before another one comes."""
-        return next(iter(self._kept)) if len(self._kept) >= MODELS_KEPT else None
+        """The model that has to go before another one comes. Raises `OutOfMemoryError` where all are used."""
+        if len(self._kept) < MODELS_KEPT:
+            return None
+        for name in self._kept:
+            if not self._users[name]:
+                return name
+        raise OutOfMemoryError("all language models that are kept write texts now")
 
     def _find(self, name: str) -> tuple[ModelSource, PreTrainedTokenizerBase]:
         source = find_model(self._settings.models.get(name, name))
@@ -112,12 +131,13 @@ class LanguageModels:
     def _load(self, name: str, source: ModelSource, tokenizer: PreTrainedTokenizerBase, whole: bool) -> LanguageModel:
         with self._loads.loading(name):
             if not whole:
-                model = load_model(source, self._settings.precision, self._device)
+                with _errors_of(name, source):
+                    model = load_model(source, self._settings.precision, self._device)
                 return LanguageModel(source, tokenizer, model, {})
             try:
-                with memory_errors():
+                with _errors_of(name, source):
                     editable = EditableModel(source, self._settings.precision, self._device)
-            except InvalidInputError as error:
+            except NoHeadError as error:
                 self._without_head[name] = str(error)
                 raise
             return LanguageModel(source, tokenizer, stack_of(editable.model), {}, editable)
@@ -135,7 +155,7 @@ class LanguageModels:
             label_tokens=None,
         )
         try:
-            with memory_errors():
+            with _errors_of(origin.model, model.source):
                 probe_loaded(model.model, work, self._device)
         except InvalidInputError as error:
             return str(error)
@@ -143,11 +163,15 @@ class LanguageModels:
 
 
 @contextmanager
-def memory_errors() -> Iterator[None]:
-    """Around a probe: raise its error of too little memory as that, since there may be enough next time."""
+def _errors_of(name: str, source: ModelSource) -> Iterator[None]:
+    """Around loading and probing: errors call the model by its name here, and too little memory is told as that.
+
+    There may be enough next time.
+    """
     try:
         yield
     except InvalidInputError as error:
-        if isinstance(error.__cause__, torch.OutOfMemoryError | MemoryError):
-            raise error.__cause__ from None
-        raise
+        if (cause := error.__cause__) is not None and is_out_of_memory(cause):
+            raise OutOfMemoryError("there is too little memory for the language model now") from cause
+        log.error(f"language model {name}: {error}")  # with paths of this machine
+        raise type(error)(str(error).replace(f"'{source.name}'", f"'{name}'")) from error

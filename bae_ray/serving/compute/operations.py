@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bae_ray.autoencoders import Autoencoder
-from bae_ray.errors import OutOfMemoryError
+from bae_ray.errors import BaeRayError, OutOfMemoryError, is_out_of_memory
 from bae_ray.serving.compute.interface import Operation
 
 WORKING_SET = {"cpu": 16 << 20, "cuda": 256 << 20}
@@ -145,12 +145,12 @@ async def in_thread(pool: ThreadPoolExecutor, function: Callable[..., T], *argum
     """Call a function in a pool's thread. Raises `OutOfMemoryError` if torch has too little memory."""
     try:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemoryError("the device has too little memory for this batch") from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # what torch says of a CPU's memory
+    except BaeRayError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError("the machine has too little memory for this batch") from error
+        raise OutOfMemoryError("the device has too little memory for this batch") from error
 
 
 def chunks(parts: Sequence[np.ndarray], most: int) -> Iterator[list[np.ndarray]]:

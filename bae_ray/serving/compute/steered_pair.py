@@ -1,12 +1,10 @@
 """Two continuations of a text, steered and plain, written together token by token."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
+from typing import Any, cast
 
 from bae_ray.feature_model import FeatureModel
+from bae_ray.serving.compute.decoded_text import DecodedText
 from bae_ray.serving.compute.interface import Side, Steering, WrittenText, WrittenToken
 from bae_ray.steering.edits import SteeringEdit
 from bae_ray.steering.generation import GenerationConfig, write
@@ -26,7 +24,7 @@ class SteeredPair:
         return [token for side in self._sides if (token := side.next()) is not None]
 
     def written(self) -> list[WrittenText]:
-        """Both texts, as far as they are written."""
+        """Both texts, once no token follows."""
         return [side.written() for side in self._sides]
 
 
@@ -42,28 +40,20 @@ class _Side:
         edits: Sequence[SteeringEdit],
     ) -> None:
         self._side: Side = side
-        tokenizer: Any = model.model.tokenizer
-        self._tokenizer: Tokenizer = tokenizer.backend_tokenizer
-        self._most = steering.max_new_tokens
-        self._prompt, self._ids = model.token_ids(text), list[int]()
+        self._most, self._ids = steering.max_new_tokens, list[int]()
+        prompt, tokenizer = model.token_ids(text), cast(Any, model.model.tokenizer).backend_tokenizer
         config = GenerationConfig(
             max_new_tokens=steering.max_new_tokens, temperature=steering.temperature, seed=steering.seed
         )
-        self._tokens: Iterator[int] = write(SteeredModel(model.model), self._prompt, config, edits)
-        self._decoded = DecodeStream(ids=self._prompt, skip_special_tokens=False)
+        self._tokens: Iterator[int] = write(SteeredModel(model.model), prompt, config, edits)
+        self._decoded = DecodedText(tokenizer, prompt)
 
     def next(self) -> WrittenToken | None:
         if (token := next(self._tokens, None)) is None:
             return None
         self._ids.append(token)
-        # Nothing yet where a character takes more tokens.
-        text = self._decoded.step(self._tokenizer, token) or ""
-        return WrittenToken(self._side, token, text)
+        return WrittenToken(self._side, token, self._decoded.add(token))
 
     def written(self) -> WrittenText:
-        before, after = map(self._decode, (self._prompt, self._prompt + self._ids))
-        return WrittenText(self._side, self._ids, after[len(before) :], ended=len(self._ids) < self._most)
-
-    def _decode(self, ids: list[int]) -> str:
-        """Text of token ids, of which the first are always the same: so is its beginning."""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+        self._decoded.finish()
+        return WrittenText(self._side, self._ids, self._decoded.text, ended=len(self._ids) < self._most)

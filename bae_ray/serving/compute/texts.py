@@ -5,7 +5,7 @@ Shapes: T tokens of all texts together, D hidden size.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +15,8 @@ from transformers import BatchEncoding
 
 from bae_ray.activations.capture import Capture
 from bae_ray.activations.layout import Cell
+from bae_ray.activations.taps import Tap
+from bae_ray.errors import InvalidInputError
 from bae_ray.feature_model import FeatureModel
 from bae_ray.fidelity.text_fidelity import TextFidelity
 from bae_ray.serving.compute.encoder_files import EncoderFiles
@@ -36,6 +38,7 @@ from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.monitoring.counts import Counted, TextCounts
 from bae_ray.serving.ray_serve.deployment import deployed, listen_like_ray, own_id
 from bae_ray.serving.registry.entry import EncoderOrigin
+from bae_ray.steering.steered_model import check_tap
 
 TOKEN_CHARACTERS = 64
 """No text has more characters per token than this, on average."""
@@ -72,17 +75,18 @@ class Texts:
 
     async def steer(
         self, origin: EncoderOrigin, encoder: str, text: str, steering: Steering
-    ) -> AsyncIterator[list[WrittenToken] | list[WrittenText]]:
+    ) -> AsyncGenerator[list[WrittenToken] | list[WrittenText]]:
         """What the model writes after a text, with and without the edits: the next token of both, again and again.
 
         At last the two whole texts. `encoder` is the key of the registry's entry. If the client goes away, no further
         token is written; other requests are served between tokens. Raises what `activations` does.
         """
-        pair = await in_thread(self._thread, self._pair, origin, encoder, text, steering)
-        while tokens := await in_thread(self._thread, pair.next):
-            self._counts.wrote(len(tokens))
-            yield tokens
-        yield pair.written()
+        with self._models.used(origin.model):
+            pair = await in_thread(self._thread, self._pair, origin, encoder, text, steering)
+            while tokens := await in_thread(self._thread, pair.next):
+                self._counts.wrote(len(tokens))
+                yield tokens
+            yield pair.written()
 
     async def fidelity(self, origin: EncoderOrigin, encoder: str, texts: list[str], first: bool) -> list[TextFidelity]:
         """What the model still predicts on the reconstruction, text by text: see `FeatureModel.fidelity`.
@@ -90,16 +94,17 @@ class Texts:
         If the client goes away, it ends with the current text. Raises what `activations` does, and `InvalidInputError`
         for a text that is too short.
         """
-        model = await in_thread(self._thread, self._feature_model, origin, encoder, texts)
         found = []
-        for number, text in enumerate(texts):
-            with refusals(f"Text {number}: "):
-                found.append(await in_thread(self._thread, model.fidelity, text, first))
+        with self._models.used(origin.model):
+            model = await in_thread(self._thread, self._feature_model, origin, encoder, texts)
+            for number, text in enumerate(texts):
+                with refusals(f"Text {number}: "):
+                    found.append(await in_thread(self._thread, model.fidelity, text, first))
         return found
 
     async def doing(self) -> str:
         """What the replica is doing: `COMPUTING` or `LOADING`."""
-        return LOADING if self._models.is_loading else COMPUTING
+        return LOADING if self._models.is_loading or self._encoders.is_loading else COMPUTING
 
     async def counted(self) -> Counted:
         """The metrics of this replica."""
@@ -111,8 +116,18 @@ class Texts:
         self._encoded(model, texts, added)
         autoencoder = self._encoders.get(encoder)
         place = autoencoder.config.target_cell(origin.layer, origin.site)
-        target = None if place is None else Cell(*place, origin.position)
-        return FeatureModel(editable, autoencoder, Cell(origin.layer, origin.site, origin.position), target)
+        cell = Cell(origin.layer, origin.site, origin.position)
+        target = cell if place is None else Cell(*place, origin.position)
+        for tap in (Tap(cell.layer, cell.site), Tap(target.layer, target.site)):
+            check_tap(tap, editable.n_layers)
+            with editable.edited({tap: lambda _: None}):  # raises where the model's MLPs cannot be found
+                pass
+        if {autoencoder.d_in, len(autoencoder.target_normalization[0])} != {model.source.hidden_size}:
+            raise InvalidInputError(
+                f"the encoder's activations have {autoencoder.d_in} numbers, those of {origin.model} have "
+                f"{model.source.hidden_size}."
+            )
+        return FeatureModel(editable, autoencoder, cell, target)
 
     def _pair(self, origin: EncoderOrigin, encoder: str, text: str, steering: Steering) -> SteeredPair:
         model = self._feature_model(origin, encoder, [text], steering.max_new_tokens)
@@ -123,14 +138,17 @@ class Texts:
         """Token ids of texts, and where they are in them. Raises `TooLongError`."""
         longest, limit = self._max_tokens, model.source.max_positions
         if limit is not None:
+            if limit <= added:
+                raise TooLongError(f"The model takes {limit} tokens, of the text and new ones together.")
             longest = min(longest, limit - added)
+        beside = f", beside {added} new ones" if added else ""
         for number, text in enumerate(texts):  # tokenising megabytes would hold up everybody
             if len(text) > longest * TOKEN_CHARACTERS:
                 raise TooLongError(f"Text {number} has {len(text)} characters; {longest} tokens are taken.")
         encoded = model.tokenizer(texts, return_offsets_mapping=True, return_attention_mask=False, verbose=False)
         for number, row in enumerate(encoded["input_ids"]):
             if len(row) > longest:
-                raise TooLongError(f"Text {number} has {len(row)} tokens; {longest} are taken.")
+                raise TooLongError(f"Text {number} has {len(row)} tokens; {longest} are taken{beside}.")
         return encoded
 
     def _compute(

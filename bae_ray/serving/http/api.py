@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse
 
 from bae_ray.serving.http.effect_routes import effects
 from bae_ray.serving.http.openapi import check_parameters, describe
-from bae_ray.serving.http.problems import MEDIA_TYPE, Problem
+from bae_ray.serving.http.problems import INTERNAL, MEDIA_TYPE, Problem
 from bae_ray.serving.http.request import ClientGoneError, Exchange
 from bae_ray.serving.http.routes import catalog, codes, compressed, health, tokens
 from bae_ray.serving.http.service import Service
@@ -91,8 +91,7 @@ async def _gone(_request: Request, _error: Exception) -> Response:
 
 
 async def _internal(request: Request, _error: Exception) -> Response:
-    detail = "Something went wrong here. The service's log has it under this request id."
-    return await _problem(request, Problem("internal", detail))
+    return await _problem(request, Problem("internal", INTERNAL))
 
 
 def docs() -> APIRouter:

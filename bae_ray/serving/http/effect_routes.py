@@ -1,25 +1,30 @@
 """The routes texts/steer and texts/fidelity: what features do to the encoder's language model."""
 
+import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.sse import EventSourceResponse, format_sse_event
+from pydantic import BaseModel
 
 from bae_ray.fidelity.text_fidelity import TextFidelity, pooled
 from bae_ray.serving.compute.interface import WrittenText, WrittenToken
-from bae_ray.serving.http import media_types
 from bae_ray.serving.http import schemas as s
-from bae_ray.serving.http.media_types import JSON
+from bae_ray.serving.http.media_types import EVENTS, JSON
 from bae_ray.serving.http.openapi import EncoderId, of_texts, produces, takes
-from bae_ray.serving.http.problems import Problem
+from bae_ray.serving.http.problems import INTERNAL, Problem
 from bae_ray.serving.http.request import EncoderRequest, Exchange
 from bae_ray.serving.http.service import Service
 from bae_ray.serving.http.steering_bodies import fidelity_of, steering_of
-from bae_ray.serving.registry.entry import Entry
 
 Parts = AsyncIterator[list[WrittenToken] | list[WrittenText]]
+HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+"""So that what stands between passes on each event as it comes."""
+
+log = logging.getLogger("ray.serve")
 
 
 def effects(service: Service) -> APIRouter:
@@ -34,15 +39,15 @@ def effects(service: Service) -> APIRouter:
         Server-sent events, as it is written: `token` (of each continuation in turn), at last `end` with the whole
         answer, or `problem`. With `Accept: application/json` the answer alone. A client that goes away ends it.
         """
-        incoming = await EncoderRequest.of(service, request, encoder_id, takes_body=False, takes_events=True)
-        about = _about(incoming.entry)
+        incoming = await EncoderRequest.of(service, request, encoder_id, answers=(EVENTS, JSON))
+        about = incoming.about_model()
         text, steering = await incoming.parsed(steering_of, incoming.entry, incoming.limits, taken=(JSON,))
         incoming.keep(len(text), 1)
         parts = service.steered(incoming.entry, text, steering)
-        if not incoming.events:
+        if incoming.accepted == JSON:
             return Response(await _whole(parts, about), media_type=JSON)
         first = await anext(parts)  # what is wrong with the request is known now, and its own answer
-        return EventSourceResponse(_events(first, parts, about, incoming.exchange))
+        return EventSourceResponse(_events(first, parts, about, incoming.exchange), headers=HEADERS)
 
     @router.post("/v1/encoders/{encoder_id}/texts/fidelity", **takes(s.FidelityBody, binary=False),
                  **produces(s.FidelityAnswer, *of_texts()))  # fmt: skip
@@ -52,9 +57,8 @@ def effects(service: Service) -> APIRouter:
         Beside the mean of the encoder's training, and zero, in the same place. On texts of the encoder's training the
         reconstruction is better than on others.
         """
-        incoming = await EncoderRequest.of(service, request, encoder_id, takes_body=False)
-        media_types.check_json(request.headers.get("accept"))
-        about = _about(incoming.entry)
+        incoming = await EncoderRequest.of(service, request, encoder_id, answers=(JSON,))
+        about = incoming.about_model()
         texts, first = await incoming.parsed(fidelity_of, incoming.limits, taken=(JSON,))
         incoming.keep(sum(map(len, texts)), len(texts))
         found = await service.fidelity(incoming.entry, texts, first)
@@ -70,17 +74,10 @@ def effects(service: Service) -> APIRouter:
     return router
 
 
-def _about(entry: Entry) -> dict[str, Any]:
-    """What answers say of the encoder. Raises `no_language_model` where none is known."""
-    if (origin := entry.origin) is None:
-        raise Problem("no_language_model", "This encoder is not of a run, so that its language model is not known.")
-    return {"encoder": entry.id, "model": origin.model, "layer": origin.layer, "site": origin.site}
-
-
 async def _whole(parts: Parts, about: dict[str, Any]) -> str:
     """The answer, once all of it is written."""
     *_, written = [part async for part in parts]
-    return _answer(written, about)
+    return _answer(written, about).model_dump_json()
 
 
 async def _events(first: Any, parts: Parts, about: dict[str, Any], exchange: Exchange) -> AsyncIterator[bytes]:
@@ -93,22 +90,32 @@ async def _events(first: Any, parts: Parts, about: dict[str, Any], exchange: Exc
                 for event in _told(part, about):
                     yield event
     except Problem as problem:
-        exchange.code = problem.code
-        yield format_sse_event(event="problem", data_str=problem.body(exchange.id).decode())
+        yield _failed(problem, exchange)
+    except Exception:
+        log.exception(f"request {exchange.id} failed")
+        yield _failed(Problem("internal", INTERNAL), exchange)
+
+
+def _failed(problem: Problem, exchange: Exchange) -> bytes:
+    exchange.code = problem.code
+    return format_sse_event(event="problem", data_str=problem.body(exchange.id).decode())
 
 
 def _told(part: list[WrittenToken] | list[WrittenText], about: dict[str, Any]) -> list[bytes]:
     tokens = [one for one in part if isinstance(one, WrittenToken)]
     if not tokens:
-        return [format_sse_event(event="end", data_str=_answer(part, about))]
-    return [
-        format_sse_event(event="token", data_str=s.SteerToken(**token._asdict()).model_dump_json()) for token in tokens
-    ]
+        return [_event("end", _answer(part, about))]
+    return [_event("token", s.SteerToken(**token._asdict())) for token in tokens]
 
 
-def _answer(written: list[Any], about: dict[str, Any]) -> str:
+def _event(name: str, data: BaseModel) -> bytes:
+    # In ASCII: of the characters that end a line for some readers, JSON escapes only two by itself.
+    return format_sse_event(event=name, data_str=json.dumps(data.model_dump()))
+
+
+def _answer(written: list[Any], about: dict[str, Any]) -> s.SteerAnswer:
     sides = {text.side: s.Continuation(text=text.text, token_ids=text.token_ids, ended=text.ended) for text in written}
-    return s.SteerAnswer.model_validate({**about, **sides}).model_dump_json()
+    return s.SteerAnswer.model_validate({**about, **sides})
 
 
 def _fidelity(found: TextFidelity) -> s.Fidelity:

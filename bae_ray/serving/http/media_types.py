@@ -1,6 +1,7 @@
 """Media types of bodies and answers."""
 
-from typing import Final, Literal
+from collections.abc import Sequence
+from typing import Final, Literal, TypeVar
 
 from bae_ray.serving.http.problems import Problem
 
@@ -12,6 +13,7 @@ BYTES: Final = "application/octet-stream"
 HTML: Final = "text/html"
 EVENTS: Final = "text/event-stream"
 """Server-sent events."""
+M = TypeVar("M", bound=str)
 MEDIA: tuple[Media, ...] = (JSON, SAFETENSORS)
 """Media types for arrays."""
 
@@ -28,42 +30,27 @@ def body_media(content_type: str | None, taken: tuple[Media, ...] = MEDIA) -> Me
 
 
 def answer_media(accept: str | None, preferred: Media) -> Media:
-    """The media type of the answer: the one with the largest weight in `accept`; of equals the preferred one.
+    """The media type of an answer that is arrays: see `chosen`."""
+    return chosen(accept, (preferred, *(media for media in MEDIA if media != preferred)))
+
+
+def chosen(accept: str | None, answers: Sequence[M]) -> M:
+    """The media type with the largest weight in `accept`; of equals, and without `accept`, the first.
 
     Raises the problem `not_acceptable`.
     """
     if not accept or not accept.strip():
-        return preferred
-    order: tuple[Media, ...] = (preferred, *(media for media in MEDIA if media != preferred))
-    weights = {media: _weight(accept, media) for media in order}
-    best = max(order, key=lambda media: weights[media])
+        return answers[0]
+    weights = {media: _weight(accept, media) for media in answers}
+    best = max(answers, key=lambda media: weights[media])
     if weights[best] <= 0:
-        raise Problem("not_acceptable", f"The answer can be {' or '.join(MEDIA)}.")
+        raise Problem("not_acceptable", f"The answer can be {' or '.join(answers)}.")
     return best
 
 
 def prefers_html(accept: str | None) -> bool:
     """Whether `accept` prefers HTML, as browsers do."""
     return bool(accept) and _weight(accept, HTML) > max(_weight(accept, media) for media in MEDIA)
-
-
-def prefers_events(accept: str | None) -> bool:
-    """Whether `accept` allows server-sent events, and no media type is preferred to them."""
-    if not accept or not accept.strip():
-        return True
-    weight = _weight(accept, EVENTS)
-    return weight > 0 and weight >= _weight(accept, JSON)
-
-
-def check_json(accept: str | None) -> None:
-    """Raise the problem `not_acceptable` where `accept` does not allow JSON."""
-    if not accepts(accept, JSON):
-        raise Problem("not_acceptable", f"The answer is {JSON}.")
-
-
-def accepts(accept: str | None, media: str) -> bool:
-    """Whether `accept` allows this type."""
-    return not accept or not accept.strip() or _weight(accept, media) > 0
 
 
 def _weight(accept: str, media: str) -> float:

@@ -10,6 +10,7 @@ from starlette.types import Send
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1
+INTERNAL = "Something went wrong here. The service's log has it under this request id."
 
 
 class Kind(NamedTuple):

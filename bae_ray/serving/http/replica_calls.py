@@ -83,7 +83,9 @@ def errors_as_problems(encoder_id: str) -> Iterator[None]:
     except (ChangedError, LostBatchError, TaskCancelledError, RequestCancelledError, *GONE) as error:
         raise Problem("unavailable", "The replica that computed this went away. Send the request again.") from error
     except OutOfMemoryError as error:
-        raise Problem("unavailable", "There is too little memory for this now. Send fewer rows.") from error
+        raise Problem(
+            "unavailable", "There is too little memory for this now. Ask for less at once, or later."
+        ) from error
     except OSError as error:  # of the disk, or the network behind it; the files may be as good as before
         log.error(f"encoder {encoder_id}: a file cannot be read: {message(error)}")
         raise Problem("unavailable", "A file that this needs cannot be read now. Send the request again.") from error

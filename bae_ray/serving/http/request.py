@@ -152,9 +152,12 @@ class EncoderRequest:
         request: Request,
         takes_body: bool = True,
         takes_html: bool = False,
-        takes_events: bool = False,
+        answers: tuple[str, ...] | None = None,
     ) -> None:
-        """Raises `not_acceptable`."""
+        """`answers`: the media types of answers that are no arrays, of which `accepted` is one.
+
+        Raises `not_acceptable`.
+        """
         self.exchange: Exchange = request.state.exchange
         self.limits = service.config.limits
         self._body: RequestBody = request.state.body
@@ -162,8 +165,8 @@ class EncoderRequest:
         accept, given = request.headers.get("accept"), request.headers.get("content-type")
         preferred: Media = SAFETENSORS if takes_body and given and given.startswith((SAFETENSORS, BYTES)) else JSON
         self.html = takes_html and media_types.prefers_html(accept)
-        self.events = takes_events and media_types.prefers_events(accept)
-        self.answer: Media = JSON if self.html or self.events else media_types.answer_media(accept, preferred)
+        self.accepted = media_types.chosen(accept, answers) if answers else None
+        self.answer: Media = JSON if self.html or answers else media_types.answer_media(accept, preferred)
 
     @classmethod
     async def of(
@@ -173,19 +176,25 @@ class EncoderRequest:
         encoder_id: str,
         takes_body: bool = True,
         takes_html: bool = False,
-        takes_events: bool = False,
+        answers: tuple[str, ...] | None = None,
     ) -> "EncoderRequest":
         """The request with its encoder.
 
         Raises `not_acceptable`, `encoder_not_found`, `not_allowed` and `encoder_broken`.
         """
-        incoming = cls(service, request, takes_body, takes_html, takes_events)
+        incoming = cls(service, request, takes_body, takes_html, answers)
         incoming.entry = await service.entry(encoder_id, incoming.exchange.caller)
         incoming.exchange.encoder, incoming.exchange.version = incoming.entry.id, incoming.entry.version
         if incoming.entry.config is None:
             raise Problem("encoder_broken", incoming.entry.reason)
         incoming.d_in, incoming.d_latent = incoming.entry.config.widths()
         return incoming
+
+    def about_model(self) -> dict[str, Any]:
+        """What answers about texts say of the encoder. Raises `no_language_model` where its model is not known."""
+        if (origin := self.entry.origin) is None:
+            raise Problem("no_language_model", "This encoder is not of a run, so that its language model is not known.")
+        return {"encoder": self.entry.id, "model": origin.model, "layer": origin.layer, "site": origin.site}
 
     async def vectors(self) -> np.ndarray:
         """The activations [N, D] of the body. From now on they are counted in place of the body."""

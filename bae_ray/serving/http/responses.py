@@ -106,10 +106,11 @@ def container(data: bytes, rows: int, entry: Entry, media: Media) -> Response:
     return Response(body.model_dump_json(), media_type=media)
 
 
-def texts(found: TextActivations, made: Mapping[str, np.ndarray], entry: Entry, media: Media) -> Response:
-    """The answer of texts/encode; in safetensors token_ids [T], spans [T, 2], splits, indices and magnitudes [T, K]."""
-    assert entry.origin is not None
-    about = {"encoder": entry.id, "model": entry.origin.model, "layer": entry.origin.layer, "site": entry.origin.site}
+def texts(found: TextActivations, made: Mapping[str, np.ndarray], about: Mapping[str, Any], media: Media) -> Response:
+    """The answer of texts/encode; in safetensors token_ids [T], spans [T, 2], splits, indices and magnitudes [T, K].
+
+    `about`: what it says of the encoder.
+    """
     if media != JSON:
         tensors = {"token_ids": found.token_ids, "spans": found.spans, "splits": found.splits, **made}
         return arrays(tensors, {**about, "tokens": found.tokens}, media, "nested")

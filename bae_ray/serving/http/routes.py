@@ -42,7 +42,7 @@ def catalog(service: Service) -> APIRouter:
     async def list_encoders(request: Request, limit: Limit = MOST_LISTED, after: After = "") -> Response:
         """The encoders that the key is for, broken ones included, in the order of their ids."""
         incoming = EncoderRequest(service, request, takes_body=False)
-        media_types.check_json(request.headers.get("accept"))
+        media_types.chosen(request.headers.get("accept"), (JSON,))
         caller = incoming.exchange.caller
         known = await service.entries()
         ids = sorted(encoder_id for encoder_id in known if encoder_id > after and caller.may_use(encoder_id))
@@ -57,7 +57,7 @@ def catalog(service: Service) -> APIRouter:
     async def get_encoder(request: Request, encoder_id: EncoderId) -> Response:
         """What an encoder is, what was measured of it, and the limits of requests."""
         incoming = EncoderRequest(service, request, takes_body=False)
-        media_types.check_json(request.headers.get("accept"))
+        media_types.chosen(request.headers.get("accept"), (JSON,))
         entry = await service.entry(encoder_id, incoming.exchange.caller)
         incoming.exchange.encoder, incoming.exchange.version = entry.id, entry.version
         return Response(responses.info(entry, incoming.limits).model_dump_json(), media_type=JSON)
@@ -194,8 +194,7 @@ def tokens(service: Service) -> APIRouter:
         """Run the encoder's own language model on texts: every token, where it is, and its top features."""
         incoming = await EncoderRequest.of(service, request, encoder_id, takes_body=False)
         operation = responses.operation(incoming.entry, "magnitudes", top_k)
-        if incoming.entry.origin is None:
-            raise Problem("no_language_model", "This encoder is not of a run, so that its language model is not known.")
+        about = incoming.about_model()
         texts = await incoming.parsed(texts_of, incoming.limits, taken=(JSON,))
         most = sizes.most_tokens(incoming.d_in, top_k, incoming.answer, incoming.limits)
         async with service.deadline(asks_texts=True):  # one for the language model and the encoder together
@@ -207,7 +206,7 @@ def tokens(service: Service) -> APIRouter:
             incoming.expect_bytes(n * sizes.token_bytes(top_k, incoming.answer))
             planned = sizes.planned(incoming.entry, operation, n)
             made = await service.compute(incoming.entry, operation, found.x) if n else planned
-        return await aside(JSON, sizes.held(made) * 8, responses.texts, found, made, incoming.entry, incoming.answer)
+        return await aside(JSON, sizes.held(made) * 8, responses.texts, found, made, about, incoming.answer)
 
     return router
 

@@ -32,6 +32,7 @@ class Limits(_Schema):
     max_texts: int
     max_tokens: int
     max_new_tokens: int
+    max_features: int
     body_timeout_s: float
     deadline_s: float
 
@@ -231,7 +232,9 @@ class SteerBody(_Schema):
     tokens: Literal["last", "all"] = Field(
         default="last", description="From the text's last token on, or at all tokens."
     )
-    max_new_tokens: int = Field(default=32, ge=1, description="At most max_new_tokens of the limits.")
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, description="At most max_new_tokens of the limits; left out, 32 or fewer."
+    )
     temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="0: always the likeliest token.")
     seed: int = Field(default=0, ge=0, lt=1 << 53)
 

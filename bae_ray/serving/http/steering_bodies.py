@@ -14,21 +14,26 @@ from bae_ray.serving.http.media_types import Media
 from bae_ray.serving.http.problems import Problem
 from bae_ray.serving.registry.entry import Entry
 
+NEW_TOKENS = 32
+"""Tokens that are written where a body does not say how many."""
 M = TypeVar("M", bound=BaseModel)
 
 
 def steering_of(body: bytes, _media: Media, entry: Entry, limits: LimitsConfig) -> tuple[str, Steering]:
     """The text to go on from, and what is to be done meanwhile. Raises `invalid`."""
     found = _validated(s.SteerBody, read_json(body))
-    if found.max_new_tokens > limits.max_new_tokens:
+    new = min(NEW_TOKENS, limits.max_new_tokens) if found.max_new_tokens is None else found.max_new_tokens
+    if new > limits.max_new_tokens:
         raise Problem("invalid", f"max_new_tokens may be {limits.max_new_tokens} at most.")
     added, clamped = [one.feature for one in found.add], [one.feature for one in found.clamp] + found.ablate
+    if len(added) + len(clamped) > limits.max_features:
+        raise Problem("invalid", f"The body may name {limits.max_features} features at most.")
     _check_features(added, clamped, entry)
     steering = Steering(
         add={one.feature: one.strength for one in found.add},
         clamp={one.feature: one.value for one in found.clamp} | dict.fromkeys(found.ablate, 0.0),
         tokens=found.tokens,
-        max_new_tokens=found.max_new_tokens,
+        max_new_tokens=new,
         temperature=found.temperature,
         seed=found.seed,
     )

@@ -69,3 +69,33 @@ def test_errors_are_those_of_other_calls(served: Served, client: Client):
         next(other.steer_stream("run", TEXT, ablate=[1]))
     with Client("http://127.0.0.1:9", KEY) as other, pytest.raises(c.UnreachableError):
         next(other.steer_stream("run", TEXT, ablate=[1]))
+
+
+@pytest.mark.parametrize("events", ["", 'event: token\ndata: {"side": "plain", "token_id": 1, "text": "a"}\n\n'])
+def test_a_stream_that_ends_too_soon_is_no_success(events: str):
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, text=events, headers={"content-type": "text/event-stream"})
+
+    client, other = Client("http://service"), AsyncClient("http://service")
+    client._http = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://service")
+    other._http = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://service")
+    with pytest.raises(c.UnreachableError, match="before all of it was there"):
+        list(client.steer_stream("run", TEXT, ablate=[1]))
+
+    async def main() -> None:
+        async for _ in other.steer_stream("run", TEXT, ablate=[1]):
+            pass
+
+    with pytest.raises(c.UnreachableError, match="before all of it was there"):
+        asyncio.run(main())
+
+
+def test_what_is_left_out_or_none_is_as_the_service_has_it(client: Client):
+    import numpy as np
+
+    options = {"ablate": [np.int64(1)], "seed": np.int64(3), "max_new_tokens": np.int32(4)}
+    assert client.steer("run", TEXT, add=None, clamp=None, **options) == client.steer(
+        "run", TEXT, ablate=[1], seed=3, max_new_tokens=4
+    )
+    with pytest.raises(TypeError):
+        client.steer("run", TEXT, ablate=[1.7])  # pyright: ignore[reportArgumentType]

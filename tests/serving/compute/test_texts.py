@@ -12,16 +12,17 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from bae_ray.errors import InvalidInputError, OutOfMemoryError
+from bae_ray.errors import InvalidInputError, NoHeadError, OutOfMemoryError
+from bae_ray.feature_model import FeatureModel
 from bae_ray.serving.compute import language_models as models_module
 from bae_ray.serving.compute import texts as texts_module
-from bae_ray.serving.compute.interface import TooLongError, TooManyTokensError
+from bae_ray.serving.compute.interface import Steering, TooLongError, TooManyTokensError
 from bae_ray.serving.compute.texts import Texts
 from bae_ray.serving.config import ServiceConfig, TextsConfig
 from bae_ray.serving.registry.entry import EncoderOrigin
 from bae_ray.serving.time_limits import SlowError
 from tests.activations.odd_models import GROUPED, save_random
-from tests.serving.support import LIMITS, until
+from tests.serving.support import LIMITS, make_encoder, until
 
 TEXTS = ["w1 w2 w3", "w59", "w7 w8 w9 w10"]
 
@@ -138,3 +139,92 @@ def test_a_model_whose_vectors_an_extraction_refuses_is_refused(
         with pytest.raises(InvalidInputError, match="tokens see those after them"):
             texts._compute(origin("ahead", 2), TEXTS, 100)
         monkeypatch.setattr(models_module, "probe_loaded", lambda *_: pytest.fail("it was probed again"))
+
+
+def steering(new: int = 3) -> Steering:
+    return Steering({}, {1: 0.0}, "last", new, 0.0, 0)
+
+
+@pytest.fixture
+def writers(tiny_causal_model: Path, tiny_model: Path, tmp_path: Path) -> Texts:
+    """A replica with four models, of which one has no head, and an encoder."""
+    make_encoder(tmp_path / "one")
+    names = dict.fromkeys(("one", "two", "three"), str(tiny_causal_model)) | {"headless": str(tiny_model)}
+    return Texts(ServiceConfig(registry=tmp_path, limits=LIMITS, texts=TextsConfig(models=names)))
+
+
+def key(writers: Texts) -> str:
+    writers._encoders._registry.look()
+    entry = writers._encoders._registry.find("one")
+    assert entry is not None
+    return entry.key
+
+
+def test_a_model_that_writes_is_not_dropped_and_no_further_one_is_loaded(writers: Texts):
+    async def main() -> None:
+        first, second = (writers.steer(origin(name, 2), key(writers), "w1 w2", steering()) for name in ("one", "two"))
+        await anext(first)
+        await anext(second)
+        third = writers.steer(origin("three", 2), key(writers), "w1 w2", steering())
+        with pytest.raises(OutOfMemoryError, match="write texts now"):
+            await anext(third)
+        with pytest.raises(OutOfMemoryError, match="write texts now"):
+            await writers.activations(origin("three", 2), ["w1"], 100)
+        await first.aclose()
+        assert [part async for part in writers.steer(origin("three", 2), key(writers), "w1 w2", steering())]
+        assert set(writers._models._kept) == {"two", "three"}
+        assert [part async for part in second], "the other one goes on"
+
+    asyncio.run(main())
+
+
+def test_only_that_there_is_no_head_is_remembered(writers: Texts, monkeypatch: pytest.MonkeyPatch):
+    """A disk that fails, or memory that is short for a moment, refuses no model for ever, nor names its folder."""
+    real, broken = (
+        models_module.EditableModel,
+        [OSError(5, "input/output error"), RuntimeError("can't allocate memory")],
+    )
+
+    def load(*given: Any) -> Any:
+        if broken:
+            cause = broken.pop(0)
+            raise InvalidInputError(f"model '{given[0].name}' cannot be loaded: {cause}") from cause
+        return real(*given)
+
+    monkeypatch.setattr(models_module, "EditableModel", load)
+
+    async def ask(name: str) -> list[Any]:
+        return [part async for part in writers.steer(origin(name, 2), key(writers), "w1 w2", steering())]
+
+    with pytest.raises(InvalidInputError, match="model 'one' cannot be loaded"):
+        asyncio.run(ask("one"))
+    with pytest.raises(OutOfMemoryError):
+        asyncio.run(ask("one"))
+    assert asyncio.run(ask("one"))
+    for _ in range(2):
+        with pytest.raises(NoHeadError, match="model 'headless' has no language-model head"):
+            asyncio.run(ask("headless"))
+
+
+def test_a_fidelity_that_nobody_waits_for_ends_with_its_text(writers: Texts, monkeypatch: pytest.MonkeyPatch):
+    texts, measured = ["w1 w2 w3"] * 50, []
+    real = FeatureModel.fidelity
+
+    def fidelity(*given: Any) -> Any:
+        measured.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(FeatureModel, "fidelity", fidelity)
+
+    async def main() -> None:
+        asked = asyncio.ensure_future(writers.fidelity(origin("one", 2), key(writers), texts, True))
+        while not measured:
+            await asyncio.sleep(0.01)
+        asked.cancel()
+        with suppress(asyncio.CancelledError):
+            await asked
+        await asyncio.sleep(0.2)
+
+    asyncio.run(main())
+    assert 1 <= len(measured) < len(texts)
+    assert not writers._models._users.total()

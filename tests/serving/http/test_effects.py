@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.model import find_model
-from bae_ray.autoencoders import Autoencoder, TranscoderConfig, build_autoencoder, load_autoencoder
+from bae_ray.autoencoders import Autoencoder, ReLUConfig, TranscoderConfig, build_autoencoder, load_autoencoder
 from bae_ray.feature_model import FeatureModel
 from bae_ray.interventions.editable_model import EditableModel
 from bae_ray.steering.generation import GenerationConfig, write
@@ -154,6 +154,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({**GOOD, "tokens": "secret"}, "tokens: Input should be 'last' or 'all'"),
     ({**GOOD, "max_new_tokens": 0}, "max_new_tokens: Input should be greater than or equal to 1"),
     ({**GOOD, "max_new_tokens": LIMITS.max_new_tokens + 1}, f"max_new_tokens may be {LIMITS.max_new_tokens} at most"),
+    ({**GOOD, "ablate": list(range(20)), "add": [{"feature": i, "strength": 1} for i in range(21)]}, "40 features at"),
     ({**GOOD, "temperature": -1}, "temperature: Input should be greater than or equal to 0"),
     ({**GOOD, "seed": -1}, "seed: Input should be greater than or equal to 0"),
     ({**GOOD, "secret": 1}, "The body has a field that is not taken. The body may hold text, add"),
@@ -202,7 +203,9 @@ def test_keys_and_media_types_are_those_of_other_routes(http: httpx.Client):
         problem(post(http, path.replace("run", "demo"), body, **narrow), 403, "not_allowed")
         problem(post(http, path, body, authorization="Bearer wrong"), 401, "wrong_key")
         assert post(http, path, body, **narrow).status_code == 200
-        problem(post(http, path, body, accept="image/png"), 406, "not_acceptable")
+        for accept in ("image/png", "application/x-safetensors"):
+            told = problem(post(http, path, body, accept=accept), 406, "not_acceptable")["detail"]
+            assert "safetensors" not in told
         problem(http.post(path, content=b"x", headers={"content-type": "text/plain"}), 415, "unsupported_media_type")
         problem(post(http, f"{path}?seed=1", body), 422, "invalid")
 
@@ -217,15 +220,42 @@ def test_a_model_without_a_head_is_refused_and_still_encodes(http: httpx.Client,
         assert post(http, "/v1/encoders/dropped/texts/encode", {"texts": [TEXT]}).status_code == 200
 
 
+def drop(http: httpx.Client, folder: Path, dropped: Path, made: Autoencoder, **result: Any) -> None:
+    """Make a run of an encoder and move it, whole, into the registry."""
+    make_run(folder, "tiny")
+    made.save_pretrained(folder)
+    told = json.loads((folder / "result.json").read_text()) | result
+    (folder / "result.json").write_text(json.dumps(told))
+    folder.rename(dropped)
+    until(lambda: http.get("/v1/encoders/dropped").status_code == 200)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layer": 9},
+        {"layer": -1},
+        {"layer": 3, "site": "mlp_out"},
+        {"layer": 1, "site": "nowhere"},
+        {"d_in": 8},
+    ],
+)
+def test_an_encoder_that_does_not_fit_its_model_is_told_as_by_texts_encode(
+    http: httpx.Client, dropped: Path, tmp_path: Path, changes: dict[str, Any]
+):
+    config = ReLUConfig(d_in=changes.get("d_in", D), d_latent=F)
+    drop(
+        http, tmp_path / "made", dropped, build_autoencoder(config), **{k: v for k, v in changes.items() if k != "d_in"}
+    )
+    for verb, body in (("steer", GOOD), ("fidelity", {"texts": [TEXT]}), ("encode", {"texts": [TEXT]})):
+        problem(post(http, f"/v1/encoders/dropped/texts/{verb}", body), 422, "no_language_model")
+
+
 def test_a_transcoder_is_added_where_it_writes_and_cannot_be_clamped(
-    http: httpx.Client, dropped: Path, tiny_causal_model: Path
+    http: httpx.Client, dropped: Path, tiny_causal_model: Path, tmp_path: Path
 ):
     made = build_autoencoder(TranscoderConfig(d_in=D, d_latent=F, target_site="residual", target_layer_offset=1))
-    make_run(dropped, "tiny")
-    made.save_pretrained(dropped)
-    result = json.loads((dropped / "result.json").read_text()) | {"layer": 1}
-    (dropped / "result.json").write_text(json.dumps(result))
-    until(lambda: http.get("/v1/encoders/dropped").json().get("architecture") == "transcoder")
+    drop(http, tmp_path / "made", dropped, made, layer=1)
     path = "/v1/encoders/dropped/texts/steer"
     assert "cannot" not in problem(post(http, path, GOOD), 422, "invalid")["detail"].split("Use add")[1]
     body = {"add": [{"feature": 3, "strength": 30.0}], "temperature": 0}

@@ -16,8 +16,17 @@ from ray.serve.exceptions import ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 from typing_extensions import override
 
+from bae_ray.client import Continuation, Steered, SteeredToken
+from bae_ray.client.effects import event_of
 from bae_ray.errors import CheckpointError, NotFiniteError, OutOfMemoryError, UnknownModelError
-from bae_ray.serving.compute.interface import COMPUTING, LOADING, RefusedError, TextActivations, WrittenToken
+from bae_ray.serving.compute.interface import (
+    COMPUTING,
+    LOADING,
+    RefusedError,
+    TextActivations,
+    WrittenText,
+    WrittenToken,
+)
 from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.http.api import create_app
 from bae_ray.serving.http.keys import Keys
@@ -198,6 +207,8 @@ class Stream:
     async def __anext__(self) -> Any:
         if self._parts:
             return self._parts.pop(0)
+        if isinstance(self._error, StopAsyncIteration):
+            raise StopAsyncIteration
         if self._error is None:
             await asyncio.sleep(60)
             raise AssertionError
@@ -240,6 +251,7 @@ PAIR = [WrittenToken("steered", 4, " w3"), WrittenToken("plain", 5, " w4")]
         (NotFiniteError("NaN"), 5, "not_finite"),
         (OutOfMemoryError("too little"), 5, "unavailable"),
         (RefusedError("it cannot go on"), 5, "invalid"),
+        (RuntimeError("a secret"), 5, "internal"),
     ],
 )
 @pytest.mark.parametrize("parts", [0, 1, 2])
@@ -254,8 +266,22 @@ def test_what_fails_while_a_text_is_written_is_an_event_and_ends_the_writing(
         assert (answer.json()["code"], answer.status_code) == (code, KINDS[code].status)
         return
     assert answer.status_code == 200
+    assert "secret" not in answer.text
     *tokens, last = EventSource(answer).iter_sse()
     assert [event.event for event in tokens] == ["token"] * 2 * parts
     told = json.loads(last.data)
     assert (last.event, told["code"], told["status"]) == ("problem", code, KINDS[code].status)
     assert told["request_id"] == answer.headers["x-request-id"]
+
+
+def test_characters_that_end_lines_elsewhere_come_through(tmp_path: Path):
+    odd = "".join(map(chr, (0x85, 0x2028, 0x2029, 0x0B, 0x0C, 0x1C, 0x0A, 0x0D, 0x00, 0x1F600)))
+    texts = [WrittenText("steered", [4], odd, False), WrittenText("plain", [5], "b", True)]
+    stream = Stream([[WrittenToken("steered", 4, odd)], texts], StopAsyncIteration())
+    answer = ask(
+        tmp_path, Replicas(None), Writers(stream), "texts/steer", 5, {"text": "w", "ablate": [1]}, "text/event-stream"
+    )
+    token, end = EventSource(answer).iter_sse()
+    assert event_of(token) == SteeredToken("steered", 4, odd)
+    assert event_of(end) == Steered(Continuation(odd, [4], False), Continuation("b", [5], True))
+    assert answer.headers["cache-control"] == "no-cache"
