@@ -21,6 +21,9 @@ from bae_ray.autoencoders import Autoencoder
 hypothesis.settings.register_profile("busy machine", deadline=None)  # a busy machine fails no test
 hypothesis.settings.load_profile("busy machine")
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # each process has its share of the cores: threads that share one wait in vain
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+
 WORDS = [f"w{i}" for i in range(60)]
 N_LAYERS = 3
 D = 16

@@ -78,7 +78,7 @@ def test_entropy_by_layer_and_k(run: Callable[..., str], tiny_causal_model: Path
     printed = run(
         EXPERIMENT, *options(out, tiny_causal_model, labelled), "--only", "entropy", "--sweep.layers", 1, 3,
         "--sweep.training.epochs", 5, "--sweep.training.batch-size", 32, "--sweep.seeds", 0, 1,
-        "--sweep.gpus-per-trial", 0,
+        "--sweep.gpus-per-trial", 0, "--sweep.packed", 4,
     )  # fmt: skip
     table = pd.read_csv(out / "entropy.csv")
     cells = table[["demonstrations", "k", "layer", "seed"]].apply(tuple, axis=1).tolist()

@@ -17,7 +17,7 @@ def test_entropy_by_bits(run: Callable[..., str], tiny_model: Path, tmp_path: Pa
         "--out", tmp_path, "--bits", 1, 3, "--extract.model", tiny_model, "--extract.layers", 2,
         "--extract.max-texts", 256, "--extract.input.tokens", 5, 9, "--extract.gpus-per-worker", 0,
         "--sweep.training.epochs", 60, "--sweep.training.batch-size", 64, "--sweep.axes", "autoencoder.expansion=1,2",
-        "--sweep.gpus-per-trial", 0,
+        "--sweep.gpus-per-trial", 0, "--sweep.packed", 2,
     )  # fmt: skip
     table = pd.read_csv(tmp_path / "random_tokens.csv")
     assert table[["bits", "d_latent"]].apply(tuple, axis=1).tolist() == [(1, 16), (1, 32), (3, 16), (3, 32)]
