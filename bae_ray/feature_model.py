@@ -26,7 +26,7 @@ from bae_ray.files import read_text
 from bae_ray.interventions.editable_model import EditableModel
 from bae_ray.steering.edits import AddedVector, ClampedFeatures, SteeringEdit, Tokens
 from bae_ray.steering.generation import GenerationConfig, generate
-from bae_ray.steering.steered_model import SteeredModel
+from bae_ray.steering.steered_model import SteeredModel, check_tap
 from bae_ray.steering.vectors import of_values
 from bae_ray.training.config import RunConfig
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE, RunResult
@@ -54,8 +54,23 @@ class FeatureModel:
     """
 
     def __init__(self, model: EditableModel, autoencoder: Autoencoder, cell: Cell, target: Cell | None = None) -> None:
-        """`cell` is what the autoencoder encodes, `target` what it reconstructs if that is another one."""
+        """`cell` is what the autoencoder encodes, `target` what it reconstructs if that is another one.
+
+        Raises `InvalidInputError` where the language model has no such layer or site, or other activations there.
+        """
         self.model, self.autoencoder, self.cell, self.target = model, autoencoder.eval(), cell, target or cell
+        for tap, width in (
+            (self._read, autoencoder.d_in),
+            (self._write, len(autoencoder.target_normalization[0])),
+        ):
+            check_tap(tap, model.n_layers)
+            with model.edited({tap: lambda _: None}):  # raises where a block's MLP cannot be found
+                pass
+            if width != model.source.hidden_size:
+                raise InvalidInputError(
+                    f"the autoencoder's activations have {width} numbers, those of the language model have "
+                    f"{model.source.hidden_size}. Give the language model of its run."
+                )
 
     @classmethod
     def of_run(cls, folder: str | Path, model: str | None = None, device: str = "cpu") -> Self:

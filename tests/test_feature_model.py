@@ -12,7 +12,7 @@ from bae_ray import FeatureModel
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.extract import extract
 from bae_ray.activations.layout import Cell
-from bae_ray.autoencoders import ArchitectureConfig, BAEConfig, ReLUConfig, load_autoencoder
+from bae_ray.autoencoders import ArchitectureConfig, BAEConfig, ReLUConfig, build_autoencoder, load_autoencoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.grid import plan_run
@@ -118,6 +118,11 @@ def test_what_cannot_be_is_told(features: FeatureModel, tmp_path: Path):
         features.top_features("w1 " * 72)
     with pytest.raises(InvalidInputError, match="the text is empty"):
         features.splice("")
+    narrow = build_autoencoder(BAEConfig(d_in=8, expansion=2))
+    with pytest.raises(InvalidInputError, match="have 8 numbers, those of the language model have 16"):
+        FeatureModel(features.model, narrow, features.cell)
+    with pytest.raises(InvalidInputError, match="layer 3 has no mlp_out"):
+        FeatureModel(features.model, features.autoencoder, features.cell, Cell(3, "mlp_out", "all"))
     with pytest.raises(InvalidInputError, match=r"is no finished run: result\.json is missing"):
         FeatureModel.of_run(tmp_path)
 

@@ -123,7 +123,7 @@ class LanguageModels:
         tokenizer = load_tokenizer(source)
         if not tokenizer.is_fast:
             raise InvalidInputError(
-                f"the tokenizer of model '{source.name}' does not say where its tokens are in a text. Save it as a "
+                f"the tokenizer of model '{name}' does not say where its tokens are in a text. Save it as a "
                 "fast one, with a tokenizer.json."
             )
         return source, tokenizer

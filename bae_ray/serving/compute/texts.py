@@ -15,8 +15,6 @@ from transformers import BatchEncoding
 
 from bae_ray.activations.capture import Capture
 from bae_ray.activations.layout import Cell
-from bae_ray.activations.taps import Tap
-from bae_ray.errors import InvalidInputError
 from bae_ray.feature_model import FeatureModel
 from bae_ray.fidelity.text_fidelity import TextFidelity
 from bae_ray.serving.compute.encoder_files import EncoderFiles
@@ -38,7 +36,6 @@ from bae_ray.serving.config import ServiceConfig
 from bae_ray.serving.monitoring.counts import Counted, TextCounts
 from bae_ray.serving.ray_serve.deployment import deployed, listen_like_ray, own_id
 from bae_ray.serving.registry.entry import EncoderOrigin
-from bae_ray.steering.steered_model import check_tap
 
 TOKEN_CHARACTERS = 64
 """No text has more characters per token than this, on average."""
@@ -116,18 +113,8 @@ class Texts:
         self._encoded(model, texts, added)
         autoencoder = self._encoders.get(encoder)
         place = autoencoder.config.target_cell(origin.layer, origin.site)
-        cell = Cell(origin.layer, origin.site, origin.position)
-        target = cell if place is None else Cell(*place, origin.position)
-        for tap in (Tap(cell.layer, cell.site), Tap(target.layer, target.site)):
-            check_tap(tap, editable.n_layers)
-            with editable.edited({tap: lambda _: None}):  # raises where the model's MLPs cannot be found
-                pass
-        if {autoencoder.d_in, len(autoencoder.target_normalization[0])} != {model.source.hidden_size}:
-            raise InvalidInputError(
-                f"the encoder's activations have {autoencoder.d_in} numbers, those of {origin.model} have "
-                f"{model.source.hidden_size}."
-            )
-        return FeatureModel(editable, autoencoder, cell, target)
+        target = None if place is None else Cell(*place, origin.position)
+        return FeatureModel(editable, autoencoder, Cell(origin.layer, origin.site, origin.position), target)
 
     def _pair(self, origin: EncoderOrigin, encoder: str, text: str, steering: Steering) -> SteeredPair:
         model = self._feature_model(origin, encoder, [text], steering.max_new_tokens)
