@@ -48,7 +48,8 @@ def test_slow_bodies_hold_up_nobody(served: Served, http: httpx.Client):
         while time.monotonic() < started + 4:  # they are shown out later
             for path in ("/livez", "/readyz"):
                 asked = time.monotonic()
-                assert http.get(path).status_code == 200
+                answer = http.get(path)
+                assert answer.status_code == 200, answer.text
                 assert time.monotonic() - asked < LIMITS.body_timeout_s - 1
             answer = http.post("/v1/encoders/bae/encode", json={"x": x.tolist()})
             assert answer.status_code == 200, answer.text
