@@ -5,6 +5,8 @@ A few settings of a cell (an entropy or sparsity weight, k) give a curve of it; 
 """
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +33,7 @@ def matched_fidelity(table: pd.DataFrame) -> pd.DataFrame:
     sets = [*CELL, ARCHITECTURE] if ARCHITECTURE in found else CELL
     curves = [
         (key[:-1], curve.sort_values("lost"))
-        for key, curve in found.groupby([*sets, "seed"], sort=False)
+        for key, curve in _of_seeds(found, sets)
         if isinstance(key, tuple) and curve["lost"].nunique() > 1
     ]
     if not curves:
@@ -45,6 +47,11 @@ def matched_fidelity(table: pd.DataFrame) -> pd.DataFrame:
         own = dict(zip(sets, key, strict=True))
         rows.append({**own, RECOVERED: 1 - lost, **rates, "seeds": len(having), "of": len(mine)})
     return pd.DataFrame(rows)
+
+
+def _of_seeds(table: pd.DataFrame, sets: list[str]) -> Iterable[tuple[Any, pd.DataFrame]]:
+    """The runs of each set and seed; an autoencoder not trained here has no seed, and is no point of a curve."""
+    return table.groupby([*sets, "seed"], sort=False) if "seed" in table else ()
 
 
 def _rate(curve: pd.DataFrame, name: str, lost: float) -> float:

@@ -48,3 +48,7 @@ def test_a_curve_without_that_level_has_no_rate():
 @pytest.mark.parametrize("recovered", [[0.5], [0.5, 0.5], [math.nan, 0.5]])
 def test_no_curve_no_table(recovered: list[float]):
     assert matched_fidelity(runs("bae", 0, recovered, heldout_bits=[1.0] * len(recovered))).empty
+
+
+def test_autoencoders_that_were_not_trained_here_make_no_curve():
+    assert matched_fidelity(runs("bae", 0, [0.5, 0.7], l0=[1.0, 2.0]).drop(columns="seed")).empty

@@ -206,7 +206,7 @@ class Service:
             for called, handle in {**asked, "encoders": self._encoders}.items():
                 if (state := await doing(handle)) != COMPUTING:
                     raise Problem("unavailable", f"A replica of the {called} is {state}.") from error
-            raise Problem("deadline", "The computation took too long. Ask for less at once.") from error
+            raise Problem("deadline", "It took too long. Ask for fewer rows, texts or new tokens.") from error
 
     async def _run(self, key: tuple[str, Operation], parts: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         encoder, operation = key
