@@ -130,7 +130,7 @@ def produces(
             "itemSchema": {"$ref": REFERENCE.format(model=events.__name__)},
         }
     answer: dict[str, Any] = {"description": (model.__doc__ or "").strip(), "content": content}
-    if told := headers or (VERSION if computed or "no_language_model" in codes else None):
+    if told := headers or (VERSION if "encoder_not_found" in codes else None):
         answer["headers"] = told
     known = codes if codes == ("not_ready",) else (*ALWAYS, *codes)
     return {"response_class": _Plain, "responses": {200: answer, **responses(*known)}}

@@ -79,7 +79,8 @@ def errors_as_problems(encoder_id: str) -> Iterator[None]:
     except CompressionError as error:
         raise Problem("corrupt", CORRUPT) from error
     except NotFiniteError as error:  # what the body's own check cannot see
-        raise Problem("not_finite", "There are numbers too large for this encoder's scale and weights.") from error
+        detail = "Numbers are too large for this encoder's scale and weights, or its model. Send smaller ones."
+        raise Problem("not_finite", detail) from error
     except (ChangedError, LostBatchError, TaskCancelledError, RequestCancelledError, *GONE) as error:
         raise Problem("unavailable", "The replica that computed this went away. Send the request again.") from error
     except OutOfMemoryError as error:

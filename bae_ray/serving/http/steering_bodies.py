@@ -71,11 +71,9 @@ def _validated(model: type[M], found: dict[str, Any]) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     place = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden":  # its name is the client's own
-        where = " ".join(place[:-1]) or "The body"
-        raise Problem("invalid", f"{where} has a field that is not taken. {_taken(model)}")
-    raise Problem("invalid", f"{' '.join(place)}: {first['msg']}.")
-
-
-def _taken(model: type[BaseModel]) -> str:
-    return f"The body may hold {', '.join(model.model_fields)}."
+    if first["type"] != "extra_forbidden":
+        raise Problem("invalid", f"{' '.join(place)}: {first['msg']}.")
+    if where := " ".join(place[:-1]):  # the last is its name, which is the client's own
+        raise Problem("invalid", f"{where} has a field that is not taken: /openapi.json has those that are.")
+    taken = ", ".join(model.model_fields)
+    raise Problem("invalid", f"The body has a field that is not taken. The body may hold {taken}.")

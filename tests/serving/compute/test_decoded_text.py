@@ -64,7 +64,6 @@ def test_any_tokens_can_be_written(make, data: st.DataObject):
     parts, text = written(tokenizer, before, ids)
     assert "".join(parts) == text
     whole = tokenizer.decode([*before, *ids], skip_special_tokens=False)
-    readable = text.replace(UNREADABLE, "")
     if UNREADABLE not in whole:
         assert whole.endswith(text)
-    assert len(readable) <= 3 * len(ids) + 6 * text.count(" ")
+    assert parts[-1] == "" or parts[-1].endswith(UNREADABLE), "only what nobody can read is held back to the end"
