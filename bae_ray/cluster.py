@@ -47,11 +47,11 @@ def has_joined() -> bool:
     return node is not None and not node.is_head()
 
 
-def configure_data(keep_order: bool = True) -> None:
+def configure_data(keep_order: bool = True, block_bytes: int = BLOCK_BYTES) -> None:
     """Ray Data settings of the project: rows keep their order unless it is of no use, and progress is shown by us."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = keep_order
-    context.target_max_block_size = BLOCK_BYTES
+    context.target_max_block_size = block_bytes
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 

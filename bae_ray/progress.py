@@ -37,6 +37,12 @@ class Tracker:
             total = "" if self._total is None else f"/{self._total}"
             print(f"{self._label}: {self._done}{total} {note}".rstrip(), file=sys.stderr, flush=True)
 
+    def expect(self, total: int) -> None:
+        """Set how much work there is, once that is known."""
+        self._total = total
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, total=total)
+
     def reach(self, done: int) -> None:
         """Set how much work is finished; what an earlier run has done counts."""
         self.advance(done - self._done)

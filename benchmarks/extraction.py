@@ -26,7 +26,7 @@ from extraction_sides import MODEL, bare_loop, one_pass_per_layer, peak_rss, sae
 from rich.console import Console
 from rich.table import Table
 
-from bae_ray.activations.compute import ShardComputer, Work
+from bae_ray.activations.compute import ShardComputer, Work, load
 from bae_ray.activations.config import ExtractConfig, Precision
 from bae_ray.activations.extract import extract
 from bae_ray.activations.layout import Cell, Manifest
@@ -121,7 +121,7 @@ def _passes(config: ExtractConfig, folder: Path) -> Rows:
     _, store = _extraction(small, folder / "few")
     work = Work(find_model(MODEL), tuple(all_layers), ("residual",), POSITIONS, "float32", 32, 16_384, False, None)
     torch.set_num_threads(CORES)
-    computer, rows = ShardComputer(work, "cpu"), store.texts_table()
+    computer, rows = ShardComputer(work, load(work, "cpu"), "cpu"), store.texts_table()
     computer.compute(rows.slice(0, 32))
     started = time.monotonic()
     computer.compute(rows)

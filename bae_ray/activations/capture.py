@@ -85,7 +85,7 @@ class Capture:
                     f"layers {', '.join(map(str, idle))} of a {type(self._model).__name__} are not run by texts alone. "
                     "Name the others with --layers."
                 )
-            return torch.stack([captured[tap] for tap in self.taps]), logits
+            return torch.stack([captured[tap].to(index.device) for tap in self.taps]), logits
 
     def compile(self) -> None:
         """Compile the model's blocks; hooks stay outside of what is compiled."""
@@ -106,7 +106,7 @@ class Capture:
                 f"expected {expected}: texts, tokens, hidden size. Leave it out with --layers and --sites, or give "
                 "another model."
             )
-        self._captured[tap] = hidden.reshape(-1, self._width).index_select(0, self._index)
+        self._captured[tap] = hidden.reshape(-1, self._width).index_select(0, self._index.to(hidden.device))
         if tap == self._last:
             raise _LastTapReachedError
 

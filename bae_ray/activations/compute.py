@@ -13,9 +13,12 @@ import pyarrow as pa
 import torch
 import transformers
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from bae_ray.activations.batching import TRIED_TOKENS, limits, measured, timed
 from bae_ray.activations.capture import Capture
 from bae_ray.activations.config import Position, Precision
+from bae_ray.activations.download import Copies, Downloads
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.loading import TORCH_DTYPES, load_model, load_model_with_head
 from bae_ray.activations.model import ModelSource
@@ -33,11 +36,13 @@ class Work(NamedTuple):
     sites: tuple[str, ...]
     positions: tuple[Position, ...]
     dtype: Precision
-    batch_size: int
-    batch_tokens: int
+    batch_size: int | None
+    batch_tokens: int | None
     compile: bool
     label_tokens: tuple[int, ...] | None
     """Prompts: the token that begins each label's word. None: the texts ask for no label."""
+    gpus: int = 1
+    """The model's blocks are divided among so many."""
 
 
 class Batch(NamedTuple):
@@ -50,16 +55,33 @@ class Batch(NamedTuple):
     lengths: Ints
 
 
+class _Done(NamedTuple):
+    """A batch whose vectors are on their way."""
+
+    batch: Batch
+    wanted: list[tuple[Ints, Ints]]
+    copies: Copies
+
+
+def load(work: Work, device: str) -> PreTrainedModel:
+    """The model, with its head if it is to answer. Raises `InvalidInputError` where it cannot be loaded."""
+    devices = [device] if work.gpus == 1 else [f"cuda:{i}" if device == "cuda" else device for i in range(work.gpus)]
+    return (load_model if work.label_tokens is None else load_model_with_head)(work.model, work.dtype, *devices)
+
+
 class ShardComputer:
     """A copy of the model that turns texts into activations."""
 
-    def __init__(self, work: Work, device: str) -> None:
+    def __init__(self, work: Work, model: PreTrainedModel, device: str) -> None:
+        """`model` is what `load` gives; only its parts up to the last layer of the work stay."""
         self._work, self._device = work, device
+        self._limits = limits(work.batch_size, work.batch_tokens, device)
         self._answers = work.label_tokens is not None
-        model = (load_model_with_head if self._answers else load_model)(work.model, work.dtype, device)
         self._capture = Capture(model, work.layers, work.sites, answers=self._answers)
         if work.compile:
             self._capture.compile()
+        self._downloads = Downloads(device)
+        self._measured: dict[str, str] = {}
 
     @property
     def made_with(self) -> dict[str, str]:
@@ -69,10 +91,12 @@ class ShardComputer:
             "threads": str(torch.get_num_threads()),
             "torch": str(torch.__version__),
             "transformers": transformers.__version__,
+            **self._measured,
         }
 
     def measure(self, rows: pa.Table) -> float:
         """Tokens per second of one batch of these texts, of medium length, after two of its texts to warm up."""
+        self._limit(rows)
         batches = list(self._batches(Ragged.of(rows["token_ids"])))
         batch = batches[len(batches) // 2]
         started = 0.0
@@ -86,8 +110,9 @@ class ShardComputer:
     def compute(self, rows: pa.Table) -> tuple[dict[Cell, Tensor], pa.Table | None]:
         """The activations [V, D] of every cell, in the order of the texts, and the model's answers to prompts.
 
-        Raises `ExtractionError` where activations are not finite.
+        They may not be finite: see `check_finite`.
         """
+        self._limit(rows)
         work = self._work
         kept = Ragged.of(rows["kept"]) if "all" in work.positions else None
         n = len(rows) if kept is None else len(kept.values)
@@ -98,20 +123,28 @@ class ShardComputer:
             for position in work.positions
         }
         answers = np.zeros((len(rows), 2), dtype=np.int32)
-        for batch in self._batches(Ragged.of(rows["token_ids"])):
-            wanted = [_wanted(position, batch, kept) for position in work.positions]
-            index = torch.from_numpy(np.concatenate([source for source, _ in wanted]))
-            captured, answered = self._forward(batch, index)
-            captured = captured.cpu()
-            start = 0
-            for position, (source, target) in zip(work.positions, wanted, strict=True):
+        for done in self._run(Ragged.of(rows["token_ids"]), kept):
+            (captured, answered), start = done.copies.wait(), 0
+            for position, (source, target) in zip(work.positions, done.wanted, strict=True):
                 for tap, found in zip(self._capture.taps, captured, strict=True):
                     vectors[Cell(tap.layer, tap.site, position)][target] = found[start : start + len(source)]
                 start += len(source)
             if answered is not None:
-                answers[batch.texts] = answered.cpu().numpy()
-        _check_finite(vectors, rows, kept)
+                answers[done.batch.texts] = answered.numpy()
         return vectors, _predictions(rows, answers) if self._answers else None
+
+    def _run(self, token_ids: Ragged, kept: Ragged | None) -> Iterator[_Done]:
+        """All batches; each is given once the next one is under way on the device."""
+        before: _Done | None = None
+        for batch in self._batches(token_ids):
+            wanted = [_wanted(position, batch, kept) for position in self._work.positions]
+            index = torch.from_numpy(np.concatenate([source for source, _ in wanted]))
+            done = _Done(batch, wanted, self._downloads.start(*self._forward(batch, index)))
+            if before is not None:
+                yield before
+            before = done
+        if before is not None:
+            yield before
 
     def _batches(self, token_ids: Ragged) -> Iterator[Batch]:
         """All texts in batches of similar lengths; the longest first, so that a lack of memory shows at once."""
@@ -119,20 +152,46 @@ class ShardComputer:
         order = np.argsort(-lengths, kind="stable")
         while len(order):
             longest = int(lengths[order[0]])
-            texts, order = np.split(order, [max(1, min(self._work.batch_size, self._work.batch_tokens // longest))])
+            assert self._limits is not None
+            texts, order = np.split(order, [self._limits.of(longest)])
             padded = torch.zeros(len(texts), longest, dtype=torch.long)
             for row, text in zip(padded, texts.tolist(), strict=True):
                 row[: lengths[text]] = torch.tensor(token_ids.list(text))
             yield Batch(texts, padded, lengths[texts])
 
+    def _limit(self, rows: pa.Table) -> None:
+        """Measure which batches pay on this GPU, once, on the texts of a shard, unless they were given."""
+        if self._limits is not None:
+            return
+        ids = Ragged.of(rows["token_ids"])
+        middle = int(np.argsort(ids.lengths)[len(ids) // 2])
+        length = max(1, int(ids.lengths[middle]))
+        text = torch.tensor(ids.list(middle).astype(np.int64))[None]
+        of_text = length if "all" in self._work.positions else len(self._work.positions)
+
+        def seconds(tokens: int) -> float:
+            n = max(1, tokens // length)
+            batch = Batch(np.arange(n), text.expand(n, length), np.full(n, length))
+            return timed(lambda: self._forward(batch, torch.arange(n * of_text)))
+
+        # No batch has more texts than a shard.
+        most = min(len(ids), self._work.batch_size or len(ids)) * length
+        tokens = measured(seconds, [tokens for tokens in TRIED_TOKENS if tokens <= max(most, TRIED_TOKENS[0])])
+        self._limits = limits(self._work.batch_size, tokens, self._device)
+        self._measured = {"batch_tokens": str(tokens)}
+
     def _forward(self, batch: Batch, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Activations [S, M, D], and for prompts [B, 2]: the label answered, and the token answered."""
         asked = torch.from_numpy(_last(batch)).to(self._device) if self._answers else None
-        captured, logits = self._capture(batch.token_ids.to(self._device), index.to(self._device), asked)
+        captured, logits = self._capture(self._on_device(batch.token_ids), self._on_device(index), asked)
         if logits is None:
             return captured, None
         labels = torch.tensor(self._work.label_tokens, device=logits.device)
         return captured, torch.stack([logits[:, labels].argmax(1), logits.argmax(1)], 1)
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """A copy that does not wait for the device."""
+        return tensor.pin_memory().to(self._device, non_blocking=True) if self._device == "cuda" else tensor
 
     def _wait(self) -> None:
         if self._device == "cuda":
@@ -173,8 +232,9 @@ def _predictions(rows: pa.Table, answers: np.ndarray) -> pa.Table:
     )
 
 
-def _check_finite(vectors: dict[Cell, Tensor], rows: pa.Table, kept: Ragged | None) -> None:
+def check_finite(vectors: dict[Cell, Tensor], rows: pa.Table) -> None:
     """Raise `ExtractionError` that says which cells hold NaN or infinity, how many, and in which text first."""
+    kept = Ragged.of(rows["kept"]) if "kept" in rows.column_names else None
     found: list[str] = []
     for cell, matrix in vectors.items():
         finite = torch.isfinite(matrix)

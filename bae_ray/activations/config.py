@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from bae_ray.config import Config
 
@@ -154,10 +154,11 @@ class ExtractConfig(CorpusConfig):
     Left out: what the model takes."""
     dtype: Precision = "float32"
     """Precision of the forward pass and of the stored activations."""
-    batch_size: int = Field(default=32, ge=1)
-    """Texts per forward pass, at most."""
-    batch_tokens: int = Field(default=16_384, ge=1)
-    """Tokens per forward pass, at most, padding included; a single longer text is a batch by itself."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Texts per forward pass, at most. Left out: 32 on a CPU, as many as the tokens allow on a GPU."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens per forward pass, at most, padding included; a single longer text is a batch by itself. Left out: 16,384
+    on a CPU; on a GPU each worker measures from where larger ones are hardly faster."""
     shard_size: int = Field(default=512, ge=1)
     """Texts per shard, at most: the unit of work that is retried, resumed and written at once."""
     shard_mb: int = Field(default=512, ge=1)
@@ -169,9 +170,10 @@ class ExtractConfig(CorpusConfig):
     where the cluster grows on demand."""
     cpus_per_worker: float = Field(default=1, gt=0)
     """CPUs, and so threads, of each worker."""
-    gpus_per_worker: float | None = Field(default=None, ge=0, le=1)
-    """GPU share of each worker: 1, or 0.5 for two copies of the model on a GPU; 0: it runs on the CPU. Left out: 1
-    where the cluster has GPUs now, else 0; say it where the cluster grows on demand."""
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    """GPU share of each worker: 1, or 0.5 for two copies of the model on a GPU; 2 or more divide the blocks of a model
+    that is larger than one among as many; 0: it runs on the CPU. Left out: 1 where the cluster has GPUs now, else 0;
+    say it where the cluster grows on demand."""
     attempts: int = Field(default=3, ge=1)
     """How often a shard is tried whose worker dies; then it is reported, and the others go on. Also how often the
     destination is tried where reading or writing fails for the moment."""
@@ -186,6 +188,15 @@ class ExtractConfig(CorpusConfig):
             return tuple(1 << i for i in range(self.powers_of_two.bit_length()))
         indices = sorted(position for position in self.positions if isinstance(position, int))
         return (*indices, *(position for position in self.positions if not isinstance(position, int)))
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _check_gpus(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(
+                f"{gpus:g} GPUs: a share of one, or a whole number of them, among which a model is divided"
+            )
+        return gpus
 
     @model_validator(mode="after")
     def _check_positions(self) -> Self:

@@ -1,27 +1,31 @@
 """The extraction pipeline: one forward pass per text, on a pool of Ray Data actors, into an activation store.
 
-The unit of work is a shard of texts. An actor reads its rows, runs the model, writes the vectors of every cell and
-then a receipt; a rerun looks for receipts and computes only the shards that have none. The manifest comes last.
+The unit of work is a shard of texts; shards are cut while earlier ones are computed. An actor reads a shard's rows,
+runs the model, writes the vectors of every cell and then a receipt; a rerun looks for receipts and computes only the
+shards that have none. The manifest comes last.
 """
 
 from typing import Any, NamedTuple
 
+from bae_ray.activations.batching import CPU_TEXTS, CPU_TOKENS
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig, ICLInput
-from bae_ray.activations.extractor import run_probe, run_shards, share_of, writing
+from bae_ray.activations.extraction_run import free_cpus, run_probe, run_shards, share_of, writing
 from bae_ray.activations.ingest import Lengths, lengths, write_rows
-from bae_ray.activations.layout import MANIFEST, Manifest, Probe, Request, RowsIndex
+from bae_ray.activations.layout import MANIFEST, RECEIPTS, REQUEST, Failure, Manifest, Probe, Request, RowsIndex
 from bae_ray.activations.loading import TORCH_DTYPES
 from bae_ray.activations.model import ModelSource, check_request, find_model, load_tokenizer, model_identity
+from bae_ray.activations.shard_stream import Cut, ShardStream, check_disk
 from bae_ray.activations.sources import Source, find_source
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import ExtractionError, InvalidInputError, NotEnoughDiskError, NoTextLongEnoughError
 from bae_ray.progress import console
 from bae_ray.storage import Location, folder_at
+from bae_ray.work.devices import Share
 from bae_ray.work.executor import Executor
 from bae_ray.work.executors import ExecutorName, data_executor
-from bae_ray.work.receipts import FAILURES, listed
+from bae_ray.work.receipts import FAILURES, listed, read_receipt
 
 
 def extract(config: ExtractConfig, out: Location, executor: Executor | ExecutorName = "ray") -> ActivationStore:
@@ -34,6 +38,9 @@ def extract(config: ExtractConfig, out: Location, executor: Executor | ExecutorN
     executor = data_executor(executor)
     writer = StoreWriter(folder_at(out))
     plan = _plan(config)
+    share = share_of(config, executor)
+    workers = config.workers or executor.fitting(share)
+    plan = _with_batches(plan, read_receipt(writer.folder, REQUEST, Request), share)
     request = plan.request()
     try:
         finished = writer.folder.exists(MANIFEST)
@@ -43,27 +50,39 @@ def extract(config: ExtractConfig, out: Location, executor: Executor | ExecutorN
             f"{writer.folder} cannot be written to: {error}. Give a folder that can be made and written."
         ) from error
     store = ActivationStore.open(writer.folder) if finished else None
-    if store is not None and store.manifest.failed:
+    if store is not None and not store.manifest.failed:
+        _tell_complete(store)
+        return store
+    if store is not None:
         console.print(
             f"{writer.folder} was finished without {len(store.manifest.failed)} shards: they are tried again."
         )
-    elif store is not None:
-        console.print(f"{writer.folder} is complete: {store.manifest.n} vectors x {len(store.cells)} cells.")
-        if store.manifest.probe is None:
-            console.print(
-                f"{writer.folder} was made before models were tried: its vectors may be of a model that looks ahead or "
-                "lacks weights. extract --check tries the model now; delete the store to extract anew if it fails."
-            )
-        return store
     try:
-        index, probed = _ingest(plan, writer, executor)
-    except InvalidInputError:  # what cannot be used leaves the folder free for another try
-        if new:
+        _tell(plan, writer)
+        shards = _shards(plan, writer, free_cpus(executor, share, workers))
+        failures, probed = run_shards(config, plan.work(share), writer, shards, executor, share, workers)
+    except NotEnoughDiskError:
+        if new and writer.index() is None:  # rows that were written stay for the next try
             writer.give_up()
         raise
-    # Only now: where the disk is too small for what was found in the texts, their rows stay for the next try.
-    _check_disk(writer, f"{index.n}", index.n * plan.bytes_per_vector)
-    failures = run_shards(config, plan.work, writer, index, executor)
+    except InvalidInputError:  # what cannot be used leaves the folder free for another try
+        if new and not writer.folder.files(RECEIPTS):
+            writer.give_up()
+        raise
+    assert shards.index is not None  # else its error was raised
+    return _finish(config, writer, request, plan.model.hidden_size, shards.index, failures, probed)
+
+
+def _finish(
+    config: ExtractConfig,
+    writer: StoreWriter,
+    request: Request,
+    d: int,
+    index: RowsIndex,
+    failures: list[Failure],
+    probed: Probe,
+) -> ActivationStore:
+    """Write the manifest. Raises `ExtractionError` where shards are missing that may not."""
     if failures and not (config.finish_without_failed and len(failures) < len(index.shards)):
         raise ExtractionError(
             f"{listed(failures, len(index.shards), 'shards')}\n"
@@ -80,7 +99,7 @@ def extract(config: ExtractConfig, out: Location, executor: Executor | ExecutorN
         )
     manifest = Manifest(
         request=request,
-        d=plan.model.hidden_size,
+        d=d,
         n=sum(receipt.n for receipt in receipts),
         texts=sum(receipt.texts for receipt in receipts),
         tokens=sum(index.shards[shard].tokens for shard in held),
@@ -96,6 +115,15 @@ def extract(config: ExtractConfig, out: Location, executor: Executor | ExecutorN
     return ActivationStore(writer.folder, manifest)
 
 
+def _tell_complete(store: ActivationStore) -> None:
+    console.print(f"{store.folder} is complete: {store.manifest.n} vectors x {len(store.cells)} cells.")
+    if store.manifest.probe is None:
+        console.print(
+            f"{store.folder} was made before models were tried: its vectors may be of a model that looks ahead or "
+            "lacks weights. extract --check tries the model now; delete the store to extract anew if it fails."
+        )
+
+
 def check(config: ExtractConfig) -> Probe:
     """Try the model on texts of the corpus, without a store: alone and beside others, whole and cut, changed late.
 
@@ -104,8 +132,8 @@ def check(config: ExtractConfig) -> Probe:
     plan = _plan(config, trying=True)
     longest, least = config.max_tokens or plan.model.max_positions, plan.wanted.least
     executor = data_executor("ray")
-    share_of(config, executor)
-    first = next(plan.source.tables(), None)
+    share = share_of(config, executor)
+    first = next(plan.source.tables(1), None)
     ids: list[list[int]] = [] if first is None else first["token_ids"].to_pylist()
     fitting = sorted((row[:longest] for row in ids if len(row) >= max(2, least)), key=len)
     if not fitting:
@@ -114,7 +142,7 @@ def check(config: ExtractConfig) -> Probe:
             "for smaller positions, or give longer texts."
         )
     texts = [fitting[0], fitting[len(fitting) // 2], fitting[-1]]
-    return run_probe(config, plan.work, executor, texts, plan.wanted.cut)
+    return run_probe(plan.work(share), executor, share, config.attempts, texts, plan.wanted.cut)
 
 
 class _Plan(NamedTuple):
@@ -126,10 +154,10 @@ class _Plan(NamedTuple):
     wanted: Lengths
     source: Source
 
-    @property
-    def work(self) -> Work:
-        """What a worker needs to know."""
-        return Work(model=self.model, label_tokens=self.source.label_tokens, **self._named())
+    def work(self, share: Share) -> Work:
+        """What a worker with this share needs to know."""
+        gpus = max(1, int(share.gpus))
+        return Work(model=self.model, label_tokens=self.source.label_tokens, gpus=gpus, **self._named())
 
     def request(self) -> Request:
         """What determines the store."""
@@ -170,32 +198,38 @@ def _plan(config: ExtractConfig, trying: bool = False) -> _Plan:
     return _Plan(config, model, layers, wanted, find_source(config, model, longest if trying else wanted.read))
 
 
-def _ingest(plan: _Plan, writer: StoreWriter, executor: Executor) -> tuple[RowsIndex, Probe]:
-    """Check that there is room, try the model, write the rows or find them written, and say what is to be done."""
-    config, model, source = plan.config, plan.model, plan.source
-    console.print(f"Plan: {plan.n_cells} cells x {model.hidden_size} numbers in {config.dtype} for each vector.")
+def _with_batches(plan: _Plan, begun: Request | None, share: Share) -> _Plan:
+    """Batches that were left out are those that the store was begun with; in a new one a GPU's are measured."""
+    size, tokens = plan.config.batch_size, plan.config.batch_tokens
+    if begun is not None:
+        size, tokens = size or begun.batch_size, tokens or begun.batch_tokens
+    elif not share.gpus:
+        size, tokens = size or CPU_TEXTS, tokens or CPU_TOKENS
+    return plan._replace(config=plan.config.model_copy(update={"batch_size": size, "batch_tokens": tokens}))
+
+
+def _tell(plan: _Plan, writer: StoreWriter) -> None:
+    """Say what is planned. Raises `NotEnoughDiskError` where it is known already that it does not fit."""
+    config = plan.config
+    console.print(f"Plan: {plan.n_cells} cells x {plan.model.hidden_size} numbers in {config.dtype} for each vector.")
     if config.max_texts is not None and config.tokens.max_vectors is not None:
         console.print(
             f"Plan: at most {config.max_texts} texts (--max-texts) and {config.tokens.max_vectors} vectors "
             "(--tokens.max-vectors) for each cell; the limit reached first ends it."
         )
     if (most := most_vectors(config)) is not None:
-        _check_disk(writer, f"at most {most}", most * plan.bytes_per_vector)
-    probed = run_probe(config, plan.work, executor)
-    console.print(f"Plan: {probed}.")
-    index = writer.index()
-    if index is None:
-        special, size = frozenset(load_tokenizer(model).all_special_ids), plan.bytes_per_vector
-        with writing(writer):
-            index = write_rows(writer, source.tables(), config, plan.wanted, special, size, source.windowed)
-    if index.windowed is not None:
-        console.print(f"Plan: windows of {index.windowed}")
-    empty = f" ({index.texts_empty} of them null, empty or blank)" if index.texts_empty else ""
-    console.print(
-        f"Plan: {index.texts} texts with {index.tokens} tokens; {index.texts_too_short} of {index.texts_read} were too "
-        f"short{empty} and {index.texts_too_long} too long, and left out."
-    )
-    return index, probed
+        check_disk(writer, f"at most {most}", most * plan.bytes_per_vector)
+
+
+def _shards(plan: _Plan, writer: StoreWriter, cpus: float) -> ShardStream:
+    """The shards, found written or cut as they are asked for; a task that tokenises takes so many CPUs."""
+
+    def cut() -> Cut:
+        special = frozenset(load_tokenizer(plan.model).all_special_ids)
+        tables, size = plan.source.tables(cpus), plan.bytes_per_vector
+        return write_rows(writer, tables, plan.config, plan.wanted, special, size, plan.source.windowed)
+
+    return ShardStream(writer, cut, plan.bytes_per_vector)
 
 
 def most_vectors(config: ExtractConfig) -> int | None:
@@ -209,19 +243,3 @@ def most_vectors(config: ExtractConfig) -> int | None:
         return config.tokens.max_vectors if config.max_texts is None else None
     most = config.max_texts * of_text
     return most if config.tokens.max_vectors is None else min(most, config.tokens.max_vectors)
-
-
-def _check_disk(writer: StoreWriter, vectors: str, needed: int) -> None:
-    """Print the store's size; raise `NotEnoughDiskError` where what is still to be written does not fit."""
-    free, there = writer.folder.free_bytes(), writer.bytes_written()
-    known = f", {free / 1e9:.1f} GB free" if free is not None else ""
-    console.print(
-        f"Plan: {vectors} vectors for each cell, {needed / 1e9:.2f} GB in {writer.folder} ({there / 1e9:.2f} GB of it "
-        f"there already{known})."
-    )
-    if free is not None and needed - there > free:
-        raise NotEnoughDiskError(
-            f"the store needs {(needed - there) / 1e9:.2f} GB more, but {writer.folder} has {free / 1e9:.2f} GB free. "
-            "Make room and run the same command again, or use fewer texts, layers or positions, or a smaller dtype, in "
-            "another folder."
-        )

@@ -11,9 +11,9 @@ import pyarrow as pa
 from bae_ray.activations.config import ExtractConfig, Position, TokensConfig
 from bae_ray.activations.layout import RowsIndex, ShardRows, WindowedTexts
 from bae_ray.activations.ragged import Ints, Ragged
+from bae_ray.activations.shard_stream import Cut
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import NoTextLongEnoughError
-from bae_ray.progress import track
 
 ROWS_SCHEMA = pa.schema([("text_id", pa.int64()), ("token_ids", pa.list_(pa.int32())), ("text", pa.string())])
 """Columns of every rows file; `kept`, with position all, and the columns of the kind of input follow."""
@@ -69,9 +69,10 @@ def write_rows(
     special: frozenset[int],
     bytes_per_vector: int,
     windowed: WindowedTexts | None = None,
-) -> RowsIndex:
+) -> Cut:
     """Write the rows of the first `config.max_texts` texts that are long enough, cut into shards.
 
+    Gives each shard's number and rows as soon as they are written; returns the index, which is written once all are.
     `tables` hold token_ids, text and the columns of their kind, in the order of the corpus, which numbers the texts.
     `bytes_per_vector` is the size of one vector of every cell; `windowed` counts the texts that windows are cut out of.
     Raises `NoTextLongEnoughError`.
@@ -79,12 +80,11 @@ def write_rows(
     counts = _Counts()
     shards: list[ShardRows] = []
     largest = max(1, config.shard_mb * 10**6 // bytes_per_vector)
-    with track("Tokenising", config.max_texts) as tracker:
-        texts = _chosen(tables, config, wanted, special, counts)
-        for rows in _cut(texts, config.shard_size, largest):
-            tokens = len(Ragged.of(rows["token_ids"]).values)
-            shards.append(writer.write_rows(len(shards), rows, int(_vectors(rows).sum()), tokens))
-            tracker.advance(len(rows))
+    texts = _chosen(tables, config, wanted, special, counts)
+    for rows in _cut(texts, config.shard_size, largest):
+        tokens = len(Ragged.of(rows["token_ids"]).values)
+        shards.append(writer.write_rows(len(shards), rows, int(_vectors(rows).sum()), tokens))
+        yield len(shards) - 1, shards[-1]
     if not shards:
         raise NoTextLongEnoughError(_nothing_kept(config, wanted, counts))
     index = RowsIndex(

@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from bae_ray.activations.bundled import BUNDLED_CORPORA
 from bae_ray.activations.config import CorpusConfig, ExtractConfig, ICLInput
 from bae_ray.activations.corpus import HubDataset, LocalFiles
-from bae_ray.activations.dataset import read_corpus, tables, tokenized, tokenizer_of
+from bae_ray.activations.dataset import read_corpus, tables, tasks, tokenized
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.prompts import FixedPrompts, PromptFormat, SampledPrompts
 from bae_ray.activations.reading.blocks import LABEL, PLACE, TEXT
+from bae_ray.activations.tokenising import tokenizer_of
 from bae_ray.cluster import configure_data, connect
 from bae_ray.errors import InvalidInputError
 from bae_ray.progress import console
@@ -149,7 +150,7 @@ def label_ids(form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[t
 
 
 def prompt_tables(
-    examples: Labelled, config: ExtractConfig, chosen: ICLInput, model: ModelSource, read: int | None
+    examples: Labelled, config: ExtractConfig, chosen: ICLInput, model: ModelSource, read: int | None, cpus: float
 ) -> Iterator[pa.Table]:
     """The prompts in order, tokenised, with the examples that they are made of and the query's label.
 
@@ -164,15 +165,20 @@ def prompt_tables(
         if chosen.demonstrations == "sampled"
         else FixedPrompts(len(examples.texts), n, chosen.k, chosen.seed)
     )
-    numbers = ray.data.range(n, override_num_blocks=-(-n // PROMPTS_PER_BLOCK))
-    dataset = numbers.map_batches(
-        partial(_write_prompts, examples=examples, drawer=drawer), batch_format="pyarrow", batch_size=None
+    starts = range(0, n, PROMPTS_PER_BLOCK)
+    parts = ray.data.from_items([{"start": i, "n": n} for i in starts], override_num_blocks=len(starts))
+    dataset = parts.map_batches(
+        partial(_write_prompts, examples=examples, drawer=drawer),
+        batch_format="pyarrow",
+        batch_size=1,
+        **tasks(cpus),
     )
-    return tokenized(dataset, config, model, read, column="prompt", added=False)
+    return tokenized(dataset, config, model, read, column="prompt", added=False, cpus=cpus)
 
 
 def _write_prompts(table: pa.Table, examples: Labelled, drawer: SampledPrompts | FixedPrompts) -> pa.Table:
-    drawn = [drawer.draw(i) for i in table["id"].to_pylist()]
+    start = table["start"][0].as_py()
+    drawn = [drawer.draw(i) for i in range(start, min(start + PROMPTS_PER_BLOCK, table["n"][0].as_py()))]
     labels = examples.labels[[prompt.query for prompt in drawn]]
     written = [
         examples.format.write(examples.texts, examples.labels, prompt.demonstrations, prompt.query) for prompt in drawn

@@ -24,6 +24,7 @@ FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 REQUEST = "request.json"
 ROWS_INDEX = "rows.json"
+RECEIPTS = "receipts"
 TENSOR = "activations"
 
 
@@ -60,7 +61,7 @@ def predictions_file(shard: int) -> str:
 
 def receipt_file(shard: int) -> str:
     """Path of the receipt of one shard, relative to the store."""
-    return f"receipts/{shard:05d}.json"
+    return f"{RECEIPTS}/{shard:05d}.json"
 
 
 class Request(Record):
@@ -79,8 +80,9 @@ class Request(Record):
     dtype: Precision
     compile: bool = False
     """Whether the model was compiled, which changes rounding. Unknown in earlier stores."""
-    batch_size: int
-    batch_tokens: int
+    batch_size: int | None
+    batch_tokens: int | None
+    """None, where a GPU measures them: the receipts say what was used."""
     shard_size: int
     shard_mb: int
 

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from bae_ray.activations.config import Precision
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.parts import decoder_of, find_blocks, stack_of
+from bae_ray.activations.placement import place
 from bae_ray.errors import InvalidInputError, NoHeadError, first_line
 
 TORCH_DTYPES: dict[Precision, torch.dtype] = {
@@ -41,8 +41,8 @@ WRAPPERS = {
 """Prefixes of the names of weights, and the model that was saved then."""
 
 
-def load_model(source: ModelSource, dtype: Precision, device: str) -> PreTrainedModel:
-    """The model's decoder stack (no language-model head), in evaluation mode.
+def load_model(source: ModelSource, dtype: Precision, *devices: str) -> PreTrainedModel:
+    """The model's decoder stack (no language-model head), in evaluation mode; on several devices, divided among them.
 
     Raises `InvalidInputError` where the weights cannot be loaded, or are not all there.
     """
@@ -50,11 +50,11 @@ def load_model(source: ModelSource, dtype: Precision, device: str) -> PreTrained
     _check(source, model, notes, notes["missing_keys"])
     if model.get_output_embeddings() is not None:  # what AutoModel gives for a Llama 4
         model = stack_of(model)
-    return _on(model, device)
+    return place(model, devices)
 
 
-def load_model_with_head(source: ModelSource, dtype: Precision, device: str) -> PreTrainedModel:
-    """The whole causal model, in evaluation mode.
+def load_model_with_head(source: ModelSource, dtype: Precision, *devices: str) -> PreTrainedModel:
+    """The whole causal model, in evaluation mode; on several devices, divided among them.
 
     Raises `InvalidInputError` where the weights cannot be loaded or are not all there; `NoHeadError`.
     """
@@ -68,12 +68,7 @@ def load_model_with_head(source: ModelSource, dtype: Precision, device: str) -> 
             f"model '{source.name}' has no language-model head, so it cannot answer prompts. Give the causal model "
             "whose weights include one."
         )
-    return _on(model, device)
-
-
-def _on(model: PreTrainedModel, device: str) -> PreTrainedModel:
-    nn.Module.to(model.eval(), device)
-    return model
+    return place(model, devices)
 
 
 def _loaded(kind: Any, source: ModelSource, dtype: Precision) -> tuple[PreTrainedModel, dict[str, Any]]:

@@ -62,6 +62,7 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
     config = whole.get_text_config()
     _refuse_looking_ahead(name, whole, config)
     context = getattr(config, "max_position_embeddings", None)
+    context = context if context is None or context > 0 else None  # XLNet says -1
     short = _longest_of_one_kind(config)
     limited = short is not None and (context is None or short < context)
     return ModelSource(

@@ -14,10 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bae_ray.activations.capture import Capture
-from bae_ray.activations.compute import Work
+from bae_ray.activations.compute import Work, load
 from bae_ray.activations.config import Precision
 from bae_ray.activations.layout import Probe
-from bae_ray.activations.loading import load_model, load_model_with_head
 from bae_ray.activations.model import load_tokenizer
 from bae_ray.activations.parts import stack_of
 from bae_ray.activations.taps import Tap
@@ -39,9 +38,8 @@ class _Compared(NamedTuple):
 
 def probe(work: Work, device: str, texts: Sequence[Sequence[int]] | None = None, cut: int | None = None) -> Probe:
     """Load the model and try it; see `probe_loaded`. Raises `InvalidInputError` also where it cannot be loaded."""
-    load = load_model if work.label_tokens is None else load_model_with_head
     try:
-        return probe_loaded(load(work.model, work.dtype, device), work, device, texts, cut)
+        return probe_loaded(load(work, device), work, device, texts, cut)
     finally:
         gc.collect()  # the model and its hooks hold each other
 
@@ -116,7 +114,7 @@ def _compare(work: Work, capture: Capture, ids: list[Tensor], cut: int | None, d
         length = len(text)
         alone = run(text[None], 0, length)
         _check_finite(work, capture, alone)
-        if work.batch_size > 1:
+        if work.batch_size != 1:
             compare("batched", alone, run(padded, row, length))
         end = min(cut or length // 2, length - 1)
         if end < 1:

@@ -1,6 +1,7 @@
 """The texts that the model reads, from a corpus or made up: texts, windows, prompts or random sequences."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,12 +10,13 @@ from transformers import PreTrainedTokenizerBase
 
 from bae_ray.activations import corpus
 from bae_ray.activations.config import ExtractConfig, ICLInput, RandomTokensInput, WindowsInput
-from bae_ray.activations.dataset import read_corpus, tokenized, tokenizer_of, tokens_before
+from bae_ray.activations.dataset import read_corpus, tokenized
 from bae_ray.activations.labelled import prompt_tables, read_labelled
 from bae_ray.activations.layout import WindowedTexts
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.prompts import random_sequences
 from bae_ray.activations.ragged import Ragged
+from bae_ray.activations.tokenising import tokenizer_of, tokens_before
 from bae_ray.errors import InvalidInputError
 
 BLOCK_ROWS = 8192
@@ -25,8 +27,9 @@ class Source(NamedTuple):
 
     identity: dict[str, object]
     """What identifies them, including their content."""
-    tables: Callable[[], Iterator[pa.Table]]
-    """The texts in order, as tables of text, token_ids, and the columns of their kind."""
+    tables: Callable[[float], Iterator[pa.Table]]
+    """The texts in order, as tables of text, token_ids, and the columns of their kind. It is told how many CPUs each
+    task that tokenises takes."""
     label_tokens: tuple[int, ...] | None = None
     """Prompts: the token that begins each label's word."""
     windowed: WindowedTexts | None = None
@@ -43,7 +46,7 @@ def find_source(config: ExtractConfig, model: ModelSource, read: int | None) -> 
     kind = chosen.model_dump(mode="json")
     if isinstance(chosen, RandomTokensInput):
         n = _number_of_sequences(config, chosen, model)
-        return Source({**kind, "n": n}, lambda: _random_tables(chosen, n, tokenizer_of(model), read))
+        return Source({**kind, "n": n}, lambda _: _random_tables(chosen, n, tokenizer_of(model), read))
     if isinstance(chosen, ICLInput) and chosen.label_column == config.text_column:
         raise InvalidInputError(
             f"input.label_column and text_column are both '{config.text_column}': the label is in another column."
@@ -61,8 +64,8 @@ def find_source(config: ExtractConfig, model: ModelSource, read: int | None) -> 
             )
         texts = WindowedTexts(lines=isinstance(found, corpus.LocalFiles) and found.are_lines)
 
-        def tables() -> Iterator[pa.Table]:
-            whole = tokenized(read_corpus(found, config), config, model, None, added=False, chat=chat)
+        def tables(cpus: float) -> Iterator[pa.Table]:
+            whole = tokenized(read_corpus(found, config), config, model, None, added=False, chat=chat, cpus=cpus)
             return windows(whole, chosen, model, read, texts, framed=not chat)
 
         return Source(identity, tables, windowed=texts)
@@ -70,8 +73,11 @@ def find_source(config: ExtractConfig, model: ModelSource, read: int | None) -> 
         examples = read_labelled(config, chosen, found, model)
         form = {**examples.format._asdict(), "label_words": list(examples.format.label_words)}
         identity |= {"format": form, "label_tokens": list(examples.label_tokens)}
-        return Source(identity, lambda: prompt_tables(examples, config, chosen, model, read), examples.label_tokens)
-    return Source(identity, lambda: tokenized(read_corpus(found, config), config, model, read, chat=chat))
+        prompts = partial(prompt_tables, examples, config, chosen, model, read)
+        return Source(identity, prompts, examples.label_tokens)
+    return Source(
+        identity, lambda cpus: tokenized(read_corpus(found, config), config, model, read, chat=chat, cpus=cpus)
+    )
 
 
 def _check_chats(config: ExtractConfig, model: ModelSource) -> None:

@@ -118,10 +118,10 @@ class StoreWriter:
         """Bytes of the activations that are there already."""
         return sum(self.folder.files("cells").values())
 
-    def receipt(self, shard: int) -> Receipt | None:
-        """The receipt of a shard, if it is finished and its files are still there in full length."""
+    def receipt(self, shard: int, rows: ShardRows | None = None) -> Receipt | None:
+        """The receipt of a shard, if it is finished, of these rows, and its files are still there in full length."""
         receipt = read_receipt(self.folder, layout.receipt_file(shard), Receipt)
-        if receipt is None:
+        if receipt is None or (rows is not None and receipt.files[layout.rows_file(shard)] != rows.file):
             return None
         sizes = self.folder.sizes(receipt.files)
         return receipt if sizes == [record.size for record in receipt.files.values()] else None

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -20,8 +20,9 @@ A = TypeVar("A")
 class WorkOrder(Generic[U, A]):
     """Units of work, and who does them. Units, answers and what makes a worker may go to other machines."""
 
-    jobs: Sequence[Sequence[U]]
-    """Each job is units that one worker does one after another."""
+    jobs: Sequence[Sequence[U]] | Generator[Sequence[U], None, None]
+    """Each job is units that one worker does one after another. A generator makes jobs while earlier ones are done: it
+    runs in a thread of its own where there are workers."""
     worker: Callable[[str], Callable[[U], A]]
     """Makes a worker for a device; a worker does a unit and answers what came of it."""
     told: Callable[[U, A], None]

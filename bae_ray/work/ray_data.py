@@ -1,8 +1,9 @@
 """Units on a pool of Ray Data actors, each with a worker; and what executors on Ray share."""
 
 import pickle
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import ray
@@ -14,6 +15,7 @@ from bae_ray.cluster import check_fits, configure_data, connect, only_machine, t
 from bae_ray.errors import BaeRayError, UnfinishedError, first_line
 from bae_ray.work.devices import Share, take, taken
 from bae_ray.work.executor import DiedJob, Executor, WorkOrder
+from bae_ray.work.ray_feed import Feed, unit_row
 
 T = TypeVar("T")
 
@@ -46,38 +48,56 @@ class RayData(Executor):
 
     @override
     def run(self, order: WorkOrder[Any, Any]) -> list[DiedJob]:
-        units = [unit for job in order.jobs for unit in job]
-        workers = min(order.workers or self.fitting(order.share), len(units))
-        calls: dict[str, Any] = {"max_concurrent_calls_per_actor": 2, "enable_true_multi_threading": True}
-        configure_data(keep_order=False)
-        numbers = [{"unit": number} for number in range(len(units))]
-        answers = ray.data.from_items(numbers, override_num_blocks=len(units)).map_batches(
-            _Actor,
-            fn_constructor_args=(ray.put((order.worker, units)), order.share),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, **(calls if order.overlap else {})),
-            num_cpus=order.share.cpus,
-            num_gpus=order.share.gpus,
-        )
-        try:
-            for batch in answers.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-                for number, answer in zip(batch["unit"].tolist(), batch["answer"].tolist(), strict=True):
-                    order.told(units[number], pickle.loads(answer))  # noqa: S301 - our own worker's
-        except RayError as error:
-            raise UnfinishedError(str(error)) from error
+        workers = order.workers or self.fitting(order.share)
+        configure_data(keep_order=False, block_bytes=1)  # each unit and each answer is a block, and waits for no other
+        if isinstance(order.jobs, Sequence):
+            units = [unit for job in order.jobs for unit in job]
+            rows = [unit_row(number, unit) for number, unit in enumerate(units)]
+            there = ray.data.from_items(rows, override_num_blocks=len(rows))
+            for number, answer in _answers(there, order, min(workers, len(rows))):
+                order.told(units[number], answer)
+        else:
+            with Feed(order.jobs) as feed:
+                for number, answer in _answers(feed.dataset(), order, workers):
+                    feed.check()
+                    order.told(feed.units[number], answer)
         return []
+
+
+def _answers(rows: ray.data.Dataset, order: WorkOrder[Any, Any], workers: int) -> Iterator[tuple[int, Any]]:
+    """The number and the answer of each unit, as they come. Raises `UnfinishedError`."""
+    calls: dict[str, Any] = {"max_concurrent_calls_per_actor": 2, "enable_true_multi_threading": True}
+    answers = rows.map_batches(
+        _Actor,
+        fn_constructor_args=(ray.put(order.worker), order.share),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, **(calls if order.overlap else {})),
+        num_cpus=order.share.cpus,
+        num_gpus=order.share.gpus,
+    )
+    batches = cast(
+        Generator[dict[str, np.ndarray[Any, Any]], None, None],
+        iter(answers.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0)),
+    )
+    try:
+        with closing(batches):
+            for batch in batches:
+                for number, answer in zip(batch["unit"].tolist(), batch["answer"].tolist(), strict=True):
+                    yield number, pickle.loads(answer)  # noqa: S301 - our own worker's
+    except RayError as error:
+        raise UnfinishedError(str(error)) from error
 
 
 class _Actor:
     """A worker in a process of its own."""
 
     def __init__(self, given: Any, share: Share) -> None:
-        worker, self._units = ray.get(given)
+        worker: Any = ray.get(given)
         self._worker = worker(take(share))
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
-        number = int(batch["unit"][0])
-        return {"unit": [number], "answer": [pickle.dumps(self._worker(self._units[number]))]}
+        unit = pickle.loads(batch["given"][0])  # noqa: S301 - our own
+        return {"unit": [int(batch["unit"][0])], "answer": [pickle.dumps(self._worker(unit))]}
 
 
 def _call(function: Callable[[str], T], share: Share) -> T:

@@ -26,17 +26,18 @@ class RayTune(RayData):
 
     @override
     def run(self, order: WorkOrder[Any, Any]) -> list[DiedJob]:
-        trainable = tune.with_parameters(_Trial, jobs=order.jobs, worker=order.worker, share=order.share)
+        jobs = list(order.jobs)
+        trainable = tune.with_parameters(_Trial, jobs=jobs, worker=order.worker, share=order.share)
         seen: set[tuple[int, int]] = set()
 
         def tell(result: dict[str, Any]) -> None:
             if (unit := (result["job"], result["unit"])) not in seen:  # a job that is begun again reports them again
                 seen.add(unit)
-                order.told(order.jobs[unit[0]][unit[1]], result["answer"])
+                order.told(jobs[unit[0]][unit[1]], result["answer"])
 
         results = run_trials(
             tune.with_resources(trainable, {"cpu": order.share.cpus, "gpu": order.share.gpus}),
-            {"job": tune.grid_search(list(range(len(order.jobs))))},
+            {"job": tune.grid_search(list(range(len(jobs))))},
             tune.TuneConfig(reuse_actors=True, max_concurrent_trials=order.workers),
             self._out,
             self._retries,
@@ -46,7 +47,7 @@ class RayTune(RayData):
         times = f"its worker died {self._retries + 1} times{alone}; {LITTLE_MEMORY}"
         return [
             DiedJob(job, (result.metrics or {}).get("unit", -1) + 1, f"{times} ({last_line(result)})")
-            for job, result in zip(order.jobs, results, strict=True)
+            for job, result in zip(jobs, results, strict=True)
             if result.error is not None
         ]
 

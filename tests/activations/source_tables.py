@@ -11,7 +11,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from bae_ray.activations.config import ExtractConfig, InputConfig
+from bae_ray.activations.layout import RowsIndex
 from bae_ray.activations.model import find_model
+from bae_ray.activations.shard_stream import Cut
 from bae_ray.activations.sources import find_source
 
 START, END = 61, 62
@@ -39,7 +41,7 @@ def config(model: Path | str, corpus: Path | str, input_: InputConfig, **options
 
 
 def tables(config: ExtractConfig, read: int | None = None) -> pa.Table:
-    return pa.concat_tables(find_source(config, find_model(config.model), read).tables())
+    return pa.concat_tables(find_source(config, find_model(config.model), read).tables(1))
 
 
 def ids_of(text: str) -> list[int]:
@@ -50,3 +52,12 @@ TEXTS = [f"w{i} w{i + 1} w{i + 2}" for i in range(20, 32)]
 NUMBERS = [i % 3 for i in range(12)]
 WORDS = ("w9", "w7", "w8")
 LABELLED = [{"text": text, "label": number} for text, number in zip(TEXTS, NUMBERS, strict=True)]
+
+
+def index_of(cut: Cut) -> RowsIndex:
+    """Cut all shards; the index of their rows."""
+    while True:
+        try:
+            next(cut)
+        except StopIteration as over:
+            return over.value

@@ -97,7 +97,7 @@ def test_finished_shards_are_not_computed_again(
 
 
 def test_workers_and_fractional_gpus_change_nothing(tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path):
-    store = extract(changed(tiny_config, workers=3, gpus_per_worker=0.5), tmp_path / "store")
+    store = extract(changed(tiny_config, workers=3, gpus_per_worker=0.5, batch_tokens=16_384), tmp_path / "store")
     assert store.manifest == ActivationStore.open(tiny_store).manifest
 
 

@@ -14,8 +14,8 @@ import transformers
 
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
-from bae_ray.activations.extractor import MEASURE, ShardExtractor, ShardTask
-from bae_ray.activations.layout import Failure
+from bae_ray.activations.extractor import MEASURE, ShardExtractor, ShardOutcome, ShardTask
+from bae_ray.activations.layout import ROWS_INDEX, Failure, Probe, RowsIndex
 from bae_ray.activations.model import find_model
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.writer import StoreWriter
@@ -57,21 +57,27 @@ def work_of(config: ExtractConfig) -> Work:
 
 
 def worker(writer: StoreWriter, config: ExtractConfig) -> ShardExtractor:
-    index = writer.index()
-    assert index is not None
-    return ShardExtractor("cpu", work_of(config), ATTEMPTS, WORKERS, writer, index)
+    return ShardExtractor("cpu", work_of(config), ATTEMPTS, WORKERS, writer)
 
 
-def call(worker: ShardExtractor, shard: int, like: int = 0) -> tuple[str, str, float]:
+def told(worker: ShardExtractor, shard: int, measure: bool = False) -> ShardOutcome:
+    index = RowsIndex.model_validate_json(worker._writer.folder.read(ROWS_INDEX))
+    outcome = worker(ShardTask(shard, index.shards[shard], measure))
+    assert isinstance(outcome, ShardOutcome)
+    return outcome
+
+
+def call(worker: ShardExtractor, shard: int, measure: bool = False) -> tuple[str, str, float]:
     """The outcome, what was wrong, and the speed."""
-    result = worker(ShardTask(shard, like))
+    result = told(worker, shard, measure)
     return result.outcome, result.problem, result.tokens_per_s
 
 
 def test_a_worker_writes_the_shards_of_a_quiet_run(unfinished: StoreWriter, tiny_config: ExtractConfig, tiny_store):
     extractor = worker(unfinished, tiny_config)
     shards = ActivationStore.open(tiny_store).manifest.shards
-    assert call(extractor, MEASURE)[2] > 0
+    assert isinstance(extractor(None), Probe)
+    assert call(extractor, 0, measure=True)[2] > 0
     assert [call(extractor, shard)[:2] for shard in range(len(shards))] == [("finished", "")] * len(shards)
     assert [unfinished.receipt(shard) for shard in range(len(shards))] == list(shards)
     made_with = {"device": "cpu", "threads": "1", "torch": torch.__version__, "transformers": transformers.__version__}
@@ -81,7 +87,7 @@ def test_a_worker_writes_the_shards_of_a_quiet_run(unfinished: StoreWriter, tiny
 def test_speed_that_cannot_be_measured_fails_nothing_else(unfinished: StoreWriter, tiny_config: ExtractConfig):
     extractor = worker(unfinished, tiny_config)
     unfinished.folder.write("rows/00000.parquet", b"PAR1")
-    outcome, problem, rate = call(extractor, MEASURE, like=0)
+    outcome, problem, rate = call(extractor, 0, measure=True)
     assert (outcome, rate) == ("failed", 0)
     assert "rows/00000.parquet is damaged" in problem
     assert call(extractor, 1)[0] == "finished"
@@ -92,11 +98,9 @@ def test_an_unexpected_error_keeps_its_traceback(
 ):
     extractor = worker(unfinished, tiny_config)
     monkeypatch.setattr(extractor._computer, "compute", lambda _: 1 // 0)
-    failed = extractor(ShardTask(1, 1))
+    failed = told(extractor, 1)
     assert (failed.outcome, failed.problem) == ("failed", "ZeroDivisionError: integer division or modulo by zero")
     assert "self._computer.compute(rows)" in failed.traceback
-    failed = extractor(ShardTask(len(unfinished.index().shards), 1))  # pyright: ignore[reportOptionalMemberAccess]
-    assert "IndexError" in failed.traceback
 
 
 def test_failures_of_earlier_stores_are_read():
@@ -105,8 +109,8 @@ def test_failures_of_earlier_stores_are_read():
 
 
 def test_speed_is_not_measured_again_where_a_worker_died_of_it(unfinished: StoreWriter, tiny_config: ExtractConfig):
-    Attempts(unfinished.folder, 1).begin("measure")
-    outcome, problem, _ = call(worker(unfinished, tiny_config), MEASURE)
+    Attempts(unfinished.folder, 1).begin(MEASURE)
+    outcome, problem, _ = call(worker(unfinished, tiny_config), 0, measure=True)
     assert outcome == "failed"
     assert "a worker died while it measured" in problem
 

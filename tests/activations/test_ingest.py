@@ -21,14 +21,17 @@ from bae_ray.activations.writer import StoreWriter
 from bae_ray.cluster import configure_data
 from bae_ray.errors import NoTextLongEnoughError, UnreadableFileError
 from bae_ray.storage import folder_at
+from tests.activations.source_tables import index_of
 
 
 def write(store: Path, corpus: Path, model: Path, *positions: Position, **options: Any) -> RowsIndex:
     config = ExtractConfig(corpus=str(corpus), model=str(model), positions=positions, **options)
     source = find_model(config.model)
     wanted = lengths(config.all_positions, config.max_tokens or source.max_positions)
-    tables = find_source(config, source, wanted.read).tables()
-    return write_rows(StoreWriter(folder_at(store)), tables, config, wanted, frozenset({0}), bytes_per_vector=4)
+    tables = find_source(config, source, wanted.read).tables(1)
+    return index_of(
+        write_rows(StoreWriter(folder_at(store)), tables, config, wanted, frozenset({0}), bytes_per_vector=4)
+    )
 
 
 def read(store: Path, index: RowsIndex) -> pd.DataFrame:

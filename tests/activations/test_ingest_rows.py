@@ -17,6 +17,7 @@ from bae_ray.activations.layout import ROWS_INDEX, RowsIndex, rows_file
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import CorruptShardError, NoTextLongEnoughError
 from bae_ray.storage import folder_at
+from tests.activations.source_tables import index_of
 
 Batches = Sequence[Sequence[Sequence[int]]]
 """Token ids of texts, as they come from the reader."""
@@ -54,7 +55,7 @@ def write(
     config = ExtractConfig(corpus="texts", positions=positions, **options)
     tables = batches if isinstance(batches, Reader) else Reader(batches)
     wanted = lengths(config.all_positions, longest)
-    return write_rows(StoreWriter(folder_at(store)), tables, config, wanted, special, bytes_per_vector)
+    return index_of(write_rows(StoreWriter(folder_at(store)), tables, config, wanted, special, bytes_per_vector))
 
 
 def shards_of(store: Path | str, index: RowsIndex) -> list[pa.Table]:

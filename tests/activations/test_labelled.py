@@ -12,10 +12,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from bae_ray.activations.config import ICLInput
-from bae_ray.activations.dataset import tokenizer_of
 from bae_ray.activations.model import find_model
 from bae_ray.activations.prompts import FixedPrompts, SampledPrompts
 from bae_ray.activations.sources import find_source
+from bae_ray.activations.tokenising import tokenizer_of
 from bae_ray.errors import InvalidInputError, UnreadableFileError
 from tests.activations.source_tables import LABELLED, NUMBERS, START, TEXTS, WORDS, config, jsonl, tables, with_tokens
 
@@ -170,7 +170,7 @@ def test_missing_label_column_is_named(ray_cluster, tiny_model: Path, tmp_path: 
 def test_prompts_of_the_bundled_corpus(ray_cluster):
     model = find_model("smollm2-135m")
     source = find_source(config(model.name, "sst2", ICLInput(k=2), max_texts=20), model, None)
-    tokenizer, rows = tokenizer_of(model), pa.concat_tables(source.tables()).to_pylist()
+    tokenizer, rows = tokenizer_of(model), pa.concat_tables(source.tables(1)).to_pylist()
     assert source.label_tokens is not None
     assert [tokenizer.decode([token]) for token in source.label_tokens] == [" negative", " positive"]
     assert {(row["label"], tokenizer.decode([row["label_token"]])) for row in rows} == {
@@ -191,7 +191,7 @@ def test_label_tokens_are_those_that_follow_a_prompt(ray_cluster, tmp_path: Path
     corpus = jsonl(tmp_path, [{"text": "so dull", "label": "bad"}, {"text": "so fine", "label": "good"}])
     source = find_source(config(model.name, corpus, ICLInput(k=1, label_prefix=""), max_texts=4), model, None)
     tokenizer = tokenizer_of(model)
-    for row in pa.concat_tables(source.tables()).to_pylist():
+    for row in pa.concat_tables(source.tables(1)).to_pylist():
         whole = tokenizer(row["text"] + " " + ["bad", "good"][row["label"]])["input_ids"]
         assert row["token_ids"] == whole[: len(row["token_ids"])]
         assert row["label_token"] == whole[len(row["token_ids"])]

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bae_ray.activations.config import WindowsInput
-from bae_ray.activations.dataset import tokens_after, tokens_before
 from bae_ray.activations.ingest import KEPT
 from bae_ray.activations.layout import WindowedTexts
 from bae_ray.activations.model import find_model, load_tokenizer
 from bae_ray.activations.sources import find_source, windows
+from bae_ray.activations.tokenising import tokens_after, tokens_before
 from bae_ray.errors import InvalidInputError
 from tests.activations.source_tables import END, START, config, ids_of, tables, with_tokens
 

@@ -9,11 +9,12 @@ from pydantic import ValidationError
 
 from bae_ray.activations import corpus
 from bae_ray.activations.config import CorpusConfig, ExtractConfig, TokensConfig
-from bae_ray.activations.dataset import read_corpus, tables, tokenize, tokenizer_of
+from bae_ray.activations.dataset import read_corpus, tables
 from bae_ray.activations.labelled import Labelled, label_ids, read_labelled
 from bae_ray.activations.model import ModelSource, check_request, find_model
 from bae_ray.activations.prompts import SampledPrompts
 from bae_ray.activations.reading.blocks import TEXT
+from bae_ray.activations.tokenising import tokenize, tokenizer_of
 from bae_ray.autoencoders.architectures import find_architecture
 from bae_ray.config import describe
 from bae_ray.errors import InvalidInputError
