@@ -8,8 +8,10 @@
 4. Reading a cell against a plain memory map of the same bytes.
 5. SAELens' runner, in its own environment: tokens per second at one middle layer, and bytes per vector.
 6. Peak resident memory of the driver and of a worker, for a corpus and for one of eight times its size.
+7. Tokenising alone, from the file to the rows of all shards, whole texts and windows, against the tokenizer's own call
+   on the same texts in one thread.
 
-    python benchmarks/extraction.py [--texts 4096] [--dtype float32] [--parts 1 2 3 4 5 6]
+    python benchmarks/extraction.py [--texts 4096] [--dtype float32] [--parts 1 2 3 4 5 6 7]
 """
 
 import json
@@ -22,15 +24,27 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from extraction_sides import MODEL, bare_loop, one_pass_per_layer, peak_rss, saelens, split_bare_loop
+from extraction_sides import (
+    MODEL,
+    bare_loop,
+    one_pass_per_layer,
+    own_call,
+    peak_rss,
+    read_texts,
+    saelens,
+    split_bare_loop,
+)  # fmt: skip
 from rich.console import Console
 from rich.table import Table
 
+from bae_ray.activations.batching import CPU_TEXTS
 from bae_ray.activations.compute import ShardComputer, Work, load
-from bae_ray.activations.config import ExtractConfig, Precision
+from bae_ray.activations.config import ExtractConfig, Precision, TextsInput, WindowsInput
 from bae_ray.activations.extract import extract
+from bae_ray.activations.ingest import Lengths, write_rows
 from bae_ray.activations.layout import Cell, Manifest
 from bae_ray.activations.model import find_model
+from bae_ray.activations.sources import find_source
 from bae_ray.activations.store import ActivationStore
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.cluster import connect
@@ -47,7 +61,10 @@ Rows = list[tuple[str, float, float]]
 
 
 def main(
-    texts: int = 4096, dtype: Precision = "float32", batch_size: int = 32, parts: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    texts: int = 4096,
+    dtype: Precision = "float32",
+    batch_size: int = 32,
+    parts: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7),
 ) -> None:
     """Measure the parts, print a table for each, and write all figures to runs/benchmarks/extraction.json."""
     find_model(MODEL)  # converted on first use, which is no part of an extraction
@@ -81,6 +98,8 @@ def main(
             measured["GB/s of a cell"] = _reading(folder)
         if 5 in parts:
             measured[f"tokens/s to layer {MIDDLE_LAYER}"] = _saelens(config, folder)
+        if 7 in parts:
+            measured["tokens/s tokenised"] = _tokenising(folder)
     for title, rows in measured.items():
         _print(title, rows)
     write_text(OUT, json.dumps({"dtype": dtype, "cores": CORES, "measured": measured}, indent=2) + "\n")
@@ -164,14 +183,34 @@ def _seconds(read: object) -> float:
     return time.monotonic() - started
 
 
+def _tokenising(folder: Path) -> Rows:
+    """All texts of the corpus, the processes that tokenise warm; the ratio for each core is the last over the cores."""
+    texts = read_texts()
+    alone = own_call(texts, folder)
+    rates = [("the tokenizer's own call, one thread", alone)]
+    inputs = {"whole texts": TextsInput(), "windows of 1,024": WindowsInput(length=1024)}
+    for name, kind in inputs.items():
+        config = ExtractConfig(input=kind, positions=("all",), max_texts=None, layers=(0,), shard_size=8192)
+        source = find_source(config, find_model(MODEL), None)
+        for out in (folder / f"warm-{kind.kind}", folder / f"rows-{kind.kind}"):
+            rows = write_rows(
+                StoreWriter(folder_at(out)), source.tables(1), config, Lengths(1, None, None), frozenset(), 1
+            )
+            started = time.monotonic()
+            tokens = sum(shard.tokens for _, shard in rows)
+            seconds = time.monotonic() - started
+        rates.append((f"{name}, {CORES} cores", tokens / seconds))
+    return [(name, rate, rate / alone) for name, rate in rates]
+
+
 def _saelens(config: ExtractConfig, folder: Path) -> Rows:
-    n = config.max_texts or 1024
+    n, batch = config.max_texts or 1024, config.batch_size or CPU_TEXTS
     changes = {"layers": (MIDDLE_LAYER,), "positions": ("all",), "max_tokens": POSITIONS[-1] + 1, "dtype": "float32"}
     fixed, store = _extraction(config.model_copy(update={"layers": (MIDDLE_LAYER,), "dtype": "float32"}), folder / "sl")
-    ids = _token_ids(store)[: n // config.batch_size * config.batch_size]
+    ids = _token_ids(store)[: n // batch * batch]
     every, all_store = _extraction(config.model_copy(update=changes), folder / "sl-all")
     size = sum(record.size for shard in all_store.manifest.shards for record in shard.files.values())
-    theirs = saelens(ids, MIDDLE_LAYER, config.batch_size, "float32", CORES, folder)
+    theirs = saelens(ids, MIDDLE_LAYER, batch, "float32", CORES, folder)
     assert theirs["check"] < 1e-3, "SAELens cached something else"
     rates = [
         ("SAELens' runner, every token, model loaded", theirs["tokens"] / theirs["seconds"]),

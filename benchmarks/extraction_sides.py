@@ -1,9 +1,11 @@
 """What the extraction is measured against: plain transformers loops, a plain memory map, SAELens' own runner.
 
 python benchmarks/extraction_sides.py TOKEN_IDS.npy DTYPE BATCH THREADS    (one process of the split bare loop)
+python benchmarks/extraction_sides.py tokenise TEXTS.json                  (the tokenizer's own call)
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,9 +17,11 @@ import torch
 from peers import environment
 from transformers import AutoModel
 
+from bae_ray.activations.bundled import bundled_corpus_file
 from bae_ray.activations.config import Precision
 from bae_ray.activations.loading import TORCH_DTYPES
-from bae_ray.activations.model import find_model
+from bae_ray.activations.model import find_model, load_tokenizer
+from bae_ray.activations.reading.blocks import Columns, file_blocks
 
 MODEL = "smollm2-135m"
 WARM_UP_TEXTS = 64
@@ -46,6 +50,29 @@ def split_bare_loop(ids: np.ndarray, dtype: Precision, batch: int, processes: in
         command = [sys.executable, __file__, str(folder / f"share-{i}.npy"), dtype, str(batch), "1"]
         running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))  # noqa: S603 - ourselves
     return max(float(process.communicate()[0].splitlines()[-1]) for process in running)
+
+
+def read_texts() -> list[str]:
+    """Every text of the corpus."""
+    blocks = file_blocks(bundled_corpus_file("agnews"), Columns("text", None))
+    return [text for block in blocks for text in block["text"].to_pylist() if text is not None]
+
+
+def own_call(texts: list[str], folder: Path) -> float:
+    """Tokens per second of the tokenizer's own call on all texts, in a process of one thread."""
+    (folder / "texts.json").write_text(json.dumps(texts))
+    command = [sys.executable, __file__, "tokenise", str(folder / "texts.json")]
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)  # noqa: S603
+    return float(done.stdout.splitlines()[-1])
+
+
+def _call(file: Path) -> float:
+    texts, tokenizer = json.loads(file.read_text()), load_tokenizer(find_model(MODEL))
+    tokenizer(texts[:1024], return_attention_mask=False)
+    started = time.monotonic()
+    ids = tokenizer(texts, return_attention_mask=False)["input_ids"]
+    return sum(map(len, ids)) / (time.monotonic() - started)
 
 
 def one_pass_per_layer(ids: np.ndarray, layers: range, positions: tuple[int, ...], batch: int, threads: int) -> float:
@@ -97,7 +124,9 @@ def peak_rss(command: list[str]) -> dict[str, float]:
     return peaks
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1] == "tokenise":
+    print(_call(Path(sys.argv[2])))
+elif __name__ == "__main__":
     file, precision, size, n_threads = sys.argv[1:]
     assert precision in ("float32", "bfloat16", "float16")
     print(bare_loop(np.load(file), precision, int(size), int(n_threads)))
