@@ -33,6 +33,7 @@ bench: $(VENV)/.installed-dev  ## side-by-side measurements
 	$(BIN)/python benchmarks/comsem.py
 	$(BIN)/python benchmarks/entropy.py
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/extraction_gpu.py
 	$(BIN)/python benchmarks/fidelity.py
 	$(BIN)/python benchmarks/rivals.py
 	$(BIN)/python benchmarks/recipe.py --out runs/recipe.png
