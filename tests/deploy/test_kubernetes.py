@@ -108,7 +108,8 @@ def test_every_file_is_part_of_what_is_rendered():
         parts = [*content["resources"], *(patch["path"] for patch in content.get("patches", []))]
         taken |= {file} | {(file.parent / part).resolve() for part in parts}
     yamls = {file for file in KUBERNETES.rglob("*.yaml") if "mine" not in file.parts}
-    assert yamls and yamls - taken == set()
+    assert yamls
+    assert yamls - taken == set()
 
 
 @pytest.mark.parametrize(
@@ -134,22 +135,18 @@ def test_what_does_not_fit_is_found(rendered: Render, kuberay: Callable, path: s
     assert any(said in error for error in kuberay(job)), kuberay(job)
 
 
+def references_to_secrets(part: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(part, dict):
+        yield from (part[name] for name in ("secretKeyRef", "secretRef") if name in part)
+    for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        yield from references_to_secrets(inner)
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_objects_refer_to_is_there(rendered: Render, overlay: str):
     objects = rendered(overlay)
     keys = {one["metadata"]["name"]: set(one["data"]) for one in objects if one["kind"] == "Secret"}
-    references: list[dict[str, Any]] = []
-
-    def collect(part: Any) -> None:
-        if isinstance(part, dict):
-            references.extend(part[name] for name in ("secretKeyRef", "secretRef") if name in part)
-            for value in part.values():
-                collect(value)
-        elif isinstance(part, list):
-            for value in part:
-                collect(value)
-
-    collect(objects)
+    references = [*references_to_secrets(objects)]
     assert references
     for reference in references:
         if not reference.get("optional"):
@@ -267,7 +264,8 @@ def test_secrets_are_made_once_and_for_their_owner_alone(kubernetes_tools: Path,
     overlay = tmp_path / "kubernetes" / "overlays" / "cpu"
     kustomize = [kubernetes_tools / "kubectl", "kustomize", overlay]
     refused = subprocess.run(kustomize, capture_output=True, text=True, check=False)
-    assert refused.returncode == 1 and "secrets/auth_token" in refused.stderr
+    assert refused.returncode == 1
+    assert "secrets/auth_token" in refused.stderr
     contents = []
     for _ in range(2):
         subprocess.run([tmp_path / "kubernetes" / "secrets.sh"], check=True, capture_output=True)
@@ -276,7 +274,8 @@ def test_secrets_are_made_once_and_for_their_owner_alone(kubernetes_tools: Path,
         assert {stat.S_IMODE(file.stat().st_mode) for file in written} == {0o600}
         contents.append([file.read_text() for file in written])
     assert contents[0] == contents[1]
-    assert len({*contents[0]}) == 3 and min(map(len, contents[0])) == 48
+    assert len({*contents[0]}) == 3
+    assert min(map(len, contents[0])) == 48
     subprocess.run(kustomize, capture_output=True, check=True)
     ignored = ["git", "check-ignore", "-q", "deploy/kubernetes/base/secrets/keys"]
     assert subprocess.run(ignored, cwd=ROOT, check=False).returncode == 0

@@ -75,7 +75,7 @@ def test_what_is_started_can_be_parsed(slurm: Path, tmp_path: Path):
     job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "3", "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "4"}
     nodes = {"SLURMD_NODENAME": "node0", "SLURM_STANDIN_NODES": "node0 node1 node2"}
     waits = {"THEN": '[ "$1" != - ] || sleep 2'}  # what waits for the nodes to join
-    done, calls = recorded(SWEEP, command, ["ray", "python"], tmp_path, **path, **job, **nodes, **waits)
+    done, calls = recorded(SWEEP, command, ["ray", "python"], tmp_path, {**path, **job, **nodes, **waits})
     assert done.returncode == 0, done.stderr
     assert command in calls
     assert read(command)
@@ -94,7 +94,9 @@ def test_commands_in_the_comments_can_be_parsed():
     for script in (SWEEP, ARRAY):
         comments = [line[2:] for line in script.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
         lines = [line.strip() for line in "\n".join(comments).replace("\\\n", " ").splitlines()]
-        commands = [shlex.split(line, comments=True) for line in lines if re.match(r"(\w+=\S.* )?(sbatch|bae-ray) ", line)]
+        commands = [
+            shlex.split(line, comments=True) for line in lines if re.match(r"(\w+=\S.* )?(sbatch|bae-ray) ", line)
+        ]
         assert commands
         for words in commands:
             inner = [i for i, word in enumerate(words) if word in ("python", "bae-ray")]
@@ -114,7 +116,7 @@ def test_wrong_use_is_told_before_anything_starts(
     slurm: Path, tmp_path: Path, script: Path, arguments: list[str], variables: dict[str, str], said: str
 ):
     task = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_CPUS_PER_TASK": "1"}
-    done, calls = recorded(script, arguments, ["ray", "bae-ray", "srun"], tmp_path, **variables, **task)
+    done, calls = recorded(script, arguments, ["ray", "bae-ray", "srun"], tmp_path, {**variables, **task})
     assert done.returncode != 0
     assert said in done.stderr
     assert calls == []
@@ -124,10 +126,8 @@ def test_an_array_trains_each_cell_once(slurm: Path, tmp_path: Path):
     seen = []
     for task in range(6):
         variables = {"LAYERS": "0 10", "POSITIONS": "1 4 last", "SLURM_CPUS_PER_TASK": "2"}
-        done, (call,) = recorded(
-            ARRAY, ["/s", "/r", "--training.epochs", "3"], ["bae-ray"], tmp_path,
-            **variables, SLURM_ARRAY_TASK_ID=str(task),
-        )  # fmt: skip
+        variables["SLURM_ARRAY_TASK_ID"] = str(task)
+        done, (call,) = recorded(ARRAY, ["/s", "/r", "--training.epochs", "3"], ["bae-ray"], tmp_path, variables)
         assert done.returncode == 0, done.stderr
         assert read(call)
         assert call[-2:] == ["--training.epochs", "3"]
@@ -195,7 +195,8 @@ def test_out_of_time_the_job_is_queued_again_and_goes_on(
         process = subprocess.Popen([*submit, *sweep], cwd=tmp_path, env=variables, stdout=log, stderr=log)
         until = time.monotonic() + 300
         while not list((tmp_path / "runs").glob("*/result.json")):
-            assert process.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < until
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) != 0
