@@ -56,7 +56,7 @@ def sbatch(arguments: list[str]) -> int:
 
 def srun(arguments: list[str]) -> int:
     options = parser("srun")
-    for name in ("nodes", "ntasks-per-node", "cpus-per-task"):
+    for name in ("nodes", "ntasks", "cpus-per-task"):  # Slurm would take what is left out from the job
         options.add_argument(f"--{name}", type=int, required=True)
     options.add_argument("--nodelist")
     options.add_argument("--exclude")
@@ -69,7 +69,7 @@ def srun(arguments: list[str]) -> int:
     left = [given.nodelist] if given.nodelist else [node for node in nodes if node != given.exclude]
     if given.nodes > len(left):
         options.error(f"{given.nodes} nodes are asked for, of {left}")
-    if given.ntasks_per_node != 1 or given.cpus_per_task != int(os.environ["SLURM_CPUS_PER_TASK"]):
+    if given.ntasks != given.nodes or given.cpus_per_task != int(os.environ["SLURM_CPUS_PER_TASK"]):
         options.error("a step asks for more than a task per node with the job's CPUs")
     environments = [
         {**os.environ, "SLURM_PROCID": str(i), "SLURMD_NODENAME": node} for i, node in enumerate(left[: given.nodes])

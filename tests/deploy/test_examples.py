@@ -4,7 +4,6 @@ needs no cluster, while stand-ins write down the rest."""
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from pyarrow import fs
 from bae_ray import results
 from bae_ray.serving.ray_serve.ports import free_port
 from tests.deploy.command_lines import ROOT, read, recorded
-from tests.deploy.test_slurm import environment, slurm
+from tests.deploy.test_slurm import environment, free, slurm
 
 __all__ = ["slurm"]
 EXAMPLES = ROOT / "examples"
@@ -112,7 +111,7 @@ def bucket(tmp_path: Path) -> Iterator[str]:
         )
     try:
         until = time.monotonic() + 60
-        while socket.socket().connect_ex((host, int(port))):
+        while free(int(port)):
             assert time.monotonic() < until
             time.sleep(0.2)
         files = fs.S3FileSystem(
