@@ -3,6 +3,7 @@ needs no cluster, while stand-ins write down the rest."""
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -156,3 +157,18 @@ def test_a_lab_with_slurm(slurm: Path, tmp_path: Path):
 def assert_four_cells(table: pd.DataFrame) -> None:
     assert {*zip(table["layer"], table["position"], strict=True)} == {(10, 4), (10, 16), (20, 4), (20, 16)}
     assert table["entropy_bits"].between(0.1, 1000).all()
+
+
+def test_commands_of_the_page_can_be_parsed(kubernetes_tools: Path):
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"```bash\n(.*?)```", page, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += [" ".join(span.split()) for span in re.findall(r"`((?:bae-ray|python jobs/)\s[^`]+)`", page)]
+    commands = [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+    read_by_ours = [words for words in commands if ours(words) and read(ours(words))]
+    assert len(read_by_ours) >= 3
+    for words in commands:
+        if words[0] == "kubectl":
+            subprocess.run([kubernetes_tools / "kubectl", *words[1:], "--help"], check=True, capture_output=True)
+        for word in words:
+            assert not word.startswith(("deploy/", "examples/")) or (ROOT / word).exists()
