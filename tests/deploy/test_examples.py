@@ -127,6 +127,7 @@ def bucket(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_from_a_laptop_to_a_bucket(bucket: str, tmp_path: Path):
     credentials = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "hushhush"}
     variables = environment(tmp_path, STORE=bucket, BAE_RAY_CACHE=str(tmp_path / "cache"), **credentials)
@@ -139,6 +140,7 @@ def test_from_a_laptop_to_a_bucket(bucket: str, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_lab_with_slurm(slurm: Path, tmp_path: Path):
     variables = environment(slurm, SHARED=str(tmp_path / "shared"))
     done = subprocess.run(

@@ -157,6 +157,7 @@ def left_over(marker: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_sweep_on_three_nodes_runs_to_its_end(
     slurm: Path, tiny_store: Path, tiny_config: ExtractConfig, expected: pd.DataFrame, tmp_path: Path
 ):
@@ -165,7 +166,7 @@ def test_a_sweep_on_three_nodes_runs_to_its_end(
     sweep = ["bae-ray", "sweep", "--store", str(tiny_store), "--out", str(tmp_path / "runs"), *GRID]
     seen = ["python", "-c", SEEN.format(sweep=sweep)]
     done = subprocess.run(
-        [*submit, *seen], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=500
+        [*submit, *seen], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False, timeout=1500
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 nodes, 3 CPUs, token" in done.stdout
@@ -185,6 +186,7 @@ sys.exit(subprocess.run({sweep}).returncode)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_out_of_time_the_job_is_queued_again_and_goes_on(
     slurm: Path, tiny_store: Path, expected: pd.DataFrame, tmp_path: Path
 ):
@@ -209,6 +211,7 @@ def test_out_of_time_the_job_is_queued_again_and_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_exit_code_is_the_commands(slurm: Path, tmp_path: Path):
     submit = ["sbatch", "--nodes=1", "--cpus-per-task=1", str(SWEEP), "bae-ray", "sweep", "--store", "no-such-store"]
     done = subprocess.run(
@@ -219,6 +222,7 @@ def test_the_exit_code_is_the_commands(slurm: Path, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_an_array_finds_what_a_sweep_finds(
     bae_ray: Callable, slurm: Path, tiny_store: Path, expected: pd.DataFrame, tmp_path: Path
 ):
