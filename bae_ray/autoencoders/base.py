@@ -24,6 +24,10 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.values import LARGE, check_finite, check_type, largest
 
 
+MULTIPLIED = ("W_enc", "b_enc", "W_dec", "b_dec")
+"""Parameters that nothing but `affine` takes, so that in bf16 they may be copies in that precision."""
+
+
 class AutoencoderOutput(NamedTuple):
     """Latents [N, F] and reconstruction [N, D]."""
 

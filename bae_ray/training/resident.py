@@ -51,6 +51,7 @@ class ResidentSteps:
         self._put(self._order, order[: n_steps * batch_size].view(n_steps, batch_size))
         self._number.fill_(first)
         for i, stack in enumerate(self._stacks):
+            stack.refresh()  # between two epochs latents may be revived or merged
             self._weights[i].copy_(weights[i])
             self._put(self._rates[i], torch.tensor([stack.rates_at(done + number) for number in range(n_steps)]))
         if active != self._active:

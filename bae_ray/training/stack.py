@@ -18,6 +18,7 @@ from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.autoencoders.waiting import must_not_wait
 from bae_ray.seeds import stream
 from bae_ray.training.config import TrainingConfig
+from bae_ray.training.half_weights import HalfWeights
 from bae_ray.training.objective import Forms, learning_rate, term_names, terms, weights
 from bae_ray.training.samples import Batch
 
@@ -64,6 +65,12 @@ class Stack:
         self._terms = torch.compile(terms) if trainings[0].compile else terms
         for member in self.members:
             _constrain(member)
+        self._half = HalfWeights(self.module) if self._bf16 and self._ahead else None
+
+    def refresh(self) -> None:
+        """To be called before a step where the weights were changed by anything but a step."""
+        if self._half is not None:
+            self._half.refresh()
 
     def weights(self, epoch: int) -> Tensor:
         """Weight of each term for each member in an epoch, [terms, M]."""
@@ -95,10 +102,12 @@ class Stack:
 
     def advance(self, batch: Batch, weights: Tensor, active: frozenset[str]) -> Tensor:
         """`step` with the learning rates as they are. On a GPU it reads no number and can be captured as a graph."""
+        module = self.module if self._half is None else self._half.module
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            measured = torch.stack(self._terms(self.module, batch.x, batch.target, self._forms, active))
+            measured = torch.stack(self._terms(module, batch.x, batch.target, self._forms, active))
         objective = (measured * weights).sum(0)
-        gradients = torch.autograd.grad(objective.sum(), list(self.module.parameters()), allow_unused=True)
+        found = torch.autograd.grad(objective.sum(), list(module.parameters()), allow_unused=True)
+        gradients = [None if gradient is None else gradient.float() for gradient in found]
         for number, member in enumerate(self.members):
             for parameter, gradient in zip(member.autoencoder.parameters(), gradients, strict=True):
                 parameter.grad = None if gradient is None else gradient[number]
@@ -112,6 +121,7 @@ class Stack:
             optimizer.zero_grad()
         for member in self.members:
             _constrain(member)
+        self.refresh()
         return torch.cat([objective.detach().unsqueeze(0), measured.detach()])
 
     @torch.no_grad()
