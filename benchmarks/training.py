@@ -9,7 +9,7 @@ run in virtual environments of their own, made on first use.
 On a GPU ours is a CUDA graph of the step. A table of its own has it beside the step that is not captured, and both
 floors at once as one graph.
 
-    python benchmarks/training.py [--parts steps graph trained peers many] [--steps 20] [--store runs/demo/store]
+    python benchmarks/training.py [--parts steps graph flips trained peers many] [--steps 20] [--store runs/demo/store]
                                   [--no-peers] [--markdown]
 """
 
@@ -27,7 +27,7 @@ import tyro
 from peers import environment
 from rich.console import Console
 from rich.progress import Progress
-from training_tables import CAPTURED, COMPARED, Result, Section, captured, compared, machine, ms
+from training_tables import CAPTURED, COMPARED, FLIPPED, Result, Section, captured, compared, flipped, machine, ms
 
 PEERS = {"sae-lens": "sae-lens==6.54.12", "dictionary-learning": "dictionary-learning==0.1.0"}
 PEAK_SIZE = {"cpu": 2048, "cuda": 8192}
@@ -40,7 +40,9 @@ CAPTURED_SHAPES: list[Result] = [
     {"d": 576, "precision": "tf32", "members": 8},
     {"d": 576, "expansion": 2, "precision": "tf32", "members": 32},
 ]
-Part = Literal["steps", "graph", "trained", "peers", "many"]
+REDUCED = {"cpu": ("bf16",), "cuda": ("tf32", "bf16")}
+"""Precisions below fp32: tf32 has no effect on a CPU."""
+Part = Literal["steps", "graph", "flips", "trained", "peers", "many"]
 DEMO_STORE = Path("runs/demo/store")
 TABLE_WIDTH = 130
 FOLDER = Path(__file__).parent
@@ -139,6 +141,8 @@ def main(
         sections = _synthetic(bench, sizes, varying, quick) if "steps" in parts else []
         if "graph" in parts and device == "cuda":
             sections.append(_captured(bench))
+        if "flips" in parts:
+            sections.append(_flipped(bench, sizes, store or (DEMO_STORE if DEMO_STORE.exists() else None)))
         if "trained" in parts:
             sections.append(_trained(bench, store or (DEMO_STORE if DEMO_STORE.exists() else None), quick))
         if "peers" in parts and peers:
@@ -191,6 +195,24 @@ def _captured(bench: Bench) -> Section:
     rows = [captured(answers[start : start + len(sides)]) for start in range(0, len(answers), len(sides))]
     title = "A step of binary autoencoders as a CUDA graph; floor: its five matrix products and Adam as one graph"
     return Section(title, CAPTURED, rows)
+
+
+def _flipped(bench: Bench, sizes: tuple[int, ...], store: Path | None) -> Section:
+    """Bits of the code that a lower precision gives otherwise: with random weights, and after a training."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        codes: dict[str, Result] = {f"{d}, random weights": {"d": d} for d in sizes}
+        if store is not None:
+            trained = bench.once(side="train", store=str(store.absolute()), trained=folder)
+            shape = {key: trained[key] for key in ("d", "expansion", "batch_size")}
+            codes[f"{trained['d']}, after a training"] = {**shape, "trained": folder}
+        for what, spec in codes.items():
+            for precision in REDUCED[bench.common["device"]]:
+                answer = bench.once(side="flips", precision=precision, **spec)
+                bench.answers.append(answer)
+                rows.append(flipped(what, answer))
+    title = "Bits of the code that are others than in fp32, with equal weights and activations"
+    return Section(title, FLIPPED, rows)
 
 
 def _trained(bench: Bench, store: Path | None, quick: bool) -> Section:

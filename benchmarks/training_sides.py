@@ -9,6 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,7 @@ def _stepped(spec: Spec, captured: bool) -> Side:
     member = stack.members[0].autoencoder
     for one in stack.members:
         one.autoencoder.load_state_dict(start.state_dict())
+    stack.refresh()
     del start
     step = _captured(stack, batches) if captured else _one_by_one(stack, batches)
 
@@ -247,6 +249,26 @@ def many(spec: Spec) -> dict[str, Any]:
     }
 
 
+def flips(spec: Spec) -> dict[str, Any]:
+    """Share of the bits of the code that are others than in fp32, with equal weights and activations."""
+    autoencoder, batches = _start(spec).to(spec.device).eval(), _batches(spec)
+    exact, ours = (_codes(autoencoder, batches, replace(spec, precision=p)) for p in ("fp32", spec.precision))
+    differ = [(one != other).float().mean() for one, other in zip(exact, ours, strict=True)]
+    return {"flipped": float(torch.stack(differ).mean()), "found_varying": _varying(exact)}
+
+
+@torch.no_grad()
+def _codes(autoencoder: Autoencoder, batches: list[Tensor], spec: Spec) -> list[Tensor]:
+    """The codes of activations, in the spec's precision."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = spec.precision == "tf32"
+    try:
+        with autocast(spec):
+            return [autoencoder.activate(autoencoder.pre_activations(x)).float() for x in batches]
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
 def facts(spec: Spec) -> dict[str, Any]:
     """What it runs on."""
     return {
@@ -308,7 +330,7 @@ TIMED = {
     "graphed_floor": graphed_floor,
     "peak": peak,
 }
-WHOLE = {"train": train_on_store, "many": many, "facts": facts}
+WHOLE = {"train": train_on_store, "many": many, "flips": flips, "facts": facts}
 
 if __name__ == "__main__":
     answer(lambda spec: measure(TIMED[spec.side], spec) if spec.side in TIMED else WHOLE[spec.side](spec))

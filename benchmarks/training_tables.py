@@ -36,6 +36,10 @@ CAPTURED = (
 """Columns of the table of steps as CUDA graphs."""
 
 
+FLIPPED = ("d, weights", "precision", "varying latents", "flipped bits", "of those that vary")
+"""Columns of the table of the bits that a precision flips."""
+
+
 class Section(NamedTuple):
     """One table of the report."""
 
@@ -85,6 +89,12 @@ def captured(answers: list[Result]) -> tuple[str, ...]:
     shape = f"{d}, {d * floor['expansion']}, {batch}, {members}, {floor['precision']}"
     cells = ((ms(side, 2), f"{side['s'] / floor['s']:.2f}") for side in sides)
     return shape, ms(floor, 2), *(cell for pair in cells for cell in pair)
+
+
+def flipped(what: str, answer: Result) -> tuple[str, ...]:
+    """The row of `FLIPPED` for one code and precision."""
+    varying, share = answer["found_varying"], answer["flipped"]
+    return what, answer["precision"], f"{varying:.1%}", f"{share:.3%}", f"{share / varying:.3%}" if varying else "-"
 
 
 def _check_equal(plain: Result, ours: Result) -> None:

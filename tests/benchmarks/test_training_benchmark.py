@@ -20,5 +20,7 @@ def test_it_compares_equal_computations(tmp_path: Path):
     assert "apart / together" in done.stdout
     measured = {answer["side"]: answer for answer in json.loads(out.read_text())["measurements"]}
     # The script itself refuses to compare where the two sides' terms differ.
-    assert {"plain", "ours", "floor", "adam", "many"} <= measured.keys()
+    assert {"plain", "ours", "floor", "adam", "many", "flips"} <= measured.keys()
+    assert "flipped bits" in done.stdout
+    assert 0 < measured["flips"]["flipped"] < 0.05, "bf16 keeps 8 bits"
     assert measured["many"]["largest_difference"] < 1e-4
