@@ -48,6 +48,8 @@ class SweepCommand(Command):
     """Folder of runs, a directory for each, and of results.parquet."""
     dry_run: bool = False
     """Only print what the sweep would do: how many runs, for how long, and how large."""
+    price_per_gpu_hour: float | None = Field(default=None, gt=0)
+    """With dry_run: price of an hour of one GPU, in any currency; the plan says what the sweep costs."""
     continue_unconverged: int | None = Field(default=None, ge=1)
     """Epochs more for the finished runs that did not converge: they go on from the state that they ended in."""
 
@@ -96,16 +98,19 @@ def train(command: TrainCommand) -> None:
 def sweep(command: SweepCommand) -> int:
     """Run `bae-ray sweep`."""
     from bae_ray.activations.store import ActivationStore
-    from bae_ray.training.sweep import dry_run
+    from bae_ray.training.dry_run import dry_run
     from bae_ray.training.sweep import sweep as run
     from bae_ray.training.sweep_folder import RESULTS_FILE
 
     if command.dry_run and command.continue_unconverged:
         raise InvalidInputError("--dry-run does not count what --continue-unconverged would add: give one of them.")
+    if command.price_per_gpu_hour is not None and not command.dry_run:
+        raise InvalidInputError("--price-per-gpu-hour is for the plan that --dry-run prints: give both or none.")
     if command.dry_run:
         from bae_ray.report.sweep_terminal import print_plan
 
-        print_plan(dry_run(command.sweep, ActivationStore.open(command.store), command.out))
+        plan = dry_run(command.sweep, ActivationStore.open(command.store), command.out)
+        print_plan(plan, command.price_per_gpu_hour)
         return 0
     store, more = ActivationStore.open(command.store), command.continue_unconverged
     outcome = run(command.sweep, store, command.out, continue_unconverged=more)

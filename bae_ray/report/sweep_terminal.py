@@ -11,30 +11,48 @@ from rich.progress_bar import ProgressBar
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.report.terminal import list_of
-from bae_ray.training.resource_estimate import DryRun
+from bae_ray.training.dry_run import DryRun
 from bae_ray.training.results import results
 from bae_ray.training.sweep_folder import Status, status
 
 MAX_SHOWN = 8
 
 
-def print_plan(plan: DryRun) -> None:
-    """Print how much a sweep would do, for how long, and how large its results would be."""
-    device = f"{plan.gpus_per_trial:.3g} GPU" if plan.gpus_per_trial else "CPU"
-    hours = plan.estimate.device_hours
-    rows = {
-        "runs": f"{plan.runs} ({plan.finished} finished, {plan.estimate.runs} to train in {plan.estimate.packs} packs)",
-        "illegal": str(len(plan.illegal)),
-        "measured": f"{plan.measured.seconds_per_step * 1e3:.1f} ms per step of the largest pack on {device}, "
-        f"{plan.measured.peak_bytes / 1e9:.2f} GB of memory",
-        "trainings": f"{hours:.2f} {'GPU' if plan.gpus_per_trial else 'worker'}-hours",
-        "wall time": f"about {hours / plan.workers:.2f} h on {plan.workers} workers",
-        "disk": f"{plan.estimate.disk_bytes / 1e9:.2f} GB",
-    }
+def print_plan(plan: DryRun, price_per_gpu_hour: float | None = None) -> None:
+    """Print how much a sweep would do, for how long, for how much, and how large its results would be."""
     console = Console()
-    console.print(list_of("Nothing is trained: what the sweep would do", rows))
+    console.print(list_of("Nothing is trained: what the sweep would do", plan_rows(plan, price_per_gpu_hour)))
     for reason in plan.illegal:
         console.print(f"illegal: {reason}", markup=False, highlight=False)
+
+
+def plan_rows(plan: DryRun, price_per_gpu_hour: float | None = None) -> dict[str, str]:
+    """What `print_plan` prints, by name."""
+    left, measured, hours = plan.estimate, plan.measured, plan.gpu_hours
+    rows = {
+        "runs": f"{plan.runs} ({plan.finished} finished, {left.runs} to train in {left.packs} packs)",
+        "illegal": str(len(plan.illegal)),
+        "packs": plan.packing,
+        "steps": f"{left.steps:,} of all runs" + (f", {left.steps / left.runs:,.0f} of each" if left.runs else ""),
+        "measured": f"{measured.seconds_per_step * 1e3:.1f} ms per step of the largest pack on a "
+        f"{'GPU' if hours is not None else 'CPU'}, {measured.peak_bytes / 1e9:.2f} GB of memory",
+    }
+    if hours is not None:
+        rows["trainings"] = f"{hours:.2f} GPU-hours"
+        on = f"{plan.gpus} GPUs, {plan.gpus_per_trial:.3g} GPU for each training"
+    else:
+        rows["trainings"] = f"{left.device_hours:.2f} worker-hours on CPUs"
+        on = f"{plan.workers} workers"
+    if price_per_gpu_hour is not None:
+        rows["cost"] = (
+            f"{hours * price_per_gpu_hour:,.2f} at {price_per_gpu_hour:g} per GPU-hour"
+            if hours is not None
+            else "not known: no GPU was found to measure a step on, and hours of a CPU do not tell those of a GPU"
+        )
+    return rows | {
+        "wall time": f"about {plan.wall_hours:.2f} h on {on}",
+        "disk": f"{left.disk_bytes / 1e9:.2f} GB",
+    }
 
 
 def watch(folder: Path, every: float, once: bool, best: str) -> None:

@@ -115,13 +115,21 @@ class Trainings(NamedTuple):
 
 
 def plan_trainings(
-    packs: Sequence[Pack], store: ActivationStore, out: Path, execution: ExecutionConfig, executor: Executor
+    packs: Sequence[Pack],
+    store: ActivationStore,
+    out: Path,
+    execution: ExecutionConfig,
+    executor: Executor,
+    measured: Measured | None = None,
 ) -> Trainings:
-    """How to train packs; where the config leaves a training's part of a GPU open, that is measured."""
+    """How to train packs; where the config leaves a training's part of a GPU open, that is measured.
+
+    `measured`: what was measured of a pack before.
+    """
     share = executor.share("a training", execution.cpus_per_trial, execution.gpus_per_trial)
     if share.gpus and execution.gpus_per_trial is None and executor.parallel:
         try:
-            gpus = gpu_share(measure_packs(packs, store, share, executor))
+            gpus = gpu_share(measure_packs(packs, store, share, executor, measured))
         except Exception:  # too large for a whole GPU: its halves are tried; or nothing can be measured
             gpus = 1.0
         console.print(f"Sweep: {gpus:.3g} GPU for each training, by the memory that the largest takes.")
@@ -129,7 +137,14 @@ def plan_trainings(
     return Trainings(store, out, execution, executor, share)
 
 
-def measure_packs(packs: Sequence[Pack], store: ActivationStore, share: Share, executor: Executor) -> Measured:
-    """Measure the largest of the packs in a worker, with a whole GPU if it gets a part of one."""
+def measure_packs(
+    packs: Sequence[Pack], store: ActivationStore, share: Share, executor: Executor, before: Measured | None = None
+) -> Measured:
+    """Measure the largest of the packs in a worker, with a whole GPU if it gets a part of one.
+
+    `before`: what was measured of a pack; it is enough where none of these is larger.
+    """
+    if before is not None and all(some.products <= before.products for some in packs):
+        return before
     whole = Share(share.cpus, float(share.gpus > 0))
-    return executor.once(partial(measure_one, largest(packs), store.folder), whole)
+    return executor.once(partial(measure_one, largest(packs), store), whole)

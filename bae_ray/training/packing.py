@@ -7,7 +7,8 @@ so that the cell's data is read once.
 """
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -36,6 +37,11 @@ class Pack(NamedTuple):
         """A hash of the runs'."""
         return content_hash([run.id for run in self.runs])
 
+    @property
+    def products(self) -> int:
+        """Numbers that a step's matrix products multiply, up to a factor."""
+        return sum(math.prod(run.autoencoder.widths()) * run.training.batch_size for run in self.runs)
+
     def state(self, out: Path) -> Path:
         """File of the state of its training."""
         alone = len(self.runs) == 1
@@ -56,10 +62,13 @@ def pack(runs: Sequence[RunConfig], most: int) -> list[Pack]:
     return [Pack(tuple(some)) for group in groups.values() for some in _batched(group, most)]
 
 
-def unfinished_packs(runs: Sequence[RunConfig], out: Path, most: int, record: bool = True) -> list[Pack]:
+def unfinished_packs(
+    runs: Sequence[RunConfig], out: Path, most: int | Callable[[Sequence[RunConfig]], int], record: bool = True
+) -> list[Pack]:
     """Packs of all runs of a grid that are not finished in `out`, those that were begun before as they were.
 
-    `record`: they are written down for the next call.
+    `most`: the size of new ones, or what tells it of their runs, if there are any. `record`: they are written down for
+    the next call.
     """
     by_id = {run.id: run for run in runs}
     file = out / PACKS_FILE
@@ -68,7 +77,8 @@ def unfinished_packs(runs: Sequence[RunConfig], out: Path, most: int, record: bo
     held = {run.id for pack in kept for run in pack.runs}
     missing = [run for run in runs if run.id not in held and not is_finished(out, run)]
     alone = {run.id for run in missing if is_continued(out, run.id)}  # each has a state of its own
-    packs = kept + pack([run for run in missing if run.id not in alone], most)
+    new = [run for run in missing if run.id not in alone]
+    packs = kept + (pack(new, most if isinstance(most, int) else most(new)) if new else [])
     packs += [Pack((run,)) for run in missing if run.id in alone]
     if record:
         write_text(file, json.dumps([[run.id for run in pack.runs] for pack in packs]) + "\n")

@@ -1,6 +1,6 @@
 """Estimating time, memory and disk of a grid, by training one of its packs for some steps."""
 
-import math
+import gc
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,15 +10,14 @@ import torch
 
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError, StoreError, TrainingError
-from bae_ray.storage import Folder
 from bae_ray.training.config import RunConfig
 from bae_ray.training.packing import Pack
 from bae_ray.training.run_execution import activations_of, as_out_of_memory
 from bae_ray.training.samples import held_out_count
 from bae_ray.training.trainer import train_many
 
-STEPS = 20
-"""Number of steps per epoch of the measured training."""
+STEPS = {"cpu": 20, "cuda": 100}
+"""Number of steps per epoch of the measured training, by device: a GPU's are short beside what an epoch takes besides."""
 MARGIN = 1.3
 """Factor by which a training may need more memory than was measured."""
 SMALLEST_SHARE = 1 / 16
@@ -38,6 +37,8 @@ class Measured(NamedTuple):
     """Memory of the whole device."""
     products: float
     """Multiplications in a step's matrix products, up to a constant factor."""
+    device: str = "cpu"
+    """Type of the device that it was measured on."""
 
 
 class Estimate(NamedTuple):
@@ -48,28 +49,16 @@ class Estimate(NamedTuple):
     device_hours: float
     """Hours of all trainings one after another, on one device or one worker's CPUs."""
     disk_bytes: int
+    steps: int = 0
+    """Steps of all runs."""
 
 
-class DryRun(NamedTuple):
-    """The plan of a sweep."""
-
-    runs: int
-    finished: int
-    illegal: list[str]
-    measured: Measured
-    estimate: Estimate
-    workers: int
-    gpus_per_trial: float
-
-
-def measure_one(packs: Sequence[Pack], folder: Folder, device: str) -> Measured:
+def measure_one(packs: Sequence[Pack], store: ActivationStore, device: str) -> Measured:
     """Measure the first of the packs that can be trained: a cell may be damaged, constant, or make training diverge.
-
-    `folder` is that of the activation store.
 
     Raises `OutOfMemoryError` where memory runs out, and the last pack's error where none can be trained.
     """
-    store, failed = ActivationStore.open(folder), None
+    failed = None
     for pack in packs[:MOST_TRIED]:
         try:
             return measure(pack, store, device)
@@ -84,7 +73,7 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
     """Train a pack for two short epochs, all terms of the objective in use, and time the second one."""
     training = pack.runs[0].training
     x, target = activations_of(pack.runs[0], store)
-    n = min(len(x), max(8, round(STEPS * training.batch_size / (1 - training.val_fraction))))
+    n = min(len(x), max(8, round(STEPS[device] * training.batch_size / (1 - training.val_fraction))))
     some = torch.arange(n)
     changes = {"epochs": 2, "entropy_warmup": 0, "covariance_warmup": 0, "l1_warmup": 0, "l0_warmup": 0,
                "revive_every": None, "patience": None, "log": "epoch"}  # fmt: skip
@@ -97,6 +86,8 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
     process = psutil.Process()
     before = process.memory_info().rss
     if device == "cuda":
+        gc.collect()  # what an earlier measurement kept would look taken
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
         outcomes = train_many(x.select(some), members, device, note, target.select(some) if target else None)
@@ -110,9 +101,9 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
     if device == "cuda":
         rest = 4 * (len(x) - n) * x.shape[1] * (2 if target else 1)  # a training keeps all of its cell on the GPU
         peak = torch.cuda.max_memory_reserved() + rest + GPU_CONTEXT_BYTES
-        return Measured(seconds, peak, torch.cuda.mem_get_info()[1], _products(pack))
+        return Measured(seconds, peak, torch.cuda.mem_get_info()[1], pack.products, device)
     grown = max(process.memory_info().rss - before, 0)
-    return Measured(seconds, grown, psutil.virtual_memory().total, _products(pack))
+    return Measured(seconds, grown, psutil.virtual_memory().total, pack.products)
 
 
 def gpu_share(measured: Measured) -> float:
@@ -127,22 +118,18 @@ def estimate(packs: Sequence[Pack], measured: Measured, n: int) -> Estimate:
     The time of a step is assumed to be proportional to its matrix products.
     """
     per_product = measured.seconds_per_step / measured.products
-    seconds = sum(_steps(pack, n) * _products(pack) * per_product for pack in packs)
+    seconds = sum(_steps(pack, n) * pack.products * per_product for pack in packs)
     runs = [run for pack in packs for run in pack.runs]
-    return Estimate(len(runs), len(packs), seconds / 3600, sum(_disk_bytes(run) for run in runs))
+    steps = sum(_steps(pack, n) * len(pack.runs) for pack in packs)
+    return Estimate(len(runs), len(packs), seconds / 3600, sum(_disk_bytes(run) for run in runs), steps)
 
 
 def largest(packs: Sequence[Pack]) -> list[Pack]:
     """For each cell the pack with the longest step; the longest first."""
     by_cell: dict[str, Pack] = {}
-    for pack in sorted(packs, key=_products, reverse=True):
+    for pack in sorted(packs, key=lambda pack: pack.products, reverse=True):
         by_cell.setdefault(pack.runs[0].data, pack)
     return list(by_cell.values())
-
-
-def _products(pack: Pack) -> float:
-    """Numbers that a step's matrix products multiply, up to a factor."""
-    return sum(math.prod(run.autoencoder.widths()) * run.training.batch_size for run in pack.runs)
 
 
 def _steps(pack: Pack, n: int) -> int:

@@ -12,11 +12,10 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.progress import console
 from bae_ray.training.config import RunConfig
 from bae_ray.training.continuing import ended_continuing, reopen_unconverged
-from bae_ray.training.draws import Draws, check_search, widest_runs
-from bae_ray.training.grid import IllegalRun, plan_grid, selected_cells
-from bae_ray.training.pack_trainer import measure_packs, plan_trainings
-from bae_ray.training.packing import Pack, unfinished_packs
-from bae_ray.training.resource_estimate import DryRun, estimate, gpu_share
+from bae_ray.training.draws import check_search
+from bae_ray.training.grid import IllegalRun, plan_grid
+from bae_ray.training.pack_plan import plan_packs
+from bae_ray.training.pack_trainer import plan_trainings
 from bae_ray.training.run_folder import is_finished
 from bae_ray.training.sweep_config import ExecutionConfig, SweepConfig
 from bae_ray.training.sweep_folder import GridRecord, SweepOutcome, begin, conclude
@@ -76,38 +75,11 @@ def train_runs(
     already = {run.id for run in runs if is_finished(out, run)}
     console.print(f"Sweep: {len(runs)} runs, {len(already)} of them finished already.")
     begin(out, GridRecord(runs=[run.id for run in runs]), illegal)
-    packs = unfinished_packs(runs, out, execution.packed)
     executor = tune_executor(executor, out, execution.retries)
-    died = plan_trainings(packs, store, out, execution, executor).train(packs) if packs else {}
+    packs, new = plan = plan_packs(runs, store, out, execution, executor)
+    if packs and not isinstance(execution.packed, int):
+        console.print(f"Sweep: {len(packs)} packs, {plan}.")
+    measured = new.measured if new else None
+    died = plan_trainings(packs, store, out, execution, executor, measured).train(packs) if packs else {}
     ended_continuing(out)
     return conclude(out, runs, already, illegal, died)
-
-
-def dry_run(
-    config: SweepConfig, store: ActivationStore, out: str | Path, executor: Executor | ExecutorName = "ray"
-) -> DryRun:
-    """What `sweep` would do: how much is left of it, and for how long, from training its largest pack for some steps.
-
-    Nothing is written.
-    """
-    grid, out = plan_grid(config, store), Path(out).absolute()
-    check_search(config, store)
-    packed = config.packed if config.search.is_grid else 1
-    if config.search.samples is None:
-        missing = [run for run in grid.runs if not is_finished(out, run)]
-        packs, planned = unfinished_packs(missing, out, packed, record=False), len(grid.runs)
-    else:  # as if all that is drawn were as large as can be
-        widest = zip(selected_cells(config, store), widest_runs(config, store), strict=True)
-        missing = [run for cell, run in widest for _ in range(Draws(config, store, cell, out).left)]
-        packs, planned = [Pack((run,)) for run in missing], config.search.samples * len(grid.runs)
-    executor = tune_executor(executor, out, config.retries)
-    share = executor.share("a training", config.cpus_per_trial, config.gpus_per_trial)
-    some = packs or unfinished_packs(grid.runs, out / "none", packed, record=False)
-    measured = measure_packs(some, store, share, executor)
-    if share.gpus and config.gpus_per_trial is None:
-        share = share._replace(gpus=gpu_share(measured))
-    left = estimate(packs, measured, store.manifest.n)
-    return DryRun(
-        planned, planned - len(missing), [str(run) for run in grid.illegal], measured, left, executor.fitting(share),
-        share.gpus,
-    )  # fmt: skip

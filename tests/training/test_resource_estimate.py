@@ -31,7 +31,7 @@ def test_estimate_is_in_proportion_to_the_products(tiny_store: Path):
     packs = pack(expand(config, store), 1)
     (sample,) = largest(packs)
     assert sample.runs[0].autoencoder.expansion == 4
-    measured = measure_one([sample], store.folder, "cpu")
+    measured = measure_one([sample], store, "cpu")
     assert measured.seconds_per_step > 0
     n = store.manifest.n
     steps = 5 * ((n - round(0.2 * n)) // 32)
@@ -50,6 +50,6 @@ def test_what_cannot_be_trained_is_not_what_is_measured(tiny_store: Path):
     diverging, good = (
         [one for one in pack(expand(config, store), 1) if one.runs[0].training.lr == lr] for lr in (1e38, 1e-3)
     )
-    assert measure_one([*diverging, good[0]], store.folder, "cpu").seconds_per_step > 0
+    assert measure_one([*diverging, good[0]], store, "cpu").seconds_per_step > 0
     with pytest.raises(DivergedError):
-        measure_one(diverging, store.folder, "cpu")
+        measure_one(diverging, store, "cpu")

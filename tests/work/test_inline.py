@@ -29,7 +29,7 @@ out = Path(sys.argv[1])
 
 SWEEP = """
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.sweep import dry_run
+from bae_ray.training.dry_run import dry_run
 from bae_ray.training.grid import expand
 from bae_ray.training.sweep import sweep, train_runs
 from bae_ray.training.sweep_config import SweepConfig

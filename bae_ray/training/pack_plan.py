@@ -1,0 +1,92 @@
+"""The packs of a sweep: those that it began with, and new ones, whose size is measured where the config leaves it open.
+
+What is begun keeps its packs (packing.py), so that an interrupted sweep measures nothing again.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from bae_ray.activations.store import ActivationStore
+from bae_ray.errors import BaeRayError, first_line
+from bae_ray.training.config import RunConfig
+from bae_ray.training.pack_size import ON_CPU, PackSize, Tried, chosen, most_packed, next_size
+from bae_ray.training.packing import Pack, pack, unfinished_packs
+from bae_ray.training.resource_estimate import largest, measure_one
+from bae_ray.training.sweep_config import ExecutionConfig
+from bae_ray.work.devices import Share
+from bae_ray.work.executor import Executor
+
+
+class PackPlan(NamedTuple):
+    """What is trained as one."""
+
+    packs: list[Pack]
+    new: PackSize | None
+    """Size of those that were not begun before; None where there are none."""
+
+    def __str__(self) -> str:
+        if self.new is None:
+            return "as they were begun"
+        return f"at most {self.new.size} runs in each: {self.new.why}"
+
+
+def plan_packs(
+    runs: Sequence[RunConfig],
+    store: ActivationStore,
+    out: Path,
+    execution: ExecutionConfig,
+    executor: Executor,
+    record: bool = True,
+) -> PackPlan:
+    """Packs of all runs that are not finished in `out`; `record`: they are written down for the next call."""
+    sizes: list[PackSize] = []
+
+    def size(new: Sequence[RunConfig]) -> int:
+        sizes.append(pack_size(new, store, execution, executor))
+        return sizes[0].size
+
+    packs = unfinished_packs(runs, out, size, record)
+    return PackPlan(packs, sizes[0] if sizes else None)
+
+
+def pack_size(
+    runs: Sequence[RunConfig], store: ActivationStore, execution: ExecutionConfig, executor: Executor
+) -> PackSize:
+    """How many of the runs to train as one; measured on a GPU, and where `execution.packed` is auto."""
+    if isinstance(execution.packed, int):
+        return PackSize(execution.packed, "as asked for")
+    share = executor.share("a training", execution.cpus_per_trial, execution.gpus_per_trial)
+    asked = execution.packed == "auto"
+    if not (asked or share.gpus):
+        return PackSize(ON_CPU, "the default on a CPU")
+    devices = int(executor.total("GPU")) if share.gpus else executor.fitting(share)
+    most = most_packed([len(some.runs) for some in pack(runs, len(runs))], devices)
+    if most == 1:
+        return PackSize(1, "no two may go together, or each device would not have one")
+    part = execution.gpus_per_trial or 1.0
+    measuring = partial(measure_sizes, runs, store, most=most, part=part, on_cpu=asked)
+    try:
+        tried = executor.once(measuring, Share(share.cpus, float(share.gpus > 0)))
+    except BaeRayError as error:  # its process died, say
+        return PackSize(ON_CPU, f"measuring failed: {first_line(error)}")
+    return chosen(tried, most, part) if tried else PackSize(ON_CPU, "the default on a CPU, and torch finds no GPU")
+
+
+def measure_sizes(
+    runs: Sequence[RunConfig], store: ActivationStore, device: str, most: int, part: float, on_cpu: bool
+) -> list[Tried]:
+    """Measure packs of 1, 2, 4, ... of the runs, as long as a larger one may be better; nothing unless `on_cpu` there.
+
+    `part` of the device is a training's. To be called in a worker.
+    """
+    tried: list[Tried] = []
+    while (device == "cuda" or on_cpu) and (size := next_size(tried, most, part)) is not None:
+        full = [some for some in pack(runs, size) if len(some.runs) == size]
+        try:
+            measured = measure_one(largest(full), store, device)
+        except BaeRayError:
+            measured = None
+        tried.append(Tried(size, measured))
+    return tried
