@@ -23,7 +23,6 @@ from bae_ray.autoencoders.waiting import must_not_wait
 from bae_ray.errors import InvalidInputError
 from bae_ray.values import LARGE, check_finite, check_type, largest
 
-
 MULTIPLIED = ("W_enc", "b_enc", "W_dec", "b_dec")
 """Parameters that nothing but `affine` takes, so that in bf16 they may be copies in that precision."""
 

@@ -1,4 +1,4 @@
-"""An experiment as a command: jobs/JOB.py PRESET [options]."""
+"""An experiment as a command: jobs/JOB.py PRESET [--dry-run] [options]."""
 
 import sys
 from collections.abc import Mapping
@@ -7,12 +7,13 @@ from typing import TypeVar
 from bae_ray.cli.exit_codes import report_failures, run_safely
 from bae_ray.cli.parsing import parse
 from bae_ray.errors import InvalidInputError
-from bae_ray.experiments.protocol import Experiment, ExperimentConfig, execute
+from bae_ray.experiments.protocol import Experiment, ExperimentConfig, Planned, execute
 from bae_ray.names import nearest
 
 C = TypeVar("C", bound=ExperimentConfig)
 
 DEFAULT = "laptop"
+DRY_RUN = "--dry-run"
 OLD_NAMES = {"cpu": "laptop", "demo": "laptop"}
 """What presets were called before."""
 
@@ -23,9 +24,24 @@ def start(experiment: Experiment[C]) -> None:
 
 
 def run_job(experiment: Experiment[C], arguments: list[str]) -> int:
-    """Run an experiment; the exit code."""
+    """Run an experiment, or print what its trainings would take; the exit code."""
+    dry, arguments = DRY_RUN in arguments, [argument for argument in arguments if argument != DRY_RUN]
     config = parse_preset(experiment.presets, f"{experiment.job}.py", arguments)
+    if dry:
+        _print_plan(experiment, config)
+        return 0
     return report_failures(execute(experiment, config))
+
+
+def _print_plan(experiment: Experiment[C], config: C) -> None:
+    if not isinstance(experiment, Planned):
+        raise InvalidInputError(f"{experiment.job}.py has no {DRY_RUN}: it trains on more than one store.")
+    from bae_ray.activations.planned import planned_store
+    from bae_ray.report.sweep_terminal import print_plan
+    from bae_ray.training.dry_run import dry_run
+
+    extraction, sweep = experiment.planned(config)
+    print_plan(dry_run(sweep, planned_store(extraction), config.out / "planned"))
 
 
 def parse_preset(presets: Mapping[str, C], prog: str, arguments: list[str]) -> C:

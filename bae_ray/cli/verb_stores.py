@@ -3,12 +3,16 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import yaml
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from bae_ray.activations.config import ExportFormat, ExtractConfig, Position
 from bae_ray.cli.command import Command, Held
 from bae_ray.cli.exit_codes import report_failures
+from bae_ray.config import describe
+from bae_ray.errors import InvalidInputError
 from bae_ray.storage import without_credentials
 
 
@@ -23,6 +27,25 @@ class ExtractCommand(Command):
     check: bool = False
     """Only try the model on texts of the corpus: whether their vectors are the same alone and beside others, whole and
     cut, whatever follows."""
+
+
+def read_extraction(file: Path) -> ExtractConfig:
+    """The extraction in a YAML or JSON file: options of `bae-ray extract`, or an experiment's config with a section.
+
+    Raises `InvalidInputError` for any other file.
+    """
+    try:
+        read = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidInputError(f"{file} cannot be read: {error}.") from error
+    if not isinstance(read, dict):
+        raise InvalidInputError(f"{file} holds no options of an extraction: expected what its --config takes.")
+    others = ExtractCommand.model_fields.keys() - ExtractCommand.held().keys()
+    options = read.get("extract", {name: value for name, value in read.items() if name not in others})
+    try:
+        return ExtractConfig.model_validate(options)
+    except ValidationError as error:
+        raise InvalidInputError(f"{file}, as options of an extraction: {describe(error, ExtractConfig)}.") from error
 
 
 def extract(command: ExtractCommand) -> int:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -10,12 +11,16 @@ from bae_ray.autoencoders.architectures import AutoencoderConfig, architecture_o
 from bae_ray.autoencoders.config import BAEConfig
 from bae_ray.cli.command import Command, Held
 from bae_ray.cli.exit_codes import report_failures
+from bae_ray.cli.verb_stores import read_extraction
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import write_text
 from bae_ray.progress import track
 from bae_ray.storage import without_credentials
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.sweep_config import SweepConfig
+
+if TYPE_CHECKING:
+    from bae_ray.activations.store import ActivationStore
 
 
 class TrainCommand(Command):
@@ -43,11 +48,12 @@ class SweepCommand(Command):
     sweep: Held[SweepConfig]
     """What to train."""
     store: str
-    """Activation store: a path, or a URI such as s3://bucket/folder."""
+    """Activation store: a path, or a URI such as s3://bucket/folder. With dry_run also a YAML or JSON file of the
+    options of an extraction that is still to be made, or of an experiment's config: a plan takes shapes alone."""
     out: Path
     """Folder of runs, a directory for each, and of results.parquet."""
     dry_run: bool = False
-    """Only print what the sweep would do: how many runs, for how long, and how large."""
+    """Only print what the sweep would do: how many runs and steps, for how long, and how large."""
     price_per_gpu_hour: float | None = Field(default=None, gt=0)
     """With dry_run: price of an hour of one GPU, in any currency; the plan says what the sweep costs."""
     continue_unconverged: int | None = Field(default=None, ge=1)
@@ -109,9 +115,13 @@ def sweep(command: SweepCommand) -> int:
     if command.dry_run:
         from bae_ray.report.sweep_terminal import print_plan
 
-        plan = dry_run(command.sweep, ActivationStore.open(command.store), command.out)
-        print_plan(plan, command.price_per_gpu_hour)
+        print_plan(dry_run(command.sweep, _planned(command.store), command.out), command.price_per_gpu_hour)
         return 0
+    if Path(command.store).is_file():
+        raise InvalidInputError(
+            f"--store is {command.store}, a file: expected the folder of a store. On a file, an extraction still to be "
+            "made, a sweep can only be planned: add --dry-run."
+        )
     store, more = ActivationStore.open(command.store), command.continue_unconverged
     outcome = run(command.sweep, store, command.out, continue_unconverged=more)
     write_text(command.out / "sweep.json", command.record(store=without_credentials(command.store)))
@@ -120,6 +130,14 @@ def sweep(command: SweepCommand) -> int:
         print(f"{outcome.unconverged} runs did not converge; --continue-unconverged EPOCHS goes on with them.")
     print(command.out / RESULTS_FILE)
     return report_failures(outcome.failures)
+
+
+def _planned(store: str) -> "ActivationStore":
+    """The store to plan over, or what an extraction in a file will make."""
+    from bae_ray.activations.planned import planned_store
+    from bae_ray.activations.store import ActivationStore
+
+    return planned_store(read_extraction(Path(store))) if Path(store).is_file() else ActivationStore.open(store)
 
 
 def watch(command: WatchCommand) -> None:

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 from bae_ray.config import Config
 from bae_ray.files import write_text
 
 if TYPE_CHECKING:
+    from bae_ray.activations.config import ExtractConfig
     from bae_ray.report.results_writer import Results
+    from bae_ray.training.sweep_config import SweepConfig
 
 CONFIG_FILE = "config.json"
 
@@ -65,6 +67,15 @@ class Experiment(Protocol[C]):
 
         Raises `InvalidInputError` for a config that it does not accept.
         """
+        ...
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """An experiment that trains one grid on one store, so that its trainings can be planned before either is made."""
+
+    def planned(self, config: Any, /) -> "tuple[ExtractConfig, SweepConfig]":
+        """The extraction of that store, and the grid."""
         ...
 
 

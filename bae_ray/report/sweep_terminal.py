@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.report.terminal import list_of
-from bae_ray.training.dry_run import DryRun
+from bae_ray.training.resource_estimate import DryRun
 from bae_ray.training.results import results
 from bae_ray.training.sweep_folder import Status, status
 

@@ -1,7 +1,6 @@
 """What a sweep would do: how much is left of it, for how long, on what."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import InvalidInputError
@@ -11,45 +10,13 @@ from bae_ray.training.pack_plan import PackPlan, plan_packs
 from bae_ray.training.pack_size import PackSize
 from bae_ray.training.pack_trainer import measure_packs
 from bae_ray.training.packing import Pack, unfinished_packs
-from bae_ray.training.resource_estimate import Estimate, Measured, estimate, gpu_share
+from bae_ray.training.resource_estimate import DryRun, estimate, gpu_share
 from bae_ray.training.run_folder import is_finished
 from bae_ray.training.sweep_config import SweepConfig
 from bae_ray.work.executor import Executor
 from bae_ray.work.executors import ExecutorName, tune_executor
 
 BY_ITSELF = PackSize(1, "a search trains each by itself")
-
-
-class DryRun(NamedTuple):
-    """The plan of a sweep."""
-
-    runs: int
-    finished: int
-    illegal: list[str]
-    packing: str
-    """How many runs are trained as one, and why."""
-    measured: Measured
-    estimate: Estimate
-    workers: int
-    gpus_per_trial: float
-    gpus: int
-    """GPUs that there are."""
-
-    @property
-    def gpu_hours(self) -> float | None:
-        """GPU-hours of all trainings; None where a step was measured on a CPU, which says nothing of a GPU.
-
-        Trainings that share a GPU take turns on it: they end sooner together, and are not counted as if each had
-        a GPU of its own.
-        """
-        return self.estimate.device_hours * max(1.0, self.gpus_per_trial) if self.measured.device == "cuda" else None
-
-    @property
-    def wall_hours(self) -> float:
-        """Hours until all of it is trained."""
-        if self.gpu_hours is not None:
-            return self.gpu_hours / max(1, min(self.gpus, self.estimate.packs))
-        return self.estimate.device_hours / self.workers
 
 
 def dry_run(

@@ -21,16 +21,16 @@ class HalfWeights:
         """Its parameters are the copies, and those of the other one that no product takes; its buffers are the other
         one's."""
         names = [name for name, _ in module.named_parameters() if name in MULTIPLIED]
-        self._weights = [module.get_parameter(name) for name in names]
-        self._copies = [nn.Parameter(weight.detach().bfloat16()) for weight in self._weights]
+        self._weights: list[Tensor] = [module.get_parameter(name) for name in names]
+        copies = [nn.Parameter(weight.detach().bfloat16()) for weight in self._weights]
+        self._copies: list[Tensor] = [*copies]
         shared = [name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name not in names]
         for name in shared:
             setattr(self.module, name, getattr(module, name))
-        for name, weight in zip(names, self._copies, strict=True):
+        for name, weight in zip(names, copies, strict=True):
             setattr(self.module, name, weight)
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy the weights as they are now."""
-        copies: list[Tensor] = [*self._copies]
-        torch._foreach_copy_(copies, [weight.detach() for weight in self._weights])  # noqa: SLF001 - no public name
+        torch._foreach_copy_(self._copies, self._weights)  # pyright: ignore[reportPrivateImportUsage]

@@ -70,7 +70,7 @@ def pack_size(
     try:
         tried = executor.once(measuring, Share(share.cpus, float(share.gpus > 0)))
     except BaeRayError as error:  # its process died, say
-        return PackSize(ON_CPU, f"measuring failed: {first_line(error)}")
+        return PackSize(ON_CPU, f"measuring failed: {first_line(error).rstrip('.')}")
     return chosen(tried, most, part) if tried else PackSize(ON_CPU, "the default on a CPU, and torch finds no GPU")
 
 

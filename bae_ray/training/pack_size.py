@@ -92,10 +92,13 @@ def _fits(measured: Measured, share: float) -> bool:
 
 
 def _bytes_of(size: int, tried: Sequence[Tried]) -> float:
-    """Memory that a pack of a size will take, with a margin, if each further run takes what those before took."""
+    """Memory that a pack of a size will take, with a margin, if each further run takes what those before took.
+
+    What one alone takes may be the cell's data and the process, so that it tells nothing of another one.
+    """
     sizes = [(one.size, one.measured.peak_bytes) for one in tried if one.measured is not None]
     (first, least), (last, peak) = sizes[0], sizes[-1]
-    each = (peak - least) / (last - first) if last > first else peak
+    each = (peak - least) / (last - first) if last > first else 0.0
     return MARGIN * (peak + max(each, 0) * (size - last))
 
 

@@ -17,7 +17,7 @@ from bae_ray.training.samples import held_out_count
 from bae_ray.training.trainer import train_many
 
 STEPS = {"cpu": 20, "cuda": 100}
-"""Number of steps per epoch of the measured training, by device: a GPU's are short beside what an epoch takes besides."""
+"""Number of steps per epoch of the measured training, by device: beside a GPU's, what an epoch takes besides counts."""
 MARGIN = 1.3
 """Factor by which a training may need more memory than was measured."""
 SMALLEST_SHARE = 1 / 16
@@ -51,6 +51,38 @@ class Estimate(NamedTuple):
     disk_bytes: int
     steps: int = 0
     """Steps of all runs."""
+
+
+class DryRun(NamedTuple):
+    """The plan of a sweep."""
+
+    runs: int
+    finished: int
+    illegal: list[str]
+    packing: str
+    """How many runs are trained as one, and why."""
+    measured: Measured
+    estimate: Estimate
+    workers: int
+    gpus_per_trial: float
+    gpus: int
+    """GPUs that there are."""
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """GPU-hours of all trainings; None where a step was measured on a CPU, which says nothing of a GPU.
+
+        Trainings that share a GPU take turns on it: they end sooner together, and are not counted as if each had
+        a GPU of its own.
+        """
+        return self.estimate.device_hours * max(1.0, self.gpus_per_trial) if self.measured.device == "cuda" else None
+
+    @property
+    def wall_hours(self) -> float:
+        """Hours until all of it is trained."""
+        if self.gpu_hours is not None:
+            return self.gpu_hours / max(1, min(self.gpus, self.estimate.packs))
+        return self.estimate.device_hours / self.workers
 
 
 def measure_one(packs: Sequence[Pack], store: ActivationStore, device: str) -> Measured:

@@ -96,7 +96,7 @@ class Casts(TorchDispatchMode):
     @override
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._to_copy.default and made.dtype == torch.bfloat16:  # noqa: SLF001
+        if func is torch.ops.aten._to_copy.default and made.dtype == torch.bfloat16:
             self.found += tuple(made.shape) in self._shapes
         return made
 

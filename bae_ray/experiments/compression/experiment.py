@@ -1,8 +1,10 @@
 """Compression of hidden states beside the usual quantisers (the paper's Table 3, Appendix A.5)."""
 
+from bae_ray.activations.config import ExtractConfig
 from bae_ray.experiments.compression.config import PRESETS, CompressionConfig
 from bae_ray.experiments.extractions import check_extract, of_other_texts
 from bae_ray.experiments.protocol import Outcome
+from bae_ray.training.sweep_config import SweepConfig
 
 
 class Compression:
@@ -10,6 +12,10 @@ class Compression:
 
     job = "compression"
     presets = PRESETS
+
+    def planned(self, config: CompressionConfig) -> tuple[ExtractConfig, SweepConfig]:
+        """What its plan is made of."""
+        return config.extract, config.sweep
 
     def run(self, config: CompressionConfig) -> Outcome:
         """Make compression.csv, compression.png (rate against distortion of each method) and compression.html."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bae_ray.activations.config import ExtractConfig
 from bae_ray.comsem.config import ComSemConfig, JudgeConfig
 from bae_ray.config import content_hash
 from bae_ray.experiments.comsem_table.config import PRESETS, ComSemTableConfig
@@ -11,6 +12,7 @@ from bae_ray.experiments.judged import COMSEM, check_judge, check_texts
 from bae_ray.experiments.protocol import Outcome
 from bae_ray.files import write_text
 from bae_ray.serving.judge.session import judge_of
+from bae_ray.training.sweep_config import SweepConfig
 
 if TYPE_CHECKING:
     from bae_ray.activations.store import ActivationStore
@@ -25,6 +27,10 @@ class ComSemTable:
 
     job = "comsem_table"
     presets = PRESETS
+
+    def planned(self, config: ComSemTableConfig) -> tuple[ExtractConfig, SweepConfig]:
+        """What its plan is made of."""
+        return config.extract, config.sweep
 
     def run(self, config: ComSemTableConfig) -> Outcome:
         """Make comsem.csv (Table 1), best.csv (Table 4), a picture of sorted scores per layer, and comsem.html."""

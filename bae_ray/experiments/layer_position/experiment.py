@@ -1,7 +1,9 @@
 """Entropy of a language model's hidden states by layer and token position (the paper's Fig. 3, section 4.2)."""
 
+from bae_ray.activations.config import ExtractConfig
 from bae_ray.experiments.layer_position.config import PRESETS, LayerPositionConfig
 from bae_ray.experiments.protocol import Outcome
+from bae_ray.training.sweep_config import SweepConfig
 
 
 class LayerPosition:
@@ -9,6 +11,10 @@ class LayerPosition:
 
     job = "layer_position_entropy"
     presets = PRESETS
+
+    def planned(self, config: LayerPositionConfig) -> tuple[ExtractConfig, SweepConfig]:
+        """What its plan is made of."""
+        return config.extract, config.sweep
 
     def run(self, config: LayerPositionConfig) -> Outcome:
         """Make entropy.csv, entropy.png, report.html; with several entropy weights matched.csv and matched.png, too."""

@@ -1,0 +1,66 @@
+"""The store that an extraction will make, by its shapes alone: for plans of what is trained on it.
+
+Of the language model its config is read, of the corpus nothing.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from bae_ray.activations.config import ExtractConfig, Position
+from bae_ray.activations.extract import layers_of, most_vectors
+from bae_ray.activations.layout import Cell, Manifest, Request
+from bae_ray.activations.model import check_request, find_model
+from bae_ray.activations.store import ActivationStore
+from bae_ray.config import content_hash
+from bae_ray.errors import InvalidInputError
+from bae_ray.storage import folder_at
+
+BLOCK = 4096
+"""Rows of random numbers; a cell repeats them, so that it takes no more memory."""
+
+
+class PlannedStore(ActivationStore):
+    """A store that is not there: its activations are random, of mean 0 and variance 1."""
+
+    @override
+    def fingerprint(self, cell: Cell) -> str:
+        self._check_held(cell)
+        return content_hash([self.manifest.request.model_dump(mode="json"), cell])
+
+    @override
+    def shards(self, layer: int, position: Position, site: str = "residual") -> list[Tensor]:
+        self._check_held(Cell(layer, site, position))
+        n = self.manifest.n
+        block = torch.randn(min(n, BLOCK), self.manifest.d, generator=torch.Generator().manual_seed(layer))
+        return [block[: min(BLOCK, n - start)] for start in range(0, n, BLOCK)]
+
+
+def planned_store(config: ExtractConfig) -> PlannedStore:
+    """The shapes of the store that an extraction will make, if there are texts enough.
+
+    Raises `InvalidInputError` for what the model does not have, and where the number of vectors hangs on the texts.
+    """
+    model = find_model(config.model, config.revision)
+    layers = layers_of(config, model)
+    check_request(model, layers, config.sites, config.all_positions, config.max_tokens)
+    n = most_vectors(config)
+    if n is None:
+        raise InvalidInputError(
+            "how many vectors there will be is not known before the texts are read: give max_texts, or where every "
+            "token is taken tokens.max_vectors. A plan takes these."
+        )
+    request = Request(
+        model={"name": model.name, "revision": model.revision},
+        tokenizer={},
+        input=config.input.model_dump(mode="json"),
+        layers=layers,
+        sites=config.sites,
+        positions=config.all_positions,
+        **config.model_dump(include={"dtype", "batch_size", "batch_tokens", "shard_size", "shard_mb"}),
+    )
+    nothing = dict.fromkeys(("tokens", "texts_read", "texts_too_short", "texts_too_long"), 0)
+    manifest = Manifest(request=request, d=model.hidden_size, n=n, texts=n, shards=(), **nothing)
+    return PlannedStore(folder_at(Path("planned")), manifest)
