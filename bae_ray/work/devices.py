@@ -24,12 +24,17 @@ class Share(NamedTuple):
         return max(1, fitting(gpus, self.gpus, whole=True) if self.gpus else fitting(cpus, self.cpus))
 
 
+def parts(amount: float) -> int:
+    """An amount of CPUs or GPUs in Ray's parts of one, in which it is exact: five fifths are one."""
+    return int(amount * PER_DEVICE)
+
+
 def fitting(total: float, share: float, whole: bool = False) -> int:
     """How many shares fit into a total; `whole`: no share below one lies on two devices, as with GPUs."""
-    part = max(1, int(share * PER_DEVICE))
+    part = max(1, parts(share))
     if whole and part < PER_DEVICE:
         return int(total) * (PER_DEVICE // part)
-    return int(total * PER_DEVICE) // part
+    return parts(total) // part
 
 
 def take(share: Share) -> str:

@@ -1,6 +1,11 @@
-import pytest
+from fractions import Fraction
 
-from bae_ray.work.devices import Share, fitting
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bae_ray.training.resource_estimate import MARGIN, Measured, gpu_share
+from bae_ray.work.devices import PER_DEVICE, Share, fitting
 
 
 @pytest.mark.parametrize(
@@ -23,3 +28,35 @@ def test_shares_of_cpus_may_lie_on_several(total: float, share: float, workers: 
 def test_one_worker_is_tried_where_none_fits():
     assert Share(8, 0).fitting(cpus=4, gpus=0) == 1
     assert Share(1, 2).fitting(cpus=4, gpus=1) == 1
+
+
+shares = st.integers(1, 2 * PER_DEVICE).map(lambda part: part / PER_DEVICE)
+
+
+@given(st.integers(1, 100), st.integers(0, 16))
+def test_as_many_as_one_is_divided_by(number: int, gpus: int):
+    assert Share(1, 1 / number).fitting(cpus=4, gpus=gpus) == max(1, number * gpus)
+    assert fitting(1, 1 / number) == number
+
+
+@given(shares, st.integers(0, 9))
+def test_shares_placed_one_after_another(share: float, gpus: int):
+    """As Ray places them, which cuts off what is below a part: on one GPU each, or on whole ones."""
+    part = Fraction(int(share * PER_DEVICE), PER_DEVICE)
+    free, placed = [Fraction(1)] * gpus, 0
+    while part < 1 and (number := next((i for i, left in enumerate(free) if left >= part), None)) is not None:
+        free[number] -= part
+        placed += 1
+    if part >= 1:
+        placed = int(gpus // part)
+    assert fitting(gpus, share, whole=True) == placed
+    assert Share(1, share).fitting(cpus=64, gpus=gpus) == max(1, placed)
+
+
+@given(st.integers(10**8, 10**11), st.integers(10**9, 2 * 10**11))
+def test_as_many_trainings_as_memory_holds_have_a_share(peak: int, device: int):
+    share = gpu_share(Measured(0.01, peak, device, 1))
+    together = Share(1, share).fitting(cpus=16, gpus=1)
+    assert 1 <= together <= 16
+    assert together == 1 or together * peak * MARGIN <= device
+    assert together == 16 or (together + 1) * peak * MARGIN > device

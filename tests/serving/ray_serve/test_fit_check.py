@@ -35,7 +35,7 @@ kinds = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@given(kinds=kinds, cpus=st.integers(1, 8), gpus=st.integers(0, 2))
+@given(kinds=kinds, cpus=st.integers(1, 8), gpus=st.integers(0, 1))  # shares of several GPUs: below
 def test_all_replicas_that_there_may_be_fit_at_once(kinds: dict, cpus: int, gpus: int):
     config, have = ServiceConfig(registry=Path("x"), **kinds), {"CPU": float(cpus), "GPU": float(gpus)}
 
@@ -123,3 +123,21 @@ def test_texts_that_have_no_place_are_refused_at_once_and_never_take_the_encoder
         until(encodes, 60)
         (tmp_path / "go").touch()
         until(lambda: ask(service, "texts/encode?top_k=1", {"texts": ["w1"]}).status_code == 200, 60)
+
+
+@pytest.mark.parametrize(("gpus", "share", "fit"), [(1, 0.2, 5), (1, 0.1, 10), (1, 1 / 6, 6), (2, 0.6, 2), (3, 1, 3)])
+def test_shares_of_gpus_are_counted_in_whole_numbers(gpus: int, share: float, fit: int):
+    """Three of .6 are less than two GPUs, but none lies on two."""
+    encoders = {"num_gpus": share, "num_cpus": 0, "max_replicas": 99}
+    config = ServiceConfig.model_validate({"registry": "r", "encoders": encoders})
+    got, _ = placed(config, {"CPU": 64.0, "GPU": float(gpus)})
+    assert got.encoders.max_replicas == fit
+
+
+@given(st.integers(1, 30), st.integers(1, 3))
+def test_shares_of_cpus_are_counted_in_whole_numbers(number: int, cpus: int):
+    encoders = {"num_cpus": 1 / number, "max_replicas": 999}
+    nothing = {"num_cpus": 0, "max_replicas": 1}
+    config = ServiceConfig.model_validate({"registry": "r", "encoders": encoders, "gateway": nothing, "texts": nothing})
+    got, _ = placed(config, {"CPU": float(cpus), "GPU": 0.0})
+    assert got.encoders.max_replicas == number * cpus
