@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_what_is_chosen_was_measured_fits_and_gains(
     assert found.size <= most
     ahead = [one for one in tried if one.size <= found.size]
     assert found.measured == ahead[-1].measured is not None
-    for before, after in zip(ahead, ahead[1:], strict=False):
+    for before, after in pairwise(ahead):
         assert after.seconds_per_run <= GAIN * before.seconds_per_run
         assert after.measured is not None
         assert MARGIN * after.measured.peak_bytes <= share * 80 * GB
