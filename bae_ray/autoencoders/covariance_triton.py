@@ -46,7 +46,8 @@ class Latents(NamedTuple):
 def covariance_penalty(code: Tensor, working_set: int | None = None) -> Tensor:
     """The penalty [M] of a code [M, N, F] of 0 and 1; see `bae_ray.autoencoders.covariance`.
 
-    Besides `working_set` it takes 6 bytes for each of the M N F entries.
+    Besides `working_set` it takes 6 bytes for each of the M N F entries. Up to 16,384 latents of one member the signs
+    of all fit into it; beyond, blocks of columns are worked through.
     """
     differentiate = code.requires_grad and torch.is_grad_enabled()
     return _CovariancePenalty.apply(code, differentiate, working_set or WORKING_SET)  # pyright: ignore[reportReturnType]
@@ -96,7 +97,7 @@ def value_and_gradient(
     wide = n > INT32_EXACT_ROOT or n * f >= 1 << 31
     gathered = torch.empty_like(code, dtype=OPERAND)
     kernels.gather[(tiles(n), tiles(f), m)](code, varying, counts, gathered, n, f, TILE=TILE, num_warps=8)
-    width = min(f, max(working_set // (m * f * OPERAND.itemsize) // TILE, 1) * TILE)
+    width = columns_at_once(m, f, working_set)
     signs = code.new_empty(m, f, width, dtype=OPERAND) if differentiate else gathered
     sums = code.new_zeros(m, f, dtype=torch.int64 if wide else torch.int32)
     total = code.new_zeros(m, dtype=torch.int64)
@@ -113,6 +114,12 @@ def value_and_gradient(
                 gathered, varying, counts, signs, sums, gradient, n, f, start, width, 2 / (n - 1), **options
             )
     return (total.double() / (n * (n - 1))).float(), gradient
+
+
+def columns_at_once(members: int, latents: int, working_set: int = WORKING_SET) -> int:
+    """B: as many columns of signs as the working set holds, in whole tiles, and one tile at least."""
+    tiles_of = working_set // (members * latents * OPERAND.itemsize * TILE)
+    return min(latents, max(tiles_of, 1) * TILE)
 
 
 def tiles(size: int, of: int = TILE) -> int:

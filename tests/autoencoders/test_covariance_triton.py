@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from bae_ray.autoencoders.covariance import covariance_penalty as on_cpu
@@ -104,6 +106,48 @@ def test_without_a_gradient_the_value_is_the_same():
 
     rows = code(2, 30, 150)
     assert torch.equal(covariance_penalty(rows.to(DEVICE)).cpu(), found(rows)[0])
+
+
+@given(st.integers(1, 64), st.integers(1, 131_072), st.sampled_from([1, 1 << 20, 512 << 20]))
+def test_signs_take_the_working_set_or_a_tiles_width(members: int, latents: int, working_set: int):
+    from bae_ray.autoencoders.covariance_triton import OPERAND, TILE, columns_at_once
+
+    width = columns_at_once(members, latents, working_set)
+    taken = members * latents * width * OPERAND.itemsize
+    assert 1 <= width <= latents
+    assert width == latents or width % TILE == 0
+    assert taken <= working_set or width <= TILE
+    if width < latents:
+        assert taken + members * latents * TILE * OPERAND.itemsize > working_set, "no narrower than it has to be"
+
+
+def test_the_paper_and_beyond_by_blocks():
+    from bae_ray.autoencoders.covariance_triton import columns_at_once
+
+    assert columns_at_once(1, 8192) == 8192
+    assert columns_at_once(1, 16_384) == 16_384
+    assert columns_at_once(1, 131_072) == 2048
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE != "cuda", reason="measures what a GPU allocates")
+@pytest.mark.parametrize("members", [1, 2])
+def test_memory_on_a_gpu_is_bounded_at_131_072_latents(members: int):
+    """The covariances of one member take 34 GB in half precision; the value is told of its firing rates alone."""
+    from bae_ray.autoencoders.covariance_triton import WORKING_SET, covariance_penalty
+
+    n, f = 64, 131_072
+    rows = torch.zeros(members, n, f, device="cuda")
+    rows[:, 0, ::64] = 1  # 2,048 latents that fire together, once
+    rows.requires_grad_()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    value = covariance_penalty(rows)
+    (gradient,) = torch.autograd.grad(value.sum(), rows)
+    assert torch.cuda.max_memory_allocated() - before < WORKING_SET + 30 * rows.numel()
+    assert value.tolist() == pytest.approx([2048 * 2047 / n] * members)
+    assert gradient.isfinite().all()
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="measures what a CPU allocates")
