@@ -11,7 +11,7 @@ from typing import NamedTuple
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import BaeRayError, first_line
 from bae_ray.training.config import RunConfig
-from bae_ray.training.pack_size import ON_CPU, PackSize, Tried, chosen, most_packed, next_size
+from bae_ray.training.pack_size import UNMEASURED, PackSize, Tried, chosen, most_packed, next_size
 from bae_ray.training.packing import Pack, pack, unfinished_packs
 from bae_ray.training.resource_estimate import largest, measure_one
 from bae_ray.training.sweep_config import ExecutionConfig
@@ -54,35 +54,32 @@ def plan_packs(
 def pack_size(
     runs: Sequence[RunConfig], store: ActivationStore, execution: ExecutionConfig, executor: Executor
 ) -> PackSize:
-    """How many of the runs to train as one; measured on a GPU, and where `execution.packed` is auto."""
-    if isinstance(execution.packed, int):
-        return PackSize(execution.packed, "as asked for")
+    """How many of the runs to train as one; where `execution.packed` is auto, that is measured."""
+    if execution.packed != "auto":
+        return PackSize(execution.packed, "as set by packed")
     share = executor.share("a training", execution.cpus_per_trial, execution.gpus_per_trial)
-    asked = execution.packed == "auto"
-    if not (asked or share.gpus):
-        return PackSize(ON_CPU, "the default on a CPU")
     devices = int(executor.total("GPU")) if share.gpus else executor.fitting(share)
     most = most_packed([len(some.runs) for some in pack(runs, len(runs))], devices)
     if most == 1:
         return PackSize(1, "no two may go together, or each device would not have one")
     part = execution.gpus_per_trial or 1.0
-    measuring = partial(measure_sizes, runs, store, most=most, part=part, on_cpu=asked)
+    whole = Share(share.cpus, float(share.gpus > 0))
     try:
-        tried = executor.once(measuring, Share(share.cpus, float(share.gpus > 0)))
+        tried = executor.once(partial(measure_sizes, runs, store, most=most, part=part), whole)
     except BaeRayError as error:  # its process died, say
-        return PackSize(ON_CPU, f"measuring failed: {first_line(error).rstrip('.')}")
-    return chosen(tried, most, part) if tried else PackSize(ON_CPU, "the default on a CPU, and torch finds no GPU")
+        return PackSize(UNMEASURED, f"measuring failed: {first_line(error).rstrip('.')}")
+    return chosen(tried, most, part)
 
 
 def measure_sizes(
-    runs: Sequence[RunConfig], store: ActivationStore, device: str, most: int, part: float, on_cpu: bool
+    runs: Sequence[RunConfig], store: ActivationStore, device: str, most: int, part: float
 ) -> list[Tried]:
-    """Measure packs of 1, 2, 4, ... of the runs, as long as a larger one may be better; nothing unless `on_cpu` there.
+    """Measure packs of 1, 2, 4, ... of the runs, as long as a larger one may be better.
 
     `part` of the device is a training's. To be called in a worker.
     """
     tried: list[Tried] = []
-    while (device == "cuda" or on_cpu) and (size := next_size(tried, most, part)) is not None:
+    while (size := next_size(tried, most, part)) is not None:
         full = [some for some in pack(runs, size) if len(some.runs) == size]
         try:
             measured = measure_one(largest(full), store, device)

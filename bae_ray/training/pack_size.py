@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from bae_ray.training.resource_estimate import MARGIN, Measured
 
-ON_CPU = 8
-"""On a CPU packs save the reading of the data and little else, so that more would only leave other workers idle."""
+UNMEASURED = 8
+"""The size where none could be measured."""
 LARGEST = 64
 GAIN = 0.9
 """A larger pack has to take at most so much of the time for each of its runs; a smaller gain is no more than noise."""
@@ -63,7 +63,7 @@ def chosen(tried: Sequence[Tried], most: int, share: float = 1.0) -> PackSize:
     last = tried[-1]
     best = last if _is_better(tried, share) else tried[-2]
     if best.measured is None:
-        return PackSize(ON_CPU, "nothing could be measured")
+        return PackSize(UNMEASURED, "nothing could be measured")
     each = f"{best.seconds_per_run * 1e3:.3g} ms a step for each run"
     if best is not last and (last.measured is None or not _fits(last.measured, share)):
         why = f"{each}; {last.size} together do not fit into memory"

@@ -1,6 +1,7 @@
 """What runs differently on a GPU gives the numbers of the CPU, to the precision asked for."""
 
 import gc
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +11,23 @@ from typing import Any
 import pytest
 import torch
 
+from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.planned import planned_store
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import ArchitectureConfig, BAEConfig, BatchTopKConfig, JumpReLUConfig, ReLUConfig
 from bae_ray.autoencoders.architectures import ARCHITECTURES
 from bae_ray.autoencoders.covariance import covariance_penalty
 from bae_ray.errors import TrainingError
 from bae_ray.training.config import TrainingConfig
+from bae_ray.training.dry_run import dry_run
+from bae_ray.training.grid import expand
 from bae_ray.training.loop import TrainingMetrics
+from bae_ray.training.pack_plan import measure_sizes
+from bae_ray.training.pack_size import chosen
 from bae_ray.training.resident import STEPS_BEFORE, ResidentSteps
 from bae_ray.training.samples import Batches
 from bae_ray.training.stack import Stack
+from bae_ray.training.sweep_config import SweepConfig
 from bae_ray.training.trainer import Trained, train, train_many
 
 pytestmark = pytest.mark.gpu
@@ -129,6 +137,43 @@ def test_no_step_waits(architecture: str, precision: str, capture: bool, capfd: 
         for _ in steps:
             pass
     assert "not captured" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("capture", [False, True])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_copies_of_the_weights_in_bf16_are_casts_of_them(architecture: str, capture: bool):
+    """Ten steps, in half of which the graph is replayed; weights that are saved stay in float32."""
+    one = TRAINING.model_copy(update={"precision": "bf16"})
+    members = [one, one.model_copy(update={"lr": 1e-3, "decoder_norm": "unit"})]
+    (ours, steps), (cast, other_steps) = (resident(config_of(architecture), members, c) for c in (capture, False))
+    assert vars(ours)["_half"] is not None
+    vars(cast)["_half"] = None
+    for some in (steps, other_steps):
+        for _ in some:
+            pass
+    expected = cast.state()
+    for name, tensor in ours.state().items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=1e-3)
+
+
+def test_the_size_of_packs_is_measured(tmp_path: Path):
+    """Small autoencoders leave most of a GPU idle, so that several together take less time each."""
+    shapes = {"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 2, "vocab_size": 64}
+    (tmp_path / "config.json").write_text(json.dumps(shapes))
+    store = planned_store(ExtractConfig(model=str(tmp_path), layers=(1,), positions=(4,), max_texts=131_072))
+    weights = ",".join(str(2.0**-number) for number in range(16))
+    config = SweepConfig(
+        axes=(f"training.entropy_weight={weights}",), autoencoder=BAEConfig(d_latent=256), packed="auto"
+    )
+    tried = measure_sizes(expand(config, store), store, "cuda", most=16, part=1.0)
+    assert [one.size for one in tried] == [1, 2, 4, 8, 16][: len(tried)]
+    assert all(one.measured and one.measured.device == "cuda" for one in tried)
+    assert chosen(tried, 16).size >= 4
+    plan = dry_run(config, store, tmp_path, executor="inline")
+    assert plan.gpu_hours is not None
+    assert plan.gpu_hours > 0
+    assert "ms a step for each run" in plan.packing
 
 
 LONG = TRAINING.model_copy(update={"epochs": 34, "lr": 3e-3, "entropy_warmup": 0.3, "covariance_warmup": 0.1})

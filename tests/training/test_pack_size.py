@@ -17,7 +17,7 @@ from bae_ray.training import pack_plan
 from bae_ray.training.config import RunConfig, TrainingConfig
 from bae_ray.training.grid import expand
 from bae_ray.training.pack_plan import measure_sizes, pack_size, plan_packs
-from bae_ray.training.pack_size import GAIN, LARGEST, ON_CPU, PackSize, Tried, chosen, most_packed, next_size
+from bae_ray.training.pack_size import GAIN, LARGEST, UNMEASURED, PackSize, Tried, chosen, most_packed, next_size
 from bae_ray.training.packing import Pack
 from bae_ray.training.resource_estimate import MARGIN, Measured
 from bae_ray.training.run_folder import RESULT_FILE
@@ -76,7 +76,7 @@ def test_memory_that_runs_out_before_it_was_foreseen():
     found = best(lambda _: 0.004, lambda size: GB * size**3, 64)
     assert found.size == 2
     assert "do not fit into memory" in found.why
-    assert best(lambda _: 0.004, lambda _: 100 * GB, 64) == PackSize(ON_CPU, "nothing could be measured")
+    assert best(lambda _: 0.004, lambda _: 100 * GB, 64) == PackSize(UNMEASURED, "nothing could be measured")
 
 
 @given(
@@ -100,7 +100,7 @@ def test_what_is_chosen_was_measured_fits_and_gains(
     assert sizes[0] == 1
     assert len(sizes) <= 8
     if tried[0].measured is None:
-        assert found.size == ON_CPU
+        assert found.size == UNMEASURED
         return
     assert found.size in sizes
     assert found.size <= most
@@ -148,21 +148,19 @@ def runs(store: ActivationStore) -> list[RunConfig]:
 
 
 def test_sizes_are_measured_on_a_cpu_where_it_is_asked_for(store: ActivationStore, runs: list[RunConfig]):
-    tried = measure_sizes(runs, store, "cpu", most=6, part=1.0, on_cpu=True)
+    tried = measure_sizes(runs, store, "cpu", most=6, part=1.0)
     assert [one.size for one in tried] == [1, 2, 4, 6][: len(tried)]
     assert len(tried) >= 2
     for one in tried:
         assert one.measured is not None
         assert one.measured.products == one.size * tried[0].measured.products  # pyright: ignore[reportOptionalMemberAccess]
-    assert measure_sizes(runs, store, "cpu", most=6, part=1.0, on_cpu=False) == []
 
 
-def test_left_out_or_a_number_nothing_is_measured_without_a_gpu(
-    store: ActivationStore, runs: list[RunConfig], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_number_is_taken_as_it_is(store: ActivationStore, runs: list[RunConfig], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pack_plan, "measure_sizes", None)
-    for packed, size in ((None, ON_CPU), (3, 3), (1, 1)):
-        assert pack_size(runs, store, GRID.model_copy(update={"packed": packed}), Inline()).size == size
+    for packed in (1, 3, 8):
+        assert pack_size(runs, store, GRID.model_copy(update={"packed": packed}), Inline()).size == packed
+    assert SweepConfig().packed == 8
 
 
 class Died(Inline):
@@ -171,7 +169,7 @@ class Died(Inline):
 
 
 def test_a_measurement_that_dies_ends_no_sweep(store: ActivationStore, runs: list[RunConfig]):
-    assert pack_size(runs, store, GRID, Died()) == PackSize(ON_CPU, "measuring failed: its process died")
+    assert pack_size(runs, store, GRID, Died()) == PackSize(UNMEASURED, "measuring failed: its process died")
 
 
 def test_what_runs_out_of_memory_is_no_size(
@@ -184,7 +182,7 @@ def test_what_runs_out_of_memory_is_no_size(
         return Measured(0.001, GB, 80 * GB, size)
 
     monkeypatch.setattr(pack_plan, "measure_one", measure)
-    tried = measure_sizes(runs, store, "cpu", most=6, part=1.0, on_cpu=True)
+    tried = measure_sizes(runs, store, "cpu", most=6, part=1.0)
     assert [(one.size, one.measured is None) for one in tried] == [(1, False), (2, False), (4, True)]
     assert chosen(tried, 6).size == 2
 

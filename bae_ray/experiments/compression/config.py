@@ -73,6 +73,7 @@ PRESETS = {
             "training": TrainingConfig(recipe="scaled", epochs=20, precision="tf32"),
             "axes": ("training.entropy_weight=5e-5,2e-4",),
             "gpus_per_trial": 0.25,
+            "packed": "auto",
         },
         quantizer_vectors=16_384,
         spliced_texts=256,

@@ -77,6 +77,7 @@ PRESETS = {
         evaluation={"max_texts": 2048},
         training={"epochs": 10, "lr_decay": 0.5, "entropy_weight": 1e-5, "l1_weight": 1e-6, "precision": "tf32"},
         gpus_per_trial=0.5,
+        packed="auto",
         scoring=SAMPLE,
     ),
     "paper": _PAPER,

@@ -48,7 +48,7 @@ PRESETS = {
     "gpu": _PAPER.changed(
         out="runs/lm_random_tokens_gpu",
         extract={"max_texts": 16_384, "workers": 1},
-        sweep={"training": TrainingConfig(recipe="scaled", epochs=200, precision="tf32")},
+        sweep={"training": TrainingConfig(recipe="scaled", epochs=200, precision="tf32"), "packed": "auto"},
     ),
     "paper": _PAPER,
 }

@@ -108,7 +108,8 @@ PRESETS = {
         sweep={
             "training": TrainingConfig(
                 epochs=10, lr_decay=0.5, entropy_weight=1e-4, covariance_weight=1e-6, l1_weight=1e-6, precision="tf32"
-            )
+            ),
+            "packed": "auto",
         },
     ),
     "paper": _PAPER,

@@ -86,6 +86,7 @@ PRESETS = {
         ),
         expansions=(1, 2, 4, 8),
         gpus_per_trial=0.25,
+        packed="auto",
     ),
     # 20 epochs are 500 steps. Of other widths: --data.d 256 --data.ranks 1 2 4 8 16 32 64, in a folder of its own.
     "scaled": SyntheticEntropyConfig(
