@@ -65,7 +65,7 @@ class Stack:
         self._terms = torch.compile(terms) if trainings[0].compile else terms
         for member in self.members:
             _constrain(member)
-        self._half = HalfWeights(self.module) if self._bf16 and self._ahead else None
+        self._half: HalfWeights | None = HalfWeights(self.module) if self._bf16 and self._ahead else None
 
     def refresh(self) -> None:
         """To be called before a step where the weights were changed by anything but a step."""
@@ -139,6 +139,7 @@ class Stack:
 
     def release(self) -> None:
         """Give the members weights of their own, with no gradients, so that each can go its way."""
+        self._half = None
         for member in self.members:
             for tensor in (*member.autoencoder.parameters(), *member.autoencoder.buffers()):
                 tensor.grad = None

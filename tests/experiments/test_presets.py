@@ -11,7 +11,7 @@ import pytest
 import bae_ray.experiments
 from bae_ray.cli import job
 from bae_ray.errors import InvalidInputError
-from bae_ray.experiments.protocol import Experiment, ExperimentConfig
+from bae_ray.experiments.protocol import Experiment, ExperimentConfig, Planned
 
 ROOMS = [room.name for room in pkgutil.iter_modules(bae_ray.experiments.__path__) if room.ispkg]
 EXPERIMENTS: list[Experiment[Any]] = [
@@ -72,3 +72,31 @@ def test_the_config_of_a_run_can_be_replayed(experiment: Experiment[Any], tmp_pa
         there = config.model_copy(update={"out": tmp_path})
         there.record()
         assert parsed(experiment, "--config", str(tmp_path / "config.json")) == there
+
+
+@every_experiment
+def test_one_gpu_is_enough_for_the_preset_of_that_name(experiment: Experiment[Any]):
+    config = experiment.presets["gpu"]
+    if (extraction := getattr(config, "extract", None)) is not None:
+        assert (extraction.workers, extraction.gpus_per_worker) == (1, 1)
+    assert (getattr(config, "sweep", config).gpus_per_trial or 0) <= 1
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_how_long_a_preset_takes_is_said_as_measured_or_estimated(room: str):
+    """In the comment above it: a time that was measured names the machine, any other is called an estimate."""
+    source = (Path(bae_ray.experiments.__path__[0]) / room / "config.py").read_text().splitlines()
+    line = next(number for number, text in enumerate(source) if text.strip().startswith('"gpu":'))
+    first = next(number for number in range(line - 1, 0, -1) if not source[number].strip().startswith("#")) + 1
+    comment = " ".join(text.strip(" #") for text in source[first:line])
+    assert comment.startswith("One H100, at most an hour: an estimate, not measured.") or "on one H100" in comment
+
+
+def test_plans_are_of_experiments_with_one_store():
+    planned = [experiment for experiment in EXPERIMENTS if isinstance(experiment, Planned)]
+    assert len(planned) == 4
+    for experiment in planned:
+        for config in experiment.presets.values():
+            extraction, sweep = experiment.planned(config)
+            assert extraction == config.extract
+            assert sweep.training == config.sweep.training

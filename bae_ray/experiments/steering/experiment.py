@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bae_ray.activations.config import ExtractConfig
 from bae_ray.experiments.protocol import Outcome
 from bae_ray.experiments.steering.config import PRESETS, SteeringConfig
 from bae_ray.training.config import RunConfig
@@ -20,6 +21,10 @@ class Steering:
 
     job = "steering"
     presets = PRESETS
+
+    def planned(self, config: SteeringConfig) -> tuple[ExtractConfig, SweepConfig]:
+        """What its plan is made of."""
+        return config.extract, seeded(config)
 
     def run(self, config: SteeringConfig) -> Outcome:
         """Make steering.csv, three pictures and steering.html."""
