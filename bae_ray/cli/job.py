@@ -36,9 +36,9 @@ def run_job(experiment: Experiment[C], arguments: list[str]) -> int:
 def _print_plan(experiment: Experiment[C], config: C) -> None:
     if not isinstance(experiment, Planned):
         raise InvalidInputError(f"{experiment.job}.py has no {DRY_RUN}: it trains on more than one store.")
-    from bae_ray.activations.planned import planned_store
     from bae_ray.report.sweep_terminal import print_plan
     from bae_ray.training.dry_run import dry_run
+    from bae_ray.training.planned_store import planned_store
 
     extraction, sweep = experiment.planned(config)
     print_plan(dry_run(sweep, planned_store(extraction), config.out / "planned"))

@@ -134,8 +134,8 @@ def sweep(command: SweepCommand) -> int:
 
 def _planned(store: str) -> "ActivationStore":
     """The store to plan over, or what an extraction in a file will make."""
-    from bae_ray.activations.planned import planned_store
     from bae_ray.activations.store import ActivationStore
+    from bae_ray.training.planned_store import planned_store
 
     return planned_store(read_extraction(Path(store))) if Path(store).is_file() else ActivationStore.open(store)
 

@@ -10,7 +10,6 @@ import torch
 
 from bae_ray.activations.config import ExtractConfig, TokensConfig
 from bae_ray.activations.layout import Cell
-from bae_ray.activations.planned import BLOCK, planned_store
 from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.cli.job import run_job
@@ -22,6 +21,7 @@ from bae_ray.experiments.layer_position.experiment import EXPERIMENT as LAYER_PO
 from bae_ray.report.sweep_terminal import plan_rows
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.dry_run import dry_run
+from bae_ray.training.planned_store import BLOCK, planned_store
 from bae_ray.training.resource_estimate import DryRun, Estimate, Measured
 from bae_ray.training.sweep_config import SweepConfig
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from bae_ray.activations.config import ExtractConfig
-from bae_ray.activations.planned import planned_store
 from bae_ray.activations.rows import Rows
 from bae_ray.autoencoders import ArchitectureConfig, BAEConfig, BatchTopKConfig, JumpReLUConfig, ReLUConfig
 from bae_ray.autoencoders.architectures import ARCHITECTURES
@@ -24,6 +23,7 @@ from bae_ray.training.grid import expand
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.pack_plan import measure_sizes
 from bae_ray.training.pack_size import chosen
+from bae_ray.training.planned_store import planned_store
 from bae_ray.training.resident import STEPS_BEFORE, ResidentSteps
 from bae_ray.training.samples import Batches
 from bae_ray.training.stack import Stack

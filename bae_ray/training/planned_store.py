@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bae_ray.activations.config import ExtractConfig, Position
-from bae_ray.activations.extract import layers_of, most_vectors
+from bae_ray.activations.extract import most_vectors
 from bae_ray.activations.layout import Cell, Manifest, Request
 from bae_ray.activations.model import check_request, find_model
 from bae_ray.activations.store import ActivationStore
@@ -44,7 +44,8 @@ def planned_store(config: ExtractConfig) -> PlannedStore:
     Raises `InvalidInputError` for what the model does not have, and where the number of vectors hangs on the texts.
     """
     model = find_model(config.model, config.revision)
-    layers = layers_of(config, model)
+    every = range(model.n_layers + (config.sites == ("residual",)))  # the last layer has no MLP
+    layers = tuple(sorted(config.layers if config.layers is not None else every))
     check_request(model, layers, config.sites, config.all_positions, config.max_tokens)
     n = most_vectors(config)
     if n is None:
@@ -59,7 +60,9 @@ def planned_store(config: ExtractConfig) -> PlannedStore:
         layers=layers,
         sites=config.sites,
         positions=config.all_positions,
-        **config.model_dump(include={"dtype", "batch_size", "batch_tokens", "shard_size", "shard_mb"}),
+        batch_size=config.batch_size or 1,  # how it is computed changes no shape
+        batch_tokens=config.batch_tokens or 1,
+        **config.model_dump(include={"dtype", "shard_size", "shard_mb"}),
     )
     nothing = dict.fromkeys(("tokens", "texts_read", "texts_too_short", "texts_too_long"), 0)
     manifest = Manifest(request=request, d=model.hidden_size, n=n, texts=n, shards=(), **nothing)
