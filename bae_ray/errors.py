@@ -8,6 +8,7 @@ BaeRayError
 │   ├── NoTextLongEnoughError
 │   ├── NotEnoughDiskError
 │   ├── NotFiniteError
+│   ├── ClaimedError       another process is at work in the folder
 │   └── NoPriorError
 ├── StoreError             an activation store cannot be used as asked
 │   ├── ForeignStoreError
@@ -72,6 +73,10 @@ class NotFiniteError(InvalidInputError):
 
 class NoPriorError(InvalidInputError):
     """A magnitude is asked for of a binary autoencoder that has no firing rates to measure it by."""
+
+
+class ClaimedError(InvalidInputError):
+    """Another process is at work in the folder."""
 
 
 class StoreError(BaeRayError):

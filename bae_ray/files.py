@@ -1,44 +1,46 @@
-"""Files: written so that a killed process never leaves half of one, and read only where they are files."""
+"""Files of the project: written whole or not at all, on this machine or, where a path stands for one, elsewhere first.
 
-import math
+What a killed process leaves here of a bucket's files is never ahead of the bucket, but for lines that were appended.
+"""
+
 import os
-import stat
-import uuid
+import shutil
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-import xxhash
+from bae_ray import disk
+from bae_ray.disk import MAX_JSON_BYTES, MIB, TEMPORARY_SUFFIX, check_regular, checksum, read_text
+from bae_ray.locations import location_of, shown
+from bae_ray.storage import Folder, Found, folder_at
+from bae_ray.system_errors import FULL
 
-from bae_ray.errors import InvalidInputError
-from bae_ray.system_errors import naming
+__all__ = [
+    "MAX_JSON_BYTES", "MIB", "TEMPORARY_SUFFIX", "append_text", "at_hand", "atomic_path", "check_regular", "checksum",
+    "download", "elsewhere", "exists", "is_same", "move", "read_text", "remove", "remove_folder", "write_text",
+]  # fmt: skip
 
-TEMPORARY_SUFFIX = ".tmp"
-MIB = 1 << 20
-MAX_JSON_BYTES = 4 * MIB
-"""Bytes of a config or a result at most, a thousand times what they have."""
-KINDS = {
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
-}
+SAME_WITHIN_S = 1.0
+"""File systems tell times to the second, or finer, by what is asked."""
+
+_appended: set[Path] = set()
+"""Copies with lines that are not in their bucket yet."""
+_lock = threading.Lock()
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it becomes `path` in one step, on failure it is removed."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
-    try:
-        with naming(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):  # the first error is the one that tells
-            temporary.unlink(missing_ok=True)
-        raise
+    """Yield a temporary path beside `path`; on success it becomes `path` in one step, on failure it is removed.
+
+    Where `path` stands for a file elsewhere it is that one first, after all that this process has appended to others.
+    """
+    with _of_copies(path), disk.atomic_path(path) as temporary:
+        yield temporary
+        if (there := elsewhere(path)) is not None:
+            _upload_appended()
+            _upload(temporary, there)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,39 +49,110 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def check_regular(path: Path, most: float = math.inf) -> None:
-    """Raise `InvalidInputError` unless `path` is a regular file of at most `most` bytes; `OSError` if there is none.
-
-    Only such a file is safe to open where others may write: opening a FIFO waits for whoever writes into it, and a
-    device or a sparse file may have no end.
-    """
-    _check(path, path.stat(), most)
-
-
-def read_text(path: Path, most: int = MAX_JSON_BYTES) -> str:
-    """A text file's content. Raises what `check_regular` does, before anything is read."""
-    check_regular(path, most)  # before it is opened: opening a device may already do something
-    # What stands in its place meanwhile is not waited for, and checked too.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        _check(path, os.fstat(file.fileno()), most)
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise InvalidInputError(f"{path} grows beyond {most} bytes while it is read.")
-    return content.decode("utf-8")
+def append_text(path: Path, text: str) -> None:
+    """Add text to a file. Elsewhere it is there with the next file that this process writes whole."""
+    with _of_copies(path), open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+    if location_of(path) is not None:
+        with _lock:
+            _appended.add(path)
 
 
-def _check(path: Path, found: os.stat_result, most: float) -> None:
-    kind = stat.S_IFMT(found.st_mode)
-    if kind != stat.S_IFREG:
-        raise InvalidInputError(f"{path} is {KINDS.get(kind, 'no file')}; expected a regular file.")
-    if found.st_size > most:
-        raise InvalidInputError(f"{path} has {found.st_size} bytes; expected at most {most}.")
+def remove(path: Path) -> None:
+    """Remove a file, if it is there."""
+    if (there := elsewhere(path)) is not None:
+        there[0].remove_file(there[1])
+    path.unlink(missing_ok=True)
 
 
-def checksum(path: Path) -> str:
-    """The xxh3-128 checksum of a file, read in blocks of 4 MiB."""
-    digest = xxhash.xxh3_128()
-    with naming(path), open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that it holds, if it is there."""
+    if (there := elsewhere(path)) is not None:
+        there[0].remove(there[1])
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def move(path: Path, to: Path) -> None:
+    """Give a file another name; elsewhere, where that is no single step, it may for a moment have both."""
+    if (there := elsewhere(to)) is None:
+        path.replace(to)
+    else:
+        _upload(at_hand(path), there)
+        path.replace(to)
+        remove(path)
+
+
+def at_hand(path: Path) -> Path:
+    """The path itself, once the file that it stands for is copied here; where there is none, the copy is gone."""
+    if (there := elsewhere(path)) is not None:
+        folder, name = there
+        if (found := folder.find(name)) is None:
+            path.unlink(missing_ok=True)
+        elif not is_same(path, found):
+            download(folder, name, path, found)
+    return path
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file, here or elsewhere."""
+    there = elsewhere(path)
+    return path.exists() if there is None else there[0].exists(there[1])
+
+
+def elsewhere(path: Path) -> tuple[Folder, str] | None:
+    """The file system that a path stands for a file of, as a folder, and the file's name there."""
+    if (location := location_of(path)) is None:
+        return None
+    uri, _, options = location.partition("?")
+    scheme, _, place = uri.partition("://")
+    host, _, name = place.partition("/")
+    return _system(f"{scheme}://{host or '/'}" + (f"?{options}" if options else "")), name
+
+
+def is_same(copy: Path, found: Found) -> bool:
+    """Whether a copy is that of a file as it was found."""
+    try:
+        stat = copy.stat()
+    except FileNotFoundError:
+        return False
+    return stat.st_size == found.size and abs(stat.st_mtime - found.modified_s) < SAME_WITHIN_S
+
+
+def download(folder: Folder, name: str, copy: Path, found: Found) -> None:
+    """Copy a file to this machine, with the time at which it was written."""
+    with _of_copies(copy), disk.atomic_path(copy) as temporary:
+        folder.download(name, temporary)
+        os.utime(temporary, (found.modified_s, found.modified_s))
+
+
+def _upload(file: Path, there: tuple[Folder, str]) -> None:
+    folder, name = there
+    folder.upload(file, name)
+    if (found := folder.find(name)) is not None:
+        os.utime(file, (found.modified_s, found.modified_s))
+
+
+def _upload_appended() -> None:
+    with _lock:
+        appended = [*_appended]
+    for path in appended:
+        if path.exists() and (there := elsewhere(path)) is not None:
+            _upload(path, there)
+        with _lock:
+            _appended.discard(path)
+
+
+@cache
+def _system(uri: str) -> Folder:
+    return folder_at(uri)
+
+
+@contextmanager
+def _of_copies(path: Path) -> Iterator[None]:
+    """Say of a full disk that it is this machine's, although the path stands for a file elsewhere."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and location_of(path) is not None and str(path) in str(error.filename):
+            error.filename = f"{disk.cache_folder()}, for this machine's copy of {shown(path)}; BAE_RAY_CACHE names it"
+        raise

@@ -6,30 +6,39 @@ them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
 """
 
 import os
+import re
+import shutil
+import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
+import pyarrow as pa
 import xxhash
 from pyarrow import fs
 
+from bae_ray.disk import TEMPORARY_SUFFIX, atomic_path, checksum
 from bae_ray.errors import InvalidInputError, first_line
-from bae_ray.files import TEMPORARY_SUFFIX, atomic_path, checksum
+from bae_ray.locations import location_of, without_credentials
 from bae_ray.system_errors import naming
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """Types of file systems whose files appear whole, when they are closed, and that have no real folders."""
 
-SHOWN_OPTIONS = (
-    "allow_bucket_creation", "allow_bucket_deletion", "blob_storage_authority", "blob_storage_scheme",
-    "dfs_storage_authority", "dfs_storage_scheme", "enable_tls", "endpoint_override", "force_virtual_addressing",
-    "project_id", "region", "replication", "retry_limit_seconds", "scheme", "tls_ca_dir_path", "tls_ca_file_path",
-    "tls_verify_certificates",
-)  # fmt: skip
-"""Options in a URI's query that tell where and how, and no secret."""
+WAITS_S = (1.0, 2.0, 4.0, 8.0, *[15.0] * 10)
+"""Between tries of what an object store refuses for now: some three minutes in all, beside the library's own tries."""
+PASSING = re.compile(
+    r"HTTP status (429|5\d\d)|SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT"
+    r"|kUnavailable|kDeadlineExceeded|UNAVAILABLE|NETWORK_CONNECTION.*curlCode: (28|52|55|56)"
+)
+"""In the messages of file systems: the other side is there, and will answer later."""
+UNREACHED = re.compile(r"NETWORK_CONNECTION|Couldn't connect|Could not connect|Connection refused")
+"""Nobody answers: a wrong address, but where there was an answer before."""
+
+T = TypeVar("T")
 
 
 class FileRecord(NamedTuple):
@@ -44,15 +53,37 @@ class FileRecord(NamedTuple):
         return cls(len(content), xxhash.xxh3_128_hexdigest(content))
 
 
+class Found(NamedTuple):
+    """A file that is there."""
+
+    size: int
+    modified_s: float
+    """When it was written by the clock of its file system, in seconds since the epoch."""
+
+
 class Folder:
-    """A folder of a file system; names of files in it are relative, with slashes. May be sent to other processes."""
+    """A folder of a file system; names of files in it are relative, with slashes. May be sent to other processes.
+
+    What a file system on the network refuses for now, or where it stops to answer, is tried again for three minutes.
+    """
 
     def __init__(self, filesystem: fs.FileSystem, root: str, shown: str | None = None) -> None:
         """The folder at the path `root` of a file system of pyarrow; `shown`: what messages call it."""
         self._fs, self._root, self._shown = filesystem, root.rstrip("/"), shown or root
+        self._answered = False
 
     def __str__(self) -> str:
         return self._shown
+
+    @property
+    def filesystem(self) -> fs.FileSystem:
+        """The file system."""
+        return self._fs
+
+    @property
+    def root(self) -> str:
+        """The folder's path on it."""
+        return self._root
 
     @property
     def path(self) -> Path | None:
@@ -61,8 +92,13 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The content of a file. Raises `FileNotFoundError` where there is none."""
-        with naming(f"{self}/{name}"), self._fs.open_input_stream(self._full(name)) as stream:
-            return stream.read()
+
+        def content() -> bytes:
+            with self._fs.open_input_stream(self._full(name)) as stream:
+                return stream.read()
+
+        with naming(f"{self}/{name}"):
+            return self._asked(content)
 
     def read_text(self, name: str) -> str:
         """The content of a text file."""
@@ -70,6 +106,10 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> FileRecord:
         """Write a file whole or not at all: whoever reads it meanwhile sees the old one or the new one."""
+        self._asked(lambda: self._write(name, content))
+        return FileRecord.of(content)
+
+    def _write(self, name: str, content: bytes) -> None:
         if self.path is not None:
             with atomic_path(self.path / name) as temporary:
                 temporary.write_bytes(content)
@@ -81,7 +121,6 @@ class Folder:
             self._fs.create_dir(folder, recursive=True)
             self._put(temporary, content)
             self._fs.move(temporary, self._full(name))
-        return FileRecord.of(content)
 
     def write_text(self, name: str, text: str) -> FileRecord:
         """Write a text file whole or not at all."""
@@ -93,27 +132,52 @@ class Folder:
 
     def sizes(self, names: Iterable[str]) -> list[int | None]:
         """The bytes of each of these files; None for one that is not there."""
-        found = self._fs.get_file_info([self._full(name) for name in names])
+        full = [self._full(name) for name in names]
+        found = self._asked(lambda: self._fs.get_file_info(full))
         return [info.size if info.type == fs.FileType.File else None for info in found]
 
     def files(self, under: str = "") -> dict[str, int]:
         """Every file of the folder, or of one in it, and its bytes."""
+        return {name: found.size for name, found in self.found(under).items()}
+
+    def found(self, under: str = "") -> dict[str, Found]:
+        """The same, with when each was written."""
         selector = fs.FileSelector(self._full(under), recursive=True, allow_not_found=True)
         return {
-            info.path.removeprefix(self._root).lstrip("/"): info.size
-            for info in self._fs.get_file_info(selector)
+            info.path.removeprefix(self._root).lstrip("/"): _found(info)
+            for info in self._asked(lambda: self._fs.get_file_info(selector))
             if info.type == fs.FileType.File
         }
 
+    def find(self, name: str) -> Found | None:
+        """A file; None where there is none."""
+        info = self._asked(lambda: self._fs.get_file_info(self._full(name)))
+        return _found(info) if info.type == fs.FileType.File else None
+
     def remove(self, under: str = "") -> None:
         """Remove the folder, or one in it, with all that it holds, if it is there."""
-        if self._fs.get_file_info(self._full(under)).type != fs.FileType.NotFound:
-            self._fs.delete_dir(self._full(under))
+        if self._asked(lambda: self._fs.get_file_info(self._full(under))).type != fs.FileType.NotFound:
+            self._asked(lambda: self._fs.delete_dir(self._full(under)))
 
     def remove_file(self, name: str) -> None:
         """Remove a file, if it is there."""
         with suppress(FileNotFoundError):
-            self._fs.delete_file(self._full(name))
+            self._asked(lambda: self._fs.delete_file(self._full(name)))
+
+    def upload(self, file: Path, name: str) -> None:
+        """Write a file with the content of one of this machine, whole or not at all."""
+        with naming(file), pa.memory_map(str(file)) if file.stat().st_size else open(file, "rb") as content:
+            self._asked(lambda: self._write(name, content.read_buffer() if isinstance(content, pa.NativeFile) else b""))
+
+    def download(self, name: str, file: Path) -> None:
+        """Write a file's content into one of this machine. Raises `FileNotFoundError` where there is none."""
+
+        def copy() -> None:
+            with self._fs.open_input_stream(self._full(name)) as stream, open(file, "wb") as written:
+                shutil.copyfileobj(stream, written, 1 << 22)
+
+        with naming(f"{self}/{name}"):
+            self._asked(copy)
 
     def remove_temporary(self) -> None:
         """Remove the files of writes that were killed."""
@@ -138,6 +202,25 @@ class Folder:
             stats = os.statvfs(existing)
         return stats.f_bavail * stats.f_frsize
 
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """What the file system answers; on the network it is waited for."""
+        if self.path is not None:
+            return ask()
+        for wait_s in (*WAITS_S, None):
+            try:
+                answer = ask()
+                self._answered = True
+                return answer
+            except OSError as error:
+                if isinstance(error, FileNotFoundError):
+                    self._answered = True
+                told = str(error)
+                passes = error.errno is None and (PASSING.search(told) or (self._answered and UNREACHED.search(told)))
+                if wait_s is None or not passes:
+                    raise
+                time.sleep(wait_s)
+        raise AssertionError("the last try returns or raises")
+
     def _full(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
@@ -146,27 +229,22 @@ class Folder:
             stream.write(content)  # at once: an upload that fails never becomes a file
 
 
+def _found(info: fs.FileInfo) -> Found:
+    return Found(info.size, (info.mtime_ns or 0) / 1e9)
+
+
 Location = str | Path | Folder
 """A path, a URI that pyarrow knows such as s3://bucket/folder, or a folder of any of its file systems."""
 
 
-def without_credentials(location: str) -> str:
-    """A location as it may be shown and written down.
-
-    A URI loses its user and password, and of its options all that are not known to hold no secret.
-    """
-    if "://" not in location:
-        return location
-    parts = urlsplit(location)
-    options = [(name, value) for name, value in parse_qsl(parts.query) if name in SHOWN_OPTIONS]
-    query = urlencode(options, safe=":/")
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment="").geturl()
-
-
 def folder_at(location: Location) -> Folder:
-    """The folder at a location. Raises `InvalidInputError` for a URI that no file system of pyarrow takes."""
+    """The folder at a location. Of a path that stands for one elsewhere (bae_ray/locations.py) it is that one.
+
+    Raises `InvalidInputError` for a URI that no file system of pyarrow takes.
+    """
     if isinstance(location, Folder):
         return location
+    location = location_of(Path(location)) or location if "://" not in str(location) else location
     if not (isinstance(location, str) and "://" in location):
         return Folder(fs.LocalFileSystem(), str(Path(location).expanduser().absolute()))
     parts = urlsplit(location)

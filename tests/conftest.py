@@ -24,6 +24,9 @@ hypothesis.settings.load_profile("busy machine")
 if "PYTEST_XDIST_WORKER" in os.environ:  # each process has its share of the cores: threads that share one wait in vain
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
 
+# Of the S3 servers in tests: before a Ray is started, whose workers take them over.
+os.environ |= {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "hushhush", "AWS_EC2_METADATA_DISABLED": "true"}
+
 WORDS = [f"w{i}" for i in range(60)]
 N_LAYERS = 3
 D = 16

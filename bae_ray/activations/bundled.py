@@ -5,7 +5,6 @@ pickles. Both are found without importing them, and converted to safetensors and
 """
 
 import importlib.util
-import os
 import pickle
 import shutil
 import sys
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bae_ray.disk import cache_folder
 from bae_ray.errors import UnreadableFileError
 
 BUNDLED_MODEL = "smollm2-135m"
@@ -39,11 +39,6 @@ BUNDLED_CORPORA = {
 
 _CACHE_VERSION = "1"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-
-
-def cache_folder() -> Path:
-    """Where converted files are kept: `BAE_RAY_CACHE`, by default ~/.cache/bae_ray."""
-    return Path(os.environ.get("BAE_RAY_CACHE") or Path.home() / ".cache" / "bae_ray").expanduser()
 
 
 def bundled_model_folder() -> Path:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bae_ray.activations.bundled import cache_folder
+from bae_ray.disk import atomic_path, cache_folder, checksum
 from bae_ray.errors import CorruptShardError, InvalidInputError
-from bae_ray.files import atomic_path, checksum
 from bae_ray.storage import FileRecord, Folder
 
 DEFAULT_LIMIT_GB = 50.0

@@ -19,7 +19,7 @@ from bae_ray.autoencoders.hub import fetched
 from bae_ray.autoencoders.tree_file import TREE_FILE, load_tree, save_tree
 from bae_ray.config import describe
 from bae_ray.errors import CheckpointError, InvalidInputError
-from bae_ray.files import atomic_path, check_regular, read_text, write_text
+from bae_ray.files import atomic_path, check_regular, read_text, remove, write_text
 
 if TYPE_CHECKING:
     from bae_ray.autoencoders.base import Autoencoder
@@ -83,7 +83,7 @@ def load_autoencoder(
 
 def save_autoencoder(autoencoder: "Autoencoder", folder: Path) -> None:
     """Write the config and the weights (with normalisation and reference set) of an autoencoder, and its tree."""
-    (folder / TREE_FILE).unlink(missing_ok=True)  # whoever loads it meanwhile finds no tree, not another one's
+    remove(folder / TREE_FILE)  # whoever loads it meanwhile finds no tree, not another one's
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file({name: tensor.contiguous().cpu() for name, tensor in autoencoder.state_dict().items()}, temporary)
     write_text(folder / CONFIG_FILE, autoencoder.config.model_dump_json(indent=2) + "\n")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.errors import CheckpointError
-from bae_ray.files import write_text
+from bae_ray.files import at_hand, write_text
+from bae_ray.locations import local_path, location_of
 
 MODEL_CARD = """---
 library_name: bae_ray
@@ -80,7 +81,11 @@ def fetched(
 
     Raises `CheckpointError` if there is neither such a folder nor such an id that can be reached.
     """
-    folder = Path(source)
+    folder = local_path(source)
+    if location_of(folder) is not None:
+        for name in (*files, *optional):
+            at_hand(folder / name)
+        return folder
     parts = str(source).split("/")
     if folder.exists() or len(parts) > 2 or isinstance(source, Path):
         return folder

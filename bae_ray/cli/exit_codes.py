@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from bae_ray.chatter import DEBUG, debugging, quieten
 from bae_ray.errors import BaeRayError, UnfinishedError
+from bae_ray.locations import with_locations
 from bae_ray.system_errors import explain
 
 EXIT_SOME_FAILED = 1
@@ -44,7 +45,7 @@ def run_safely(main: Callable[[], int]) -> int:
 def report_failures(failures: list[str]) -> int:
     """Print every failure. Returns the exit code."""
     for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
+        print(f"failed: {with_locations(failure)}", file=sys.stderr)
     return EXIT_SOME_FAILED if failures else 0
 
 
@@ -79,7 +80,7 @@ def _unread(file: int) -> bool:
 
 def _refuse(message: str, code: int = EXIT_INVALID) -> int:
     _show_traceback()
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {with_locations(message)}", file=sys.stderr)
     return code
 
 

@@ -15,8 +15,8 @@ from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.cli.command import Command
 from bae_ray.config import Config, describe
 from bae_ray.errors import InvalidInputError
+from bae_ray.locations import without_credentials
 from bae_ray.names import nearest
-from bae_ray.storage import without_credentials
 
 C = TypeVar("C", bound=Config)
 
@@ -85,7 +85,7 @@ def _check_local(command: Config) -> None:
             given = without_credentials(str(value).replace(":/", "://", 1))
             raise InvalidInputError(
                 f"--{name.replace('_', '-')} is {given}, a URI; expected a path on this machine, which on a cluster "
-                "all machines see. Only activation stores may be at URIs: --out of 'bae-ray extract', and --store."
+                "all machines see. docs/storage.md says what may be at a URI."
             )
 
 

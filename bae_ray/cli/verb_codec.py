@@ -141,8 +141,8 @@ def _without_suffix(name: str) -> str:
 
 def _finish(command: CompressCommand | DecompressCommand, out: Path, receipts: Sequence["Receipt"]) -> None:
     """Write the command's config beside the outputs, and print the bytes before and after."""
+    from bae_ray.locations import without_credentials
     from bae_ray.report.terminal import print_tables, text_table
-    from bae_ray.storage import without_credentials
 
     compressing = isinstance(command, CompressCommand)
     verb, compressed = ("compress", "bytes_after") if compressing else ("decompress", "bytes_before")

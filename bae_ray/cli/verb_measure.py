@@ -5,7 +5,8 @@ from pathlib import Path
 from bae_ray.analysis.config import MeasureConfig
 from bae_ray.cli.command import Command, Held
 from bae_ray.cli.exit_codes import report_failures
-from bae_ray.storage import without_credentials
+from bae_ray.locations import Place, shown, without_credentials
+from bae_ray.working_copies import working
 
 
 class MeasureCommand(Command):
@@ -15,9 +16,10 @@ class MeasureCommand(Command):
     """What to measure."""
     store: str
     """Activation store: a path, or a URI such as s3://bucket/folder."""
-    out: Path = Path("measures")
-    """Folder of the tables, the picture and the page, and of what is finished: the same command goes on from there."""
-    runs: Path | None = None
+    out: Place = Path("measures")
+    """Folder, here or at a URI such as s3://bucket/folder, of the tables, the picture and the page, and of what is
+    finished: the same command goes on from there."""
+    runs: Place | None = None
     """Folder of runs on this store: their cells are measured, each at the held-out FVU of each of its runs."""
 
 
@@ -29,9 +31,10 @@ def measure(command: MeasureCommand) -> int:
     from bae_ray.training.cell_measures import TABLE_FILE, measure_store
 
     store = ActivationStore.open(command.store)
-    found = measure_store(command.measures, store, command.out, command.runs)
-    if found.table is not None:
-        config = command.record(store=without_credentials(command.store))
-        write_results(measures_results(found.table), command.out, config)
-        print(f"{'table':8} {command.out / TABLE_FILE}")
+    with working(command.out, "a measuring") as out:
+        found = measure_store(command.measures, store, out, command.runs)
+        if found.table is not None:
+            config = command.record(store=without_credentials(command.store))
+            write_results(measures_results(found.table), out, config)
+            print(f"{'table':8} {shown(out / TABLE_FILE)}")
     return report_failures(found.failures)

@@ -13,7 +13,7 @@ from bae_ray.cli.command import Command, Held
 from bae_ray.cli.exit_codes import report_failures
 from bae_ray.config import describe
 from bae_ray.errors import InvalidInputError
-from bae_ray.storage import without_credentials
+from bae_ray.locations import without_credentials
 
 
 class ExtractCommand(Command):

@@ -14,10 +14,11 @@ from bae_ray.cli.exit_codes import report_failures
 from bae_ray.cli.verb_stores import read_extraction
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import write_text
+from bae_ray.locations import Place, shown, without_credentials
 from bae_ray.progress import track
-from bae_ray.storage import without_credentials
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.sweep_config import SweepConfig
+from bae_ray.working_copies import reading, working
 
 if TYPE_CHECKING:
     from bae_ray.activations.store import ActivationStore
@@ -28,8 +29,8 @@ class TrainCommand(Command):
 
     store: str
     """Activation store: a path, or a URI such as s3://bucket/folder."""
-    out: Path
-    """Folder of runs; this one gets a directory named by the hash of its config."""
+    out: Place
+    """Folder of runs, here or at a URI; this one gets a directory named by the hash of its config."""
     layer: int
     """Layer of the cell."""
     position: Position
@@ -50,8 +51,8 @@ class SweepCommand(Command):
     store: str
     """Activation store: a path, or a URI such as s3://bucket/folder. With dry_run also a YAML or JSON file of the
     options of an extraction that is still to be made, or of an experiment's config: a plan takes shapes alone."""
-    out: Path
-    """Folder of runs, a directory for each, and of results.parquet."""
+    out: Place
+    """Folder of runs, here or at a URI such as s3://bucket/folder: a directory for each, and of results.parquet."""
     dry_run: bool = False
     """Only print what the sweep would do: how many runs and steps, for how long, and how large."""
     price_per_gpu_hour: float | None = Field(default=None, gt=0)
@@ -63,8 +64,8 @@ class SweepCommand(Command):
 class WatchCommand(Command):
     """Show the progress of a sweep until it ends. Only its folder is read: Ctrl-C does not stop the sweep."""
 
-    runs: Path
-    """Folder of the sweep's runs."""
+    runs: Place
+    """Folder of the sweep's runs, here or at a URI."""
     every: float = Field(default=2.0, gt=0)
     """Seconds between two updates."""
     once: bool = False
@@ -84,8 +85,8 @@ def train(command: TrainCommand) -> None:
     store = ActivationStore.open(command.store)
     cell = Cell(command.layer, command.site, command.position)
     run = plan_run(store, cell, command.autoencoder, command.training)
-    with track("Training", command.training.epochs) as tracker:
-        result = execute_run(run, store, command.out, on_epoch=tracker.reach)
+    with working(command.out, "a training") as out, track("Training", command.training.epochs) as tracker:
+        result = execute_run(run, store, out, on_epoch=tracker.reach)
     bits, most = result.entropy_bits, result.d_latent
     if architecture_of(command.autoencoder).is_binary and bits > SATURATED * most:
         weight, epochs = command.training.entropy_weight, command.training.epochs
@@ -97,7 +98,7 @@ def train(command: TrainCommand) -> None:
         )
     print(
         f"{bits:.1f} bits of at most {most}, FVU {result.fvu_train:.3f} on training and {result.fvu_val:.3f} on "
-        f"held-out texts{', not converged' if result.converged is False else ''}: {command.out / run.id}"
+        f"held-out texts{', not converged' if result.converged is False else ''}: {shown(command.out / run.id)}"
     )
 
 
@@ -128,7 +129,7 @@ def sweep(command: SweepCommand) -> int:
     print(f"{outcome.trained} runs trained, {len(outcome.failures)} failed.")
     if outcome.unconverged:
         print(f"{outcome.unconverged} runs did not converge; --continue-unconverged EPOCHS goes on with them.")
-    print(command.out / RESULTS_FILE)
+    print(shown(command.out / RESULTS_FILE))
     return report_failures(outcome.failures)
 
 
@@ -150,19 +151,19 @@ def watch(command: WatchCommand) -> None:
 class EntropyCommand(Command):
     """Write entropy.csv from the finished runs of a folder, and print it as a table."""
 
-    runs: Path
-    """Folder of runs."""
-    out: Path = Path("entropy.csv")
-    """The table's file."""
+    runs: Place
+    """Folder of runs, here or at a URI."""
+    out: Place = Path("entropy.csv")
+    """The table's file, here or at a URI."""
 
 
 class ReportCommand(Command):
     """Write entropy.csv, entropy.png, report.html, and of several entropy weights matched.csv and .png, from runs."""
 
-    runs: Path
-    """Folder of runs."""
-    out: Path
-    """Folder of the files."""
+    runs: Place
+    """Folder of runs, here or at a URI."""
+    out: Place
+    """Folder of the files, here or at a URI."""
     matched_fvu: float | None = Field(default=None, gt=0)
     """The held-out FVU at which cells are compared. Left out: the one that most cells' curves have."""
     fixed_weight: float | None = Field(default=None, ge=0)
@@ -181,11 +182,12 @@ def entropy(command: EntropyCommand) -> None:
     print_tables(*entropy_tables(table))
     for line in caveat_lines(table):
         print(line)
-    print(command.out)
+    print(shown(command.out))
 
 
 def report(command: ReportCommand) -> None:
     """Run `bae-ray report`."""
     from bae_ray.experiments.layer_position.report import report_entropies
 
-    report_entropies(command.runs, command.out, matched_fvu=command.matched_fvu, fixed_weight=command.fixed_weight)
+    with working(command.out, "a report") as out:
+        report_entropies(reading(command.runs), out, matched_fvu=command.matched_fvu, fixed_weight=command.fixed_weight)

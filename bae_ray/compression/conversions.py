@@ -40,7 +40,7 @@ from bae_ray.compression.container import ContainerWriter
 from bae_ray.compression.header import Scheme, TableChoice
 from bae_ray.compression.tables import own_model, table_of
 from bae_ray.errors import InvalidInputError, UnreadableFileError
-from bae_ray.storage import without_credentials
+from bae_ray.locations import without_credentials
 from bae_ray.values import check_type
 
 TENSOR = "activations"

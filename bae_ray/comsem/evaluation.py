@@ -29,6 +29,7 @@ from bae_ray.autoencoders import Autoencoder, load_autoencoder
 from bae_ray.autoencoders.checkpoint import WEIGHTS_FILE
 from bae_ray.comsem.config import RANDOM, ComSemConfig
 from bae_ray.errors import InvalidInputError
+from bae_ray.files import at_hand
 from bae_ray.storage import Folder
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 from bae_ray.work.executor import WorkOrder
@@ -105,7 +106,7 @@ def check_model(methods: list[Method], model: str) -> None:
 def check_k(methods: list[Method], k: int) -> None:
     """Raise `InvalidInputError` for an autoencoder in a folder that has fewer than k features."""
     for method in methods:
-        if not (file := Path(method.source) / WEIGHTS_FILE).is_file():
+        if not (file := at_hand(Path(method.source) / WEIGHTS_FILE)).is_file():
             continue
         with safe_open(file, "pt") as tensors:
             n = int(tensors.get_slice("W_dec").get_shape()[0]) if "W_dec" in set(tensors.keys()) else k

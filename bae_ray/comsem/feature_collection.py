@@ -30,7 +30,7 @@ from bae_ray.comsem.sentences import Sentences
 from bae_ray.comsem.tasks import active_features
 from bae_ray.config import content_hash
 from bae_ray.errors import UnreadableFileError
-from bae_ray.files import checksum
+from bae_ray.files import at_hand, checksum
 
 FORMAT = 2
 """Of the table of examples. 2: a sample of activations, similar features and words stand beside the examples."""
@@ -78,7 +78,7 @@ def _identity(method: Method, evaluation: EvaluationSet, config: ExamplesConfig,
     store, weights = evaluation.store, {}
     if method.source != RANDOM:
         folder = fetched(method.source, (CONFIG_FILE, WEIGHTS_FILE))
-        files = [file for name in (CONFIG_FILE, WEIGHTS_FILE) if (file := folder / name).exists()]
+        files = [file for name in (CONFIG_FILE, WEIGHTS_FILE) if (file := at_hand(folder / name)).exists()]
         weights = {file.name: checksum(file) for file in files}
     data = random_features if method.source == RANDOM else store.fingerprint(method.cell)
     texts = [shard.files for shard in store.manifest.shards]

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bae_ray.comsem.examples import NO_TOKEN, Floats, Kept
 from bae_ray.comsem.feature_details import NO_WORDS, Similar, Strongest, Word, Words
 from bae_ray.errors import UnreadableFileError
-from bae_ray.files import atomic_path, write_text
+from bae_ray.files import atomic_path, remove, write_text
 
 EXAMPLES_FILE = "examples.parquet"
 EVALUATION_FILE = "evaluation.json"
@@ -113,7 +113,7 @@ class FeatureRecords:
 
     def write(self, folder: Path) -> None:
         """Write the two files."""
-        (folder / EVALUATION_FILE).unlink(missing_ok=True)
+        remove(folder / EVALUATION_FILE)
         with atomic_path(folder / EXAMPLES_FILE) as temporary:
             pq.write_table(self._table, temporary)
         write_text(folder / EVALUATION_FILE, self.evaluation.model_dump_json(indent=2) + "\n")

@@ -41,7 +41,7 @@ from bae_ray.comsem.summary import (
 from bae_ray.comsem.tasks import Plan, active_features, feature_tasks, plan, random_tasks
 from bae_ray.comsem.usage import Usage
 from bae_ray.errors import InvalidInputError, RefusedRequestError, UnansweredError
-from bae_ray.files import atomic_path, write_text
+from bae_ray.files import atomic_path, remove, write_text
 from bae_ray.progress import track
 
 JUDGE_MEASURES = ("accuracy_low", "accuracy_high", "yes_bias", "self_agreement", "useless")
@@ -157,7 +157,7 @@ def _write_config(config: ComSemConfig, out: Path, record: str) -> None:
     file = out / CONFIG_FILE
     if file.exists() and not _is_of(config, file.read_text(encoding="utf-8")):
         for name in (SUMMARY_FILE, TABLE_FILE):
-            (out / name).unlink(missing_ok=True)
+            remove(out / name)
     write_text(file, record)
 
 

@@ -1,11 +1,12 @@
 """What an experiment is, and how one is run."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 from bae_ray.config import Config
 from bae_ray.files import write_text
+from bae_ray.locations import Place
+from bae_ray.working_copies import working
 
 if TYPE_CHECKING:
     from bae_ray.activations.config import ExtractConfig
@@ -18,8 +19,9 @@ CONFIG_FILE = "config.json"
 class ExperimentConfig(Config):
     """Base of the experiments' configs."""
 
-    out: Path
-    """Folder of the experiment: all that is computed, and the results. The same command goes on with it."""
+    out: Place
+    """Folder of the experiment, here or at a URI such as s3://bucket/folder: all that is computed, and the results. The
+    same command goes on with it."""
 
     def resolved(self) -> str:
         """The config as JSON, as `--config FILE` takes it."""
@@ -81,9 +83,10 @@ class Planned(Protocol):
 
 def execute(experiment: Experiment[C], config: C) -> list[str]:
     """Run an experiment and write its results. Returns a line for each part that failed."""
-    outcome = experiment.run(config)
-    from bae_ray.report.results_writer import write_results
+    with working(config.out, f"the job {experiment.job}"):
+        outcome = experiment.run(config)
+        from bae_ray.report.results_writer import write_results
 
-    for results in outcome.results:
-        write_results(results, config.out, config.resolved())
+        for results in outcome.results:
+            write_results(results, config.out, config.resolved())
     return outcome.failures

@@ -13,7 +13,7 @@ from bae_ray.autoencoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.config import content_hash
 from bae_ray.errors import InvalidInputError
 from bae_ray.fidelity.held_out_texts import Trained
-from bae_ray.files import checksum, read_text
+from bae_ray.files import at_hand, checksum, read_text
 from bae_ray.training.config import CellConfig, RunConfig
 from bae_ray.training.grid import check_trained_on
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
@@ -118,7 +118,7 @@ def subjects_of(target: Target, texts: Sequence[int]) -> list[Subject]:
 
 
 def _target(folder: Path, cell: Cell, target: Cell, trained: Trained | None) -> Target:
-    files = [file for name in (CONFIG_FILE, WEIGHTS_FILE) if (file := folder / name).is_file()]
+    files = [file for name in (CONFIG_FILE, WEIGHTS_FILE) if (file := at_hand(folder / name)).is_file()]
     identity = content_hash([cell, target, trained, [checksum(file) for file in files]])
     return Target(folder.absolute(), cell, target, trained, identity)
 

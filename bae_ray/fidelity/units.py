@@ -12,7 +12,7 @@ import pandas as pd
 from bae_ray.config import content_hash
 from bae_ray.fidelity.next_token import MEASURES
 from bae_ray.fidelity.subjects import Subject
-from bae_ray.files import atomic_path
+from bae_ray.files import atomic_path, remove
 
 SUBJECTS, TEXTS = 32, 8
 """Subjects share the clean pass of their unit. Small units end at about the same time, and little is lost with one."""
@@ -76,7 +76,7 @@ def _read(file: Path) -> pd.DataFrame | None:
     try:
         return pd.read_parquet(file, columns=COLUMNS)
     except (OSError, ValueError):  # pyarrow's errors of a file that is none are ValueErrors
-        file.unlink(missing_ok=True)
+        remove(file)
         return None
 
 

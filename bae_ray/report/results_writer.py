@@ -11,6 +11,7 @@ from plotly.offline import get_plotlyjs
 from rich.table import Table
 
 from bae_ray.files import write_text
+from bae_ray.locations import shown
 from bae_ray.report.figures import save_png, to_svg
 from bae_ray.report.html import render, source
 from bae_ray.report.terminal import print_tables
@@ -66,7 +67,7 @@ def write_results(results: Results, out: Path, config_json: str) -> list[Path]:
     written = [(kind, out / name) for kind, names in kinds.items() for name in names]
     written += [("page", page) for page in results.links]
     for kind, path in written:
-        print(f"{kind:8} {path}")
+        print(f"{kind:8} {shown(path)}")
     return [path for _, path in written]
 
 

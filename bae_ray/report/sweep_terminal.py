@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 
 from bae_ray.errors import InvalidInputError
+from bae_ray.locations import shown
 from bae_ray.report.terminal import list_of
 from bae_ray.training.resource_estimate import DryRun
 from bae_ray.training.results import results
@@ -83,7 +84,7 @@ def _shown(seen: Status, folder: Path, best: str | None) -> Group:
         **{f"  {run}": far for run, far in list(seen.running.items())[:MAX_SHOWN]},
         **{f"  failed {run}": why.splitlines()[0] for run, why in list(seen.failed.items())[:MAX_SHOWN]},
     }
-    table = list_of(str(folder), {name: value for name, value in rows.items() if value})
+    table = list_of(shown(folder), {name: value for name, value in rows.items() if value})
     return Group(table, ProgressBar(total=max(seen.planned, 1), completed=len(seen.finished), width=60))
 
 

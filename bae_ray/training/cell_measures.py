@@ -21,6 +21,7 @@ from bae_ray.analysis.rivals import CellRivals
 from bae_ray.config import Record, content_hash
 from bae_ray.errors import BaeRayError, InvalidInputError
 from bae_ray.files import read_text, write_text
+from bae_ray.locations import shown
 from bae_ray.progress import track
 from bae_ray.storage import folder_at
 from bae_ray.training.config import CellConfig, RunConfig
@@ -30,6 +31,7 @@ from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE, RunResult
 from bae_ray.training.samples import Split
 from bae_ray.values import check_finite
 from bae_ray.work.receipts import read_receipt
+from bae_ray.working_copies import refresh
 
 MEASURED = "measured"
 """Folder of the finished cells."""
@@ -93,6 +95,8 @@ def measure_store(config: MeasureConfig, store: ActivationStore, out: Path, runs
             f"the store {store.folder} has {store.manifest.n} rows; expected {FEWEST_ROWS} or more, of which some are "
             "held out. Extract more texts."
         )
+    if runs is not None:
+        refresh(runs)
     units = list(_of_runs(config, store, runs) if runs is not None else _of_config(config, store))
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
@@ -132,7 +136,7 @@ def _of_runs(config: MeasureConfig, store: ActivationStore, folder: Path) -> Ite
         found.setdefault(unit, []).append(At(result.run, result.fvu_val))
     if not found:
         raise InvalidInputError(
-            f"{folder} holds no finished run of the cells to measure. Leave --runs out, or give it runs."
+            f"{shown(folder)} holds no finished run of the cells to measure. Leave --runs out, or give it runs."
         )
     for unit, at in found.items():
         yield unit._replace(at=tuple(at))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bae_ray.config import Record
-from bae_ray.files import read_text, write_text
+from bae_ray.files import move, read_text, remove, write_text
 from bae_ray.training.config import RunConfig
 from bae_ray.training.convergence import Convergence, convergence
 from bae_ray.training.run_fidelity import FIDELITY_FILE
@@ -85,15 +85,15 @@ def reopen_unconverged(runs: Path, of: Sequence[RunConfig], more: int) -> None:
 
 def ended_continuing(runs: Path) -> None:
     """All that `reopen_unconverged` reopened was tried."""
-    (runs / GOING_ON_FILE).unlink(missing_ok=True)
+    remove(runs / GOING_ON_FILE)
 
 
 def reopen(runs: Path, run: RunConfig, more: int) -> None:
     """Have a finished run go on for so many epochs; the result that it has is kept as result-EPOCHS.json."""
     done, folder = _epochs_done(runs, run), runs / run.id
     write_text(folder / CONTINUED_FILE, Continued(ends=(*later_ends(runs, run), done + more)).to_json())
-    (folder / RESULT_FILE).replace(folder / f"result-{done}.json")
-    (folder / FIDELITY_FILE).unlink(missing_ok=True)  # of the weights before
+    move(folder / RESULT_FILE, folder / f"result-{done}.json")
+    remove(folder / FIDELITY_FILE)  # of the weights before
 
 
 def _epochs_done(runs: Path, run: RunConfig) -> int:

@@ -15,6 +15,7 @@ from bae_ray.training.run_folder import is_finished
 from bae_ray.training.sweep_config import SweepConfig
 from bae_ray.work.executor import Executor
 from bae_ray.work.executors import ExecutorName, tune_executor
+from bae_ray.working_copies import reading
 
 BY_ITSELF = PackSize(1, "a search trains each by itself")
 
@@ -26,7 +27,7 @@ def dry_run(
 
     Where a GPU is asked for that no machine here has, steps are measured on a CPU. Nothing is written.
     """
-    grid, out = plan_grid(config, store), Path(out).absolute()
+    grid, out = plan_grid(config, store), reading(out).absolute()
     check_search(config, store)
     executor = tune_executor(executor, out, config.retries)
     try:

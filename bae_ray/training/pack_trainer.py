@@ -26,6 +26,7 @@ from bae_ray.training.sweep_folder import WORKER_DIED
 from bae_ray.training.trackers import Tracker, open_trackers
 from bae_ray.work.devices import Share
 from bae_ray.work.executor import DiedJob, Executor, WorkOrder
+from bae_ray.working_copies import refresh
 
 
 class PackTrainer:
@@ -46,6 +47,8 @@ class PackTrainer:
             if on_epoch is not None:
                 on_epoch(run, lines)
 
+        for run in pack.runs:
+            refresh(self._out / run.id)  # what another machine has begun
         outcomes = execute_runs(pack.runs, self._store, self._out, pack.state(self._out), self._device, log)
         if len(pack.runs) > 1 and all(isinstance(outcome, OutOfMemoryError) for outcome in outcomes):
             half = len(pack.runs) // 2
@@ -100,6 +103,7 @@ class Trainings(NamedTuple):
 
     def train_again(self, runs: Sequence[RunConfig]) -> dict[str, str]:
         """Train what ran out of memory or lost its worker with nothing beside it; why those died that did so again."""
+        refresh(self.out)
         alone = [run for run in runs if not is_finished(self.out, run) and self._may_fit_alone(run)]
         if not alone or not self.executor.parallel:
             return {}

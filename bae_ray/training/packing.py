@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from bae_ray.config import content_hash
-from bae_ray.files import write_text
+from bae_ray.files import exists, write_text
 from bae_ray.training.config import RunConfig
 from bae_ray.training.continuing import is_continued
 from bae_ray.training.run_folder import RUN_FILE, STATE_FILE, is_finished
@@ -50,7 +50,7 @@ class Pack(NamedTuple):
     def is_under_way(self, out: Path) -> bool:
         """Whether its training may have been begun, and is not over: then it has a state, or no run is finished."""
         finished = [is_finished(out, run) for run in self.runs]
-        return not all(finished) and (not any(finished) or self.state(out).exists())
+        return not all(finished) and (not any(finished) or exists(self.state(out)))
 
 
 def pack(runs: Sequence[RunConfig], most: int) -> list[Pack]:
@@ -92,7 +92,7 @@ def _recorded(ids: list[str], by_id: dict[str, RunConfig], out: Path) -> Pack | 
         return None
     others = {id_: RunConfig.model_validate_json(file.read_text(encoding="utf-8")) for id_, file in files.items()}
     pack = Pack(tuple((by_id | others)[id_] for id_ in ids))
-    return pack if pack.is_under_way(out) and (not others or pack.state(out).exists()) else None
+    return pack if pack.is_under_way(out) and (not others or exists(pack.state(out))) else None
 
 
 def jobs(packs: Sequence[Pack], workers: int) -> list[list[Pack]]:

@@ -12,9 +12,11 @@ from bae_ray.activations.config import Position
 from bae_ray.analysis.rivals import Rivals
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path, read_text
+from bae_ray.locations import shown
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.run_fidelity import FIDELITY_FILE, FidelityRecord
 from bae_ray.training.run_folder import FAILURE_FILE, RESULT_FILE, RUN_FILE, STOPPED, Failure, RunResult
+from bae_ray.working_copies import reading
 
 ILLEGAL_PREFIX = "illegal-"
 """Prefix of the folders of runs with invalid settings."""
@@ -33,10 +35,12 @@ def results(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFrame
 
     `only` restricts it to runs of these ids. Raises `InvalidInputError` where there is no finished run.
     """
-    runs = Path(runs)
+    runs = reading(runs)
     rows = [_finished_row(file) for file in _files(runs, RESULT_FILE, only)]
     if not rows:
-        raise InvalidInputError(f"{runs} holds no finished run. Make some with 'bae-ray sweep' or 'bae-ray train'.")
+        raise InvalidInputError(
+            f"{shown(runs)} holds no finished run. Make some with 'bae-ray sweep' or 'bae-ray train'."
+        )
     return _table(rows)
 
 
@@ -46,7 +50,7 @@ def outcomes(runs: str | Path, only: Iterable[str] | None = None) -> pd.DataFram
     The status is finished, failed, stopped (by a search) or illegal (invalid settings). `only` restricts the table to
     runs of these ids and illegal ones.
     """
-    runs = Path(runs)
+    runs = reading(runs)
     only = None if only is None else set(only)
     rows = [{**_finished_row(file), "status": "finished", "reason": ""} for file in _files(runs, RESULT_FILE, only)]
     finished = {row["run"] for row in rows}

@@ -10,7 +10,7 @@ from torch import Tensor
 from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError
-from bae_ray.files import write_text
+from bae_ray.files import append_text, remove, write_text
 from bae_ray.training import run_folder
 from bae_ray.training.config import RunConfig
 from bae_ray.training.continuing import kept_state, later_ends
@@ -70,7 +70,7 @@ def execute_runs(
 
     for run in unfinished:
         write_text(runs / run.id / run_folder.RUN_FILE, run.model_dump_json(indent=2) + "\n")
-        (runs / run.id / run_folder.FAILURE_FILE).unlink(missing_ok=True)
+        remove(runs / run.id / run_folder.FAILURE_FILE)
     if unfinished:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         members = [(run.autoencoder, run.training) for run in together]
@@ -118,8 +118,7 @@ class MetricsLog:
             # A line that the interruption cut short belongs to an epoch that is trained again.
             kept = [line for line in before if line.endswith("}") and json.loads(line)["epoch"] < lines[0].epoch]
             write_text(self._path, "".join(line + "\n" for line in kept))
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(text)
+        append_text(self._path, text)
 
 
 def activations_of(run: RunConfig, store: ActivationStore) -> tuple[Rows, Rows | None]:

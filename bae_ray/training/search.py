@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bae_ray.activations.store import ActivationStore
+from bae_ray.files import remove
 from bae_ray.progress import track
 from bae_ray.storage import Folder
 from bae_ray.training import run_folder
@@ -28,6 +29,7 @@ from bae_ray.work.devices import Share, take
 from bae_ray.work.executors import tune_executor
 from bae_ray.work.ray_search import OptunaDraws, asha, report, run_search
 from bae_ray.work.ray_tune import last_line
+from bae_ray.working_copies import refresh
 
 
 def search(config: SweepConfig, grid: Grid, store: ActivationStore, out: Path) -> SweepOutcome:
@@ -110,6 +112,7 @@ def _put_away(out: Path, config: SweepConfig, ended: list[tuple[RunConfig, Any]]
     """Write down which runs ASHA has stopped; why those failed that have no failure record."""
     died: dict[str, str] = {}
     metric = config.search.metric
+    refresh(out)
     for run, result in ended:
         if is_finished(out, run) or read_failure(out, run) is not None:
             continue
@@ -118,7 +121,7 @@ def _put_away(out: Path, config: SweepConfig, ended: list[tuple[RunConfig, Any]]
                 f"stopped by ASHA after epoch {last['epoch']} of {run.training.epochs}: {metric} {last[metric]:.4g}"
             )
             run_folder.write_failure(out, run, run_folder.STOPPED, message)
-            (out / run.id / run_folder.STATE_FILE).unlink(missing_ok=True)
+            remove(out / run.id / run_folder.STATE_FILE)
         else:
             died[run.id] = f"its worker died: {last_line(result)}"
     return died

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bae_ray.errors import CheckpointError
-from bae_ray.files import atomic_path
+from bae_ray.files import at_hand, atomic_path
 
 KEY = "training"
 
@@ -26,7 +26,7 @@ def load_state(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, 
 
     Raises `CheckpointError` for a file that cannot be read.
     """
-    if not path.exists():
+    if not at_hand(path).exists():
         return None
     try:
         with safe_open(path, "pt") as file:

@@ -22,6 +22,10 @@ from bae_ray.training.sweep_folder import GridRecord, SweepOutcome, begin, concl
 from bae_ray.training.trackers import check_trackers
 from bae_ray.work.executor import Executor
 from bae_ray.work.executors import ExecutorName, tune_executor
+from bae_ray.working_copies import working
+
+SWEEP = "a sweep"
+"""What others are told of who is at work in a folder."""
 
 
 def sweep(
@@ -33,16 +37,18 @@ def sweep(
 ) -> SweepOutcome:
     """Train every run of the grid that is not finished in `out` yet, or what `config.search` makes of it.
 
-    See `train_runs`. A search needs the executor `ray`. `continue_unconverged`: so many epochs more for the runs that
-    are finished before and did not converge; not with a search. Interrupted, the same call adds no more to them.
+    `out`: a path, or a URI such as s3://bucket/folder. See `train_runs`. A search needs the executor `ray`.
+    `continue_unconverged`: so many epochs more for the runs that are finished before and did not converge; not with a
+    search. Interrupted, the same call adds no more to them.
     """
-    grid, out = plan_grid(config, store), Path(out).absolute()
+    grid = plan_grid(config, store)
     check_search(config, store)
     if config.search.is_grid:
-        if continue_unconverged:
-            check_trackers(config)  # before a result is set aside
-            reopen_unconverged(out, grid.runs, continue_unconverged)
-        return train_runs(grid.runs, store, out, config, grid.illegal, executor)
+        with working(out, SWEEP, claim_local=True) as folder:
+            if continue_unconverged:
+                check_trackers(config)  # before a result is set aside
+                reopen_unconverged(folder, grid.runs, continue_unconverged)
+            return train_runs(grid.runs, store, folder, config, grid.illegal, executor)
     if continue_unconverged:
         raise InvalidInputError(
             "runs of a search do not go on: the best of them are trained to their end by a sweep of their settings, "
@@ -53,7 +59,8 @@ def sweep(
     check_trackers(config)
     from bae_ray.training.search import search  # it needs Ray Tune
 
-    return search(config, grid, store, out)
+    with working(out, SWEEP, claim_local=True) as folder:
+        return search(config, grid, store, folder)
 
 
 def train_runs(
@@ -68,10 +75,18 @@ def train_runs(
 
     A run that fails is reported in the outcome, in its directory and in the table; the others go on. So are `illegal`
     ones, which are not tried. With the executor `inline` all are trained in this process, one pack after another, and
-    errors of the file system are raised.
+    errors of the file system are raised. Raises `ClaimedError` where another process is at work in `out`.
     """
-    out, execution = Path(out).absolute(), execution or ExecutionConfig()
+    execution = execution or ExecutionConfig()
     check_trackers(execution)
+    with working(out, SWEEP, claim_local=True) as folder:
+        return _train(runs, store, folder, execution, illegal, executor)
+
+
+def _train(
+    runs: list[RunConfig], store: ActivationStore, out: Path, execution: ExecutionConfig, illegal: Sequence[IllegalRun],
+    executor: Executor | ExecutorName,
+) -> SweepOutcome:  # fmt: skip
     already = {run.id for run in runs if is_finished(out, run)}
     console.print(f"Sweep: {len(runs)} runs, {len(already)} of them finished already.")
     begin(out, GridRecord(runs=[run.id for run in runs]), illegal)

@@ -1,7 +1,6 @@
 """What a sweep leaves in its folder beside the runs, and how far it is, told from its folder alone."""
 
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +9,15 @@ from typing import NamedTuple
 from bae_ray.activations.layout import Cell
 from bae_ray.config import Record, content_hash
 from bae_ray.errors import InvalidInputError
-from bae_ray.files import check_regular, read_text, write_text
+from bae_ray.files import check_regular, read_text, remove_folder, write_text
+from bae_ray.locations import shown
 from bae_ray.training import run_folder
 from bae_ray.training.config import RunConfig
 from bae_ray.training.continuing import epochs_of, unconverged
 from bae_ray.training.grid import IllegalRun
 from bae_ray.training.results import ILLEGAL_PREFIX, outcomes, write_parquet
 from bae_ray.training.run_folder import Failure, is_finished, read_failure
+from bae_ray.working_copies import refresh
 
 GRID_FILE = "grid.json"
 """The record of the last sweep in a folder."""
@@ -60,7 +61,7 @@ def begin(out: Path, record: GridRecord, illegal: Sequence[IllegalRun]) -> None:
     """Write down what the sweep is of, for whoever watches."""
     record.write(out)
     for folder in out.glob(f"{ILLEGAL_PREFIX}*"):
-        shutil.rmtree(folder)
+        remove_folder(folder)
     _record_illegal(out, illegal)
 
 
@@ -68,6 +69,7 @@ def conclude(
     out: Path, runs: Sequence[RunConfig], already: set[str], illegal: Sequence[IllegalRun], died: dict[str, str]
 ) -> SweepOutcome:
     """Write the table and say what was done; `died`: why runs failed that have no failure record."""
+    refresh(out)
     finished = [run.id for run in runs if is_finished(out, run)]
     _record_illegal(out, illegal)
     for run in runs:
@@ -137,9 +139,12 @@ class Status(NamedTuple):
 
 def status(folder: Path) -> Status:
     """Look at the folder of a sweep. Raises `InvalidInputError` where no sweep was begun."""
+    refresh(folder)
     grid = folder / GRID_FILE
     if not grid.exists():
-        raise InvalidInputError(f"{folder} holds no sweep ({GRID_FILE} is missing): begin one with 'bae-ray sweep'.")
+        raise InvalidInputError(
+            f"{shown(folder)} holds no sweep ({GRID_FILE} is missing): begin one with 'bae-ray sweep'."
+        )
     record = GridRecord.model_validate_json(read_text(grid))
     drawn = [file.parent.name for file in folder.glob(f"*/{run_folder.SEARCH_FILE}")] if record.drawn else []
     runs = sorted({*record.runs, *drawn})

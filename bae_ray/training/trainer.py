@@ -17,6 +17,7 @@ from bae_ray.analysis.features import column_mean
 from bae_ray.autoencoders import ArchitectureConfig
 from bae_ray.config import content_hash
 from bae_ray.errors import TrainingError
+from bae_ray.files import remove
 from bae_ray.progress import is_watched, track
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.initial_weights import sample_of, start_from_components
@@ -130,7 +131,7 @@ def train_many(
             )
             on_trained(number, outcomes[number])
     if checkpoint and len(loop.failures) < len(members):
-        checkpoint.unlink(missing_ok=True)
+        remove(checkpoint)
     for i, numbers in enumerate(groups):
         for j, number in enumerate(numbers):
             going = (i, j) not in loop.failures and members[number][1].patience is None

@@ -1,9 +1,9 @@
 """Jobs as trials of Ray Tune, whose own results and state are thrown away: ours are what the workers write."""
 
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ray import tune
 from typing_extensions import override
 
 from bae_ray.chatter import quieten
+from bae_ray.storage import folder_at
 from bae_ray.work.attempts import LITTLE_MEMORY
 from bae_ray.work.devices import take
 from bae_ray.work.executor import DiedJob, WorkOrder
@@ -98,7 +99,7 @@ def run_trials(
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the sweep, not just Tune's part of it
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output points to Tune's folder even at verbosity 0
     quieten()
-    scratch = out / f".tune-{uuid.uuid4().hex}"
+    scratch = folder_at(out / f".tune-{uuid.uuid4().hex}")
     config.trial_dirname_creator = lambda trial: trial.trial_id
     try:
         ended = tune.Tuner(
@@ -107,7 +108,8 @@ def run_trials(
             tune_config=config,
             run_config=tune.RunConfig(
                 name="sweep",
-                storage_path=str(scratch),
+                storage_path=scratch.root,
+                storage_filesystem=None if scratch.path else scratch.filesystem,
                 verbose=0,
                 callbacks=[_Tell(on_result, on_end)],
                 failure_config=tune.FailureConfig(max_failures=retries),
@@ -116,7 +118,8 @@ def run_trials(
         ).fit()
         return [ended[number] for number in range(len(ended))]
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):
+            scratch.remove()
 
 
 class _Tell(tune.Callback):

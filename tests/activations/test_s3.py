@@ -3,10 +3,6 @@
 import json
 import random
 import re
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,67 +17,19 @@ from bae_ray.activations.extract import extract
 from bae_ray.activations.layout import Cell
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import CorruptShardError, IncompleteStoreError, InvalidInputError
-from bae_ray.storage import folder_at, without_credentials
+from bae_ray.locations import without_credentials
+from bae_ray.storage import folder_at
+from tests.bucket import PASSWORD, USER, Server, s3_server
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-USER, PASSWORD = "tester", "hushhush"
 DAMAGED = "cells/residual/layer-02/position-00007/00001.safetensors"
-
-
-class Server:
-    """An S3 server, what it has been asked, and the file system that it offers."""
-
-    def __init__(self, port: int, log: Path) -> None:
-        self._address, self._log = f"127.0.0.1:{port}", log
-        self.files = fs.S3FileSystem(
-            access_key=USER, secret_key=PASSWORD, scheme="http", endpoint_override=self._address,
-            allow_bucket_creation=True,
-        )  # fmt: skip
-
-    def uri(self, path: str) -> str:
-        return f"s3://{USER}:{PASSWORD}@{path}?scheme=http&endpoint_override={self._address}"
-
-    def requests(self, methods: str, path: str) -> list[str]:
-        """The paths of the requests so far that have one of these methods and begin so."""
-        log = re.sub(r"\x1b\[\d+m", "", self._log.read_text())
-        return re.findall(rf'"(?:{methods}) /({re.escape(path)}[^ ?]*)', log)
-
-    def read(self, path: str) -> bytes:
-        with self.files.open_input_stream(path) as stream:
-            return stream.read()
-
-    def write(self, path: str, content: bytes) -> None:
-        with self.files.open_output_stream(path) as stream:
-            stream.write(content)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """moto as a process of its own, spoken to over HTTP, with an empty bucket."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    log = tmp_path_factory.mktemp("s3") / "requests.log"
-    with open(log, "wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=stream, stderr=stream
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            with socket.socket() as connection:
-                if connection.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, "the S3 server does not start"
-            time.sleep(0.1)
-        server = Server(port, log)
-        server.files.create_dir("bucket")
+    with s3_server(tmp_path_factory.mktemp("s3") / "requests.log") as server:
         yield server
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")

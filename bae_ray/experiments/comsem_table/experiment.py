@@ -10,7 +10,7 @@ from bae_ray.experiments.comsem_table.config import PRESETS, ComSemTableConfig
 from bae_ray.experiments.extractions import of_other_texts
 from bae_ray.experiments.judged import COMSEM, check_judge, check_texts
 from bae_ray.experiments.protocol import Outcome
-from bae_ray.files import write_text
+from bae_ray.files import remove, write_text
 from bae_ray.serving.judge.session import judge_of
 from bae_ray.training.sweep_config import SweepConfig
 
@@ -77,7 +77,7 @@ def score(config: ComSemTableConfig, methods: "list[TableMethod]", evaluation: "
     file, wanted = folder / FINISHED_FILE, contents(nobody, methods, evaluation)
     if file.exists() and file.read_text(encoding="utf-8") == wanted:
         return 0
-    file.unlink(missing_ok=True)
+    remove(file)
     dry_run(nobody, folder)  # finds the features first: a judge may take the GPU
     with judge_of(config.judge) as judge:
         outcome = comsem(asked(judge), folder)

@@ -14,7 +14,7 @@ from bae_ray.autoencoders import build_autoencoder, load_autoencoder
 from bae_ray.autoencoders.architectures import ARCHITECTURES, find_architecture
 from bae_ray.autoencoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.comsem.config import RANDOM
-from bae_ray.files import atomic_path, checksum, read_text, write_text
+from bae_ray.files import atomic_path, checksum, read_text, remove, write_text
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 
 RESCALED = " Resc."
@@ -104,7 +104,7 @@ def _copy(source: Path, folder: Path, standardize: bool) -> str:
     record = json.dumps({"weights": weights}) + "\n"
     if _holds(folder / COPY_FILE, record) and _holds(folder / RUN_FILE, about):
         return weights
-    (folder / COPY_FILE).unlink(missing_ok=True)
+    remove(folder / COPY_FILE)
     if standardize:
         trained = load_autoencoder(source)
         rescaled = build_autoencoder(trained.config.model_copy(update={"standardize": True}))

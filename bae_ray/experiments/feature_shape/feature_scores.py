@@ -15,7 +15,7 @@ from bae_ray.config import content_hash
 from bae_ray.experiments.feature_shape.config import FeatureShapeConfig
 from bae_ray.experiments.feature_shape.selected_tokens import Selected, Subject, Tokens
 from bae_ray.experiments.judged import COMSEM
-from bae_ray.files import read_text, write_text
+from bae_ray.files import read_text, remove, write_text
 from bae_ray.report.numbers import known
 from bae_ray.serving.judge.session import judge_of
 
@@ -124,7 +124,7 @@ def _have_judged(config: FeatureShapeConfig, subject: Subject) -> list[str]:
     wanted = content_hash([nobody.model_dump(mode="json"), subject.identity(), PROMPT_VERSION])
     if file.exists() and read_text(file) == wanted:
         return []
-    file.unlink(missing_ok=True)
+    remove(file)
     dry_run(nobody, folder)  # finds the features first: a judge may take the GPU
     with judge_of(config.judge) as judge:
         outcome = comsem(asked(judge), folder)

@@ -22,7 +22,7 @@ from bae_ray.comsem.config import ExamplesConfig
 from bae_ray.comsem.evaluation import Method, prepare, rows_of, runner
 from bae_ray.comsem.examples import top_k
 from bae_ray.config import content_hash
-from bae_ray.files import atomic_path, checksum
+from bae_ray.files import at_hand, atomic_path, checksum
 
 FOLDER = "selected"
 TYPICAL = 0.5
@@ -47,7 +47,7 @@ class Subject(NamedTuple):
     def identity(self) -> str:
         """A hash of all that the activations depend on: weights, evaluation set, and when a feature is active."""
         folder = fetched(self.method.source, (CONFIG_FILE, WEIGHTS_FILE))
-        weights = [checksum(file) for name in (CONFIG_FILE, WEIGHTS_FILE) if (file := folder / name).exists()]
+        weights = [checksum(file) for name in (CONFIG_FILE, WEIGHTS_FILE) if (file := at_hand(folder / name)).exists()]
         data, when = self.store.fingerprint(self.method.cell), [self.examples.k, self.examples.skip_zero]
         return content_hash([weights, data, self.n_tokens, when])
 
@@ -96,7 +96,7 @@ class Tokens(NamedTuple):
 def select_tokens(subject: Subject, out: Path) -> Selected:
     """Find the tokens of every feature, in one pass; where it is finished in `out`, its file is read."""
     file = out / FOLDER / f"{subject.identity()}.safetensors"
-    if not file.exists():
+    if not at_hand(file).exists():
         found = _pass(subject)
         with atomic_path(file) as temporary:
             save_file(found._asdict(), temporary)
