@@ -19,11 +19,9 @@ from bae_ray.system_errors import FULL
 
 __all__ = [
     "MAX_JSON_BYTES", "MIB", "TEMPORARY_SUFFIX", "append_text", "at_hand", "atomic_path", "check_regular", "checksum",
-    "download", "elsewhere", "exists", "is_same", "move", "read_text", "remove", "remove_folder", "write_text",
+    "download", "elsewhere", "exists", "file_size", "is_same", "move", "publish", "read_text", "remove",
+    "remove_folder", "write_text",
 ]  # fmt: skip
-
-SAME_WITHIN_S = 1.0
-"""File systems tell times to the second, or finer, by what is asked."""
 
 _appended: set[Path] = set()
 """Copies with lines that are not in their bucket yet."""
@@ -58,6 +56,13 @@ def append_text(path: Path, text: str) -> None:
             _appended.add(path)
 
 
+def publish(folder: Path) -> None:
+    """Write what other software has left in a folder where the folder belongs; nothing for one of this machine's."""
+    if location_of(folder) is not None:
+        for path in sorted(file for file in folder.rglob("*") if file.is_file()):
+            _upload(path, _there(path))
+
+
 def remove(path: Path) -> None:
     """Remove a file, if it is there."""
     if (there := elsewhere(path)) is not None:
@@ -87,7 +92,8 @@ def at_hand(path: Path) -> Path:
     if (there := elsewhere(path)) is not None:
         folder, name = there
         if (found := folder.find(name)) is None:
-            path.unlink(missing_ok=True)
+            if path.is_file():
+                path.unlink()
         elif not is_same(path, found):
             download(folder, name, path, found)
     return path
@@ -95,8 +101,14 @@ def at_hand(path: Path) -> Path:
 
 def exists(path: Path) -> bool:
     """Whether there is such a file, here or elsewhere."""
-    there = elsewhere(path)
-    return path.exists() if there is None else there[0].exists(there[1])
+    return file_size(path) is not None
+
+
+def file_size(path: Path) -> int | None:
+    """Bytes of a file, here or elsewhere; None where there is none."""
+    if (there := elsewhere(path)) is not None:
+        return there[0].sizes([there[1]])[0]
+    return path.stat().st_size if path.exists() else None
 
 
 def elsewhere(path: Path) -> tuple[Folder, str] | None:
@@ -109,13 +121,19 @@ def elsewhere(path: Path) -> tuple[Folder, str] | None:
     return _system(f"{scheme}://{host or '/'}" + (f"?{options}" if options else "")), name
 
 
+def _there(path: Path) -> tuple[Folder, str]:
+    there = elsewhere(path)
+    assert there is not None
+    return there
+
+
 def is_same(copy: Path, found: Found) -> bool:
     """Whether a copy is that of a file as it was found."""
     try:
         stat = copy.stat()
     except FileNotFoundError:
         return False
-    return stat.st_size == found.size and abs(stat.st_mtime - found.modified_s) < SAME_WITHIN_S
+    return (stat.st_size, int(stat.st_mtime)) == found
 
 
 def download(folder: Folder, name: str, copy: Path, found: Found) -> None:

@@ -57,8 +57,9 @@ class Found(NamedTuple):
     """A file that is there."""
 
     size: int
-    modified_s: float
-    """When it was written by the clock of its file system, in seconds since the epoch."""
+    modified_s: int
+    """When it was written by the clock of its file system, in whole seconds since the epoch: by what they are asked,
+    some tell no more."""
 
 
 class Folder:
@@ -166,8 +167,10 @@ class Folder:
 
     def upload(self, file: Path, name: str) -> None:
         """Write a file with the content of one of this machine, whole or not at all."""
-        with naming(file), pa.memory_map(str(file)) if file.stat().st_size else open(file, "rb") as content:
-            self._asked(lambda: self._write(name, content.read_buffer() if isinstance(content, pa.NativeFile) else b""))
+        with naming(file):
+            # Mapped: it may be larger than the memory. An empty file cannot be.
+            content = pa.memory_map(str(file)).read_buffer() if file.stat().st_size else b""
+        self._asked(lambda: self._write(name, content))
 
     def download(self, name: str, file: Path) -> None:
         """Write a file's content into one of this machine. Raises `FileNotFoundError` where there is none."""
@@ -230,7 +233,7 @@ class Folder:
 
 
 def _found(info: fs.FileInfo) -> Found:
-    return Found(info.size, (info.mtime_ns or 0) / 1e9)
+    return Found(info.size, (info.mtime_ns or 0) // 10**9)
 
 
 Location = str | Path | Folder

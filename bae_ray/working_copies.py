@@ -5,13 +5,13 @@ Large files are not copied with the others: those who read one ask for it (`bae_
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from bae_ray.claims import CLAIMS, claimed
-from bae_ray.files import download, elsewhere, is_same, remove
+from bae_ray.files import at_hand, download, elsewhere, is_same
 from bae_ray.locations import local_path, location_of
 from bae_ray.storage import Found, folder_at
 
@@ -41,17 +41,24 @@ def working(out: str | Path, what: str, claim_local: bool = False) -> Iterator[P
         yield path
 
 
-def reading(location: str | Path) -> Path:
-    """The path of a folder to read, copied as it is now where it is elsewhere."""
+def no_file(_name: str) -> bool:
+    """None of the large files."""
+    return False
+
+
+def reading(location: str | Path, large: Callable[[str], bool] = no_file) -> Path:
+    """The path of a folder or file to read, copied as it is now where it is elsewhere; `large`: see `refresh`."""
     path = local_path(location)
-    refresh(path)
+    if location_of(path) is not None and not at_hand(path).is_file():
+        refresh(path, large=large)
     return path
 
 
-def refresh(folder: Path, exactly: bool = False) -> None:
+def refresh(folder: Path, exactly: bool = False, large: Callable[[str], bool] = no_file) -> None:
     """Bring what has changed in the folder that a path stands for; nothing for a path of this machine's.
 
-    `exactly`: also in place of lines that were appended here and are not there.
+    `exactly`: also in place of lines that were appended here and are not there. `large`: which of the large files, too, by
+    their names.
     """
     if (there := elsewhere(folder)) is None:
         return
@@ -61,7 +68,7 @@ def refresh(folder: Path, exactly: bool = False) -> None:
     copies = {folder / one.removeprefix(name).lstrip("/"): (one, what) for one, what in found.items()}
     changed = [
         copy for copy, (_, what) in copies.items()
-        if not copy.name.endswith(LARGE) and _is_older(copy, what, exactly)
+        if (not copy.name.endswith(LARGE) or large(copy.name)) and _is_older(copy, what, exactly)
     ]  # fmt: skip
     with ThreadPoolExecutor(DOWNLOADS) as pool:
         for _ in pool.map(lambda copy: download(remote, copies[copy][0], copy, copies[copy][1]), changed):
@@ -82,6 +89,3 @@ def _is_older(copy: Path, found: Found, exactly: bool) -> bool:
         return False
     grown = not exactly and copy.name.endswith(GROWING) and copy.exists() and copy.stat().st_size > found.size
     return not grown
-
-
-__all__ = ["reading", "refresh", "remove", "working"]

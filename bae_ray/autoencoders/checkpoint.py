@@ -20,6 +20,7 @@ from bae_ray.autoencoders.tree_file import TREE_FILE, load_tree, save_tree
 from bae_ray.config import describe
 from bae_ray.errors import CheckpointError, InvalidInputError
 from bae_ray.files import atomic_path, check_regular, read_text, remove, write_text
+from bae_ray.locations import local_path
 
 if TYPE_CHECKING:
     from bae_ray.autoencoders.base import Autoencoder
@@ -77,7 +78,8 @@ def load_autoencoder(
     load_weights(autoencoder, tensors, f"{folder / WEIGHTS_FILE}")
     if os.path.lexists(folder / TREE_FILE):
         autoencoder.tree = load_tree(folder / TREE_FILE, model_hashes(autoencoder), autoencoder.d_latent)
-    autoencoder.source = Path(source).resolve().name if Path(source).exists() else str(source)
+    given = local_path(source)
+    autoencoder.source = given.resolve().name if given.exists() else str(source)
     return autoencoder
 
 

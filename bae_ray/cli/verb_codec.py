@@ -11,7 +11,9 @@ from bae_ray.activations.config import Position
 from bae_ray.cli.command import Command, Held
 from bae_ray.compression.config import CompressConfig, DecompressConfig
 from bae_ray.errors import ForeignModelError, InvalidInputError
-from bae_ray.files import write_text
+from bae_ray.files import at_hand, write_text
+from bae_ray.locations import Place, PlaceName, local_path, location_of, shown, without_credentials
+from bae_ray.working_copies import reading
 
 if TYPE_CHECKING:
     from bae_ray.compression.conversions import ActivationSource
@@ -28,10 +30,11 @@ class CompressCommand(Command):
     """How to compress."""
     source: Annotated[tuple[str, ...], Field(min_length=1)]
     """An activation store, or .npy and .safetensors files of one matrix each."""
-    autoencoder: Annotated[tuple[str, ...], Field(min_length=1)]
+    autoencoder: Annotated[tuple[PlaceName, ...], Field(min_length=1)]
     """Folders of autoencoders: of a store, several runs, each for the cell it was trained on; of files, one."""
-    out: Path
-    """Folder of the containers, with a receipt for each. The same command finishes an interrupted run."""
+    out: Place
+    """Folder of the containers, here or at a URI such as s3://bucket/folder, with a receipt for each. The same command
+    finishes an interrupted run."""
     layer: int | None = None
     """Layer of the cell. Left out: the one that the run was trained on."""
     site: str | None = None
@@ -47,12 +50,12 @@ class DecompressCommand(Command):
 
     decompression: Held[DecompressConfig]
     """How to decompress."""
-    source: Annotated[tuple[Path, ...], Field(min_length=1)]
+    source: Annotated[tuple[Place, ...], Field(min_length=1)]
     """Containers, or folders of them, as 'bae-ray compress' wrote them."""
-    autoencoder: Annotated[tuple[str, ...], Field(min_length=1)]
+    autoencoder: Annotated[tuple[PlaceName, ...], Field(min_length=1)]
     """Folders of the autoencoders that made the codes; each container names its own."""
-    out: Path
-    """Folder of the arrays, with a receipt for each. The same command finishes an interrupted run."""
+    out: Place
+    """Folder of the arrays, here or at a URI, with a receipt for each. The same command finishes an interrupted run."""
 
 
 def compress(command: CompressCommand) -> None:
@@ -89,7 +92,7 @@ def decompress(command: DecompressCommand) -> None:
         wanted = read_header(file).model_hash
         if wanted not in owners:
             raise ForeignModelError(
-                f"{file} holds codes of the autoencoder {wanted or '(not named)'}; those given are "
+                f"{shown(file)} holds codes of the autoencoder {wanted or '(not named)'}; those given are "
                 f"{', '.join(owners)}. Give the autoencoder that compressed it."
             )
         conversions.append(Decompression(str(file), owners[wanted], name, command.decompression.format))
@@ -104,7 +107,7 @@ def _sources(command: CompressCommand, autoencoder: str) -> list["ActivationSour
     if all(Path(source).suffix in (".npy", ".safetensors") for source in command.source):
         if len(command.autoencoder) > 1:
             raise InvalidInputError(f"{len(command.autoencoder)} autoencoders are given: files take one, a store more.")
-        return [FileSource(on_any_process(source), command.tensor) for source in command.source]
+        return [FileSource(on_any_process(str(local_path(source))), command.tensor) for source in command.source]
     if len(command.source) != 1:
         raise InvalidInputError(f"source is {', '.join(command.source)}: give one store, or files only.")
     cell = _cell_of_run(autoencoder) | command.model_dump(include={"layer", "site", "position"}, exclude_none=True)
@@ -118,20 +121,21 @@ def _sources(command: CompressCommand, autoencoder: str) -> list["ActivationSour
 
 def _cell_of_run(autoencoder: str) -> dict:
     """The cell that a run was trained on; empty if the folder is not a run."""
-    file = Path(autoencoder) / RUN_FILE
+    file = at_hand(Path(autoencoder) / RUN_FILE)
     return json.loads(file.read_text(encoding="utf-8"))["cell"] if file.exists() else {}
 
 
 def _containers(sources: Sequence[Path]) -> list[tuple[Path, str]]:
     """Every container, and the name of its array."""
+    places = [reading(source, lambda name: name.endswith(CODES)) for source in sources]
     found = [
         (file, _without_suffix(str(file.relative_to(source if source.is_dir() else source.parent))))
-        for source in sources
+        for source in places
         for file in (sorted(file for file in source.rglob("*") if file.name.endswith(CODES) and file.is_file())
                      if source.is_dir() else [source])
     ]  # fmt: skip
     if not found:
-        raise InvalidInputError(f"{', '.join(map(str, sources))} holds no container (*{' or *'.join(CODES)}).")
+        raise InvalidInputError(f"{', '.join(map(shown, sources))} holds no container (*{' or *'.join(CODES)}).")
     return found
 
 
@@ -141,12 +145,11 @@ def _without_suffix(name: str) -> str:
 
 def _finish(command: CompressCommand | DecompressCommand, out: Path, receipts: Sequence["Receipt"]) -> None:
     """Write the command's config beside the outputs, and print the bytes before and after."""
-    from bae_ray.locations import without_credentials
     from bae_ray.report.terminal import print_tables, text_table
 
     compressing = isinstance(command, CompressCommand)
     verb, compressed = ("compress", "bytes_after") if compressing else ("decompress", "bytes_before")
-    sources = [without_credentials(str(source)) for source in command.source]
+    sources = [location_of(Path(source)) or without_credentials(str(source)) for source in command.source]
     write_text(out / f"{verb}.json", command.record(source=sources))
     rows = [
         {

@@ -10,8 +10,10 @@ from bae_ray.comsem.config import RANDOM, ComSemConfig, JudgeConfig
 from bae_ray.comsem.reachability import unreachable
 from bae_ray.errors import InvalidInputError, JudgeError
 from bae_ray.files import write_text
+from bae_ray.locations import Place, shown
 from bae_ray.serving.config import DRAIN_S, JudgeServiceConfig
 from bae_ray.serving.ray_serve.environment import prepare
+from bae_ray.working_copies import reading, working
 
 
 class ComSemCommand(Command):
@@ -19,8 +21,9 @@ class ComSemCommand(Command):
 
     comsem: Held[ComSemConfig]
     """What to name and score."""
-    out: Path
-    """Folder of the results: summary.csv, and per autoencoder features.parquet and features.html."""
+    out: Place
+    """Folder of the results, here or at a URI such as s3://bucket/folder: summary.csv, and per autoencoder
+    features.parquet and features.html."""
     json_features: bool = False
     """Also write a JSON file per active feature, its activations in Neuronpedia's form."""
     publish: bool = False
@@ -31,13 +34,10 @@ class ComSemCommand(Command):
 
 def comsem(command: ComSemCommand) -> int:
     """Run `bae-ray comsem`."""
-    from bae_ray.comsem.name_and_score import comsem as run
     from bae_ray.comsem.name_and_score import dry_run
-    from bae_ray.comsem.summary import TABLE_FILE
-    from bae_ray.report.comsem_terminal import print_cost, print_summary
-    from bae_ray.report.feature_browser import publish_cards, report_features
+    from bae_ray.report.comsem_terminal import print_cost
 
-    elsewhere = [source for source in command.comsem.autoencoders if source != RANDOM and not Path(source).is_dir()]
+    elsewhere = [source for source in command.comsem.autoencoders if source != RANDOM and not reading(source).is_dir()]
     if command.publish and elsewhere:
         raise InvalidInputError(
             f"--publish writes into the autoencoders' folders, and {elsewhere[0]} is none on this machine. Save it to "
@@ -46,6 +46,16 @@ def comsem(command: ComSemCommand) -> int:
     if command.dry_run:
         print_cost(dry_run(command.comsem, command.out), command.comsem)
         return 0
+    with working(command.out, "ComSem"):
+        return _comsem(command)
+
+
+def _comsem(command: ComSemCommand) -> int:
+    from bae_ray.comsem.name_and_score import comsem as run
+    from bae_ray.comsem.summary import TABLE_FILE
+    from bae_ray.report.comsem_terminal import print_summary
+    from bae_ray.report.feature_browser import publish_cards, report_features
+
     outcome = run(command.comsem, command.out, command.record())
     pages = report_features(command.out, command.json_features)
     if command.publish:
@@ -53,7 +63,7 @@ def comsem(command: ComSemCommand) -> int:
         pages += publish_cards(command.out, {name: source for name, source in sources if source.is_dir()})
     print_summary(outcome)
     for path in (command.out / TABLE_FILE, *pages):
-        print(path)
+        print(shown(path))
     if outcome.failed:
         print(
             f"failed: {outcome.failed} features or questions of the judge's test have no result, since requests had no "

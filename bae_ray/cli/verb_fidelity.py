@@ -8,7 +8,8 @@ from bae_ray.cli.command import Command, Held
 from bae_ray.cli.exit_codes import report_failures
 from bae_ray.errors import InvalidInputError
 from bae_ray.fidelity.config import FidelityConfig
-from bae_ray.locations import without_credentials
+from bae_ray.locations import Place, shown, without_credentials
+from bae_ray.working_copies import working
 
 
 class FidelityCommand(Command):
@@ -16,10 +17,10 @@ class FidelityCommand(Command):
 
     fidelity: Held[FidelityConfig]
     """What to measure on, and with what."""
-    runs: tuple[Path, ...] = ()
-    """Folders of runs on one store, of any architectures, sites and positions. Each run gets a fidelity.json, and the
+    runs: tuple[Place, ...] = ()
+    """Folders of runs, here or at URIs, on one store, of any architectures, sites and positions. Each run gets a fidelity.json, and the
     folder's results.parquet its columns."""
-    autoencoder: Path | None = None
+    autoencoder: Place | None = None
     """In place of runs: the folder of an autoencoder, for example of one that `bae-ray import` made."""
     layer: int | None = None
     """Layer of that autoencoder."""
@@ -32,12 +33,21 @@ class FidelityCommand(Command):
     that the sweep.json of the first folder names."""
     held_out: str | None = None
     """Activation store of other texts to measure on. Left out: those of the store that a run was not trained on."""
-    out: Path | None = None
+    out: Place | None = None
     """Folder of the tables, the picture and the page. Left out: fidelity in the first folder."""
 
 
 def fidelity(command: FidelityCommand) -> int:
     """Run `bae-ray fidelity`."""
+    if bool(command.runs) == (command.autoencoder is not None):
+        raise InvalidInputError("expected either --runs, folders of runs, or --autoencoder, the folder of one.")
+    work = command.runs[0] if command.runs else command.autoencoder
+    assert work is not None
+    with working(work, "a measuring of fidelity"):
+        return _fidelity(command, work)
+
+
+def _fidelity(command: FidelityCommand, work: Path) -> int:
     from bae_ray.activations.store import ActivationStore
     from bae_ray.experiments.fidelity_report import fidelity_results
     from bae_ray.fidelity.fidelity_rows import fidelity_table
@@ -46,10 +56,6 @@ def fidelity(command: FidelityCommand) -> int:
     from bae_ray.report.results_writer import write_results
     from bae_ray.training.sweep_folder import refresh_results
 
-    if bool(command.runs) == (command.autoencoder is not None):
-        raise InvalidInputError("expected either --runs, folders of runs, or --autoencoder, the folder of one.")
-    work = command.runs[0] if command.runs else command.autoencoder
-    assert work is not None
     location = command.store or _store_of(work)
     store = ActivationStore.open(location)
     held_out = None if command.held_out is None else ActivationStore.open(command.held_out)
@@ -74,6 +80,6 @@ def _store_of(folder: Path) -> str:
     file = folder / "sweep.json"
     if not file.is_file():
         raise InvalidInputError(
-            f"{file} is not there, so it is not known which store the runs are of. Name it with --store."
+            f"{shown(file)} is not there, so it is not known which store the runs are of. Name it with --store."
         )
     return str(json.loads(file.read_text(encoding="utf-8"))["store"])

@@ -19,6 +19,8 @@ from bae_ray.compression.header import BLOCK_ROWS, Header, Scheme, TableChoice
 from bae_ray.compression.indices import LOWEST, kept_latents
 from bae_ray.compression.tables import Model, table_for_scheme, table_of
 from bae_ray.errors import ContainerTooLargeError, InvalidInputError
+from bae_ray.files import at_hand
+from bae_ray.locations import local_path, shown
 from bae_ray.values import check_type
 
 MAX_BYTES = 4 << 30
@@ -200,10 +202,10 @@ def open_container(data: Source, prior: Model | None = None) -> Iterator[Contain
     table = None if prior is None else table_of(prior)
     if isinstance(data, str | Path):
         try:
-            file = open(data, "rb")  # noqa: SIM115
+            file = open(at_hand(local_path(data)), "rb")  # noqa: SIM115
         except OSError as error:
             raise InvalidInputError(
-                f"{data} cannot be read: {error.strerror}. Give the file of a container."
+                f"{shown(local_path(data))} cannot be read: {error.strerror}. Give the file of a container."
             ) from error
         with file:
             yield ContainerReader(file, table)

@@ -40,7 +40,8 @@ from bae_ray.compression.container import ContainerWriter
 from bae_ray.compression.header import Scheme, TableChoice
 from bae_ray.compression.tables import own_model, table_of
 from bae_ray.errors import InvalidInputError, UnreadableFileError
-from bae_ray.locations import without_credentials
+from bae_ray.files import at_hand
+from bae_ray.locations import location_of, without_credentials
 from bae_ray.values import check_type
 
 TENSOR = "activations"
@@ -107,9 +108,9 @@ class FileSource(NamedTuple):
 
     def identity(self) -> dict[str, Any]:
         """What tells these activations from others."""
-        stats = Path(self.path).stat()
+        stats = at_hand(Path(self.path)).stat()
         return {
-            "file": str(Path(self.path).absolute()),
+            "file": location_of(Path(self.path)) or str(Path(self.path).absolute()),
             "tensor": self.tensor,
             "size": stats.st_size,
             "modified_ns": stats.st_mtime_ns,
@@ -118,6 +119,7 @@ class FileSource(NamedTuple):
     def _load(self) -> Tensor:
         suffix = Path(self.path).suffix
         try:
+            at_hand(Path(self.path))
             if suffix == ".npy":
                 return torch.from_numpy(np.load(self.path, mmap_mode="c", allow_pickle=False))
             if suffix == ".safetensors":
@@ -236,7 +238,7 @@ class Decompression(Conversion):
         self.format, self.name = format, f"{name}.{format}"
         self.container, self.autoencoder = on_any_process(container), on_any_process(autoencoder)
         self.rows, self.block_rows, self.d_in = header.rows, header.block_rows, loaded.d_in
-        self.bytes_before = Path(container).stat().st_size
+        self.bytes_before = at_hand(Path(container)).stat().st_size
         self.request = {"container": digest, "autoencoder": header.model_hash, "format": format}
 
     @override

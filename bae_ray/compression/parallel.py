@@ -5,7 +5,6 @@ outputs; whoever runs the command joins the parts of an output, and then writes 
 a receipt and parts that are there.
 """
 
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,13 +15,14 @@ from bae_ray.compression.config import ParallelConfig
 from bae_ray.compression.conversions import Conversion
 from bae_ray.config import Config, content_hash
 from bae_ray.errors import ConversionError, InvalidInputError, UnfinishedError
-from bae_ray.files import atomic_path, write_text
+from bae_ray.files import at_hand, atomic_path, exists, file_size, remove, remove_folder, write_text
 from bae_ray.progress import track
 from bae_ray.storage import folder_at
 from bae_ray.work.attempts import Attempts
 from bae_ray.work.executor import Executor, WorkOrder
 from bae_ray.work.executors import ExecutorName, data_executor
 from bae_ray.work.receipts import listed, read_receipt, traceback_of, write_failures
+from bae_ray.working_copies import refresh, working
 
 OTHERS = ", of other input or options. Give another folder, or remove it."
 
@@ -68,18 +68,27 @@ class PartFailure(Config):
 
 def convert(
     conversions: Sequence[Conversion],
-    out: Path,
+    out: str | Path,
     config: ParallelConfig,
     label: str,
     executor: Executor | ExecutorName = "ray",
 ) -> list[Receipt]:
-    """Make the outputs in the folder `out`, or finish what an earlier call has begun there; a receipt for each.
+    """Make the outputs in the folder `out`, here or at a URI, or finish what an earlier call has begun there.
+
+    Gives a receipt for each.
 
     Raises `InvalidInputError` where an output is already there of something else, before any work, and
     `ConversionError` where parts failed, which failures.json in the folder names too; outputs and parts that are
     finished are kept.
     """
-    outputs = [_Output(conversion, out.absolute(), config) for conversion in conversions]
+    with working(out, "a conversion") as folder:
+        return _convert(conversions, folder, config, label, executor)
+
+
+def _convert(
+    conversions: Sequence[Conversion], out: Path, config: ParallelConfig, label: str, executor: Executor | ExecutorName
+) -> list[Receipt]:
+    outputs = [_Output(conversion, out, config) for conversion in conversions]
     if doubled := {o.conversion.name for o in outputs if sum(o.file == other.file for other in outputs) > 1}:
         raise InvalidInputError(f"{min(doubled)} would be written twice. Give inputs of different names.")
     waiting = [output for output in outputs if output.receipt() is None]
@@ -131,16 +140,16 @@ class _Output:
         An output without a receipt but with parts of this request was cut off between the two, and is not finished.
         """
         for other in self._others:
-            if other.exists():
+            if exists(other):
                 raise InvalidInputError(f"{other} is already there{OTHERS}")
-        if not self.file.exists():
+        if (size := file_size(self.file)) is None:
             return None
         receipt = read_receipt(folder_at(self._out), self._receipt_file, Receipt)
         if receipt is None and self._folders():
             return None
         if receipt is None or receipt.request != self.conversion.request:
             raise InvalidInputError(f"{self.file} is already there{OTHERS}")
-        return receipt if receipt.bytes_after == self.file.stat().st_size else None
+        return receipt if receipt.bytes_after == size else None
 
     def begin(self) -> None:
         """Make the folder of the parts, and count attempts anew. Raises `InvalidInputError` where that fails."""
@@ -153,7 +162,7 @@ class _Output:
     def clean(self) -> None:
         """Remove the parts, of whatever size; they are no longer needed."""
         for folder in self._folders():
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
 
     def _folders(self) -> list[Path]:
         return list(self._parts.parent.glob(f"{self._begun}-*"))
@@ -162,6 +171,7 @@ class _Output:
         return self._parts / f"{part:05d}"
 
     def missing(self) -> list[int]:
+        refresh(self._parts)
         return [part for part in range(self._n_parts) if not self.part_file(part).exists()]
 
     def range(self, part: int) -> tuple[int, int]:
@@ -173,7 +183,7 @@ class _Output:
 
     def write(self, part: int, autoencoder: Autoencoder, attempts: int) -> str:
         """Write a part; what went wrong."""
-        if self.part_file(part).exists():  # Ray asks again where the node with the first answer is gone
+        if exists(self.part_file(part)):  # Ray asks again where the node with the first answer is gone
             return ""
         if given_up := Attempts(folder_at(self._parts), attempts).begin(f"{part:05d}"):
             return given_up
@@ -185,9 +195,9 @@ class _Output:
         """Write the output and its receipt, and remove the parts."""
         try:
             # Of an earlier output: it must not stand beside this one.
-            (self._out / self._receipt_file).unlink(missing_ok=True)
+            remove(self._out / self._receipt_file)
             with atomic_path(self.file) as temporary, open(temporary, "wb") as file:
-                self.conversion.join([self.part_file(part) for part in range(self._n_parts)], file)
+                self.conversion.join([at_hand(self.part_file(part)) for part in range(self._n_parts)], file)
             receipt = Receipt(
                 name=self.conversion.name,
                 request=self.conversion.request,

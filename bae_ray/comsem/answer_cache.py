@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Self
 
+from bae_ray.comsem.answers_elsewhere import AnswersElsewhere
 from bae_ray.comsem.completions import Answer
 from bae_ray.config import content_hash
 from bae_ray.errors import InvalidInputError, UnreadableFileError
@@ -28,6 +29,7 @@ class AnswerCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._elsewhere: AnswersElsewhere | None = None
 
     def __enter__(self) -> Self:
         """Open the file, or create it.
@@ -56,11 +58,14 @@ class AnswerCache:
                 raise UnreadableFileError(
                     f"{self._path} is not a cache of a judge's answers: {error}. Move it away, or give another --cache."
                 ) from error
+            self._elsewhere = AnswersElsewhere.of(self._path, self._database)
             self._opened = opened.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        with self._opened:
+            if self._elsewhere is not None:
+                self._elsewhere.close()
 
     def get(self, request: dict[str, Any]) -> Answer | None:
         """The recorded answer to a request."""
@@ -72,10 +77,16 @@ class AnswerCache:
         self._database.execute(
             "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", (_key(request), json.dumps(answer._asdict()), *tokens)
         )
+        self._changed()
 
     def put_lost(self, tokens: tuple[int, int]) -> None:
         """Record the tokens that may have been paid for a request without an answer."""
         self._database.execute("INSERT INTO lost VALUES (?, ?)", tokens)
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._elsewhere is not None:
+            self._elsewhere.changed()
 
     def tokens(self) -> tuple[int, int]:
         """Numbers of prompt and completion tokens of all that is recorded."""

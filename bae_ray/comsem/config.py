@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from bae_ray.activations.config import DEFAULT_CORPUS, DEFAULT_MODEL, Precision
 from bae_ray.config import Config
+from bae_ray.locations import PlaceName
 
 RANDOM = "random"
 """A method of the table without an autoencoder: sets of tokens drawn at random."""
@@ -123,7 +124,7 @@ class ScoringConfig(Config):
 class ComSemConfig(JudgeConfig):
     """Name and score the features of autoencoders."""
 
-    autoencoders: tuple[str, ...]
+    autoencoders: tuple[PlaceName, ...]
     """Folders of autoencoders, such as runs of a sweep, ids on the Hugging Face hub, or random: random token sets."""
     store: str | None = None
     """Activation store of the evaluation set, extracted with --positions all. Left out: it is extracted."""

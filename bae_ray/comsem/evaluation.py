@@ -30,10 +30,12 @@ from bae_ray.autoencoders.checkpoint import WEIGHTS_FILE
 from bae_ray.comsem.config import RANDOM, ComSemConfig
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import at_hand
+from bae_ray.locations import shown
 from bae_ray.storage import Folder
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 from bae_ray.work.executor import WorkOrder
 from bae_ray.work.executors import data_executor
+from bae_ray.working_copies import refresh
 
 Work = Callable[[Autoencoder, ActivationStore, int, int], Any]
 """Processes the tokens from a start index up to an end index."""
@@ -76,6 +78,8 @@ def find_methods(config: ComSemConfig) -> list[Method]:
 
     Raises `InvalidInputError` for one whose layer is unknown, or two of one name.
     """
+    for source in config.autoencoders:
+        refresh(Path(source))
     methods = [Method(_name(source), source, _cell(config, source)) for source in config.autoencoders]
     names = [method.name for method in methods]
     if not names:
@@ -185,7 +189,7 @@ def _cell(config: ComSemConfig, source: str) -> Cell:
     if layer is None and source == RANDOM:
         layer = 0  # no activations are read
     if layer is None:
-        raise InvalidInputError(f"{source} has no {RUN_FILE} that says its layer. Give it with --layer.")
+        raise InvalidInputError(f"{shown(Path(source))} has no {RUN_FILE} that says its layer. Give it with --layer.")
     return Cell(int(layer), config.site or said.get("site", "residual"), "all")
 
 

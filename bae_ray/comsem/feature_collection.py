@@ -31,6 +31,7 @@ from bae_ray.comsem.tasks import active_features
 from bae_ray.config import content_hash
 from bae_ray.errors import UnreadableFileError
 from bae_ray.files import at_hand, checksum
+from bae_ray.locations import location_of
 
 FORMAT = 2
 """Of the table of examples. 2: a sample of activations, similar features and words stand beside the examples."""
@@ -85,7 +86,8 @@ def _identity(method: Method, evaluation: EvaluationSet, config: ExamplesConfig,
     rows = [{name: record.checksum for name, record in of.items() if name.startswith("rows/")} for of in texts]
     cells = sorted(str(cell) for cell in store.cells)  # of which one may be a transcoder's target, or none
     settings = config.model_dump(mode="json")
-    return content_hash([FORMAT, method.source, weights, data, cells, rows, evaluation.n_tokens, settings])
+    source = location_of(Path(method.source)) or method.source
+    return content_hash([FORMAT, source, weights, data, cells, rows, evaluation.n_tokens, settings])
 
 
 def _of_autoencoder(method: Method, evaluation: EvaluationSet, config: ExamplesConfig, identity: str) -> FeatureRecords:

@@ -43,6 +43,7 @@ from bae_ray.comsem.usage import Usage
 from bae_ray.errors import InvalidInputError, RefusedRequestError, UnansweredError
 from bae_ray.files import atomic_path, remove, write_text
 from bae_ray.progress import track
+from bae_ray.working_copies import reading, working
 
 JUDGE_MEASURES = ("accuracy_low", "accuracy_high", "yes_bias", "self_agreement", "useless")
 """Of the judge's own test, in each method's row beside its accuracy."""
@@ -55,14 +56,19 @@ class _Prepared(NamedTuple):
     random: list[Task]
 
 
-def comsem(config: ComSemConfig, out: Path, record: str | None = None) -> Outcome:
+def comsem(config: ComSemConfig, out: str | Path, record: str | None = None) -> Outcome:
     """Name and score features; killed at any point, the same call goes on and pays for no answer twice.
 
     Raises an `InvalidInputError` before long work starts, and `JudgeError` where the judge cannot be asked any more;
     what was answered by then is kept. `record`: the text of the config's file, if it is to hold more than the config,
-    such as all options of a command.
+    such as all options of a command. `out`: a path, or a URI such as s3://bucket/folder.
     """
     record = record or config.model_dump_json(indent=2) + "\n"
+    with working(out, "ComSem") as folder:
+        return _comsem(config, folder, record)
+
+
+def _comsem(config: ComSemConfig, out: Path, record: str) -> Outcome:
     with AnswerCache(config.cache or out / CACHE_FILE) as cache:  # first: another process may be at work in this folder
         first: list[Usage] = []
         prepared = _prepare(config, out, lambda: first.append(_before_long_work(config, cache, out, record)))
@@ -80,7 +86,7 @@ def comsem(config: ComSemConfig, out: Path, record: str | None = None) -> Outcom
 
 def dry_run(config: ComSemConfig, out: Path) -> Plan:
     """The requests and the cost of such a run. Collects and keeps the examples, and sends no request."""
-    tasks = [task for one in _prepare(config, out) for task in (*one.tasks, *one.random)]
+    tasks = [task for one in _prepare(config, reading(out)) for task in (*one.tasks, *one.random)]
     return plan(tasks, config.scoring.interpretations, config)
 
 

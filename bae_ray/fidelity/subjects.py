@@ -17,6 +17,7 @@ from bae_ray.files import at_hand, checksum, read_text
 from bae_ray.training.config import CellConfig, RunConfig
 from bae_ray.training.grid import check_trained_on
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
+from bae_ray.working_copies import refresh
 
 CONTROLS: tuple["Kind", ...] = ("mean", "zero")
 Kind = Literal["run", "mean", "zero"]
@@ -81,6 +82,7 @@ def targets_of(folders: Iterable[Path], store: ActivationStore) -> list[Target]:
     """The finished runs below folders. Raises `InvalidInputError` where there is none, or one is of another store."""
     found: list[Target] = []
     for folder in folders:
+        refresh(folder)
         runs = sorted(file.parent for file in folder.glob(f"*/{RESULT_FILE}"))
         if not runs:
             raise InvalidInputError(f"{folder} holds no finished run. Make some with 'bae-ray sweep'.")

@@ -13,6 +13,7 @@ from bae_ray.config import content_hash
 from bae_ray.fidelity.next_token import MEASURES
 from bae_ray.fidelity.subjects import Subject
 from bae_ray.files import atomic_path, remove
+from bae_ray.working_copies import refresh
 
 SUBJECTS, TEXTS = 32, 8
 """Subjects share the clean pass of their unit. Small units end at about the same time, and little is lost with one."""
@@ -66,6 +67,7 @@ def write_unit(folder: Path, unit: MeasureUnit, rows: pd.DataFrame) -> None:
 
 def read_units(folder: Path) -> pd.DataFrame:
     """All rows there are, each once. A damaged file is removed: its unit is measured again."""
+    refresh(folder)
     found = [table for file in sorted(folder.glob("*.parquet")) if (table := _read(file)) is not None]
     if not found:
         return pd.DataFrame({name: [] for name in COLUMNS})

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from bae_ray.activations.config import DEFAULT_MODEL
 from bae_ray.config import Config
+from bae_ray.locations import Place
 
 MIB = 1 << 20
 DRAIN_S = 10.0
@@ -121,8 +122,8 @@ class TextsConfig(ReplicasConfig):
 class ServiceConfig(Config):
     """The whole service."""
 
-    registry: Path
-    """Folder of encoders: each a run directory or a folder written by save_pretrained, named by its id."""
+    registry: Place
+    """Folder of encoders, here or at a URI such as s3://bucket/folder: each a run directory or a folder written by save_pretrained, named by its id."""
     follow_links: bool = False
     """Follow links in the registry that lead out of it: folders of encoders, or files in them. Left out: those that
     stay in it."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bae_ray.errors import InvalidInputError
+from bae_ray.files import publish
 from bae_ray.training.config import RunConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.run_folder import RunResult
@@ -39,6 +40,7 @@ class TensorBoard:
                 for name, value in _measures(result).items():
                     writer.add_scalar(f"result/{name}", value, 0)
             writer.close()
+            publish(self._folder / run.id)
 
 
 class WandB:
@@ -73,6 +75,7 @@ class WandB:
         if (logged := self._runs.pop(run.id, None)) is not None:
             logged.summary.update(_measures(result))
             logged.finish(exit_code=0 if result is not None else 1)
+            publish(self._out / "wandb")
 
 
 class MLflow:

@@ -62,7 +62,9 @@ def test_one_command_writes_the_files_of_a_local_sweep(
     pd.testing.assert_frame_equal(there.drop(columns="seconds"), results(local).drop(columns="seconds"))
     run = str(there["run"].iloc[0])
     loaded = load_autoencoder(server.bare_uri(f"bucket/sweep/{run}"))
-    assert checksum(local_path(f"{server.bare_uri('bucket/sweep').replace('sweep?', f'sweep/{run}/model.safetensors?')}"))
+    assert checksum(
+        local_path(f"{server.bare_uri('bucket/sweep').replace('sweep?', f'sweep/{run}/model.safetensors?')}")
+    )
     assert loaded.source == run
 
 
@@ -80,7 +82,10 @@ def test_another_machine_trains_nothing_again(
     assert {Path(name).parent.name for name in weights} == {Path(lost).parent.name}
     assert not [*(tmp_path / "other").rglob("model.safetensors")] or len(weights) == 1
     pd.testing.assert_frame_equal(results(uri).drop(columns="seconds"), results(local).drop(columns="seconds"))
-    for verb in (["report", "--out", server.bare_uri("bucket/report")], ["entropy", "--out", server.bare_uri("bucket/e.csv")]):
+    for verb in (
+        ["report", "--out", server.bare_uri("bucket/report")],
+        ["entropy", "--out", server.bare_uri("bucket/e.csv")],
+    ):
         code, out, err = bae_ray(verb[0], "--runs", uri, *verb[1:])
         assert code == 0, err
         assert "s3://bucket/" in out

@@ -88,6 +88,11 @@ def count(entries: Iterable[Entry]) -> dict[str, int]:
     return {"ready": sum(ready), "broken": len(ready) - sum(ready)}
 
 
+def is_of_encoder(name: str) -> bool:
+    """Whether a file of this name is one of an encoder's."""
+    return name in (*VERSION_FILES, CARDS_FILE)
+
+
 def version_of(folder: Path) -> str | None:
     """Changes when the folder's files do; None if it holds no encoder."""
     stats: dict[str, list[int | None]] = {}

@@ -15,12 +15,16 @@ from pathlib import Path
 
 from bae_ray.config import content_hash
 from bae_ray.errors import InvalidInputError
+from bae_ray.locations import location_of, shown
 from bae_ray.serving.config import MAX_WEIGHTS_BYTES, ServiceConfig
-from bae_ray.serving.registry.entry import Entry, broken_entry, links_out, read_entry, version_of
+from bae_ray.serving.registry.entry import Entry, broken_entry, is_of_encoder, links_out, read_entry, version_of
 from bae_ray.serving.time_limits import SlowError, TimeLimit
+from bae_ray.working_copies import reading, refresh
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LOOK_AGAIN_S = 1.0
+COPY_AGAIN_S = 10.0
+"""How often a folder elsewhere is asked for changes."""
 ENTRY_TIMEOUT_S = 5.0
 """Time limit for the files of one encoder, and for the list of all."""
 LOOK_TIMEOUT_S = 10.0
@@ -40,13 +44,17 @@ class Registry:
         Raises `InvalidInputError` if the folder does not exist or cannot be reached.
         """
         self._time_limit = TimeLimit(ENTRY_TIMEOUT_S, LOOK_TIMEOUT_S)
+        self._copied = float("-inf")
         try:
+            reading(folder, is_of_encoder)  # as long as it takes: there is nothing to serve before
             is_folder = self._time_limit.call(None, folder.is_dir)
             self._root = None if follow_links else self._time_limit.call(None, folder.resolve)
         except SlowError as error:
-            raise InvalidInputError(f"the registry {folder} cannot be reached: {error}. Check its disk.") from error
+            raise InvalidInputError(
+                f"the registry {shown(folder)} cannot be reached: {error}. Check its disk."
+            ) from error
         if not is_folder:
-            raise InvalidInputError(f"the registry {folder} is not a folder. Make it, or give another.")
+            raise InvalidInputError(f"the registry {shown(folder)} is not a folder. Make it, or give another.")
         self._folder, self._most = folder, most
         self._entries: dict[str, Entry] = {}
         self._passed_over: set[str] = set()
@@ -98,6 +106,12 @@ class Registry:
         return broken.reason
 
     def _folders(self) -> list[Path] | None:
+        try:
+            if location_of(self._folder) is not None and time.monotonic() - self._copied >= COPY_AGAIN_S:
+                self._copied = time.monotonic()
+                self._time_limit.call("copies", partial(refresh, self._folder, large=is_of_encoder))
+        except OSError as error:
+            log.error(f"registry {shown(self._folder)} cannot be copied: {error}; what was copied before is served on.")
         try:
             return sorted(map(self._folder.joinpath, self._time_limit.call(None, partial(os.listdir, self._folder))))
         except OSError as error:
