@@ -7,6 +7,7 @@ every few seconds. Clocks of different machines are not compared.
 
 import getpass
 import os
+import signal
 import socket
 import threading
 import time
@@ -163,16 +164,11 @@ class _Heart:
             with suppress(OSError):  # a file system that fails says so where results are written
                 if not self._folder.exists(_name(self._claim)):
                     self._lost = True
-                    _interrupt()
+                    # As Ctrl-C would: also out of a wait.
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
                 if not self._stop.is_set():
                     _write(self._folder, self._claim)
-
-
-def _interrupt() -> None:
-    import _thread
-
-    _thread.interrupt_main()
 
 
 def _refusal(folder: Folder, claim: Claim) -> ClaimedError:

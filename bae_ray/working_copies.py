@@ -57,8 +57,8 @@ def reading(location: str | Path, large: Callable[[str], bool] = no_file) -> Pat
 def refresh(folder: Path, exactly: bool = False, large: Callable[[str], bool] = no_file) -> None:
     """Bring what has changed in the folder that a path stands for; nothing for a path of this machine's.
 
-    `exactly`: also in place of lines that were appended here and are not there. `large`: which of the large files, too, by
-    their names.
+    `exactly`: also in place of lines that were appended here and are not there. `large`: which of the large files, too,
+    by their names.
     """
     if (there := elsewhere(folder)) is None:
         return

@@ -18,8 +18,8 @@ class FidelityCommand(Command):
     fidelity: Held[FidelityConfig]
     """What to measure on, and with what."""
     runs: tuple[Place, ...] = ()
-    """Folders of runs, here or at URIs, on one store, of any architectures, sites and positions. Each run gets a fidelity.json, and the
-    folder's results.parquet its columns."""
+    """Folders of runs on one store, here or at URIs, of any architectures, sites and positions. Each run gets a
+    fidelity.json, and the folder's results.parquet its columns."""
     autoencoder: Place | None = None
     """In place of runs: the folder of an autoencoder, for example of one that `bae-ray import` made."""
     layer: int | None = None

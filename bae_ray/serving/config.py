@@ -123,7 +123,8 @@ class ServiceConfig(Config):
     """The whole service."""
 
     registry: Place
-    """Folder of encoders, here or at a URI such as s3://bucket/folder: each a run directory or a folder written by save_pretrained, named by its id."""
+    """Folder of encoders, here or at a URI such as s3://bucket/folder: each a run directory or a folder written by
+    save_pretrained, named by its id."""
     follow_links: bool = False
     """Follow links in the registry that lead out of it: folders of encoders, or files in them. Left out: those that
     stay in it."""
