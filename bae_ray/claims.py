@@ -112,7 +112,7 @@ def _take(folder: Folder, mine: Claim) -> None:
         if not any(claim.owner != mine.owner for claim in _read(folder)):
             return
         _withdraw(folder, mine)
-        time.sleep(int(mine.owner[:2], 16) / 64)  # both came at once: who comes back first has it
+        time.sleep(int(mine.owner[:2], 16) / 100)  # both came at once: who comes back first has it
 
 
 def _wait_for_others(folder: Folder) -> None:

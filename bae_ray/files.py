@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from bae_ray import disk
-from bae_ray.disk import MAX_JSON_BYTES, MIB, TEMPORARY_SUFFIX, check_regular, checksum, read_text
+from bae_ray.disk import MAX_JSON_BYTES, MIB, TEMPORARY_SUFFIX, check_regular, read_text
 from bae_ray.locations import location_of, shown
 from bae_ray.storage import Folder, Found, folder_at
 from bae_ray.system_errors import FULL
@@ -97,6 +97,11 @@ def at_hand(path: Path) -> Path:
         elif not is_same(path, found):
             download(folder, name, path, found)
     return path
+
+
+def checksum(path: Path) -> str:
+    """The xxh3-128 checksum of a file."""
+    return disk.checksum(at_hand(path))
 
 
 def exists(path: Path) -> bool:

@@ -68,9 +68,14 @@ class Folder:
     What a file system on the network refuses for now, or where it stops to answer, is tried again for three minutes.
     """
 
-    def __init__(self, filesystem: fs.FileSystem, root: str, shown: str | None = None) -> None:
-        """The folder at the path `root` of a file system of pyarrow; `shown`: what messages call it."""
+    def __init__(self, filesystem: fs.FileSystem, root: str, shown: str | None = None, location: str = "") -> None:
+        """The folder at the path `root` of a file system of pyarrow; `shown`: what messages call it.
+
+        `location`: from which `folder_at` makes it.
+        """
         self._fs, self._root, self._shown = filesystem, root.rstrip("/"), shown or root
+        self.location = location or str(self)
+        """The path, or the URI without credentials, from which `folder_at` makes it."""
         self._answered = False
 
     def __str__(self) -> str:
@@ -262,4 +267,4 @@ def folder_at(location: Location) -> Folder:
     if isinstance(filesystem, fs.LocalFileSystem):
         return Folder(filesystem, root)
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without credentials and options
-    return Folder(filesystem, root, shown)
+    return Folder(filesystem, root, shown, without_credentials(location))

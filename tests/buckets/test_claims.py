@@ -119,7 +119,7 @@ def enter(location: str, barrier, results) -> None:
     try:
         with claimed(folder_at(location), "a sweep"):
             results.put("held")
-            time.sleep(8)
+            time.sleep(5)
     except ClaimedError:
         results.put("refused")
 

@@ -71,7 +71,7 @@ def score(config: ComSemTableConfig, methods: "list[TableMethod]", evaluation: "
     from bae_ray.comsem.name_and_score import comsem, dry_run
 
     def asked(judge: JudgeConfig) -> ComSemConfig:
-        return config.comsem(judge, [method.source for method in methods], str(evaluation.folder))
+        return config.comsem(judge, [method.source for method in methods], evaluation.folder.location)
 
     folder, nobody = config.out / COMSEM, asked(config.judge.asking(config.judge.judge_url or ""))
     file, wanted = folder / FINISHED_FILE, contents(nobody, methods, evaluation)

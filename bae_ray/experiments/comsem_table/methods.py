@@ -14,7 +14,7 @@ from bae_ray.autoencoders import build_autoencoder, load_autoencoder
 from bae_ray.autoencoders.architectures import ARCHITECTURES, find_architecture
 from bae_ray.autoencoders.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bae_ray.comsem.config import RANDOM
-from bae_ray.files import atomic_path, checksum, read_text, remove, write_text
+from bae_ray.files import at_hand, atomic_path, checksum, read_text, remove, write_text
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE
 
 RESCALED = " Resc."
@@ -114,7 +114,7 @@ def _copy(source: Path, folder: Path, standardize: bool) -> str:
     else:
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             with atomic_path(folder / name) as temporary:
-                shutil.copyfile(source / name, temporary)
+                shutil.copyfile(at_hand(source / name), temporary)
     if (source / RESULT_FILE).exists():
         write_text(folder / RESULT_FILE, read_text(source / RESULT_FILE))
     write_text(folder / RUN_FILE, about)

@@ -11,6 +11,7 @@ from bae_ray.comsem.config import ScoringConfig
 from bae_ray.config import Config
 from bae_ray.experiments.extractions import BOOKS, EIGHTH, news, pile
 from bae_ray.experiments.judged import PAPER_JUDGE, SAMPLE, JudgedConfig
+from bae_ray.locations import Place
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.sweep_config import ExecutionConfig
 
@@ -46,7 +47,7 @@ class FeatureShapeConfig(JudgedConfig, ExecutionConfig):
     """The autoencoder whose features they are, trained on the one layer of the extraction."""
     training: TrainingConfig
     """Its training."""
-    scored: Path | None = None
+    scored: Place | None = None
     """Folder of one method that ComSem has scored, OUT/METHOD, as `bae-ray comsem` and other jobs leave it. Its
     autoencoder, evaluation set and scores are taken: nothing is extracted, trained or asked. Left out: all is made."""
     scores: Literal["tokens", "judge"] = "tokens"

@@ -117,7 +117,7 @@ def _have_judged(config: FeatureShapeConfig, subject: Subject) -> list[str]:
     from bae_ray.report.feature_browser import report_features
 
     def asked(judge: JudgeConfig) -> ComSemConfig:
-        return config.comsem(judge, [subject.method.source], str(subject.store.folder))
+        return config.comsem(judge, [subject.method.source], subject.store.folder.location)
 
     folder, nobody = config.out / COMSEM, asked(config.judge.asking(config.judge.judge_url or ""))
     file = folder / FINISHED_FILE

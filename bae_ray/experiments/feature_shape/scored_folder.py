@@ -17,6 +17,7 @@ from bae_ray.comsem.summary import CONFIG_FILE, FEATURES_FILE, STORE_FOLDER, SUM
 from bae_ray.errors import InvalidInputError
 from bae_ray.experiments.feature_shape.selected_tokens import Subject
 from bae_ray.files import read_text
+from bae_ray.working_copies import refresh
 
 
 def check_features(features: Sequence[int], n: int) -> None:
@@ -34,6 +35,7 @@ def check_scored(folder: Path, features: Sequence[int] | None) -> None:
 
     No model is loaded. `features` that are out of range, or active on too few tokens, are named.
     """
+    refresh(folder.parent)
     for file in (folder / FEATURES_FILE, folder.parent / SUMMARY_FILE, folder.parent / CONFIG_FILE):
         if not file.is_file():
             raise InvalidInputError(
