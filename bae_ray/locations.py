@@ -43,6 +43,11 @@ def without_credentials(location: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment="").geturl()
 
 
+def without_options(location: str) -> str:
+    """A URI without its query; a path as it is."""
+    return location.partition("?")[0] if URI.match(location) else location
+
+
 def local_path(location: str | Path) -> Path:
     """The path for a location: of this machine's as it is, of a URI the one that stands for it.
 

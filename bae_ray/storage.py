@@ -184,8 +184,7 @@ class Folder:
             with self._fs.open_input_stream(self._full(name)) as stream, open(file, "wb") as written:
                 shutil.copyfileobj(stream, written, 1 << 22)
 
-        with naming(f"{self}/{name}"):
-            self._asked(copy)
+        self._asked(copy)
 
     def remove_temporary(self) -> None:
         """Remove the files of writes that were killed."""

@@ -12,7 +12,7 @@ from bae_ray.cli.command import Command, Held
 from bae_ray.compression.config import CompressConfig, DecompressConfig
 from bae_ray.errors import ForeignModelError, InvalidInputError
 from bae_ray.files import at_hand, write_text
-from bae_ray.locations import Place, PlaceName, local_path, location_of, shown, without_credentials
+from bae_ray.locations import Place, PlaceName, local_path, location_of, shown, without_credentials, without_options
 from bae_ray.working_copies import reading
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _sources(command: CompressCommand, autoencoder: str) -> list["ActivationSour
     """What to compress with an autoencoder."""
     from bae_ray.compression.conversions import FileSource, StoreSource, on_any_process
 
-    if all(Path(source).suffix in (".npy", ".safetensors") for source in command.source):
+    if all(Path(without_options(source)).suffix in (".npy", ".safetensors") for source in command.source):
         if len(command.autoencoder) > 1:
             raise InvalidInputError(f"{len(command.autoencoder)} autoencoders are given: files take one, a store more.")
         return [FileSource(on_any_process(str(local_path(source))), command.tensor) for source in command.source]

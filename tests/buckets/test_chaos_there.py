@@ -1,4 +1,4 @@
-"""From texts to scores in one bucket, workers and drivers killed at each step, each time gone on from another machine."""
+"""From texts to scores in one bucket, workers and drivers killed in each step, each going on from another machine."""
 
 import os
 import subprocess
