@@ -24,12 +24,14 @@ from bae_ray.fidelity.spliced_text import SplicedText, measured
 from bae_ray.fidelity.text_fidelity import TextFidelity
 from bae_ray.files import read_text
 from bae_ray.interventions.editable_model import EditableModel
+from bae_ray.locations import shown
 from bae_ray.steering.edits import AddedVector, ClampedFeatures, SteeringEdit, Tokens
 from bae_ray.steering.generation import GenerationConfig, generate
 from bae_ray.steering.steered_model import SteeredModel, check_tap
 from bae_ray.steering.vectors import of_values
 from bae_ray.training.config import RunConfig
 from bae_ray.training.run_folder import RESULT_FILE, RUN_FILE, RunResult
+from bae_ray.working_copies import reading
 
 
 class TextReconstruction(NamedTuple):
@@ -74,14 +76,14 @@ class FeatureModel:
 
     @classmethod
     def of_run(cls, folder: str | Path, model: str | None = None, device: str = "cpu") -> Self:
-        """The autoencoder of a run and its language model, by the run's name for it or another one.
+        """The autoencoder of a run, here or at a URI, and its language model, by the run's name for it or another one.
 
         Raises `InvalidInputError` for a folder that is no finished run, and a model that cannot be found.
         """
-        folder = Path(folder)
+        folder = reading(folder)
         if not (folder / RESULT_FILE).exists():
             raise InvalidInputError(
-                f"{folder} is no finished run: {RESULT_FILE} is missing. Give the folder of one, RUNS/ID."
+                f"{shown(folder)} is no finished run: {RESULT_FILE} is missing. Give the folder of one, RUNS/ID."
             )
         run = RunConfig.model_validate_json(read_text(folder / RUN_FILE))
         result = RunResult.model_validate_json(read_text(folder / RESULT_FILE))

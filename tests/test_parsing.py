@@ -1,13 +1,16 @@
 """Configs from files and flags."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from bae_ray.autoencoders import TopKConfig
 from bae_ray.cli.parsing import parse
+from bae_ray.cli.verb_stores import ExportStoreCommand
 from bae_ray.cli.verb_training import SweepCommand
 from bae_ray.errors import InvalidInputError
+from bae_ray.locations import local_path
 
 GRID = """
 layers: [0, 10]
@@ -60,11 +63,22 @@ def test_bad_files_are_refused(tmp_path: Path, text: str, said: str):
         command(tmp_path, text, "--store", "s", "--out", "o")
 
 
-def test_a_uri_where_a_folder_is_needed_is_refused(tmp_path: Path):
-    with pytest.raises(InvalidInputError, match=r"--out is s3://bucket/runs, a URI; expected a path") as error:
+def test_a_uri_is_a_folder_and_written_down_as_it_was_given(tmp_path: Path):
+    uri = "s3://bucket/runs?region=eu"
+    given = command(tmp_path, GRID, "--store", "s3://bucket/store", "--out", uri)
+    assert given.out == local_path(uri)
+    assert json.loads(given.record())["out"] == uri
+    assert command(tmp_path, given.record()) == given
+    with pytest.raises(InvalidInputError, match=r"s3://bucket/runs is given with a user or a password") as error:
         command(tmp_path, GRID, "--store", "s3://bucket/store", "--out", "s3://me:secret@bucket/runs")
     assert "secret" not in str(error.value)
     assert command(tmp_path, GRID, "--store", "s3://bucket/store", "--out", "a:b/c").out == Path("a:b/c")
+
+
+def test_a_uri_where_a_folder_is_needed_is_refused():
+    with pytest.raises(InvalidInputError, match=r"--out is s3://bucket/arrays, a URI; expected a path") as error:
+        parse(ExportStoreCommand, "bae-ray store export", ["--store", "s", "--out", "s3://me:secret@bucket/arrays"])
+    assert "secret" not in str(error.value)
 
 
 def test_what_is_still_missing_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.errors import CheckpointError
-from bae_ray.files import at_hand, write_text
+from bae_ray.files import write_text
 from bae_ray.locations import local_path, location_of
+from bae_ray.working_copies import refresh
 
 MODEL_CARD = """---
 library_name: bae_ray
@@ -83,8 +84,8 @@ def fetched(
     """
     folder = local_path(source)
     if location_of(folder) is not None:
-        for name in (*files, *optional):
-            at_hand(folder / name)
+        wanted = {*files, *optional}
+        refresh(folder, large=wanted.__contains__)
         return folder
     parts = str(source).split("/")
     if folder.exists() or len(parts) > 2 or isinstance(source, Path):

@@ -19,7 +19,8 @@ def codes(command: Command, encoder: str, x: np.ndarray) -> list | None:
     """What the service makes of vectors; None where it has no such encoder, or cannot tell just now."""
     try:
         answer = httpx.post(
-            f"{command.url}/v1/encoders/{encoder}/encode", json={"x": x.tolist()}, params={"format": "indices", "arrays": "nested"},
+            f"{command.url}/v1/encoders/{encoder}/encode", json={"x": x.tolist()},
+            params={"format": "indices", "arrays": "nested"},
             headers={"Authorization": f"Bearer {KEY}"}, timeout=60,
         )  # fmt: skip
     except httpx.HTTPError:
