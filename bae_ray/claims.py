@@ -85,7 +85,7 @@ def claimed(folder: Folder, what: str) -> Iterator[bool]:
     Raises `ClaimedError` where another process is at work in it. One that was killed on this machine is passed over at
     once; one of another machine once its file has not changed for `EXPIRES_S` seconds.
     """
-    name = str(folder)
+    name = folder.location
     if held := _held.get(name, 0):
         _held[name] = held + 1
         try:

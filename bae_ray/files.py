@@ -19,8 +19,8 @@ from bae_ray.system_errors import FULL
 
 __all__ = [
     "MAX_JSON_BYTES", "MIB", "TEMPORARY_SUFFIX", "append_text", "at_hand", "atomic_path", "check_regular", "checksum",
-    "download", "elsewhere", "exists", "file_size", "is_same", "move", "publish", "read_text", "remove",
-    "remove_folder", "write_text",
+    "download", "elsewhere", "exists", "file_size", "is_same", "move", "publish", "publish_appended", "read_text",
+    "remove", "remove_folder", "write_text",
 ]  # fmt: skip
 
 _appended: set[Path] = set()
@@ -37,7 +37,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     with _of_copies(path), disk.atomic_path(path) as temporary:
         yield temporary
         if (there := elsewhere(path)) is not None:
-            _upload_appended()
+            publish_appended()
             _upload(temporary, there)
 
 
@@ -155,7 +155,8 @@ def _upload(file: Path, there: tuple[Folder, str]) -> None:
         os.utime(file, (found.modified_s, found.modified_s))
 
 
-def _upload_appended() -> None:
+def publish_appended() -> None:
+    """Write all that this process has appended where it belongs; nothing for files of this machine's."""
     with _lock:
         appended = [*_appended]
     for path in appended:

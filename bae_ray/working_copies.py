@@ -80,7 +80,8 @@ def refresh(folder: Path, exactly: bool = False, large: Callable[[str], bool] = 
 
 
 def _is_left_out(name: str) -> bool:
-    return name.endswith(OWN) or not set(LARGE_FOLDERS).isdisjoint(name.split("/")[:-1])
+    folders = name.split("/")[:-1]
+    return name.endswith(OWN) or any(part in LARGE_FOLDERS or part.startswith(".tune-") for part in folders)
 
 
 def _is_older(copy: Path, found: Found, exactly: bool) -> bool:

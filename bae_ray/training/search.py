@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bae_ray.activations.store import ActivationStore
-from bae_ray.files import remove
+from bae_ray.files import publish_appended, remove
 from bae_ray.progress import track
 from bae_ray.storage import Folder
 from bae_ray.training import run_folder
@@ -134,6 +134,7 @@ def _train_reporting(text: str, out: Path, sweep: SweepConfig, store: Folder, sh
     def told(_: RunConfig, lines: list[TrainingMetrics]) -> None:
         last = lines[-1].row()
         if sweep.search.scheduler == "asha" and last["epoch"] < run.training.epochs:  # the last one comes with measures
+            publish_appended()  # a run that is stopped here ends at once
             report(last)
 
     PackTrainer(take(share), store, out, sweep)(Pack((run,)), told)

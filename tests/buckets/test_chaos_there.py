@@ -18,7 +18,7 @@ from bae_ray.activations.store import ActivationStore
 from tests.bucket import PASSWORD, Proxy, Server
 from tests.comsem.server import JudgeServer, perfect
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 PATIENCE_S = 900
 Driver = subprocess.Popen[bytes]

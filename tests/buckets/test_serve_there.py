@@ -12,7 +12,7 @@ from tests.bucket import Server
 from tests.serving.command import Command, serving
 from tests.serving.support import KEY, D, make_encoder, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def codes(command: Command, encoder: str, x: np.ndarray) -> list | None:

@@ -14,7 +14,7 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.autoencoders import load_autoencoder
 from bae_ray.training.results import results
 from bae_ray.training.sweep import sweep
-from bae_ray.training.sweep_config import SweepConfig
+from bae_ray.training.sweep_config import SearchConfig, SweepConfig
 from tests.bucket import PASSWORD, Server
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -120,3 +120,22 @@ def test_bad_places_are_refused_without_showing_secrets(bae_ray: Callable, tiny_
     assert (code, out) == (2, "")
     assert said in err
     assert PASSWORD not in err
+
+
+@pytest.mark.slow
+def test_a_search_there_is_not_begun_again_elsewhere(
+    server: Server, tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    search = SearchConfig(scheduler="asha", grace_epochs=1, reduction=3)
+    changed = {"search": search, "axes": ("training.lr=1e-2,1e-6,2e-6",), "cpus_per_trial": 4}
+    config, uri = CONFIG.model_copy(update=changed), server.bare_uri("bucket/search")
+    store = ActivationStore.open(tiny_store)
+    first = sweep(config, store, uri)
+    assert (first.trained, first.failures) == (1, [])
+    logs = [server.read(f"bucket/search/{name}") for name in server.names("bucket/search") if "metrics" in name]
+    assert len(logs) == 3
+    assert all(log.splitlines() for log in logs), "what a stopped run has done is not told"
+    monkeypatch.setenv("BAE_RAY_CACHE", str(tmp_path / "another"))
+    again = sweep(config, store, uri)
+    assert (again.trained, again.failures) == (0, [])
+    assert not [name for name in server.names("bucket/search") if name.startswith((".tune", ".claims"))]

@@ -21,7 +21,7 @@ from tests.bucket import Server, s3_server
 from tests.comsem.server import JudgeServer, perfect
 from tests.experiments import test_feature_shape, test_icl, test_steering_job, test_synthetic
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.usefixtures("ray_cluster")]
 
 SCORED = (
     "--examples.k", 3, "--examples.n-interpret", 3, "--examples.n-test", 3, "--scoring.max-features", 6,
