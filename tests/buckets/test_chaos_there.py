@@ -21,6 +21,7 @@ from tests.comsem.server import JudgeServer, perfect
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 PATIENCE_S = 900
+STARTS = 4
 Driver = subprocess.Popen[bytes]
 
 
@@ -50,23 +51,33 @@ class Commands:
         self.finish(self.start(*arguments))
 
     def wreck(self, progress: Callable[[], int], steps: tuple[int, int], *arguments: object) -> None:
-        """Start the command, kill a worker after so much progress, and the driver after more; then have it finish."""
-        driver = self.start(*arguments)
-        self._wait(driver, progress, steps[0])
-        if workers := self._workers(driver):
-            workers[0].kill()
-        self._wait(driver, progress, steps[1])
+        """Start the command, kill a worker after so much progress, and the driver after more; then have it finish.
+
+        On a busy machine a Ray that lost a worker may give up by itself: the same command goes on from there, too.
+        """
+        for _ in range(STARTS):
+            driver = self.start(*arguments)
+            if self._wait(driver, progress, steps[0]):
+                if workers := self._workers(driver):
+                    workers[0].kill()
+                if self._wait(driver, progress, steps[1]):
+                    break
+        else:
+            raise AssertionError(f"no driver could be killed: {self.printed()[-3000:]}")
         driver.kill()
         driver.wait()
-        assert progress() >= steps[1]
         self.run(*arguments)
 
-    def _wait(self, driver: Driver, progress: Callable[[], int], wanted: int) -> None:
+    def _wait(self, driver: Driver, progress: Callable[[], int], wanted: int) -> bool:
+        """Wait for so much progress; whether the driver did not end by itself before."""
         deadline = time.monotonic() + PATIENCE_S
         while progress() < wanted:
-            assert driver.poll() is None, f"it ended by itself: {self.printed()[-3000:]}"
+            if driver.poll() is not None:
+                assert driver.returncode != 0, "it was finished before it was killed"
+                return False
             assert time.monotonic() < deadline, f"no progress beyond {progress()}: {self.printed()[-3000:]}"
             time.sleep(0.05)
+        return True
 
     def _workers(self, driver: Driver) -> list[psutil.Process]:
         found: list[psutil.Process] = []
