@@ -19,7 +19,7 @@ from bae_ray.config import content_hash
 from bae_ray.experiments.compression.compressibility import code_bits, distortion
 from bae_ray.experiments.compression.config import CompressionConfig
 from bae_ray.experiments.compression.quantization import mean_only, product, residual, scalar
-from bae_ray.files import write_text
+from bae_ray.files import at_hand, write_text
 from bae_ray.interventions.spliced_loss import SplicedLoss, Splicer
 from bae_ray.progress import track
 from bae_ray.seeds import stream
@@ -93,7 +93,7 @@ class RateDistortion:
             "d_latent": autoencoder.d_latent,
             "entropy_bits": bits.entropy,
             "cross_entropy_bits": bits.cross_entropy,
-            "bytes_model": (folder / WEIGHTS_FILE).stat().st_size,
+            "bytes_model": at_hand(folder / WEIGHTS_FILE).stat().st_size,
             "ce_clean": loss.clean,
             "ce_change": loss.change,
         }
