@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from bae_ray.claims import CLAIMS, claimed
 from bae_ray.files import at_hand, download, elsewhere, is_same
+from bae_ray.folder_claims import CLAIMS, claimed
 from bae_ray.locations import local_path, location_of
 from bae_ray.storage import Found, folder_at
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from bae_ray import claims
-from bae_ray.claims import CLAIMS, Claim, claimed
+from bae_ray import folder_claims as claims
 from bae_ray.errors import ClaimedError, UnfinishedError
+from bae_ray.folder_claims import CLAIMS, Claim, claimed
 from bae_ray.storage import Folder, folder_at
 from tests.bucket import Server
 
 HOLD = """
 import sys, time
-from bae_ray.claims import claimed
+from bae_ray.folder_claims import claimed
 from bae_ray.storage import folder_at
 with claimed(folder_at(sys.argv[1]), "a sweep"):
     print("held", flush=True)
