@@ -37,7 +37,7 @@ from extraction_sides import (
 from rich.console import Console
 from rich.table import Table
 
-from bae_ray.activations.batching import CPU_TEXTS
+from bae_ray.activations.batch_limits import CPU_TEXTS
 from bae_ray.activations.compute import ShardComputer, Work, load
 from bae_ray.activations.config import ExtractConfig, Precision, TextsInput, WindowsInput
 from bae_ray.activations.extract import extract

@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bae_ray.activations.batching import TRIED_TOKENS, limits, measured, timed
+from bae_ray.activations.batch_limits import TRIED_TOKENS, limits, measured, timed
 from bae_ray.activations.capture import Capture
 from bae_ray.activations.config import Position, Precision
 from bae_ray.activations.download import Copies, Downloads

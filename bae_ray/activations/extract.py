@@ -7,7 +7,7 @@ shards that have none. The manifest comes last.
 
 from typing import Any, NamedTuple
 
-from bae_ray.activations.batching import CPU_TEXTS, CPU_TOKENS
+from bae_ray.activations.batch_limits import CPU_TEXTS, CPU_TOKENS
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig, ICLInput
 from bae_ray.activations.extraction_run import free_cpus, run_probe, run_shards, share_of, writing

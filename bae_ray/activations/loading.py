@@ -10,9 +10,9 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from bae_ray.activations.config import Precision
+from bae_ray.activations.divided import place
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.parts import decoder_of, find_blocks, stack_of
-from bae_ray.activations.placement import place
 from bae_ray.errors import InvalidInputError, NoHeadError, first_line
 
 TORCH_DTYPES: dict[Precision, torch.dtype] = {

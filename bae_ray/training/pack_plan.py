@@ -54,10 +54,12 @@ def plan_packs(
 def pack_size(
     runs: Sequence[RunConfig], store: ActivationStore, execution: ExecutionConfig, executor: Executor
 ) -> PackSize:
-    """How many of the runs to train as one; where `execution.packed` is auto, that is measured."""
-    if execution.packed != "auto":
+    """How many of the runs to train as one; where `execution.packed` is auto, or left out on GPUs, that is measured."""
+    if isinstance(execution.packed, int):
         return PackSize(execution.packed, "as set by packed")
     share = executor.share("a training", execution.cpus_per_trial, execution.gpus_per_trial)
+    if execution.packed is None and not share.gpus:
+        return PackSize(UNMEASURED, "on a CPU, where packed is left out")
     devices = int(executor.total("GPU")) if share.gpus else executor.fitting(share)
     most = most_packed([len(some.runs) for some in pack(runs, len(runs))], devices)
     if most == 1:

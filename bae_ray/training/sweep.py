@@ -92,7 +92,7 @@ def _train(
     begin(out, GridRecord(runs=[run.id for run in runs]), illegal)
     executor = tune_executor(executor, out, execution.retries)
     packs, new = plan = plan_packs(runs, store, out, execution, executor)
-    if packs and execution.packed == "auto":
+    if packs and not isinstance(execution.packed, int):
         console.print(f"Sweep: {len(packs)} packs, {plan}.")
     measured = new.measured if new else None
     died = plan_trainings(packs, store, out, execution, executor, measured).train(packs) if packs else {}

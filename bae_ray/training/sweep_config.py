@@ -45,10 +45,10 @@ class ExecutionConfig(Config):
     gpus_per_trial: float | None = Field(default=None, ge=0)
     """GPU share of each training, such as 0.25; 0: it runs on the CPU. Left out: where the cluster has GPUs now, the
     share that the largest training is measured to need, else 0; say it where the cluster grows on demand."""
-    packed: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
-    """Runs of one cell, with the same batches, that are trained as one; 1: each by itself. auto, for GPUs: as many as
-    memory holds and as still take less time each, which is measured before; every GPU gets some. Packed or not, a run
-    has the same numbers to rounding."""
+    packed: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Runs of one cell, with the same batches, that are trained as one; 1: each by itself. auto: as many as memory
+    holds and as still take less time each, which is measured before; every GPU gets some. Left out: auto on GPUs, 8 on
+    CPUs. Packed or not, a run has the same numbers to rounding."""
     retries: int = Field(default=2, ge=0)
     """How often a training whose worker dies is begun again. After that, and where memory ran out, it is tried once
     more with nothing beside it."""

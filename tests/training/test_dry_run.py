@@ -112,7 +112,7 @@ def test_a_gpu_that_no_machine_has_is_measured_on_a_cpu(tiny_store: Path, tmp_pa
     )
     found = dry_run(config, ActivationStore.open(tiny_store), tmp_path, executor="inline")
     assert (found.gpus_per_trial, found.gpu_hours, found.runs) == (0, None, 1)
-    assert found.packing == "at most 8 runs in each: as set by packed"
+    assert found.packing == "at most 8 runs in each: on a CPU, where packed is left out"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bae_ray.activations.batching import TRIED_TOKENS, BatchLimits, limits, measured
+from bae_ray.activations.batch_limits import TRIED_TOKENS, BatchLimits, limits, measured
 from bae_ray.activations.compute import ShardComputer, Work, load
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.extract import extract

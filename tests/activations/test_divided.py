@@ -8,11 +8,11 @@ from accelerate.hooks import AlignDevicesHook
 from pydantic import ValidationError
 
 from bae_ray.activations.config import ExtractConfig
+from bae_ray.activations.divided import device_map
 from bae_ray.activations.extract import extract
 from bae_ray.activations.loading import load_model, load_model_with_head
 from bae_ray.activations.model import find_model
 from bae_ray.activations.parts import find_blocks
-from bae_ray.activations.placement import device_map
 from bae_ray.activations.store import ActivationStore
 from tests.activations.odd_models import save_random
 
