@@ -124,6 +124,7 @@ def enter(location: str, barrier, results) -> None:
         results.put("refused")
 
 
+@pytest.mark.slow
 def test_of_those_who_come_at_once_one_stays(location: str):
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(3), context.Queue()
