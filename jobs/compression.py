@@ -5,7 +5,7 @@ compresses activations of another corpus with them, held out from all fitting. W
 (rate against distortion) and compression.html. On this machine, and on a cluster:
 
     python jobs/compression.py laptop
-    RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/compression.py paper --out /shared/compression
+    bae-ray submit compression paper --out /shared/compression --address http://localhost:8265
 
 Interrupted, the same command goes on where it stopped. Needs the extra `compression` (faiss).
 """

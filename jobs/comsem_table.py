@@ -8,7 +8,7 @@ installs that). On this machine, and on a cluster:
 
     python jobs/comsem_table.py laptop
     python jobs/comsem_table.py laptop --judge.judge-url http://localhost:8000/v1 --judge.judge-model smollm2-135m
-    RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/comsem_table.py paper --out /shared/comsem
+    bae-ray submit comsem_table paper --out /shared/comsem --address http://localhost:8265
 
 Interrupted, the same command goes on where it stopped, and no answer is asked for twice.
 """

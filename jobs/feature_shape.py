@@ -8,7 +8,7 @@ shape_controls.csv, feature_shape.png, umap.png and feature_shape.html. On this 
 
     python jobs/feature_shape.py laptop
     python jobs/feature_shape.py laptop --scored runs/comsem_table/comsem/bae-layer-10
-    RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/feature_shape.py paper --out /shared/feature_shape
+    bae-ray submit feature_shape paper --out /shared/feature_shape --address http://localhost:8265
 
 The first asks no judge, and scores features by the words of their examples; --scores judge asks one. Interrupted, the
 same command goes on where it stopped, and nothing is computed twice.

@@ -7,7 +7,7 @@ layer and writes entropy.csv, entropy.png and entropy.html (Fig. 4). On this mac
 
     python jobs/icl_entropy.py laptop --out runs/icl
     python jobs/icl_entropy.py laptop --only accuracy --out runs/icl
-    RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/icl_entropy.py paper --out /shared/icl
+    bae-ray submit icl_entropy paper --out /shared/icl --address http://localhost:8265
 
 Interrupted, the same command goes on where it stopped.
 """

@@ -6,7 +6,7 @@ for all cells. On this machine, and on a cluster:
 
     python jobs/layer_position_entropy.py laptop --out runs/demo
     python jobs/layer_position_entropy.py matched --out runs/matched
-    RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/layer_position_entropy.py paper --out /shared/fig3
+    bae-ray submit layer_position_entropy paper --out /shared/fig3 --address http://localhost:8265
 
 Interrupted, the same command goes on where it stopped: finished shards and runs are never computed again.
 """

@@ -5,7 +5,7 @@ Extracts them from one layer for several r, trains binary autoencoders of severa
 random_tokens.csv, random_tokens.png and random_tokens.html. On this machine, and on a cluster:
 
     python jobs/lm_random_tokens.py laptop
-    RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/lm_random_tokens.py paper --out /shared/random
+    bae-ray submit lm_random_tokens paper --out /shared/random --address http://localhost:8265
 
 Interrupted, the same command goes on where it stopped.
 """

@@ -7,7 +7,7 @@ on a cluster:
 
     python jobs/more_bit.py laptop
     python jobs/more_bit.py laptop --judged
-    RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/more_bit.py paper --out /shared/more_bit
+    bae-ray submit more_bit paper --out /shared/more_bit --address http://localhost:8265
 
 The second has a judge name and score features of Table 2 (ComSem): one that the job starts itself, in vLLM on the same
 Ray (`make judge` installs that), or the server at --judge.judge-url. Interrupted, the same command goes on where it

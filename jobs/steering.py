@@ -8,7 +8,7 @@ steering_layers.png and steering.html. On this machine, and on a cluster:
 
     python jobs/steering.py laptop
     python jobs/steering.py laptop --prompts.corpus sst2 --out runs/steering_sst2
-    RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/steering.py paper --out /shared/steering
+    bae-ray submit steering paper --out /shared/steering --address http://localhost:8265
 
 Interrupted, the same command goes on where it stopped.
 """

@@ -6,7 +6,7 @@ r: Fig. 2), dynamics.png (loss against entropy at every step: Fig. 12, and of fu
 this machine, and on a cluster:
 
     python jobs/synthetic_entropy.py laptop
-    RAY_AUTH_MODE=token ray job submit --working-dir . -- python jobs/synthetic_entropy.py paper --out /shared/synthetic
+    bae-ray submit synthetic_entropy paper --out /shared/synthetic --address http://localhost:8265
 
 Interrupted, the same command goes on where it stopped.
 """

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import shlex
 import signal
 import subprocess
@@ -13,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bae_ray.cli.job import parse_preset
+from bae_ray.cli.parsing import parse
+from bae_ray.cli.remote_job import remote_job, split
+from bae_ray.cli.verb_submit import SubmitCommand
 from bae_ray.serving.ray_serve.ports import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -46,15 +47,10 @@ def test_what_is_submitted_to_a_cluster_can_be(environment: dict[str, str]):
     token, submit = commands
     shown = subprocess.run([*token[:2], "--help"], env=environment, capture_output=True, text=True, check=True).stdout
     assert all(option in shown for option in token[2:])
-    assert submit[:4] == ["RAY_AUTH_MODE=token", "ray", "job", "submit"]
-    options, job = submit[4 : submit.index("--")], submit[submit.index("--") + 1 :]
-    help_ = ["ray", "job", "submit", "--help"]
-    shown = subprocess.run(help_, env=environment, capture_output=True, text=True, check=True).stdout
-    assert all(option in shown for option in options if option.startswith("--"))
-    assert job[0] == "python"
-    experiment = runpy.run_path(str(ROOT / job[1]))["EXPERIMENT"]
-    config = parse_preset(experiment.presets, job[1], job[2:])
-    assert str(config.out) == job[job.index("--out") + 1]
+    assert submit[:2] == ["bae-ray", "submit"]
+    own, job = split(submit[2:])
+    assert parse(SubmitCommand, "bae-ray submit", own).address == submit[-1]
+    assert remote_job(job, ROOT).entrypoint == ["python", f"jobs/{job[0]}.py", *job[1:]]
 
 
 def test_a_trained_encoder_over_http(environment: dict[str, str], tmp_path: Path):

@@ -34,4 +34,9 @@ def _main() -> int:
         return EXIT_INVALID if unknown else 0
     rest = arguments[len(verb.split()) :]
     command, run = VERBS[verb].load()
-    return run(parse(command, f"bae-ray {verb}", rest)) or 0
+    if not VERBS[verb].takes_job:
+        return run(parse(command, f"bae-ray {verb}", rest)) or 0
+    from bae_ray.cli.remote_job import split
+
+    own, job = split(rest)
+    return run(parse(command, f"bae-ray {verb}", own), job) or 0

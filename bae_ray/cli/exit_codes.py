@@ -17,6 +17,8 @@ EXIT_SOME_FAILED = 1
 """Units of the work (shards, runs, parts, features) failed, or it stopped. The same command goes on."""
 EXIT_INVALID = 2
 """Invalid input: nothing was begun."""
+EXIT_LOST = 75
+"""The log of a job on a cluster broke off, and the job may go on: sysexits' EX_TEMPFAIL."""
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 """The shell's exit code of a process that SIGPIPE ends."""

@@ -52,11 +52,11 @@ def parse(command: type[C], prog: str, arguments: list[str], default: C | None =
     if issubclass(command, Command):
         given = default.flat() if isinstance(default, Command) else None
         return command.of(parse(command.flags(), prog, arguments, given))
-    arguments, _, file = _take_option(arguments, re.compile("config"))
+    arguments, _, file = take_option(arguments, re.compile("config"))
     if file is not None:
         default = _read_config(command, Path(file))
     for choice in CHOICES:
-        arguments, path, value = _take_option(arguments, choice.option)
+        arguments, path, value = take_option(arguments, choice.option)
         if value is not None:
             default = _with_choice(default or command.model_construct(), path.split(".")[:-1], choice, value)
     description = (
@@ -93,7 +93,7 @@ def _ended(sentence: str) -> str:
     return sentence if sentence.endswith("?") else f"{sentence}."
 
 
-def _take_option(arguments: list[str], name: re.Pattern[str]) -> tuple[list[str], str, str | None]:
+def take_option(arguments: list[str], name: re.Pattern[str]) -> tuple[list[str], str, str | None]:
     """The arguments without the option --NAME VALUE, its full name, and its value, which is None if it is not given."""
     for i, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")

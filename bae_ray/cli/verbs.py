@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bae_ray.cli.command import Command
 
@@ -13,8 +13,10 @@ class Verb(NamedTuple):
     module: str
     command: str
     function: str
+    takes_job: bool = False
+    """Whether another command follows, which the function takes too: a list of arguments."""
 
-    def load(self) -> tuple[type[Command], Callable[[Any], int | None]]:
+    def load(self) -> tuple[type[Command], Callable[..., int | None]]:
         """The class of the options, and the function."""
         module = import_module(f"bae_ray.cli.{self.module}")
         return getattr(module, self.command), getattr(module, self.function)
@@ -46,5 +48,6 @@ VERBS = {
     "export": Verb("verb_interchange", "ExportCommand", "export"),
     "import": Verb("verb_interchange", "ImportCommand", "import_"),
     "serve": Verb("verb_serve", "ServeCommand", "serve"),
+    "submit": Verb("verb_submit", "SubmitCommand", "submit", takes_job=True),
 }
 """By name."""
