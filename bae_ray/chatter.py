@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 DEBUG = "BAE_RAY_DEBUG"
+DASHBOARD = "BAE_RAY_DASHBOARD"
+"""Whether a Ray that starts here has its dashboard."""
 ERRORS_ALONE = ("ray._private.authentication", "ray.data", "ray.tune.analysis.experiment_analysis")
 """Loggers of which only errors are shown."""
 NOTHING = ("ray.tune.execution", "ray.tune.tune")
@@ -20,7 +22,12 @@ STDERR = 2
 
 def debugging() -> bool:
     """Whether the user asked for tracebacks and for all that libraries say."""
-    return os.environ.get(DEBUG, "") not in ("", "0")
+    return is_set(DEBUG)
+
+
+def is_set(variable: str) -> bool:
+    """Whether a variable of the environment says yes."""
+    return os.environ.get(variable, "") not in ("", "0")
 
 
 def quieten() -> None:

@@ -3,19 +3,22 @@
 import json
 import logging
 import os
+import sys
 import time
 from functools import cache
 from typing import Any
 
 import ray
 from ray._private import ray_constants, worker
+from ray._private.worker import get_dashboard_url
 from ray.autoscaler._private.util import format_readonly_node_type
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # pyright: ignore[reportAttributeAccessIssue] - generated
 from ray.experimental.internal_kv import _internal_kv_get
 
-from bae_ray.chatter import quiet_core, quieten
+from bae_ray.chatter import DASHBOARD, is_set, quiet_core, quieten
 from bae_ray.errors import InvalidInputError
+from bae_ray.ray_meters import report_to_ray
 
 LOOPBACK_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
 """Whether a Ray that is started here can be reached from other machines: Ray's own variable, whatever the system."""
@@ -31,14 +34,22 @@ def connect() -> None:
     A Ray that starts here listens at the loopback address only, as Ray itself has it on macOS and Windows, unless
     `LOOPBACK_VARIABLE` is 1: nobody else is to join it. `ray start` starts one that others can join.
     """
-    if ray.is_initialized():
-        return
+    if not ray.is_initialized():
+        _start_or_join()
+    report_to_ray()
+
+
+def _start_or_join() -> None:
     if LOOPBACK_VARIABLE not in os.environ:
         # Ray reads the variable when it is imported, and `ray start` in a child of this process must not have it.
         ray_constants.ENABLE_RAY_CLUSTER = False
     quieten()
     with quiet_core():
-        ray.init(include_dashboard=False, logging_level=logging.WARNING)
+        ray.init(include_dashboard=is_set(DASHBOARD), logging_level=logging.WARNING)
+    if is_set(DASHBOARD):
+        url = get_dashboard_url()
+        where = f"http://{url}" if url else "none: who started this Ray left it out"
+        print(f"Dashboard: {where}. `ray get-auth-token` prints the token that it asks for.", file=sys.stderr)
 
 
 def has_joined() -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
+from bae_ray import meters
 from bae_ray.activations.compute import Work
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.activations.extractor import ShardExtractor, ShardOutcome, ShardTask, described
@@ -13,7 +14,8 @@ from bae_ray.activations.probe import probe
 from bae_ray.activations.shard_stream import ShardStream
 from bae_ray.activations.writer import StoreWriter
 from bae_ray.errors import CorruptShardError, ExtractionError, InvalidInputError, UnfinishedError
-from bae_ray.progress import Tracker, console, track
+from bae_ray.progress import Tracker, console, duration, track
+from bae_ray.structured_log import event
 from bae_ray.work.attempts import Attempts
 from bae_ray.work.devices import Share
 from bae_ray.work.executor import Executor, WorkOrder
@@ -68,6 +70,7 @@ class _Run:
         self.probe: Probe | None = None
         self._writer, self._shards, self._workers, self._tracker = writer, shards, workers, tracker
         self._started, self._done, self._found = time.monotonic(), 0, 0
+        self._ended = 0
 
     def tasks(self) -> Generator[list[ShardTask | None], None, None]:
         """Say how the model did; measure the speed; then the shards that are not finished, as they come."""
@@ -76,6 +79,7 @@ class _Run:
         for shard, rows in self._shards:
             if self._writer.receipt(shard, rows) is not None:
                 self._found += rows.tokens
+                self._ended += 1
                 self._tracker.advance(rows.texts)
                 continue
             # The first worker measures first; the others are still loading their models then.
@@ -102,10 +106,21 @@ class _Run:
             return
         if ended.outcome == "failed":
             self.failures.append(_failure(self._writer, task, ended))
+        self._tell(task, ended)
         self._done += task.rows.tokens
         rate = self._done / (time.monotonic() - self._started)
         tokenising = "" if self._shards.index else f", {sum(rows.texts for rows in self._shards.shards)} tokenised"
         self._tracker.advance(task.rows.texts, f"{rate:.0f} tokens/s{tokenising}")
+
+    def _tell(self, task: ShardTask, ended: ShardOutcome) -> None:
+        """Tell whoever watches that a shard has ended."""
+        shard, store = task.shard, str(self._writer.folder)
+        event("shard ended", shard=shard, outcome=ended.outcome, problem=ended.problem, store=store)
+        self._ended += 1
+        meters.add("bae_ray_shards", outcome=ended.outcome)
+        meters.add("bae_ray_extracted_tokens", task.rows.tokens * (ended.outcome == "finished"))
+        if self._shards.index is not None:
+            meters.put("bae_ray_shards_left", len(self._shards.index.shards) - self._ended)
 
     def _duration(self, measured: ShardOutcome) -> str:
         index, rate = self._shards.index, measured.tokens_per_s
@@ -116,7 +131,7 @@ class _Run:
         told = f"{rate:.0f} tokens/s measured on one of {self._workers} workers"
         if left is None:
             return f"{told}; {tokens}"
-        return f"about {_duration(left / (rate * self._workers))} for {tokens}, at {told}"
+        return f"about {duration(left / (rate * self._workers))} for {tokens}, at {told}"
 
 
 def run_shards(
@@ -171,10 +186,3 @@ def _failure(writer: StoreWriter, task: ShardTask, ended: ShardOutcome) -> Failu
         shard=task.shard, texts=task.rows.texts, first_text_id=first, last_text_id=last, reason=ended.problem,
         traceback=ended.traceback,
     )  # fmt: skip
-
-
-def _duration(seconds: float) -> str:
-    """A length of time for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

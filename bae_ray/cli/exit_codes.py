@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from bae_ray.chatter import DEBUG, debugging, quieten
-from bae_ray.errors import BaeRayError, UnfinishedError
+from bae_ray.chatter import debugging, quieten
+from bae_ray.cli.common_options import take_common
+from bae_ray.errors import BaeRayError, InvalidInputError, UnfinishedError
 from bae_ray.locations import with_locations
+from bae_ray.structured_log import log_as_asked
 from bae_ray.system_errors import explain
 
 EXIT_SOME_FAILED = 1
@@ -23,18 +25,22 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 """The shell's exit code of a process that SIGPIPE ends."""
 
-DEBUG_FLAG = "--debug"
-
 
 def run_safely(main: Callable[[], int]) -> int:
     """Call `main`. An error that the user can correct is printed, and becomes an exit code.
 
-    With --debug on the command line, or BAE_RAY_DEBUG=1, its traceback is printed too.
+    With --debug its traceback is printed too; see `common_options`.
     """
-    if DEBUG_FLAG in sys.argv:
-        sys.argv.remove(DEBUG_FLAG)
-        os.environ[DEBUG] = "1"
+    try:
+        take_common(sys.argv)
+    except InvalidInputError as error:
+        return _refuse(str(error))
     quieten()
+    with log_as_asked():
+        return _run_to_pipe(main)
+
+
+def _run_to_pipe(main: Callable[[], int]) -> int:
     try:
         return _run(main)
     except BrokenPipeError as error:

@@ -13,6 +13,7 @@ from bae_ray.activations.config import INPUTS
 from bae_ray.autoencoders.architectures import find_architecture
 from bae_ray.autoencoders.config import ArchitectureConfig
 from bae_ray.cli.command import Command
+from bae_ray.cli.common_options import HELP
 from bae_ray.config import Config, describe
 from bae_ray.errors import InvalidInputError
 from bae_ray.locations import without_credentials
@@ -61,8 +62,7 @@ def parse(command: type[C], prog: str, arguments: list[str], default: C | None =
             default = _with_choice(default or command.model_construct(), path.split(".")[:-1], choice, value)
     description = (
         f"{command.__doc__}\n\n--config FILE takes the options from a YAML or JSON file, such as the config of an "
-        "earlier run; other flags change them. --debug, or BAE_RAY_DEBUG=1, prints the traceback of an error and all "
-        "that libraries say."
+        f"earlier run; other flags change them. {HELP}"
     )
     parsed = tyro.cli(
         command,

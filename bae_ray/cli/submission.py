@@ -24,6 +24,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 import bae_ray
 from bae_ray.chatter import debugging
+from bae_ray.cli.common_options import VARIABLES
 from bae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_LOST, EXIT_SOME_FAILED
 from bae_ray.cli.remote_job import RemoteJob
 from bae_ray.errors import InvalidInputError, UnfinishedError, first_line
@@ -108,7 +109,7 @@ class Cluster:
                     f"--config {job.config} is not among what is uploaded of {folder.resolve()}. Put the file there, "
                     "and not below what is left out, and give its path from there."
                 )
-            runtime: dict[str, Any] = {"working_dir": str(package.file), "env_vars": environment}
+            runtime: dict[str, Any] = {"working_dir": str(package.file), "env_vars": {**_common(), **environment}}
             if f"{package_folder.name}/__init__.py" not in package.names:  # the cluster is to run this very version
                 runtime["py_modules"] = [str(package_folder)]
             try:
@@ -209,6 +210,11 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((parts.hostname, port), CONNECT_S).close()
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"nothing answers at {address}: {first_line(error)} {REMEDY}") from None
+
+
+def _common() -> dict[str, str]:
+    """The options that every command takes, as the job gets them."""
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}
 
 
 def _silent() -> logging.Logger:

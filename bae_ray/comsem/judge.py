@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import openai
 
+from bae_ray import meters
 from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.answers import CHOICES
 from bae_ray.comsem.completions import Answer
@@ -105,6 +106,7 @@ class Judge:
             return await asyncio.shield(self._under_way[name])
         future = asyncio.get_running_loop().create_future()
         self._under_way[name] = future
+        meters.put("bae_ray_judge_waiting", len(self._under_way))
         try:
             answer = await self._answer(request)
             future.set_result(answer)
@@ -114,6 +116,7 @@ class Judge:
             raise
         finally:
             del self._under_way[name]
+            meters.put("bae_ray_judge_waiting", len(self._under_way))
         return answer
 
     async def _answer(self, request: dict[str, Any]) -> Answer:

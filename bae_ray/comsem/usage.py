@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+from bae_ray import meters
 from bae_ray.comsem.answer_cache import AnswerCache
 from bae_ray.comsem.completions import Answer
 from bae_ray.comsem.config import JudgeConfig
@@ -103,11 +104,13 @@ class Account:
     def count(self, what: str) -> None:
         """Count one more request of this kind: a field of `Usage`."""
         self._counts[what] += 1
+        meters.add("bae_ray_judge_requests", kind=what)
 
     def pay(self, request: dict[str, Any], sent: dict[str, Any], answer: Answer) -> None:
         """Record an answer in the cache, and pay for it. `sent` is the request as it went to the server."""
         said = answer.prompt_tokens, answer.completion_tokens
-        self._counts["estimated"] += 0 in said
+        if 0 in said:
+            self.count("estimated")
         # A server that does not say may have thought the most.
         tokens = said[0] or estimated_tokens(request["messages"]), said[1] or request["max_tokens"]
         self._cache.put(sent, answer, tokens)
@@ -116,13 +119,13 @@ class Account:
     def pay_for_lost(self, request: dict[str, Any]) -> None:
         """Record what a request may have cost that has no answer."""
         tokens = estimated_tokens(request["messages"]), request["max_tokens"]
-        self._counts["estimated"] += 1
+        self.count("estimated")
         self._cache.put_lost(tokens)
         self._spent += self._cost(*tokens)
 
     def count_answer(self, answer: Answer) -> None:
         """Count an answer and the tokens that the server says it took."""
-        self._counts["answered"] += 1
+        self.count("answered")
         self._tokens["prompt_tokens"] += answer.prompt_tokens
         self._tokens["completion_tokens"] += answer.completion_tokens
         self._tokens["prefix_tokens"] += answer.cached_tokens

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 import torch
 
+from bae_ray import meters
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError
 from bae_ray.progress import Tracker as Progress
 from bae_ray.progress import console, track
 from bae_ray.storage import Folder
+from bae_ray.structured_log import event, is_structured
 from bae_ray.training.config import RunConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.packing import STATES, Pack, jobs
@@ -44,12 +46,15 @@ class PackTrainer:
 
         def log(run: RunConfig, lines: list[TrainingMetrics]) -> None:
             self._tell(methodcaller("log", run, lines))
+            meters.add("bae_ray_training_steps", lines[-1].step / lines[-1].epoch)  # of one epoch
             if on_epoch is not None:
                 on_epoch(run, lines)
 
         for run in pack.runs:
             refresh(self._out / run.id)  # what another machine has begun
+        meters.put("bae_ray_trainings_running", len(pack.runs))
         outcomes = execute_runs(pack.runs, self._store, self._out, pack.state(self._out), self._device, log)
+        meters.put("bae_ray_trainings_running", 0)
         if len(pack.runs) > 1 and all(isinstance(outcome, OutOfMemoryError) for outcome in outcomes):
             half = len(pack.runs) // 2
             return sum(self(Pack(runs), on_epoch) for runs in (pack.runs[:half], pack.runs[half:]))
@@ -82,11 +87,24 @@ class Trainings(NamedTuple):
     def run(self, wanted: Sequence[Sequence[Pack]], progress: Progress, workers: int | None = None) -> list[DiedJob]:
         """Train the packs of jobs; the jobs whose workers died."""
 
-        def told(pack: Pack, _: int) -> None:
+        def told(pack: Pack, finished: int) -> None:
             progress.advance(len(pack.runs))
+            meters.add("bae_ray_trainings", finished, outcome="finished")
+            meters.add("bae_ray_trainings", len(pack.runs) - finished, outcome="failed")
+            meters.put("bae_ray_trainings_left", progress.left)
+            for run in pack.runs if is_structured() else ():
+                outcome = "finished" if is_finished(self.out, run) else "failed"
+                event("training ended", run=run.id, cell=str(run.cell), outcome=outcome, sweep=str(self.out))
 
         trainer = partial(PackTrainer, store=self.store.folder, out=self.out, execution=self.execution)
-        return self.executor.run(WorkOrder(wanted, trainer, told, self.share, workers))
+        meters.put("bae_ray_trainings_left", progress.left)
+        died = self.executor.run(WorkOrder(wanted, trainer, told, self.share, workers))
+        meters.add(
+            "bae_ray_trainings",
+            sum(len(pack.runs) for job in died for pack in job.job[job.over : job.over + 1]),
+            outcome="died",
+        )
+        return died
 
     def train(self, packs: list[Pack]) -> dict[str, str]:
         """Train packs; why runs failed that have no failure record."""

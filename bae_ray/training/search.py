@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bae_ray import meters
 from bae_ray.activations.store import ActivationStore
 from bae_ray.files import publish_appended, remove
 from bae_ray.progress import track
@@ -104,7 +105,13 @@ def _run(
     scheduler = asha(asked.metric, longest, asked.grace_epochs, asked.reduction) if asked.scheduler == "asha" else None
     train = partial(_train_reporting, out=out, sweep=config, store=trainings.store.folder, share=share)
     with track(label, n) as tracker:
-        ended = run_search(train, given, n, scheduler, share, out, config.retries, tracker.advance)
+
+        def count() -> None:
+            tracker.advance()
+            meters.add("bae_ray_trainings", outcome="ended")
+            meters.put("bae_ray_trainings_left", tracker.left)
+
+        ended = run_search(train, given, n, scheduler, share, out, config.retries, count)
     return _put_away(out, config, [(RunConfig.model_validate_json(text), result) for text, result in ended])
 
 

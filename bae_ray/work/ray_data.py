@@ -13,6 +13,8 @@ from typing_extensions import override
 
 from bae_ray.cluster import check_fits, configure_data, connect, only_machine, total
 from bae_ray.errors import BaeRayError, UnfinishedError, first_line
+from bae_ray.meters import Busy
+from bae_ray.ray_meters import report_to_ray
 from bae_ray.work.devices import Share, take, taken
 from bae_ray.work.executor import DiedJob, Executor, WorkOrder
 from bae_ray.work.ray_feed import Feed, unit_row
@@ -92,12 +94,15 @@ class _Actor:
     """A worker in a process of its own."""
 
     def __init__(self, given: Any, share: Share) -> None:
+        report_to_ray()
         worker: Any = ray.get(given)
-        self._worker = worker(take(share))
+        device = take(share)
+        self._worker, self._busy = worker(device), Busy(device)
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
         unit = pickle.loads(batch["given"][0])  # noqa: S301 - our own
-        return {"unit": [int(batch["unit"][0])], "answer": [pickle.dumps(self._worker(unit))]}
+        with self._busy.unit():
+            return {"unit": [int(batch["unit"][0])], "answer": [pickle.dumps(self._worker(unit))]}
 
 
 def _call(function: Callable[[str], T], share: Share) -> T:

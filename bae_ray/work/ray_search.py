@@ -11,6 +11,7 @@ from ray.tune.search.optuna import OptunaSearch
 from typing_extensions import override
 
 from bae_ray.errors import InvalidInputError
+from bae_ray.ray_meters import report_to_ray
 from bae_ray.work.devices import Share
 from bae_ray.work.ray_tune import run_trials
 
@@ -111,6 +112,7 @@ def run_search(
 
 def _trial(config: dict[str, Any], *, train: Callable[[str], None]) -> None:
     if config["run"] is not None:
+        report_to_ray()
         train(config["run"])
 
 

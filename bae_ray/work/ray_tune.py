@@ -11,6 +11,8 @@ from ray import tune
 from typing_extensions import override
 
 from bae_ray.chatter import quieten
+from bae_ray.meters import Busy
+from bae_ray.ray_meters import report_to_ray
 from bae_ray.storage import folder_at
 from bae_ray.work.attempts import LITTLE_MEMORY
 from bae_ray.work.devices import take
@@ -59,14 +61,18 @@ class _Trial(tune.Trainable):
     @override
     def setup(self, config: dict[str, Any], **given: Any) -> None:
         self._jobs: Sequence[Sequence[Any]] = given["jobs"]
-        self._worker: Callable[[Any], Any] = given["worker"](take(given["share"]))
+        report_to_ray()
+        device = take(given["share"])
+        self._worker: Callable[[Any], Any] = given["worker"](device)
+        self._busy = Busy(device)
         self._next = 0
 
     @override
     def step(self) -> dict[str, Any]:
         number, unit = self.config["job"], self._next
         job = self._jobs[number]
-        answer = self._worker(job[unit])
+        with self._busy.unit():
+            answer = self._worker(job[unit])
         self._next += 1
         return {"done": self._next == len(job), "job": number, "unit": unit, "answer": answer}
 

@@ -1,5 +1,6 @@
 """/metrics with several replicas of everything: exact counts, loads and evictions, restarts."""
 
+import json
 import os
 import re
 import signal
@@ -202,3 +203,13 @@ def test_memory_of_a_gpu():
     assert after["kept"] - before["kept"] >= kept.nbytes
     assert before["free"] - after["free"] >= kept.nbytes
     assert after["total"] == torch.cuda.get_device_properties(0).total_memory
+
+
+def test_the_page_for_grafana_names_series_that_there_are(http: httpx.Client):
+    page = json.loads((DOCS.parents[1] / "deploy" / "grafana" / "bae_ray.json").read_text())
+    queries = [target["expr"] for panel in page["panels"] for target in panel.get("targets", ())]
+    wanted = {name for query in queries for name in re.findall(r"\bbae_ray_\w+", query)}
+    assert len(wanted) > 8
+    assert http.post("/v1/encoders/one/encode", json=BODY).status_code == 200
+    # A gauge by encoder, such as the requests that wait, has a head alone where nothing waits.
+    until(lambda: wanted <= set(re.findall(r"^(?:# TYPE )?(\w+)", http.get("/metrics").text, re.MULTILINE)))
