@@ -17,9 +17,9 @@ from pydantic import BaseModel
 
 from bae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_INVALID, EXIT_LOST
 from bae_ray.cli.remote_job import split
-from bae_ray.cli.submission import pack
 from bae_ray.cli.verbs import VERBS
 from bae_ray.errors import InvalidInputError
+from bae_ray.work.job_server import pack
 from tests.chaos import Cluster, free_port
 from tests.recorded.places import JOBS, experiment
 
@@ -320,7 +320,7 @@ def test_the_uploaded_folder_is_small_and_whole(tmp_path: Path):
 
 
 def test_a_folder_that_is_too_large_names_its_largest_files(folder: Path, monkeypatch, tmp_path: Path):
-    monkeypatch.setattr("bae_ray.cli.submission.MOST_MB", 0.5)
+    monkeypatch.setattr("bae_ray.work.job_server.MOST_MB", 0.5)
     (folder / "corpus.bin").write_bytes(os.urandom(900_000))
     with pytest.raises(InvalidInputError, match=r"expected at most .* corpus.bin \(1 MB\).*--exclude"):
         pack(folder, [], tmp_path)

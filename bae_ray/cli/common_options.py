@@ -8,7 +8,6 @@ from bae_ray.structured_log import FORMAT, FORMATS
 
 FLAGS = {"--debug": DEBUG, "--dashboard": DASHBOARD}
 LOG_FORMAT_FLAG = "--log-format"
-VARIABLES = (*FLAGS.values(), FORMAT)
 HELP = (
     "--debug, or BAE_RAY_DEBUG=1, prints the traceback of an error and all that libraries say. --log-format json, or "
     "BAE_RAY_LOG_FORMAT=json, makes the log (the standard error) a JSON object a line. --dashboard, or "
@@ -31,3 +30,8 @@ def take_common(arguments: list[str]) -> None:
             break
     if (given := os.environ.get(FORMAT, FORMATS[0])) not in FORMATS:
         raise InvalidInputError(f"{LOG_FORMAT_FLAG} is '{given}'; expected one of {', '.join(FORMATS)}.")
+
+
+def given_here() -> dict[str, str]:
+    """Those that are set, for a command that runs elsewhere; the dashboard is for here."""
+    return {name: os.environ[name] for name in (DEBUG, FORMAT) if name in os.environ}

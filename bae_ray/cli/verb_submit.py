@@ -1,13 +1,24 @@
 """The verb `bae-ray submit`."""
 
 import os
+import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from bae_ray.cli.command import Command
-from bae_ray.cli.remote_job import remote_job
+from bae_ray.cli.common_options import given_here
+from bae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_LOST, EXIT_SOME_FAILED
+from bae_ray.cli.remote_job import RemoteJob, remote_job
 from bae_ray.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from bae_ray.work.job_server import JobServer
+
+SIGNALLED = 128
+"""Shells add this to the number of the signal that ended a process."""
 
 
 class SubmitCommand(Command):
@@ -45,22 +56,62 @@ def submit(command: SubmitCommand, job: list[str]) -> int:
         )
     if not command.working_dir.is_dir():
         raise InvalidInputError(f"--working-dir {command.working_dir} is no folder on this machine.")
-    environment = _values(command.env)
+    environment = {**given_here(), **_values(command.env)}
     checked = remote_job(job, command.working_dir) if job else None
-    from bae_ray.cli.submission import Cluster
+    from bae_ray.work.job_server import JobServer
 
-    cluster = Cluster(command.address)
-    if command.follow or checked is None:
-        return cluster.follow(command.follow or "")
-    submission = cluster.submit(
-        checked,
-        command.working_dir,
-        command.exclude,
-        environment=environment,
-        entrypoint_num_cpus=command.cpus,
-        entrypoint_num_gpus=command.gpus,
+    server = JobServer(command.address)
+    if checked is None:
+        return _follow(server, command.follow or "")
+    submission = _upload(server, checked, command, environment)
+    return 0 if command.leave else _follow(server, submission)
+
+
+def _upload(server: "JobServer", job: RemoteJob, command: SubmitCommand, environment: dict[str, str]) -> str:
+    from bae_ray.work.job_server import pack
+
+    with tempfile.TemporaryDirectory() as scratch:
+        package = pack(command.working_dir, command.exclude, Path(scratch))
+        if job.config is not None and Path(os.path.normpath(job.config)).as_posix() not in package.names:
+            raise InvalidInputError(
+                f"--config {job.config} is not among what is uploaded of {command.working_dir.resolve()}. Put the file "
+                "there, and not below what is left out, and give its path from there."
+            )
+        submission = server.submit(job.entrypoint, package, environment, command.cpus, command.gpus)
+    _say(f"job {submission} is on {server.address}: {package.megabytes:.1f} MB uploaded. {_ways(server, submission)}")
+    return submission
+
+
+def _follow(server: "JobServer", submission: str) -> int:
+    """Print the job's log; the exit code: the job's own, or `EXIT_LOST` where the cluster is gone."""
+    try:
+        ended = server.follow(submission)
+    except KeyboardInterrupt:
+        _say(f"job {submission} goes on. {_ways(server, submission)}")
+        return EXIT_INTERRUPTED
+    if ended is None:
+        _say(f"the log of job {submission} broke off. The job may go on. {_ways(server, submission)}")
+        return EXIT_LOST
+    code = ended.exit_code
+    if ended.status == "succeeded":
+        _say(f"job {submission} succeeded.")
+        return 0
+    if ended.status == "stopped":
+        _say(f"job {submission} was stopped; what it finished is kept, and the same command goes on from there.")
+    else:
+        _say(f"job {submission} failed" + (f": {ended.message}" if code is None else f" with exit code {code}."))
+    return EXIT_SOME_FAILED if not code else SIGNALLED - code if code < 0 else code
+
+
+def _ways(server: "JobServer", submission: str) -> str:
+    return (
+        f"`bae-ray submit --follow {submission} --address {server.address}` shows its log, "
+        f"`ray job stop {submission} --address {server.address}` stops it."
     )
-    return 0 if command.leave else cluster.follow(submission)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _values(names: tuple[str, ...]) -> dict[str, str]:

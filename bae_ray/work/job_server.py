@@ -1,15 +1,13 @@
-"""Jobs on a cluster, through Ray's own job server: sent, followed, left and joined again."""
+"""Commands that a Ray cluster runs, through its own job server: sent with a folder, followed, joined again."""
 
 import asyncio
 import logging
 import os
 import shlex
 import socket
-import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -20,13 +18,10 @@ from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.runtime_env.packaging import create_package
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobSubmissionClient
 
 import bae_ray
 from bae_ray.chatter import debugging
-from bae_ray.cli.common_options import VARIABLES
-from bae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_LOST, EXIT_SOME_FAILED
-from bae_ray.cli.remote_job import RemoteJob
 from bae_ray.errors import InvalidInputError, UnfinishedError, first_line
 
 ADDRESS_VARIABLE = ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE
@@ -42,8 +37,6 @@ REMEDY = (
 PATIENCE_S = 60.0
 """How long a cluster that does not answer any more is asked again."""
 PAUSE_S = 2.0
-SIGNALLED = 128
-"""Shells add this to the number of the signal that ended a process."""
 LOST = (RuntimeError, OSError, aiohttp.ClientError, TimeoutError)
 """What Ray's client raises where the connection is gone."""
 
@@ -74,7 +67,17 @@ def pack(folder: Path, exclude: Sequence[str], into: Path) -> Package:
     return Package(file, frozenset(member.filename for member in members), megabytes)
 
 
-class Cluster:
+class Ended(NamedTuple):
+    """How a job ended."""
+
+    status: str
+    """succeeded, failed or stopped."""
+    exit_code: int | None
+    """Of its command; None where that did not come to its end. Below 0: the signal that ended it."""
+    message: str
+
+
+class JobServer:
     """A cluster's job server."""
 
     def __init__(self, address: str | None) -> None:
@@ -97,37 +100,35 @@ class Cluster:
                 f"what answers at {self.address} is no dashboard of Ray ({first_line(error)}) {REMEDY}"
             ) from error
 
-    def submit(self, job: RemoteJob, folder: Path, exclude: Sequence[str], **options: Any) -> str:
-        """Upload the working folder and start the job; its id. `options`: of Ray's `submit_job`."""
-        environment = options.pop("environment")
-        package_folder = Path(bae_ray.__file__).parent
-        submission = f"bae-{uuid.uuid4().hex[:12]}"
-        with tempfile.TemporaryDirectory() as scratch:
-            package = pack(folder, exclude, Path(scratch))
-            if job.config is not None and Path(os.path.normpath(job.config)).as_posix() not in package.names:
-                raise InvalidInputError(
-                    f"--config {job.config} is not among what is uploaded of {folder.resolve()}. Put the file there, "
-                    "and not below what is left out, and give its path from there."
-                )
-            runtime: dict[str, Any] = {"working_dir": str(package.file), "env_vars": {**_common(), **environment}}
-            if f"{package_folder.name}/__init__.py" not in package.names:  # the cluster is to run this very version
-                runtime["py_modules"] = [str(package_folder)]
-            try:
-                self._client.submit_job(
-                    entrypoint=shlex.join(job.entrypoint), runtime_env=runtime, submission_id=submission, **options
-                )
-            except RuntimeError as error:
-                raise InvalidInputError(f"{self.address} did not take the job: {first_line(error)}") from error
-            except LOST as error:
-                raise UnfinishedError(
-                    f"{self.address} broke off: {first_line(error)} Whether the job began says "
-                    f"`bae-ray submit --follow {submission} --address {self.address}`."
-                ) from error
-        _say(f"job {submission} is on {self.address}: {package.megabytes:.1f} MB uploaded. {self._rejoin(submission)}")
-        return submission
+    def submit(
+        self, entrypoint: Sequence[str], package: Package, environment: Mapping[str, str], cpus: float, gpus: float
+    ) -> str:
+        """Upload the package and have the command run in it, on this machine's version of bae_ray; the job's id.
 
-    def follow(self, submission: str) -> int:
-        """Print the job's log until it ends. The exit code: the job's own, or `EXIT_LOST` where the cluster is gone."""
+        Raises `InvalidInputError` where the cluster refuses it, `UnfinishedError` where nobody knows whether it began.
+        """
+        ours, submission = Path(bae_ray.__file__).parent, f"bae-{uuid.uuid4().hex[:12]}"
+        runtime: dict[str, Any] = {"working_dir": str(package.file), "env_vars": {**environment}}
+        if f"{ours.name}/__init__.py" not in package.names:
+            runtime["py_modules"] = [str(ours)]
+        try:
+            return self._client.submit_job(
+                entrypoint=shlex.join(entrypoint), runtime_env=runtime, submission_id=submission,
+                entrypoint_num_cpus=cpus, entrypoint_num_gpus=gpus,
+            )  # fmt: skip
+        except RuntimeError as error:
+            raise InvalidInputError(f"{self.address} did not take the job: {first_line(error)}") from error
+        except LOST as error:
+            raise UnfinishedError(
+                f"{self.address} broke off: {first_line(error)} Whether the job began says "
+                f"`bae-ray submit --follow {submission} --address {self.address}`."
+            ) from error
+
+    def follow(self, submission: str) -> Ended | None:
+        """Print a job's log until it ends, and say how; None where the cluster is gone.
+
+        Raises `InvalidInputError` for an id that is not known.
+        """
         try:
             self._client.get_job_info(submission)
         except RuntimeError as error:
@@ -136,20 +137,11 @@ class Cluster:
                 "lists those that there are."
             ) from None
         log = _Log(self._client, submission)
-        try:
-            while (info := self._look(log)) is None or not info.status.is_terminal():
-                if time.monotonic() - log.answered > PATIENCE_S:
-                    _say(f"the log of job {submission} broke off. The job may go on. {self._rejoin(submission)}")
-                    return EXIT_LOST
-                time.sleep(PAUSE_S)
-        except KeyboardInterrupt:
-            _say(f"\njob {submission} goes on. {self._rejoin(submission)}")
-            return EXIT_INTERRUPTED
-        return _ended(submission, info)
-
-    def left(self, submission: str) -> None:
-        """Say how to join the job again."""
-        _say(self._rejoin(submission))
+        while (info := self._look(log)) is None or not info.status.is_terminal():
+            if time.monotonic() - log.answered > PATIENCE_S:
+                return None
+            time.sleep(PAUSE_S)
+        return Ended(str(info.status).lower(), info.driver_exit_code, info.message or "")
 
     def _look(self, log: "_Log") -> Any:
         """What Ray says of the job once its log has ended; None where it does not answer."""
@@ -160,12 +152,6 @@ class Cluster:
             return None
         log.answered = time.monotonic()
         return info
-
-    def _rejoin(self, submission: str) -> str:
-        return (
-            f"`bae-ray submit --follow {submission} --address {self.address}` shows its log, "
-            f"`ray job stop {submission} --address {self.address}` stops it."
-        )
 
 
 class _Log:
@@ -184,21 +170,6 @@ class _Log:
             self._shown, self.answered = max(self._shown, passed), time.monotonic()
 
 
-def _ended(submission: str, info: Any) -> int:
-    """Say how the job ended; its exit code."""
-    if info.status == JobStatus.SUCCEEDED:
-        _say(f"job {submission} succeeded.")
-        return 0
-    code = info.driver_exit_code
-    if info.status == JobStatus.STOPPED:
-        _say(f"job {submission} was stopped; what it finished is kept, and the same command goes on from there.")
-    elif code is None:
-        _say(f"job {submission} failed: {info.message}")
-    else:
-        _say(f"job {submission} failed with exit code {code}.")
-    return EXIT_SOME_FAILED if not code else SIGNALLED - code if code < 0 else code
-
-
 def _check_reachable(address: str) -> None:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -212,16 +183,7 @@ def _check_reachable(address: str) -> None:
         raise InvalidInputError(f"nothing answers at {address}: {first_line(error)} {REMEDY}") from None
 
 
-def _common() -> dict[str, str]:
-    """The options that every command takes, as the job gets them."""
-    return {name: os.environ[name] for name in VARIABLES if name in os.environ}
-
-
 def _silent() -> logging.Logger:
     logger = logging.getLogger(__name__)
     logger.setLevel(logging.INFO if debugging() else logging.ERROR)
     return logger
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
