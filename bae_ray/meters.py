@@ -23,7 +23,7 @@ class Meter(NamedTuple):
 METERS = {
     "bae_ray_extracted_tokens": Meter("counter", "Tokens of the texts whose activations are extracted."),
     "bae_ray_shards": Meter("counter", "Shards of activations that have ended, by outcome.", ("outcome",)),
-    "bae_ray_shards_left": Meter("gauge", "Shards that this extraction has still to do."),
+    "bae_ray_shards_left": Meter("gauge", "Shards that this extraction has still to do, once all texts are tokenised."),
     "bae_ray_trainings": Meter("counter", "Trainings that have ended: finished, failed or died.", ("outcome",)),
     "bae_ray_trainings_running": Meter("gauge", "Trainings under way in this worker."),
     "bae_ray_trainings_left": Meter("gauge", "Trainings that this sweep has still to do, those under way among them."),

@@ -51,6 +51,8 @@ class Tracker:
         self._total = total
         if self._bar and self._task is not None:
             self._bar.update(self._task, total=total)
+        elif self._done == total:
+            self.say()
 
     def reach(self, done: int) -> None:
         """Set how much work is finished; what an earlier run has done counts."""
