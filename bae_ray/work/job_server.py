@@ -20,7 +20,6 @@ from ray._private.runtime_env.packaging import create_package
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-import bae_ray
 from bae_ray.chatter import debugging
 from bae_ray.errors import InvalidInputError, UnfinishedError, first_line
 
@@ -107,7 +106,7 @@ class JobServer:
 
         Raises `InvalidInputError` where the cluster refuses it, `UnfinishedError` where nobody knows whether it began.
         """
-        ours, submission = Path(bae_ray.__file__).parent, f"bae-{uuid.uuid4().hex[:12]}"
+        ours, submission = Path(__file__).parents[1], f"bae-{uuid.uuid4().hex[:12]}"
         runtime: dict[str, Any] = {"working_dir": str(package.file), "env_vars": {**environment}}
         if f"{ours.name}/__init__.py" not in package.names:
             runtime["py_modules"] = [str(ours)]
