@@ -69,16 +69,34 @@ def test_the_shell_is_sound_and_the_job_is_queued_again(script: Path):
     assert directives(script)["open-mode"] == "append", "the log of the first try is kept"
 
 
+JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "3", "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "4"}
+NODES = {"SLURMD_NODENAME": "node0", "SLURM_STANDIN_NODES": "node0 node1 node2"}
+AS_RAY = """
+case "$(basename "$0") $1" in
+"ray start") exec sleep 300 ;;
+"python -") until [ "$(tr '\\0' '\\n' < "$RECORDED" | grep -cxe --block)" -ge "$2" ]; do sleep 0.1; done ;;
+esac"""
+"""Nodes of Ray stay; what waits for them waits until as many were started as its argument says."""
+COMMAND = ["python", "jobs/layer_position_entropy.py", "paper", "--out", "/shared/fig3"]
+
+
+def job_of_three(slurm: Path, tmp_path: Path, then: str) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+    path = {"PATH": f"{tmp_path / 'tools'}:{environment(slurm)['PATH']}", "SLURM_STANDIN": str(slurm), "THEN": then}
+    return recorded(SWEEP, COMMAND, ["ray", "python"], tmp_path, {**path, **JOB, **NODES})
+
+
+def test_a_node_that_ends_is_told_and_the_command_is_not_begun(slurm: Path, tmp_path: Path):
+    done, calls = job_of_three(slurm, tmp_path, '[ "$1" != - ] || exec sleep 300')
+    assert done.returncode == 1
+    assert "a node of Ray has ended before all had joined" in done.stderr
+    assert COMMAND not in calls
+
+
 def test_what_is_started_can_be_parsed(slurm: Path, tmp_path: Path):
-    command = ["python", "jobs/layer_position_entropy.py", "paper", "--out", "/shared/fig3"]
-    path = {"PATH": f"{tmp_path / 'tools'}:{environment(slurm)['PATH']}", "SLURM_STANDIN": str(slurm)}
-    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "3", "SLURM_CPUS_PER_TASK": "8", "SLURM_GPUS_ON_NODE": "4"}
-    nodes = {"SLURMD_NODENAME": "node0", "SLURM_STANDIN_NODES": "node0 node1 node2"}
-    waits = {"THEN": '[ "$1" != - ] || sleep 2'}  # what waits for the nodes to join
-    done, calls = recorded(SWEEP, command, ["ray", "python"], tmp_path, {**path, **job, **nodes, **waits})
+    done, calls = job_of_three(slurm, tmp_path, AS_RAY)
     assert done.returncode == 0, done.stderr
-    assert command in calls
-    assert read(command)
+    assert COMMAND in calls
+    assert read(COMMAND)
     started = [call for call in calls if call[:2] == ["ray", "start"]]
     assert all(map(read, started))
     heads = [call for call in started if "--head" in call]
