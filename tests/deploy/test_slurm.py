@@ -3,12 +3,13 @@
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -27,8 +28,8 @@ GRID = ["--training.epochs", "4", "--training.batch-size", "16"]
 
 
 @pytest.fixture
-def slurm(tmp_path: Path) -> Path:
-    """A folder with sbatch, srun and scontrol."""
+def slurm(tmp_path: Path) -> Iterator[Path]:
+    """A folder with sbatch, srun and scontrol. What jobs left on their nodes is removed, as a site's epilog does."""
     folder = tmp_path / "slurm"
     folder.mkdir()
     for name in ("sbatch", "srun", "scontrol"):
@@ -36,7 +37,10 @@ def slurm(tmp_path: Path) -> Path:
             f'#!/bin/bash\nexec {sys.executable} {Path(__file__).with_name("slurm.py")} {name} "$@"\n'
         )
         (folder / name).chmod(0o755)
-    return folder
+    (folder / "jobs").touch()
+    yield folder
+    for job in (folder / "jobs").read_text().split():
+        shutil.rmtree(f"/tmp/ray-{job}", ignore_errors=True)
 
 
 def environment(slurm: Path, **more: str) -> dict[str, str]:
@@ -44,6 +48,8 @@ def environment(slurm: Path, **more: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_", "BAE_RAY_API"))}
     path = os.pathsep.join([str(slurm), str(Path(sys.executable).parent), os.environ["PATH"]])
     job = str(next(n for n in range(os.getpid() % 5000, 10_000) if free(20_000 + n % 5000 * 2)))
+    with open(slurm / "jobs", "a") as jobs:
+        jobs.write(f"{job}\n")
     more = {"SLURM_STANDIN": str(slurm), "SLURM_STANDIN_JOB": job, "PYTHONPATH": str(ROOT), **more}
     return {**kept, "PATH": path, **more}
 
