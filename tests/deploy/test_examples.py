@@ -1,26 +1,23 @@
 """The walk-throughs of examples/, run as they stand: the laptop's and the lab's to their ends, Kubernetes' as far as it
 needs no cluster, while stand-ins write down the rest."""
 
+import io
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
 import pandas as pd
 import pytest
 import yaml
-from pyarrow import fs
 
 from bae_ray import results
-from bae_ray.serving.ray_serve.ports import free_port
+from tests.bucket import PASSWORD, USER, s3_server
 from tests.deploy.command_lines import ROOT, read, recorded
-from tests.deploy.test_slurm import environment, free, slurm
+from tests.deploy.test_slurm import environment, slurm
 
 __all__ = ["slurm"]
 EXAMPLES = ROOT / "examples"
@@ -46,7 +43,11 @@ def test_the_shell_is_sound(script: Path):
 
 
 @pytest.mark.parametrize(
-    ("script", "given"), [("laptop_to_bucket.sh", {"STORE": "s3://b/store"}), ("slurm.sh", {"SHARED": "/shared"})]
+    ("script", "given"),
+    [
+        ("laptop_to_bucket.sh", {"BUCKET": "s3://b/demo", "OPTIONS": "?region=eu-west-1"}),
+        ("slurm.sh", {"SHARED": "/shared"}),
+    ],
 )
 def test_every_command_can_be_parsed(script: str, given: dict[str, str], tmp_path: Path):
     done, calls = recorded(EXAMPLES / script, [], ["bae-ray", "sbatch"], tmp_path, given)
@@ -101,42 +102,23 @@ def test_kubernetes_as_far_as_it_goes_without_a_cluster(kubernetes_tools: Path, 
     assert f"Authorization: Bearer {key}" in asked
 
 
-@pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[str]:
-    """The URI of a folder in an S3 bucket on this machine."""
-    address = f"127.0.0.1:{free_port()}"
-    host, port = address.split(":")
-    with open(tmp_path / "s3.log", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", host, "-p", port], stdout=log, stderr=log
-        )
-    try:
-        until = time.monotonic() + 60
-        while free(int(port)):
-            assert time.monotonic() < until
-            time.sleep(0.2)
-        files = fs.S3FileSystem(
-            access_key="tester", secret_key="hushhush", scheme="http", endpoint_override=address,
-            allow_bucket_creation=True,
-        )  # fmt: skip
-        files.create_dir("bucket")
-        yield f"s3://bucket/store?scheme=http&endpoint_override={quote(address)}"
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_from_a_laptop_to_a_bucket(bucket: str, tmp_path: Path):
-    credentials = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "hushhush"}
-    variables = environment(tmp_path, STORE=bucket, BAE_RAY_CACHE=str(tmp_path / "cache"), **credentials)
-    script = EXAMPLES / "laptop_to_bucket.sh"
-    done = subprocess.run(["bash", script], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert_four_cells(results(tmp_path / "runs" / "bucket"))
-    assert (tmp_path / "runs" / "bucket-report" / "report.html").is_file()
-    assert not list(tmp_path.rglob("manifest.json")), "the store is in the bucket alone"
+def test_from_a_laptop_to_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", USER)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PASSWORD)
+    with s3_server(tmp_path / "s3.log") as server:
+        place, _, options = server.bare_uri("bucket/demo").partition("?")
+        variables = environment(tmp_path, BUCKET=place, OPTIONS=f"?{options}", BAE_RAY_CACHE=str(tmp_path / "cache"))
+        script = EXAMPLES / "laptop_to_bucket.sh"
+        done = subprocess.run(
+            ["bash", script], cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        written = server.names("bucket/demo")
+        assert {"store/manifest.json", "runs/results.parquet", "report/report.html"} <= {*written}
+        assert_four_cells(pd.read_parquet(io.BytesIO(server.read("bucket/demo/runs/results.parquet"))))
+    assert not [path for path in tmp_path.iterdir() if path.name in ("runs", "store", "report")], "all is in the bucket"
 
 
 @pytest.mark.slow
