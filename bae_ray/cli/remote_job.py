@@ -7,7 +7,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bae_ray.cli.job import parse_preset
+from bae_ray.cli.job import DRY_RUN, parse_preset
 from bae_ray.cli.parsing import parse, take_option
 from bae_ray.cli.verbs import VERBS
 from bae_ray.errors import InvalidInputError
@@ -67,7 +67,7 @@ def _of_script(script: Path, options: list[str], folder: Path) -> RemoteJob:
             "--working-dir names. `ray job submit` takes any command."
         )
     with chdir(folder):
-        given = parse_preset(experiment.presets, script.name, options)
+        given = parse_preset(experiment.presets, script.name, [word for word in options if word != DRY_RUN])
     _check_out(given)
     return RemoteJob(["python", path.relative_to(root).as_posix(), *options], _config(options))
 
