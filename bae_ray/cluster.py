@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+import warnings
 from functools import cache
 from typing import Any
 
@@ -65,6 +66,8 @@ def configure_data(keep_order: bool = True, block_bytes: int = BLOCK_BYTES) -> N
     context.target_max_block_size = block_bytes
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # More tasks are allowed than a small corpus has work for.
+    warnings.filterwarnings("ignore", "The maximum number of concurrent tasks for", UserWarning)
 
 
 def check_fits(what: str, cpus: float, gpus: float) -> None:

@@ -2,6 +2,8 @@ import json
 import os
 import random
 import shutil
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -20,6 +22,9 @@ from bae_ray.autoencoders import Autoencoder
 
 hypothesis.settings.register_profile("busy machine", deadline=None)  # a busy machine fails no test
 hypothesis.settings.load_profile("busy machine")
+
+if threading.current_thread() is threading.main_thread():  # tests send it; shells have it ignored in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # each process has its share of the cores: threads that share one wait in vain
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))

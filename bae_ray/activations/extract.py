@@ -40,9 +40,9 @@ def extract(config: ExtractConfig, out: Location, executor: Executor | ExecutorN
     plan = _plan(config)
     share = share_of(config, executor)
     workers = config.workers or executor.fitting(share)
-    plan = _with_batches(plan, read_receipt(writer.folder, REQUEST, Request), share)
-    request = plan.request()
     try:
+        plan = _with_batches(plan, read_receipt(writer.folder, REQUEST, Request), share)
+        request = plan.request()
         finished = writer.folder.exists(MANIFEST)
         new = writer.claim(request)
     except OSError as error:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from bae_ray.activations.config import CorpusConfig
@@ -195,6 +195,7 @@ def test_lines_are_those_between_line_feeds(tmp_path_factory, lines: list[str], 
     """Python's own splitting is the oracle, in every encoding that has a mark."""
     folder = tmp_path_factory.mktemp("lines")
     content = "\n".join(lines) + last
+    assume(not content.startswith("\0"))  # UTF-16's mark and this are UTF-32's mark
     split = content.removesuffix("\n").split("\n") if content else []
     expected = [line.removesuffix("\r") for line in split]
     for encoding in ("utf-8-sig", "utf-16", "utf-32"):

@@ -160,7 +160,7 @@ def test_a_number_is_taken_as_it_is(store: ActivationStore, runs: list[RunConfig
     monkeypatch.setattr(pack_plan, "measure_sizes", None)
     for packed in (1, 3, 8):
         assert pack_size(runs, store, GRID.model_copy(update={"packed": packed}), Inline()).size == packed
-    assert SweepConfig().packed == 8
+    assert pack_size(runs, store, SweepConfig(), Inline()).size == 8, "left out, on a CPU"
 
 
 class Died(Inline):
