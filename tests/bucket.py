@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 from pyarrow import fs
 
 USER, PASSWORD = "tester", "hushhush"
@@ -148,3 +149,17 @@ class Proxy:
         """Listen no more."""
         self._http.shutdown()
         self._http.server_close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A bucket for each module."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "requests.log") as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own: what an earlier one has copied is not there."""
+    monkeypatch.setenv("BAE_RAY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -14,7 +14,14 @@ from bae_ray.activations.extraction_run import free_cpus, run_probe, run_shards,
 from bae_ray.activations.ingest import Lengths, lengths, write_rows
 from bae_ray.activations.layout import MANIFEST, RECEIPTS, REQUEST, Failure, Manifest, Probe, Request, RowsIndex
 from bae_ray.activations.loading import TORCH_DTYPES
-from bae_ray.activations.model import ModelSource, check_request, find_model, load_tokenizer, model_identity
+from bae_ray.activations.model import (
+    ModelSource,
+    check_request,
+    find_model,
+    load_tokenizer,
+    model_identity,
+    wanted_layers,
+)  # fmt: skip
 from bae_ray.activations.shard_stream import Cut, ShardStream, check_disk
 from bae_ray.activations.sources import Source, find_source
 from bae_ray.activations.store import ActivationStore
@@ -189,9 +196,7 @@ class _Plan(NamedTuple):
 def _plan(config: ExtractConfig, trying: bool = False) -> _Plan:
     """The plan; `trying`: texts are read as far as the model takes them, whatever the positions."""
     model = find_model(config.model, config.revision)
-    # The last layer, after the final norm, has no MLP.
-    every = range(model.n_layers + (config.sites == ("residual",)))
-    layers = tuple(sorted(config.layers if config.layers is not None else every))
+    layers = wanted_layers(model, config.layers, config.sites)
     check_request(model, layers, config.sites, config.all_positions, config.max_tokens)
     longest = config.max_tokens or model.max_positions
     wanted = lengths(config.all_positions, longest, whole=isinstance(config.input, ICLInput))

@@ -196,6 +196,12 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def wanted_layers(source: ModelSource, layers: Sequence[int] | None, sites: Sequence[str]) -> tuple[int, ...]:
+    """The layers in order; left out: all that have these sites. The last one, after the final norm, has no MLP."""
+    every = range(source.n_layers + (tuple(sites) == ("residual",)))
+    return tuple(sorted(every if layers is None else layers))
+
+
 def check_request(
     source: ModelSource, layers: Sequence[int], sites: Sequence[str], positions: Sequence[Position], longest: int | None
 ) -> None:

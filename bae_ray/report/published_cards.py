@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from bae_ray.autoencoders.checkpoint import WEIGHTS_FILE
 from bae_ray.errors import InvalidInputError
-from bae_ray.files import at_hand, atomic_path, check_regular, checksum
+from bae_ray.files import atomic_path, check_regular, checksum
 from bae_ray.report.html import render, source
 
 CARDS_FILE = "cards.parquet"
@@ -61,7 +61,7 @@ def write_cards(
             "record": pa.array([json.dumps(one) for one in records], pa.string()),
         }
     )
-    metadata = {ABOUT: json.dumps(about | {"weights": checksum(at_hand(autoencoder / WEIGHTS_FILE))})}
+    metadata = {ABOUT: json.dumps(about | {"weights": checksum(autoencoder / WEIGHTS_FILE)})}
     with atomic_path(autoencoder / CARDS_FILE) as temporary:
         pq.write_table(table.replace_schema_metadata(metadata), temporary, row_group_size=ROW_GROUP)
     return autoencoder / CARDS_FILE

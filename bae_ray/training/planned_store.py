@@ -12,7 +12,7 @@ from typing_extensions import override
 from bae_ray.activations.config import ExtractConfig, Position
 from bae_ray.activations.extract import most_vectors
 from bae_ray.activations.layout import Cell, Manifest, Request
-from bae_ray.activations.model import check_request, find_model
+from bae_ray.activations.model import check_request, find_model, wanted_layers
 from bae_ray.activations.store import ActivationStore
 from bae_ray.config import content_hash
 from bae_ray.errors import InvalidInputError
@@ -44,8 +44,7 @@ def planned_store(config: ExtractConfig) -> PlannedStore:
     Raises `InvalidInputError` for what the model does not have, and where the number of vectors hangs on the texts.
     """
     model = find_model(config.model, config.revision)
-    every = range(model.n_layers + (config.sites == ("residual",)))  # the last layer has no MLP
-    layers = tuple(sorted(config.layers if config.layers is not None else every))
+    layers = wanted_layers(model, config.layers, config.sites)
     check_request(model, layers, config.sites, config.all_positions, config.max_tokens)
     n = most_vectors(config)
     if n is None:

@@ -11,8 +11,13 @@ from typing import Any
 
 import ray
 import ray.data
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as OnNode
 
+from bae_ray.errors import UnfinishedError, first_line
+
+STARTS = 3
+"""How often the actor's process is started that does not come up."""
 GIVEN_UP_S = 60.0
 """How long the end waits for the unit that is just being made."""
 
@@ -32,8 +37,7 @@ class Feed:
         self.units: list[Any] = []
         """Those made so far."""
         self._jobs, self._stopped, self._error = jobs, threading.Event(), None
-        here: Any = OnNode(ray.get_runtime_context().get_node_id(), soft=False)
-        self._rows: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Rows).remote()
+        self._rows = _started()
         self._thread = threading.Thread(target=self._make, name="units", daemon=True)
 
     def __enter__(self) -> "Feed":
@@ -75,12 +79,32 @@ class Feed:
             self._rows.end.remote()
 
 
+def _started() -> Any:
+    """The actor, once its process runs: on a busy machine one may not come up. Raises `UnfinishedError`."""
+    here: Any = OnNode(ray.get_runtime_context().get_node_id(), soft=False)
+    for attempt in range(1, STARTS + 1):
+        rows: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Rows).remote()
+        try:
+            ray.get(rows.ready.remote())
+        except RayActorError as error:
+            if attempt == STARTS:
+                raise UnfinishedError(
+                    f"a process of Ray's did not start {STARTS} times: {first_line(error)}"
+                ) from error
+        else:
+            return rows
+    raise AssertionError("there is a first attempt")
+
+
 class _Rows:
     """An actor: rows that come, and that readers wait for."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
         self._over, self._changed = False, asyncio.Condition()
+
+    async def ready(self) -> None:
+        """Answers once the process runs."""
 
     async def add(self, row: dict[str, Any]) -> None:
         async with self._changed:

@@ -3,7 +3,7 @@
 import json
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -19,17 +19,12 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import CorruptShardError, IncompleteStoreError, InvalidInputError
 from bae_ray.locations import without_credentials
 from bae_ray.storage import folder_at
-from tests.bucket import PASSWORD, USER, Server, s3_server
+from tests.bucket import PASSWORD, USER, Server, cache, server
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
+__all__ = ["cache", "server"]
 DAMAGED = "cells/residual/layer-02/position-00007/00001.safetensors"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("s3") / "requests.log") as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +33,6 @@ def remote(server: Server, tiny_config: ExtractConfig) -> str:
     uri = server.uri("bucket/store")
     extract(tiny_config, uri)
     return uri
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
-    monkeypatch.setenv("BAE_RAY_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def matrix(store: ActivationStore, cell: Cell) -> torch.Tensor:

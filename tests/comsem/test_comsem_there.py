@@ -1,6 +1,6 @@
 """ComSem whose results are in a bucket: those of a folder of this machine, and no answer is asked for twice."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,10 @@ from bae_ray.comsem.name_and_score import comsem
 from bae_ray.comsem.summary import CACHE_FILE, FEATURES_FILE, TABLE_FILE
 from bae_ray.locations import local_path
 from bae_ray.report.feature_browser import report_features
-from tests.bucket import Server, s3_server
+from tests.bucket import Server, cache, server
 from tests.comsem.server import perfect
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("s3") / "requests.log") as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BAE_RAY_CACHE", str(tmp_path / "cache"))
+__all__ = ["cache", "server"]
 
 
 def test_results_are_those_of_this_machine_and_another_one_asks_nothing(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,11 @@ from bae_ray.experiments.more_bit.experiment import EXPERIMENT as MORE_BIT
 from bae_ray.experiments.random_tokens.experiment import EXPERIMENT as RANDOM_TOKENS
 from bae_ray.experiments.steering.experiment import EXPERIMENT as STEERING
 from bae_ray.experiments.synthetic.experiment import EXPERIMENT as SYNTHETIC
-from tests.bucket import Server, s3_server
+from tests.bucket import Server, server
 from tests.comsem.server import JudgeServer, perfect
 from tests.experiments import test_feature_shape, test_icl, test_steering_job, test_synthetic
 
+__all__ = ["server"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.usefixtures("ray_cluster")]
 
 SCORED = (
@@ -34,12 +35,6 @@ JOBS = {
     "compression": COMPRESSION, "more_bit": MORE_BIT, "comsem_table": COMSEM_TABLE, "feature_shape": FEATURE_SHAPE,
     "steering": STEERING,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with s3_server(tmp_path_factory.mktemp("s3") / "requests.log") as server:
-        yield server
 
 
 @pytest.fixture
