@@ -64,9 +64,10 @@ class ShardExtractor:
         self._computing = threading.Lock()
         self._probe: Probe | str
         try:
-            model = load(work, device)
-            self._probe = probe_loaded(model, work, device)
-            self._computer = ShardComputer(work, model, device)
+            with self._attempts.starting():
+                model = load(work, device)
+                self._probe = probe_loaded(model, work, device)
+                self._computer = ShardComputer(work, model, device)
         except InvalidInputError as error:
             self._probe = str(error)
         with suppress(OSError):
@@ -81,7 +82,8 @@ class ShardExtractor:
         try:
             if task.measure:
                 return ShardOutcome(tokens_per_s=self._measure(task))
-            return self._extract(task)
+            with self._attempts.under_way(_name(task.shard)):
+                return self._extract(task)
         except Exception as error:
             problem = described(error)
             if is_lost(error):

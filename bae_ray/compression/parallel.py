@@ -185,10 +185,12 @@ class _Output:
         """Write a part; what went wrong."""
         if exists(self.part_file(part)):  # Ray asks again where the node with the first answer is gone
             return ""
-        if given_up := Attempts(folder_at(self._parts), attempts).begin(f"{part:05d}"):
-            return given_up
-        with atomic_path(self.part_file(part)) as temporary, open(temporary, "wb") as file:
-            self.conversion.write_part(autoencoder, *self.range(part), file)
+        counted, name = Attempts(folder_at(self._parts), attempts), f"{part:05d}"
+        with counted.under_way(name):
+            if given_up := counted.begin(name):
+                return given_up
+            with atomic_path(self.part_file(part)) as temporary, open(temporary, "wb") as file:
+                self.conversion.write_part(autoencoder, *self.range(part), file)
         return ""
 
     def join(self) -> None:

@@ -30,11 +30,12 @@ class FidelityWorker:
     def __call__(self, unit: MeasureUnit) -> UnitOutcome:
         """Measure a unit and write its file."""
         try:
-            if given_up := self._attempts.begin(unit.name):
-                raise UnfinishedError(given_up)
-            found = self._measurer.measure(unit)
-            if found.rows is not None:
-                write_unit(self._folder, unit, found.rows)
+            with self._attempts.under_way(unit.name):
+                if given_up := self._attempts.begin(unit.name):
+                    raise UnfinishedError(given_up)
+                found = self._measurer.measure(unit)
+                if found.rows is not None:
+                    write_unit(self._folder, unit, found.rows)
             return UnitOutcome(found.failures, found.tracebacks)
         except Exception as error:  # one unit's must not end the others
             reason = str(error) if isinstance(error, UnfinishedError) else f"{type(error).__name__}: {error}"

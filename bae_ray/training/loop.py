@@ -23,6 +23,7 @@ from bae_ray.training.revival import revive
 from bae_ray.training.samples import Batches
 from bae_ray.training.stack import Stack
 from bae_ray.training.state import load_state, save_state
+from bae_ray.work.preemption import asked, stop_if_asked
 
 STEPS_BETWEEN_CHECKS = 100
 """Looking whether the loss is finite waits for the device, so it is not done in every step."""
@@ -104,7 +105,10 @@ class Loop:
         self._restore()
 
     def run(self) -> None:
-        """Train to the end, or until every member has stopped or diverged."""
+        """Train to the end, or until every member has stopped or diverged.
+
+        Raises `Preempted`, after the state is saved, where this process is asked to end.
+        """
         for epoch in range(self._epoch, self._epochs + 1):
             if self._members.keys() <= self._ended():
                 break
@@ -135,12 +139,17 @@ class Loop:
             if self._step % STEPS_BETWEEN_CHECKS == 0 and self._step < self.n_steps:
                 self._check_finite()
                 self._save_if_due()
+            if asked() and self._step < self.n_steps:  # at the end of the epoch otherwise
+                self._check_finite()
+                self._save_if_due(at_once=True)
+                stop_if_asked()
         self._check_finite()
         for i in range(len(self._stacks)):
             self._report(i, weights[i])
         self._after_epoch(weights)
         self._epoch, self._step, self._checked = epoch + 1, 0, 0
-        self._save_if_due(at_once=epoch == 1)
+        self._save_if_due(at_once=epoch == 1 or bool(asked()))
+        stop_if_asked()
 
     def _steps(self, order: Tensor, done: int, weights: list[Tensor], active: list[frozenset[str]]) -> Iterator[None]:
         """Take the steps of an epoch, from the next one on; `done` steps were before the epoch."""

@@ -3,11 +3,13 @@
 import errno
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from bae_ray.files import TEMPORARY_SUFFIX
 from bae_ray.storage import Folder
+from bae_ray.work.preemption import if_cut_short
 
 ATTEMPTS = "attempts"
 STARTS = f"{ATTEMPTS}/starts"
@@ -24,6 +26,8 @@ class Attempts:
 
     def __init__(self, folder: Folder, most: int) -> None:
         self._folder, self._most = folder, most
+        self._begun: dict[str, int] = {}
+        self._start = ""
 
     def begin(self, unit: str) -> str:
         """Count an attempt at a unit; why the unit is given up, if there were too many."""
@@ -32,7 +36,22 @@ class Attempts:
         if before >= self._most:
             return f"its worker died {self._most} times; {self._explanation(unit) or LITTLE_MEMORY}"
         self._folder.write_text(name, str(before + 1))
+        self._begun[unit] = before
         return ""
+
+    @contextmanager
+    def under_way(self, unit: str) -> Iterator[None]:
+        """Around an attempt from before `begin`: one that ends because the process was asked to end does not count."""
+
+        def not_counted() -> None:
+            if unit in self._begun:
+                self._folder.write_text(f"{ATTEMPTS}/{unit}", str(self._begun[unit]))
+
+        try:
+            with if_cut_short(not_counted):
+                yield
+        finally:
+            self._begun.pop(unit, None)
 
     def explain(self, unit: str, problem: str) -> None:
         """Write down what the latest attempt died of."""
@@ -44,8 +63,15 @@ class Attempts:
 
     def begin_start(self) -> list[str]:
         """Write down that a worker starts; the starts that have not ended, with this one."""
-        self._folder.write_text(f"{STARTS}/{uuid.uuid4().hex}", "a worker is starting\n")
+        self._start = f"{STARTS}/{uuid.uuid4().hex}"
+        self._folder.write_text(self._start, "a worker is starting\n")
         return [name for name in self._folder.files(STARTS) if not name.endswith(TEMPORARY_SUFFIX)]
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Around a start: one that ends because the process was asked to is forgotten."""
+        with if_cut_short(lambda: self.end_starts([self._start] if self._start else [])):
+            yield
 
     def end_starts(self, starts: Iterable[str]) -> None:
         """Forget starts: one that ended well shows that those before it did not die of what they loaded."""

@@ -17,7 +17,9 @@ from bae_ray.meters import Busy
 from bae_ray.ray_meters import report_to_ray
 from bae_ray.work.devices import Share, take, taken
 from bae_ray.work.executor import DiedJob, Executor, WorkOrder
+from bae_ray.work.preemption import Calls, watch
 from bae_ray.work.ray_feed import Feed, unit_row
+from bae_ray.work.ray_leaving import leaving
 
 T = TypeVar("T")
 
@@ -95,13 +97,15 @@ class _Actor:
 
     def __init__(self, given: Any, share: Share) -> None:
         report_to_ray()
+        self._calls = Calls()
+        watch(leaving, self._calls)
         worker: Any = ray.get(given)
         device = take(share)
         self._worker, self._busy = worker(device), Busy(device)
 
     def __call__(self, batch: dict[str, np.ndarray[Any, Any]]) -> dict[str, list[Any]]:
         unit = pickle.loads(batch["given"][0])  # noqa: S301 - our own
-        with self._busy.unit():
+        with self._calls.one(), self._busy.unit():
             return {"unit": [int(batch["unit"][0])], "answer": [pickle.dumps(self._worker(unit))]}
 
 

@@ -8,11 +8,14 @@ from pydantic import BaseModel
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
+from ray.tune.trainable.function_trainable import wrap_function
 from typing_extensions import override
 
 from bae_ray.errors import InvalidInputError
 from bae_ray.ray_meters import report_to_ray
 from bae_ray.work.devices import Share
+from bae_ray.work.preemption import Preempted, watch
+from bae_ray.work.ray_leaving import leaving, told_to_ray
 from bae_ray.work.ray_tune import run_trials
 
 Interval = tuple[str, float, float, bool]
@@ -100,7 +103,9 @@ def run_search(
         space = {"run": tune.grid_search([run.model_dump_json() for run in given])}
         config = tune.TuneConfig(scheduler=scheduler)
     results = run_trials(
-        tune.with_resources(tune.with_parameters(_trial, train=train), {"cpu": share.cpus, "gpu": share.gpus}),
+        tune.with_resources(
+            _watched(tune.with_parameters(_trial, train=train)), {"cpu": share.cpus, "gpu": share.gpus}
+        ),
         space,
         config,
         out,
@@ -113,7 +118,31 @@ def run_search(
 def _trial(config: dict[str, Any], *, train: Callable[[str], None]) -> None:
     if config["run"] is not None:
         report_to_ray()
-        train(config["run"])
+        try:
+            train(config["run"])
+        except Preempted as error:
+            raise told_to_ray(error) from None
+
+
+def _watched(function: Callable[..., None]) -> type[tune.Trainable]:
+    """Tune's class for a function, which runs in a thread: SIGTERM is taken by the main one."""
+
+    class Watched(wrap_function(function)):
+        """Tells Tune of a trial that was asked to end and did not in time."""
+
+        @override
+        def setup(self, config: dict[str, Any], **given: Any) -> None:
+            watch(leaving)
+            super().setup(config, **given)
+
+        @override
+        def step(self) -> Any:
+            try:
+                return super().step()
+            except Preempted as error:
+                raise told_to_ray(error) from None
+
+    return Watched
 
 
 def _space(ranges: Sequence[Interval]) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from bae_ray.storage import folder_at
 from bae_ray.work.attempts import LITTLE_MEMORY
 from bae_ray.work.devices import take
 from bae_ray.work.executor import DiedJob, WorkOrder
+from bae_ray.work.preemption import Preempted, stop_if_asked, watch
 from bae_ray.work.ray_data import RayData
+from bae_ray.work.ray_leaving import leaving, told_to_ray
 
 
 class RayTune(RayData):
@@ -62,6 +64,7 @@ class _Trial(tune.Trainable):
     def setup(self, config: dict[str, Any], **given: Any) -> None:
         self._jobs: Sequence[Sequence[Any]] = given["jobs"]
         report_to_ray()
+        watch(leaving)
         device = take(given["share"])
         self._worker: Callable[[Any], Any] = given["worker"](device)
         self._busy = Busy(device)
@@ -71,8 +74,12 @@ class _Trial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         number, unit = self.config["job"], self._next
         job = self._jobs[number]
-        with self._busy.unit():
-            answer = self._worker(job[unit])
+        try:
+            stop_if_asked()
+            with self._busy.unit():
+                answer = self._worker(job[unit])
+        except Preempted as error:  # Tune stops this actor, and begins the job again in one elsewhere
+            raise told_to_ray(error) from None
         self._next += 1
         return {"done": self._next == len(job), "job": number, "unit": unit, "answer": answer}
 

@@ -16,6 +16,7 @@ from bae_ray.training import loop
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.trainer import train, train_many
+from bae_ray.work import preemption
 
 TRAINING = TrainingConfig(
     epochs=12, batch_size=32, lr=1e-2, entropy_weight=1e-3, covariance_weight=1e-4, revive_every=3, lr_decay=0.3
@@ -79,6 +80,33 @@ def test_resumed_at_any_step(
     assert first > 1 or kill_at_step < 15
     again = [(i, line._replace(seconds=0.0)) for i, line in lines]
     assert again == [(i, line._replace(seconds=0.0)) for i, line in whole_lines if line.epoch >= first]
+
+
+@pytest.mark.parametrize("asked_at_step", [1, 9, 10, 57, 119, 120])
+def test_asked_to_end_it_saves_its_state_and_no_step_is_taken_twice(
+    asked_at_step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(preemption, "_asked", preemption._Asked())
+    state, steps, step = tmp_path / "state.safetensors", 0, loop.Stack.step
+
+    def counted(self, *arguments):
+        nonlocal steps
+        steps += 1
+        if steps == asked_at_step:
+            preemption.ask("a test")
+        return step(self, *arguments)
+
+    whole = train(data(), BAEConfig(), TRAINING)
+    monkeypatch.setattr(loop.Stack, "step", counted)
+    with pytest.raises(preemption.Preempted, match="a test"):
+        train(data(), BAEConfig(), TRAINING, checkpoint=state)
+    assert steps == asked_at_step
+    monkeypatch.setattr(preemption, "_asked", preemption._Asked())
+    resumed = train(data(), BAEConfig(), TRAINING, checkpoint=state)
+    assert steps == 12 * 10
+    assert resumed.all == whole.all
+    for name, tensor in whole.autoencoder.state_dict().items():
+        assert torch.equal(resumed.autoencoder.state_dict()[name], tensor), name
 
 
 def test_state_of_another_training_is_not_taken(tmp_path: Path):

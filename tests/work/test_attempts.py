@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bae_ray.storage import folder_at
+from bae_ray.work import preemption
 from bae_ray.work.attempts import Attempts, patiently
 
 
@@ -16,6 +17,27 @@ def test_a_unit_that_kills_its_workers_is_given_up(tmp_path: Path):
     assert Attempts(folder_at(tmp_path), 2).begin("a") == "its worker died 2 times; its GPU is lost"
     attempts.forget()
     assert attempts.begin("a") == ""
+
+
+def test_an_attempt_cut_short_because_its_process_was_asked_to_end_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(preemption, "_asked", preemption._Asked())
+    attempts = Attempts(folder_at(tmp_path), 2)
+    attempts.begin("a")
+    with attempts.under_way("a"), attempts.under_way("b"), attempts.under_way("not begun"):
+        attempts.begin("b")
+        attempts.begin("a")
+        preemption.undo()
+    with attempts.under_way("c"):
+        attempts.begin("c")
+    preemption.undo()
+    starts = attempts.begin_start()
+    with attempts.starting():
+        preemption.undo()
+    counts = {file.name: file.read_text() for file in (tmp_path / "attempts").iterdir() if file.is_file()}
+    assert counts == {"a": "1", "b": "0", "c": "1"}
+    assert len(starts) == len(attempts.begin_start()) == 1
 
 
 @pytest.fixture

@@ -91,9 +91,11 @@ class SteeringWorker:
         """Do a unit, which is named; no unit stops the others."""
         name, unit = numbered
         try:
-            if problem := Attempts(folder_at(self._order.folder), self._order.attempts).begin(name):
-                return UnitAnswer([], problem)
-            return UnitAnswer(self._measured(unit))
+            attempts = Attempts(folder_at(self._order.folder), self._order.attempts)
+            with attempts.under_way(name):
+                if problem := attempts.begin(name):
+                    return UnitAnswer([], problem)
+                return UnitAnswer(self._measured(unit))
         except Exception as error:
             trace = traceback_of(error)
             return UnitAnswer([], f"{type(error).__name__}: {error}" if trace else str(error), trace)
