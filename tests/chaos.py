@@ -102,6 +102,17 @@ class Cluster:
         node.wait()
         self.nodes = [other for other in self.nodes if other is not node]
 
+    def drain(self, node: Node) -> None:
+        """Ask Ray to take the node out of use, as an autoscaler does before its machine is taken away."""
+        options = [option for child in psutil.Process(node.pid).children() for option in child.cmdline()]
+        (node_id,) = [option.removeprefix("--node_id=") for option in options if option.startswith("--node_id=")]
+        command = [
+            str(Path(sys.executable).with_name("ray")), "drain-node", f"--address=127.0.0.1:{self._port}",
+            f"--node-id={node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test",
+            "--deadline-remaining-seconds=300",
+        ]  # fmt: skip
+        subprocess.run(command, env=self.environment, check=True, capture_output=True, timeout=PATIENCE_S)
+
     def shutdown(self) -> None:
         for node in [*self.nodes, self._head]:
             if node is not None:
