@@ -70,7 +70,8 @@ def _serve(command: ServeCommand) -> None:
         url = url_of(address.host, address.port)  # HAProxy's, where it stands before Serve
         counts = get_app_handle(APPLICATION).encoders.remote().result(timeout_s=GREETING_S)
         broken = f" ({counts['broken']} of them broken: the list says why)" if counts["broken"] else ""
-        return f"{sum(counts.values())} encoders{broken} are served at {url}, described at {url}/docs."
+        page = f", to be looked at in a browser at {url}/workbench" if config.workbench else ""
+        return f"{sum(counts.values())} encoders{broken} are served at {url}, described at {url}/docs{page}."
 
     gateway, behind = build_apart(config)
     service = hosted(gateway, APPLICATION, host, address.port, timeout_s, config.drain_s, behind)

@@ -4,6 +4,7 @@ from typing import Any
 
 from bae_ray.activations.config import CorpusConfig, ExtractConfig, TokensConfig
 from bae_ray.errors import InvalidInputError
+from bae_ray.training.sweep_config import SweepConfig
 
 LLAMA = "meta-llama/Llama-3.2-1B"
 """The language model of the paper."""
@@ -54,3 +55,17 @@ def check_extract(extract: ExtractConfig, **taken: object) -> None:
         if given[name] not in (value, (value,)):
             option = "input.kind" if name == "kind" else name
             raise InvalidInputError(f"extract.{option} is {given[name]}: this job takes {value}.")
+
+
+def check_swept(extract: ExtractConfig, sweep: SweepConfig) -> None:
+    """Raise `InvalidInputError` where autoencoders are to be trained on cells that the extraction does not fill."""
+    there = {"layers": extract.layers, "positions": extract.all_positions, "sites": extract.sites}
+    for name, filled in there.items():
+        asked = getattr(sweep, name)
+        if asked is None or filled is None:  # all that are there; the model's own layers
+            continue
+        if missing := [value for value in asked if value not in filled]:
+            raise InvalidInputError(
+                f"sweep.{name} has {', '.join(map(str, missing))}, which extract.{name} does not: it has "
+                f"{', '.join(map(str, filled))}. Give --sweep.{name} of these, or --extract.{name} with more."
+            )

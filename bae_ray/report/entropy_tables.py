@@ -24,16 +24,21 @@ class Variant(NamedTuple):
 
 def variants(table: pd.DataFrame, aside: Sequence[str] = ()) -> list[Variant]:
     """Group the rows of `results` by every setting that differs, apart from the seed and those in `aside`."""
+    differing = settings_that_differ(table, aside)
+    if not differing:
+        return [Variant("", table)]
+    return [Variant(_label(differing, values), runs) for values, runs in table.groupby(differing, dropna=False)]
+
+
+def settings_that_differ(table: pd.DataFrame, aside: Sequence[str] = ()) -> list[str]:
+    """Columns of settings in which rows of `results` differ, apart from the seed and those in `aside`."""
     settings = [
         column
         for column in table.columns
         if column in ("model", "site")
         or (column.startswith(("autoencoder.", "training.")) and column not in ("training.seed", *aside))
     ]
-    differing = [column for column in settings if table[column].nunique(dropna=False) > 1]
-    if not differing:
-        return [Variant("", table)]
-    return [Variant(_label(differing, values), runs) for values, runs in table.groupby(differing, dropna=False)]
+    return [column for column in settings if table[column].nunique(dropna=False) > 1]
 
 
 def _label(columns: list[str], values: tuple[object, ...]) -> str:

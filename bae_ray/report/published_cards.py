@@ -73,19 +73,39 @@ def read_card(autoencoder: Path, index: int) -> Card | None:
     Raises `InvalidInputError` where the cards belong to other weights than the folder's, and `OSError`, `ValueError`,
     `KeyError` or `TypeError` where the file is damaged.
     """
+    found = _checked(autoencoder, filters=[("feature", "==", index)])
+    if found is None or not len(found[0]):
+        return None
+    table, about = found
+    return Card(from_json(table["record"][0].as_py()), from_json(table["card"][0].as_py()), about)
+
+
+def read_cards(autoencoder: Path) -> tuple[dict[int, dict[str, Any]], dict[str, Any]]:
+    """`shown` of all cards by their features, and what is `about` them all; both empty where there are none.
+
+    Raises what `read_card` does.
+    """
+    found = _checked(autoencoder, columns=["feature", "card"])
+    if found is None:
+        return {}, {}
+    table, about = found
+    cards = zip(table["feature"].to_pylist(), table["card"].to_pylist(), strict=True)
+    return {index: from_json(card) for index, card in cards}, about
+
+
+def _checked(autoencoder: Path, **options: Any) -> tuple[pa.Table, dict[str, Any]] | None:
+    """The cards' file, as `options` of pyarrow's say, and its `about`; None if there is none."""
     file = autoencoder / CARDS_FILE
     if not file.exists():
         return None
     check_regular(file, MAX_CARDS_BYTES)
-    table = pq.read_table(file, filters=[("feature", "==", index)])
+    table = pq.read_table(file, **options)
     about = json.loads((table.schema.metadata or {}).get(ABOUT, b"null"))
     if not isinstance(about, dict):
         raise ValueError(f"{file} has no {ABOUT.decode()} in its metadata")
     if about.get("weights") != _weights(autoencoder / WEIGHTS_FILE):
         raise InvalidInputError(f"{file} is not of the weights in {WEIGHTS_FILE} beside it")
-    if not len(table):
-        return None
-    return Card(from_json(table["record"][0].as_py()), from_json(table["card"][0].as_py()), about)
+    return table, about
 
 
 def _weights(file: Path) -> str:

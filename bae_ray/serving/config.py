@@ -132,6 +132,8 @@ class ServiceConfig(Config):
     """File of bearer keys, one a line: KEY [name=NAME] [encoders=GLOB,GLOB] [inflight=N] [per_minute=N]. It is read
     again when it changes. Left out: the environment variable BAE_RAY_API_KEYS, in which lines may also be separated by
     semicolons; without any, every request is let in."""
+    workbench: bool = False
+    """Serve a page at /workbench, too: maps of the sweep, its features, and the language model to try them on."""
     limits: LimitsConfig = LimitsConfig()
     """Limits of a request."""
     gateway: GatewayConfig = GatewayConfig()

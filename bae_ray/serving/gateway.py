@@ -38,7 +38,7 @@ class Gateway:
         service.registry.look()
         keys = KeyFile(self._keys, self._config.keys_file)
         keys.watch(metrics.keys)
-        return RequestMiddleware(create_app(service, bool(keys)), keys, self._config.limits, metrics)
+        return RequestMiddleware(create_app(service, bool(keys), config.workbench), keys, self._config.limits, metrics)
 
     async def counted(self) -> Counted:
         """The metrics of this replica."""

@@ -68,3 +68,17 @@ def test_bits_of_codes() -> None:
     assert found.cross_entropy == pytest.approx(float(-(code * q.log2() + (1 - code) * (1 - q).log2()).sum(1).mean()))
     assert found.cross_entropy > found.entropy
     assert code_bits(autoencoder, x, torch.zeros(20)).cross_entropy == float("inf")
+
+
+def test_the_same_vectors_are_quantised_alike_by_any_number_of_threads():
+    """Of ranges by quantiles faiss's threads made something else each time."""
+    faiss = pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    train, x = (rng.normal(size=(n, 16)).astype(np.float32) for n in (900, 300))
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(4)
+    try:
+        assert len({scalar(train, x, 4).x_hat.tobytes() for _ in range(50)}) == 1
+        assert faiss.omp_get_max_threads() == 4
+    finally:
+        faiss.omp_set_num_threads(threads)

@@ -94,6 +94,14 @@ def test_entropy_by_layer_and_k(run: Callable[..., str], tiny_causal_model: Path
     assert "fixed: Paper: a deeper layer contains more information. Here:" in (out / "entropy.html").read_text()
 
 
+def test_layers_that_are_not_extracted_are_told_before_anything_is_extracted(tmp_path: Path):
+    with pytest.raises(
+        InvalidInputError, match=r"sweep\.layers has 5, 20, which extract\.layers does not: it has 10, 30"
+    ):
+        run_job(EXPERIMENT, ["--extract.layers", "10", "30", "--out", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_inputs_are_refused(tmp_path: Path):
     with pytest.raises(InvalidInputError, match=r"extract\.input\.kind is texts: this job takes icl"):
         run_job(EXPERIMENT, ["--extract.input.kind", "texts", "--out", str(tmp_path)])

@@ -58,7 +58,7 @@ def options(
         if job in ("icl", "steering"):
             module = test_icl if job == "icl" else test_steering_job
             given = (labelled,) if job == "icl" else (labelled, tiny_corpus)
-            more = (*CPU, *TRAINING) if job == "icl" else ()
+            more = (*CPU, *TRAINING, "--sweep.layers", 1, 3) if job == "icl" else ()
             return [*module.options(Path("there"), tiny_causal_model, *given)[2:], *more]
         return {
             "synthetic": [*test_synthetic.TINY],

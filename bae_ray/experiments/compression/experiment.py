@@ -2,7 +2,7 @@
 
 from bae_ray.activations.config import ExtractConfig
 from bae_ray.experiments.compression.config import PRESETS, CompressionConfig
-from bae_ray.experiments.extractions import check_extract, of_other_texts
+from bae_ray.experiments.extractions import check_extract, check_swept, of_other_texts
 from bae_ray.experiments.protocol import Outcome
 from bae_ray.training.sweep_config import SweepConfig
 
@@ -26,6 +26,7 @@ class Compression:
         from bae_ray.training.sweep import sweep
 
         check_extract(config.extract, positions="all", sites="residual")
+        check_swept(config.extract, config.sweep)
         require_faiss()
         other = of_other_texts(config.extract, config.held_out, config.held_out_vectors)
         train, held_out = extract(config.extract, config.out / "train"), extract(other, config.out / "held_out")

@@ -7,7 +7,7 @@ from bae_ray.activations.config import ExtractConfig
 from bae_ray.comsem.config import ComSemConfig, JudgeConfig
 from bae_ray.config import content_hash
 from bae_ray.experiments.comsem_table.config import PRESETS, ComSemTableConfig
-from bae_ray.experiments.extractions import of_other_texts
+from bae_ray.experiments.extractions import check_swept, of_other_texts
 from bae_ray.experiments.judged import COMSEM, check_judge, check_texts
 from bae_ray.experiments.protocol import Outcome
 from bae_ray.files import remove, write_text
@@ -43,6 +43,7 @@ class ComSemTable:
         from bae_ray.training.sweep import sweep
 
         check_texts(config.extract)
+        check_swept(config.extract, config.sweep)
         check_judge(config)
         out = config.out
         train = extract(config.extract, out / "train")

@@ -1,6 +1,6 @@
 """In-context learning: entropy and accuracy over the number of demonstrations (the paper's Fig. 4 and Fig. 7)."""
 
-from bae_ray.experiments.extractions import check_extract
+from bae_ray.experiments.extractions import check_extract, check_swept
 from bae_ray.experiments.icl.config import PRESETS, ICLConfig
 from bae_ray.experiments.protocol import Outcome
 
@@ -22,6 +22,7 @@ class ICL:
         from bae_ray.report.results_writer import write_results
 
         check_extract(config.extract, kind="icl")
+        check_swept(config.extract, config.sweep)
         settings = {f"{way}-k{k}": {"demonstrations": way, "k": k} for way in config.demonstrations for k in config.ks}
         stores = extract_each(config.extract, settings, config.out / "stores")
         config.record()

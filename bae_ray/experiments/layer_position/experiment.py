@@ -1,6 +1,7 @@
 """Entropy of a language model's hidden states by layer and token position (the paper's Fig. 3, section 4.2)."""
 
 from bae_ray.activations.config import ExtractConfig
+from bae_ray.experiments.extractions import check_swept
 from bae_ray.experiments.layer_position.config import PRESETS, LayerPositionConfig
 from bae_ray.experiments.protocol import Outcome
 from bae_ray.training.sweep_config import SweepConfig
@@ -22,6 +23,7 @@ class LayerPosition:
         from bae_ray.experiments.layer_position.report import entropy_results
         from bae_ray.training.sweep import sweep
 
+        check_swept(config.extract, config.sweep)
         store = extract(config.extract, config.out / "store")
         config.record()
         outcome = sweep(config.sweep, store, config.out / "sweep")

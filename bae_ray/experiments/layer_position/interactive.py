@@ -1,6 +1,5 @@
 """Data of a sweep's interactive page: measures and training curves of each cell's runs, as JSON for sweep.js."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pandas as pd
 from bae_ray.report.entropy_tables import variants
 from bae_ray.report.measures import MEASURES, known_measures
 from bae_ray.report.numbers import number, robust_limits
+from bae_ray.training.curves import read_curves
 from bae_ray.training.results import position_order
 from bae_ray.training.run_folder import METRICS_FILE
 
@@ -49,7 +49,7 @@ def sweep_data(table: pd.DataFrame, runs: Path) -> dict[str, Any]:
                 "subset_n": list(row["subset_n"]),
                 "subset_bits": list(row["subset_bits"]),
                 **{name: row[name] if np.isfinite(row[name]) else None for name in names},
-                "curves": _curves(runs / row["run"] / METRICS_FILE),
+                "curves": read_curves(runs / row["run"] / METRICS_FILE, CURVES, MAX_POINTS),
             }
             for row in table.to_dict("records")
         ],
@@ -66,13 +66,3 @@ def _map(runs: pd.DataFrame, measure: str, layers: list[int], positions: list[An
         "text": [[number(v, decimals) + limits.mark(v) if np.isfinite(v) else "" for v in row] for row in values],
         **limits._asdict(),
     }
-
-
-def _curves(file: Path) -> dict[str, list[float]]:
-    if not file.exists():
-        return {}
-    lines = file.read_text(encoding="utf-8").splitlines()
-    picked = sorted({round(i * (len(lines) - 1) / (MAX_POINTS - 1)) for i in range(MAX_POINTS)}) if lines else []
-    read = [json.loads(lines[i]) for i in picked]
-    found = {name: [float(f"{line[name]:.5g}") for line in read] for name in CURVES if read and name in read[0]}
-    return {"epoch": [line["epoch"] for line in read], **found}

@@ -1,6 +1,6 @@
 """Entropy of hidden states whose entropy is known to be at most r (the paper's Fig. 11, Appendix B)."""
 
-from bae_ray.experiments.extractions import check_extract
+from bae_ray.experiments.extractions import check_extract, check_swept
 from bae_ray.experiments.protocol import Outcome
 from bae_ray.experiments.random_tokens.config import PRESETS, RandomTokensConfig
 
@@ -17,6 +17,7 @@ class RandomTokens:
         from bae_ray.experiments.random_tokens.report import random_tokens_results
 
         check_extract(config.extract, kind="random_tokens")
+        check_swept(config.extract, config.sweep)
         settings = {f"r{bits}": {"bits": bits} for bits in config.bits}
         stores = extract_each(config.extract, settings, config.out / "stores")
         config.record()

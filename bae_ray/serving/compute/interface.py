@@ -18,7 +18,7 @@ COMPUTING, LOADING = "computing", "loading what was asked for"
 class Operation(NamedTuple):
     """A computation with an encoder."""
 
-    name: Literal["pack", "magnitudes", "top_k", "decode_packed", "decode"]
+    name: Literal["pack", "magnitudes", "top_k", "decode_packed", "decode", "fit"]
     top_k: int = 0
 
 

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bae_ray.autoencoders import Autoencoder
+from bae_ray.autoencoders import Autoencoder, TranscoderConfig
+from bae_ray.autoencoders.architectures import architecture_of
+from bae_ray.autoencoders.bae import burstiness
 from bae_ray.errors import BaeRayError, OutOfMemoryError, is_out_of_memory
 from bae_ray.serving.compute.interface import Operation
 
@@ -34,7 +36,7 @@ def compute(autoencoder: Autoencoder, operation: Operation, parts: Sequence[np.n
 
     pack: `code` [N, B], the latents that fire as bits, the first one in the highest bit of the first byte (as
     `numpy.packbits`). magnitudes: `magnitudes` [N, G]. top_k: `indices` [N, K] of the largest and their `magnitudes`.
-    decode_packed: `x` [N, D] of codes [N, B]. decode: `x` of latents [N, F].
+    decode_packed: `x` [N, D] of codes [N, B]. decode: `x` of latents [N, F]. fit: see `_fit`.
     """
     with torch.inference_mode():
         # DLPack takes arrays that are read-only, as those from Ray's object store are.
@@ -68,6 +70,26 @@ def _made(autoencoder: Autoencoder, operation: Operation, rows: Tensor) -> dict[
             return {"x": autoencoder.decode(bits.to(autoencoder.mean.dtype))}
         case "decode":
             return {"x": autoencoder.decode(rows)}
+        case "fit":
+            return _fit(autoencoder, rows)
+
+
+def _fit(autoencoder: Autoencoder, rows: Tensor) -> dict[str, Tensor]:
+    """How well each activation [N, D] is reconstructed, and how long its code is, as far as that is known.
+
+    `error` [N]: squared distance of the reconstruction, as a part of that of the mean (FVU is this of sums over
+    samples; 0 for the mean itself); not of a transcoder, whose target is something else. `bits` [N]: -log2 of the
+    probability of the code, each latent by itself with its firing rate; of binary autoencoders with firing rates.
+    """
+    latents, found = autoencoder.encode(rows), {}
+    if not isinstance(autoencoder.config, TranscoderConfig):
+        centred = autoencoder.normalize_target(rows)
+        missed = (centred - autoencoder.normalize_target(autoencoder.decode(latents))).square().sum(1)
+        whole = centred.square().sum(1)
+        found["error"] = torch.where(whole > 0, missed / whole.where(whole > 0, 1.0), 0.0)
+    if architecture_of(autoencoder.config).is_binary and autoencoder.has_prior:
+        found["bits"] = -burstiness(1 - latents, autoencoder.prior).sum(1)  # |1 - code - prior|: a bit's probability
+    return found
 
 
 def _packed(fires: Tensor) -> Tensor:

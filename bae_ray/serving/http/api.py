@@ -1,42 +1,26 @@
-"""The HTTP API as an application: its routes, its errors as problems, and the page at /docs.
-
-The page is Swagger UI from installed files; it loads nothing from other hosts.
-"""
+"""The HTTP API as an application: its routes, its errors as problems, and its pages."""
 
 import json
-from functools import cache
 from importlib.metadata import version
-from importlib.resources import files
 from typing import cast
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse
 
 from bae_ray.serving.http.effect_routes import effects
 from bae_ray.serving.http.openapi import check_parameters, describe
+from bae_ray.serving.http.pages import docs, workbench
 from bae_ray.serving.http.problems import INTERNAL, MEDIA_TYPE, Problem
 from bae_ray.serving.http.request import ClientGoneError, Exchange
 from bae_ray.serving.http.routes import catalog, codes, compressed, health, tokens
+from bae_ray.serving.http.run_routes import runs
 from bae_ray.serving.http.service import Service
 
 DESCRIPTION = "Encode hidden states of a language model with Binary Autoencoders, decode them, and compress them."
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-"""What the browser may load for the page: files of this service and embedded images."""
-FILES = {
-    "swagger-ui-bundle.js": ("fastapi_offline.static", "text/javascript"),
-    "swagger-ui.css": ("fastapi_offline.static", "text/css"),
-    "docs.js": ("bae_ray.serving.http", "text/javascript"),
-}
-"""The page's files: their package and media type."""
-HEADERS = {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}
 
 
-def create_app(service: Service, needs_key: bool = True) -> FastAPI:
+def create_app(service: Service, needs_key: bool = True, has_workbench: bool = False) -> FastAPI:
     """The routes as an application, to be wrapped in `middleware.RequestMiddleware`, which checks keys."""
     app = FastAPI(
         title="bae_ray",
@@ -47,10 +31,11 @@ def create_app(service: Service, needs_key: bool = True) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,
     )
-    for routes in (catalog, codes, compressed, tokens, effects):
+    for routes in (catalog, codes, compressed, tokens, effects, runs):
         app.include_router(routes(service), dependencies=[Depends(check_parameters)])
     app.include_router(health(service))  # probes and scrapers may have parameters of their own
     app.include_router(docs())
+    app.include_router(workbench(has_workbench))
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
@@ -92,29 +77,6 @@ async def _gone(_request: Request, _error: Exception) -> Response:
 
 async def _internal(request: Request, _error: Exception) -> Response:
     return await _problem(request, Problem("internal", INTERNAL))
-
-
-def docs() -> APIRouter:
-    """The page and its files."""
-    router = APIRouter(include_in_schema=False)
-
-    @router.get("/docs")
-    async def get_docs() -> Response:
-        return HTMLResponse(_read("bae_ray.serving.http", "docs.html"), headers={"content-security-policy": POLICY})
-
-    @router.get("/docs/{name}")
-    async def get_docs_file(name: str) -> Response:
-        if name not in FILES:
-            raise Problem("not_found", "The page of the description has no such file.")
-        package, media = FILES[name]
-        return Response(_read(package, name), media_type=media, headers=HEADERS)
-
-    return router
-
-
-@cache
-def _read(package: str, name: str) -> bytes:
-    return (files(package) / name).read_bytes()
 
 
 if __name__ == "__main__":  # the description that is committed; no route is called, so that no service is needed

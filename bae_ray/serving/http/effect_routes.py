@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from bae_ray.fidelity.text_fidelity import TextFidelity, pooled
 from bae_ray.serving.compute.interface import WrittenText, WrittenToken
-from bae_ray.serving.http import schemas as s
+from bae_ray.serving.http import effect_schemas as s
 from bae_ray.serving.http.media_types import EVENTS, JSON
 from bae_ray.serving.http.openapi import EncoderId, of_texts, produces, takes
 from bae_ray.serving.http.problems import INTERNAL, Problem

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from starlette.responses import HTMLResponse, Response
 
@@ -22,9 +22,9 @@ _reads = AwaitedCalls(READ_TIMEOUT_S)
 T = TypeVar("T")
 
 
-async def find_record(entry: Entry, index: int) -> dict[str, Any] | None:
-    """The card of a feature in Neuronpedia's form, or None."""
-    return await _of_card(entry, index, lambda card: card.record)
+async def find_card(entry: Entry, index: int) -> Card | None:
+    """The card of a feature, or None."""
+    return await _of_card(entry, index, lambda card: card)
 
 
 async def find_page(entry: Entry, index: int) -> Response:

@@ -20,8 +20,9 @@ from bae_ray.serving.http.request import Exchange, RequestBody
 from bae_ray.serving.monitoring.counts import Metrics
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-OPEN = ("/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/")
-"""Paths that need no key, beside everything below /docs/."""
+OPEN = ("/livez", "/readyz", "/metrics", "/docs", "/workbench", "/openapi.json", "/")
+OPEN_BELOW = ("/docs/", "/workbench/")
+"""Paths that need no key, and those below which everything does not."""
 HEADER = b"x-request-id"
 VERSION_HEADER = b"x-encoder-version"
 """The encoder's version, in answers about an encoder."""
@@ -140,7 +141,7 @@ def _address(scope: Scope) -> str:
 
 
 def _is_open(path: str) -> bool:
-    return path in OPEN or path.startswith("/docs/")
+    return path in OPEN or path.startswith(OPEN_BELOW)
 
 
 def _check_coding(headers: Headers) -> None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from bae_ray.compression import TableChoice
 from bae_ray.compression.config import SchemeChoice
-from bae_ray.serving.http import schemas
+from bae_ray.serving.http import effect_schemas, run_schemas, schemas
 from bae_ray.serving.http.arrays import Style
 from bae_ray.serving.http.media_types import BYTES, EVENTS, HTML, JSON, SAFETENSORS
 from bae_ray.serving.http.problems import Problem, ProblemDetails, responses
@@ -34,6 +34,7 @@ SchemeOption = Annotated[
 Threshold = Annotated[
     float | None, Query(ge=-1, le=0, allow_inf_nan=False, description="indices: least burstiness, log2 |code - prior|.")
 ]
+Fit = Annotated[bool, Query(description="Whether each token has its reconstruction's error and its code's bits.")]
 MOST_LISTED = 1000
 Limit = Annotated[int, Query(ge=1, le=MOST_LISTED, description="Encoders of a page, at most.")]
 After = Annotated[str, Query(description="An id: only encoders whose ids come after it are listed.")]
@@ -151,11 +152,13 @@ def describe(app: FastAPI, needs_key: bool) -> dict[str, Any]:
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         models = [
-            value
-            for value in (*vars(schemas).values(), ProblemDetails)
-            if isinstance(value, type) and issubclass(value, BaseModel) and not value.__name__.startswith("_")
-            and value is not BaseModel
-        ]  # fmt: skip
+            *dict.fromkeys(
+                value
+                for module in (schemas, effect_schemas, run_schemas)
+                for value in (*vars(module).values(), ProblemDetails)
+                if isinstance(value, type) and issubclass(value, BaseModel) and value not in (BaseModel, schemas.Schema)
+            )
+        ]
         _, definitions = models_json_schema(
             [(model, "serialization" if model.__name__.endswith("Answer") else "validation") for model in models],
             ref_template=REFERENCE,

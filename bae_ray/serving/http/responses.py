@@ -109,6 +109,8 @@ def container(data: bytes, rows: int, entry: Entry, media: Media) -> Response:
 def texts(found: TextActivations, made: Mapping[str, np.ndarray], about: Mapping[str, Any], media: Media) -> Response:
     """The answer of texts/encode; in safetensors token_ids [T], spans [T, 2], splits, indices and magnitudes [T, K].
 
+    With error [T] and bits [T] where they are in `made`.
+
     `about`: what it says of the encoder.
     """
     if media != JSON:
@@ -126,6 +128,7 @@ def _tokens(
 ) -> Iterator[list[dict[str, Any]]]:
     """Tokens `start` to `end` - 1 for JSON, some at a time."""
     step = max(1, CHUNK_NUMBERS // made["indices"].shape[1])
+    fit = [name for name in ("error", "bits") if name in made]
     for first in range(start, end, step):
         here = slice(first, min(first + step, end))
         yield [
@@ -135,10 +138,13 @@ def _tokens(
                 "start": begin,
                 "end": stop,
                 "features": [{"index": i, "magnitude": m} for i, m in zip(indices, magnitudes, strict=True)],
+                **dict(zip(fit, values, strict=True)),
             }
-            for token, text, (begin, stop), indices, magnitudes in zip(
+            for token, text, (begin, stop), indices, magnitudes, values in zip(
                 found.token_ids[here].tolist(), found.tokens[here], found.spans[here].tolist(),
-                made["indices"][here].tolist(), made["magnitudes"][here].tolist(), strict=True,
+                made["indices"][here].tolist(), made["magnitudes"][here].tolist(),
+                np.stack([made[name][here] for name in fit], 1).tolist() if fit else [()] * (here.stop - first),
+                strict=True,
             )
         ]  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The routes, by what they are about: the registry, codes, containers, texts, and the service itself."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -18,6 +18,7 @@ from bae_ray.serving.http.openapi import (
     Arrays,
     Contents,
     EncoderId,
+    Fit,
     Format,
     Limit,
     SchemeOption,
@@ -75,8 +76,10 @@ def catalog(service: Service) -> APIRouter:
             return await feature_cards.find_page(incoming.entry, index)
         found = await service.call(incoming.entry, "feature", index)
         made = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
-        fields = {"encoder": incoming.entry.id, "index": index, "firing_rate": found["firing_rate"]}
-        fields["card"] = await feature_cards.find_record(incoming.entry, index)
+        fields: dict[str, Any] = {"encoder": incoming.entry.id, "index": index, "firing_rate": found["firing_rate"]}
+        card = await feature_cards.find_card(incoming.entry, index)
+        fields["card"] = card and card.record
+        fields |= {"details": card and card.shown, "judge": card and card.about.get("judge")}
         incoming.expect(made, arrays)
         return responses.arrays(made, fields, incoming.answer, arrays)
 
@@ -190,7 +193,9 @@ def tokens(service: Service) -> APIRouter:
 
     @router.post("/v1/encoders/{encoder_id}/texts/encode", **takes(s.TextsBody, binary=False),
                  **produces(s.TextsAnswer, *errors("no_language_model", "too_much_text")))  # fmt: skip
-    async def encode_texts(request: Request, encoder_id: EncoderId, top_k: Annotated[int, Query(ge=1)] = 8) -> Response:
+    async def encode_texts(
+        request: Request, encoder_id: EncoderId, top_k: Annotated[int, Query(ge=1)] = 8, fit: Fit = False
+    ) -> Response:
         """Run the encoder's own language model on texts: every token, where it is, and its top features."""
         incoming = await EncoderRequest.of(service, request, encoder_id, takes_body=False)
         operation = responses.operation(incoming.entry, "magnitudes", top_k)
@@ -206,6 +211,8 @@ def tokens(service: Service) -> APIRouter:
             incoming.expect_bytes(n * sizes.token_bytes(top_k, incoming.answer))
             planned = sizes.planned(incoming.entry, operation, n)
             made = await service.compute(incoming.entry, operation, found.x) if n else planned
+            if fit and n:
+                made = {**made} | await service.compute(incoming.entry, Operation("fit"), found.x)
         return await aside(JSON, sizes.held(made) * 8, responses.texts, found, made, about, incoming.answer)
 
     return router

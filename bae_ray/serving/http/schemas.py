@@ -1,17 +1,19 @@
 """What JSON bodies and answers look like."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from bae_ray.serving.registry.entry import EncoderOrigin
 
 
-class _Schema(BaseModel):
+class Schema(BaseModel):
+    """A body or an answer."""
+
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
-class PackedArray(_Schema):
+class PackedArray(Schema):
     """An array as base64 of its little-endian bytes, row by row."""
 
     data: str = Field(json_schema_extra={"contentEncoding": "base64"})
@@ -23,7 +25,7 @@ Matrix = list[list[float]] | PackedArray
 Codes = list[list[int]] | PackedArray
 
 
-class Limits(_Schema):
+class Limits(Schema):
     """What one request may ask for."""
 
     max_body_bytes: int
@@ -37,7 +39,7 @@ class Limits(_Schema):
     deadline_s: float
 
 
-class EncoderInfo(_Schema):
+class EncoderInfo(Schema):
     """An encoder of the registry."""
 
     id: str
@@ -62,7 +64,7 @@ class EncoderInfo(_Schema):
     limits: Limits
 
 
-class EncoderList(_Schema):
+class EncoderList(Schema):
     """Encoders of the registry that the key is for, in the order of their ids."""
 
     encoders: list[EncoderInfo]
@@ -70,14 +72,14 @@ class EncoderList(_Schema):
     """Where there are more than `limit`: what to give as `after` for the next of them."""
 
 
-class EncodeBody(_Schema):
+class EncodeBody(Schema):
     """Activations to encode."""
 
     x: Matrix = Field(description="Activations [n, d_in], finite.")
     encoder: str | None = Field(default=None, description="In an answer of decode, which may be sent as it is.")
 
 
-class EncodeAnswer(_Schema):
+class EncodeAnswer(Schema):
     """Codes of activations; which of the arrays are there, the query says."""
 
     encoder: str
@@ -95,7 +97,7 @@ class EncodeAnswer(_Schema):
     """magnitudes: [n, n_features], or with top_k those of the indices."""
 
 
-class DecodeBody(_Schema):
+class DecodeBody(Schema):
     """One of code, indices, latents and magnitudes; an answer of encode may be sent as it is."""
 
     code: Codes | None = Field(default=None, description="Packed codes [n, ceil(d_latent / 8)], binary encoders only.")
@@ -114,7 +116,7 @@ class DecodeBody(_Schema):
     top_k: int | None = Field(default=None, description="Of encoders that are not binary.")
 
 
-class DecodeAnswer(_Schema):
+class DecodeAnswer(Schema):
     """Reconstructed activations."""
 
     encoder: str
@@ -122,7 +124,7 @@ class DecodeAnswer(_Schema):
     """[n, d]"""
 
 
-class CompressAnswer(_Schema):
+class CompressAnswer(Schema):
     """A container of the codec."""
 
     encoder: str
@@ -132,7 +134,7 @@ class CompressAnswer(_Schema):
     """base64"""
 
 
-class DecompressBody(_Schema):
+class DecompressBody(Schema):
     """A container of the codec."""
 
     data: str = Field(description="The container, base64.")
@@ -141,7 +143,7 @@ class DecompressBody(_Schema):
     bytes: int | None = None
 
 
-class DecompressAnswer(_Schema):
+class DecompressAnswer(Schema):
     """What was in a container."""
 
     encoder: str
@@ -151,7 +153,7 @@ class DecompressAnswer(_Schema):
     """format=packed: [n, ceil(d_latent / 8)] bytes."""
 
 
-class FeatureAnswer(_Schema):
+class FeatureAnswer(Schema):
     """A feature of an encoder."""
 
     encoder: str
@@ -166,22 +168,26 @@ class FeatureAnswer(_Schema):
     card: dict[str, Any] | None = None
     """What ComSem found of it, in Neuronpedia's form: explanations with scores, tokens in context with activations.
     None where it is not named, or too rare to be."""
+    details: dict[str, Any] | None = None
+    """What the page of its card shows: how its magnitudes are distributed, words that it promotes, and more."""
+    judge: dict[str, Any] | None = None
+    """The judge that named and scored it: its own accuracy, its bias, and warnings."""
 
 
-class TextsBody(_Schema):
+class TextsBody(Schema):
     """Texts for the encoder's language model."""
 
     texts: list[str] = Field(min_length=1)
 
 
-class TokenFeature(_Schema):
+class TokenFeature(Schema):
     """A feature of a token."""
 
     index: int
     magnitude: float
 
 
-class Token(_Schema):
+class Token(Schema):
     """A token, and its features of the largest magnitude."""
 
     id: int
@@ -190,15 +196,21 @@ class Token(_Schema):
     """Where it begins in the text, in characters."""
     end: int
     features: list[TokenFeature]
+    error: float | None = None
+    """fit=true: squared error of its activation's reconstruction, as a part of its squared distance from the mean; null
+    of a transcoder, which reconstructs something else."""
+    bits: float | None = None
+    """fit=true: -log2 of the probability of its code, each latent by itself with its firing rate; null where the
+    encoder has no code, or no firing rates."""
 
 
-class TextAnswer(_Schema):
+class TextAnswer(Schema):
     """The tokens of a text."""
 
     tokens: list[Token]
 
 
-class TextsAnswer(_Schema):
+class TextsAnswer(Schema):
     """The tokens of texts."""
 
     encoder: str
@@ -208,108 +220,7 @@ class TextsAnswer(_Schema):
     texts: list[TextAnswer]
 
 
-class AddedFeature(_Schema):
-    """A feature whose direction is added to the activations."""
-
-    feature: int = Field(ge=0, description="A latent: of an encoder with several bits per feature, one of its bits.")
-    strength: float = Field(allow_inf_nan=False, description="How many times its direction is added.")
-
-
-class ClampedFeature(_Schema):
-    """A feature that is held at a value, whatever the text says."""
-
-    feature: int = Field(ge=0)
-    value: float = Field(allow_inf_nan=False, description="In the encoder's own units: of a binary one 0 or 1.")
-
-
-class SteerBody(_Schema):
-    """A text to go on from, and what is done to the language model meanwhile: at least one feature is named."""
-
-    text: str = Field(min_length=1)
-    add: list[AddedFeature] = []
-    clamp: list[ClampedFeature] = []
-    ablate: list[Annotated[int, Field(ge=0)]] = Field(default=[], description="Features that are held at 0.")
-    tokens: Literal["last", "all"] = Field(
-        default="last", description="From the text's last token on, or at all tokens."
-    )
-    max_new_tokens: int | None = Field(
-        default=None, ge=1, description="At most max_new_tokens of the limits; left out, 32 or fewer."
-    )
-    temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False, description="0: always the likeliest token.")
-    seed: int = Field(default=0, ge=0, lt=1 << 53)
-
-
-class SteerToken(_Schema):
-    """The data of an event `token`: the next token of one of the continuations."""
-
-    side: Literal["steered", "plain"]
-    token_id: int
-    text: str
-    """What it adds to the text; empty where a character takes more tokens."""
-
-
-class Continuation(_Schema):
-    """What was written after the text."""
-
-    text: str
-    token_ids: list[int]
-    """Without the token that ended it."""
-    ended: bool
-    """Whether the model ended it; otherwise it was cut at max_new_tokens."""
-
-
-class SteerAnswer(_Schema):
-    """What the language model wrote with the edits, and without, by the same random numbers."""
-
-    encoder: str
-    model: str
-    layer: int
-    site: str
-    steered: Continuation
-    plain: Continuation
-
-
-class FidelityBody(_Schema):
-    """Texts whose activations the encoder's reconstruction takes the place of."""
-
-    texts: list[str] = Field(min_length=1)
-    first: bool = Field(default=True, description="Whether each text's first token is replaced as well.")
-
-
-class Fidelity(_Schema):
-    """Means over the tokens that can see what was replaced and whose next one is known; nats per token."""
-
-    tokens: int
-    ce_clean: float | None
-    """Cross-entropy of the unchanged model; null, as all of these, where no next token is known."""
-    ce_spliced: float | None
-    ce_mean: float | None
-    """With the mean in place; null where the encoder holds none."""
-    ce_zero: float | None
-    ce_recovered: float | None
-    """(ce_zero - ce_spliced) / (ce_zero - ce_clean)."""
-    ce_recovered_mean: float | None
-    """The same against the mean."""
-    kl: float
-    """KL(clean || spliced) of the next token's distributions."""
-    jsd: float
-    top1_agreement: float
-
-
-class FidelityAnswer(_Schema):
-    """What the language model still predicts: over all texts, and of each."""
-
-    encoder: str
-    model: str
-    layer: int
-    site: str
-    position: int | str
-    """Which tokens are replaced: the one that the encoder was trained at, or all."""
-    all: Fidelity
-    texts: list[Fidelity]
-
-
-class Alive(_Schema):
+class Alive(Schema):
     """A sign of life."""
 
     status: Literal["ok"] = "ok"

@@ -18,7 +18,7 @@ Arrays = Mapping[str, np.ndarray]
 
 TEXT_BYTES = {"uint8": 4, "int32": 12, "int64": 21, "float32": 25}
 """Longest text of a number in JSON, with the comma after it."""
-TOKEN_BYTES = 96
+TOKEN_BYTES = 160
 """A token in an answer to texts, without its features."""
 FEATURE_BYTES = 56
 """A feature of a token in JSON."""
@@ -38,6 +38,8 @@ def planned(entry: Entry, operation: Operation, n: int) -> Arrays:
             return {"indices": _like("int32", n, k), "magnitudes": _like("float32", n, k)}
         case "decode" | "decode_packed":
             return {"x": _like("float32", n, d_in)}
+        case "fit":
+            return {"error": _like("float32", n), "bits": _like("float32", n)}
 
 
 def listed(code: np.ndarray) -> Arrays:

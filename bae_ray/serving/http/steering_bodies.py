@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 from bae_ray.autoencoders.architectures import architecture_of
 from bae_ray.serving.compute.interface import Steering
 from bae_ray.serving.config import LimitsConfig
-from bae_ray.serving.http import schemas as s
+from bae_ray.serving.http import effect_schemas as s
 from bae_ray.serving.http.arrays import read_json
 from bae_ray.serving.http.bodies import check_texts
 from bae_ray.serving.http.media_types import Media

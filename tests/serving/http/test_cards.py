@@ -31,14 +31,19 @@ def entry(tmp_path: Path) -> Entry:
     return Registry(tmp_path).look()["one"]
 
 
+def record(entry: Entry) -> dict[str, Any] | None:
+    card = asyncio.run(feature_cards.find_card(entry, 3))
+    return None if card is None else card.record
+
+
 def is_none(entry: Entry) -> bool:
     with pytest.raises(Problem, match="no card"):
         asyncio.run(feature_cards.find_page(entry, 3))
-    return asyncio.run(feature_cards.find_record(entry, 3)) is None
+    return record(entry) is None
 
 
 def test_weights_that_were_replaced_take_the_cards_with_them(entry: Entry, caplog: pytest.LogCaptureFixture):
-    assert asyncio.run(feature_cards.find_record(entry, 3)) == RECORD
+    assert record(entry) == RECORD
     make_encoder(entry.folder, seed=1)
     with caplog.at_level("ERROR", "ray.serve"):
         for _ in range(3):
@@ -47,14 +52,14 @@ def test_weights_that_were_replaced_take_the_cards_with_them(entry: Entry, caplo
     assert "not of the weights" in said
     assert "one@" in said
     write_cards(entry.folder, RECORD)
-    assert asyncio.run(feature_cards.find_record(entry, 3)) == RECORD, "published anew"
+    assert record(entry) == RECORD, "published anew"
 
 
 def test_weights_are_hashed_once(entry: Entry, monkeypatch: pytest.MonkeyPatch):
     hashed: list[Path] = []
     monkeypatch.setattr(report_cards, "checksum", lambda file: hashed.append(file) or files.checksum(file))
     for _ in range(3):
-        assert asyncio.run(feature_cards.find_record(entry, 3)) == RECORD
+        assert record(entry) == RECORD
     assert hashed == [entry.folder / "model.safetensors"]
 
 
@@ -69,7 +74,7 @@ def test_a_page_that_cannot_be_made_takes_nothing_else(entry: Entry, about: dict
     write_cards(entry.folder, RECORD, **about)
     with pytest.raises(Problem, match="no card"):
         asyncio.run(feature_cards.find_page(entry, 3))
-    assert asyncio.run(feature_cards.find_record(entry, 3)) == RECORD
+    assert record(entry) == RECORD
 
 
 @pytest.mark.parametrize("columns", [{"record": [3]}, {"record": ["{"]}, {"record": ['"\\ud800"']}, {"feature": ["x"]}])
@@ -107,8 +112,8 @@ def test_a_folder_that_hangs_holds_one_thread_and_no_other_card(
     monkeypatch.setattr(feature_cards._reads, "_limit_s", 0.3)
 
     async def ask() -> list[Any]:
-        slow = [feature_cards.find_record(entry, index) for index in range(40)]
-        return await asyncio.gather(*slow, feature_cards.find_record(other, 3))
+        slow = [feature_cards.find_card(entry, index) for index in range(40)]
+        return await asyncio.gather(*slow, feature_cards.find_card(other, 3))
 
     before = sum(thread.name == THREAD for thread in threading.enumerate())
     started = time.monotonic()
@@ -117,4 +122,4 @@ def test_a_folder_that_hangs_holds_one_thread_and_no_other_card(
     assert sum(thread.name == THREAD for thread in threading.enumerate()) <= before + 1
     assert "cannot be used" in caplog.text
     ended.set()
-    until(lambda: asyncio.run(feature_cards.find_record(entry, 3)) == RECORD)
+    until(lambda: record(entry) == RECORD)

@@ -125,7 +125,7 @@ def test_cards_are_read_only_of_a_file(tmp_path: Path, caplog: pytest.LogCapture
     make_encoder(tmp_path / "one")
     fifo(tmp_path / "one" / "cards.parquet")
     entry = Registry(tmp_path).look()["one"]
-    assert within(lambda: (asyncio.run(feature_cards.find_record(entry, 3)),)) == (None,)
+    assert within(lambda: (asyncio.run(feature_cards.find_card(entry, 3)),)) == (None,)
     assert "is a FIFO" in caplog.text
 
 
