@@ -95,9 +95,8 @@ def test_entropy_by_layer_and_k(run: Callable[..., str], tiny_causal_model: Path
 
 
 def test_layers_that_are_not_extracted_are_told_before_anything_is_extracted(tmp_path: Path):
-    with pytest.raises(
-        InvalidInputError, match=r"sweep\.layers has 5, 20, which extract\.layers does not: it has 10, 30"
-    ):
+    said = r"sweep\.layers has 5, 20, which extract\.layers does not: it has 10, 30"
+    with pytest.raises(InvalidInputError, match=said):
         run_job(EXPERIMENT, ["--extract.layers", "10", "30", "--out", str(tmp_path)])
     assert not list(tmp_path.iterdir())
 

@@ -18,10 +18,10 @@ export function number(row: Row, name: string): number | undefined {
 
 /** Values in the order of a reader: numbers by size, then words. */
 export function inOrder(values: Iterable<Value>): string[] {
-  const numeric = (value: string) => (value === "" || Number.isNaN(Number(value)) ? Infinity : Number(value));
-  return [...new Set([...values].map((value) => String(value)))].sort(
-    (a, b) => numeric(a) - numeric(b) || a.localeCompare(b),
-  ).sort((a, b) => (numeric(a) === numeric(b) ? 0 : numeric(a) < numeric(b) ? -1 : 1));
+  const isNumber = (value: string) => value !== "" && !Number.isNaN(Number(value));
+  const before = (a: string, b: string) =>
+    isNumber(a) && isNumber(b) ? Number(a) - Number(b) : isNumber(a) ? -1 : isNumber(b) ? 1 : a.localeCompare(b);
+  return [...new Set([...values].map(String))].sort(before);
 }
 
 export function csv(rows: object[]): string {

@@ -40,7 +40,8 @@ function SweepMap({ runs, query }: { runs: Runs; query: URLSearchParams }) {
     [runs, fvu],
   );
   const measure = runs.measures.find(({ name }) => name === query.get("measure")) ?? runs.measures[0];
-  const chosen = variants.includes(query.get("runs") ?? "") ? query.get("runs")! : (variants[0] ?? "");
+  const asked = query.get("runs") ?? "";
+  const chosen = variants.includes(asked) ? asked : (variants[0] ?? "");
   const show = (changed: Record<string, string>) =>
     remember([], { measure: query.get("measure") ?? undefined, runs: query.get("runs") ?? undefined, fvu, ...changed });
   const matched = useLoaded<Row[] | undefined>(
