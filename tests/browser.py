@@ -11,6 +11,11 @@ import pytest
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
+def find_browser() -> str | None:
+    """The path of a Chromium."""
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
 @contextmanager
 def opened(place: Path | str) -> Iterator[Any]:
     """The page of a file or an address, once it is ready; what it logs is in `said`, what it asks for in `asked`.
@@ -19,7 +24,7 @@ def opened(place: Path | str) -> Iterator[Any]:
     """
     from playwright.sync_api import sync_playwright
 
-    browser_path = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    browser_path = find_browser()
     if browser_path is None:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     with sync_playwright() as playwright:

@@ -15,6 +15,8 @@ export interface Cell {
   shown: string;
   marks: string;
   runs: number;
+  /** Beside the value: of bits, the FVU that they leave. */
+  beside?: string;
   note?: string;
 }
 
@@ -37,7 +39,10 @@ export function Heat({ label, cells, reversed }: { label: string; cells: Cell[];
           {sorted.length > 0 && (
             <span class="scale" aria-hidden="true">
               {[0, 0.25, 0.5, 0.75, 1].map((part) => (
-                <span style={{ ...colour(low + part * (high - low)) }}>{shown(low + part * (high - low))}</span>
+                <span style={colour(low + part * (high - low))}>
+                  {tail && part === 0 ? "≤ " : tail && part === 1 ? "≥ " : ""}
+                  {shown(low + part * (high - low))}
+                </span>
               ))}
             </span>
           )}
@@ -56,12 +61,14 @@ export function Heat({ label, cells, reversed }: { label: string; cells: Cell[];
                 const cell = at.get(`${layer} ${position}`);
                 if (!cell) return <td />;
                 const look = cell.value === undefined ? {} : colour(cell.value);
-                const said = `Layer ${layer}, position ${position}: ${cell.shown} ${cell.marks} ${cell.note ?? ""}`;
+                const beside = cell.beside ? `, FVU ${cell.beside}` : "";
+                const said = `Layer ${layer}, position ${position}: ${cell.shown} ${cell.marks}${beside} ${cell.note ?? ""}`;
                 return (
                   <td>
                     <a href={link(["cell", layer, position])} style={look} title={cell.note} aria-label={said}>
                       {cell.shown}
                       {cell.marks}
+                      {cell.beside && <small>{cell.beside}</small>}
                     </a>
                   </td>
                 );

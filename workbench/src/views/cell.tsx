@@ -62,7 +62,7 @@ function RunTable({ runs, own, name }: { runs: Runs; own: Row[]; name: (row: Row
           <thead>
             <tr>
               <th scope="col">Run</th>
-              <th scope="col">Settings</th>
+              <th scope="col" class="words">Settings</th>
               {measures.map(({ label }) => <th scope="col">{label}</th>)}
               <th scope="col">Marks</th>
             </tr>

@@ -77,7 +77,7 @@ function Features({ id, rows }: { id: string; rows: FeatureRow[] }) {
       <table>
         <thead>
           <tr>
-            {["Feature", "Explanation", "Score", "Chance", "Fires on", "Bits"].map((name) => <th scope="col">{name}</th>)}
+            {["Feature", "Explanation", "Score", "Chance", "Fires on", "Bits"].map((name) => <th scope="col" class={name === "Explanation" ? "words" : undefined}>{name}</th>)}
           </tr>
         </thead>
         <tbody>

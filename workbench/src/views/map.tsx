@@ -3,7 +3,7 @@ import { useMemo } from "preact/hooks";
 import { link, remember } from "../address";
 import { get, type Matched } from "../api";
 import { Shown, useLoaded } from "../loaded";
-import { shown } from "../numbers";
+import { mean, shown } from "../numbers";
 import { Download } from "../parts/download";
 import { Heat, type Cell } from "../parts/heat";
 import { loadSweep, variant, type Runs } from "../sweep";
@@ -57,7 +57,7 @@ function SweepMap({ runs, query }: { runs: Runs; query: URLSearchParams }) {
       const own = (matched.value ?? []).filter((row) => variant(row, runs.settings, aside) === chosen);
       return own.map((row) => matchedCell(row));
     }
-    return measure ? measured(rows, measure.name, measure.decimals) : [];
+    return measure ? measured(rows, measure.name, measure.decimals, measure.label.includes("bits")) : [];
   }, [rows, measure, matched.value, fvu]);
   const failed = runs.rows.filter((row) => row.status !== "finished");
   const label = fvu ? `Entropy at held-out FVU ${fvu} / bits` : (measure?.label ?? "");
@@ -88,7 +88,8 @@ function SweepMap({ runs, query }: { runs: Runs; query: URLSearchParams }) {
         <Download name={`map-${fvu ? MATCHED : measure?.name}`} rows={() => cells.map(({ marks, shown: _, ...cell }) => ({ ...cell, marks }))} />
       </form>
       <p class="note">
-        FVU is the fraction of variance unexplained: what the code does not say. Bits can be compared between cells only at
+        FVU is the fraction of variance unexplained: what the code does not say. It stands below bits, of training and held-out
+        texts. Bits can be compared between cells only at
         like FVU, which a sweep of several entropy weights can be read at.
       </p>
       <Shown of={fvu ? matched : { value: [], again: () => undefined }} what="bits at this FVU">
@@ -117,19 +118,22 @@ function SweepMap({ runs, query }: { runs: Runs; query: URLSearchParams }) {
   );
 }
 
-function measured(rows: Row[], name: string, decimals: number): Cell[] {
-  const found = new Map<string, { layer: string; position: string; values: number[]; marks: Set<string> }>();
+/** The means over the runs of each cell. */
+function measured(rows: Row[], name: string, decimals: number, isBits: boolean): Cell[] {
+  const found = new Map<string, { layer: string; position: string; values: number[]; fvu: Record<string, number[]>; marks: Set<string> }>();
   for (const row of rows) {
     const key = `${row.layer} ${row.position}`;
-    const cell = found.get(key) ?? { layer: text(row, "layer"), position: text(row, "position"), values: [], marks: new Set() };
+    const cell = found.get(key) ?? { layer: text(row, "layer"), position: text(row, "position"), values: [], fvu: { fvu_train: [], fvu_val: [] }, marks: new Set() };
     const value = number(row, name);
     if (value !== undefined) cell.values.push(value);
+    for (const column in cell.fvu) cell.fvu[column]!.push(number(row, column) ?? NaN);
     for (const mark of text(row, "marks")) cell.marks.add(mark);
     found.set(key, cell);
   }
-  return [...found.values()].map(({ layer, position, values, marks }) => {
-    const value = values.length ? values.reduce((sum, one) => sum + one, 0) / values.length : undefined;
-    return { layer, position, value, runs: values.length, marks: [...marks].join(""), shown: shown(value, decimals) };
+  return [...found.values()].map(({ layer, position, values, fvu, marks }) => {
+    const value = mean(values);
+    const beside = isBits ? `${shown(mean(fvu.fvu_train!), 2)} / ${shown(mean(fvu.fvu_val!), 2)}` : undefined;
+    return { layer, position, value, beside, runs: values.length, marks: [...marks].join(""), shown: shown(value, decimals) };
   });
 }
 

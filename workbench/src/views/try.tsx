@@ -125,7 +125,7 @@ function Tokens({ id, tokens, colour, show }: { id: string; tokens: Token[]; col
       <div class="scroll" tabIndex={0} role="region" aria-label="Features of the token">
         <table>
           <thead>
-            <tr>{["Feature", "Magnitude", "Explanation", ""].map((name) => <th scope="col">{name}</th>)}</tr>
+            <tr>{["Feature", "Magnitude", "Explanation", ""].map((name) => <th scope="col" class={name === "Explanation" ? "words" : undefined}>{name}</th>)}</tr>
           </thead>
           <tbody>
             {chosen.features.map(({ index, magnitude }) => (
