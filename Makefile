@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh requirements/judge.txt requirements/browser.sh requirements/triton.txt requirements/kubectl.txt
 
-.PHONY: demo judge test test-slow lint hooks bench clean
+.PHONY: demo judge test test-slow lint workbench hooks bench clean
 
 demo: $(VENV)/.installed  ## the main job at laptop size: a layer x position entropy sweep of a real language model
 	$(BIN)/python jobs/layer_position_entropy.py laptop
@@ -26,6 +26,9 @@ lint: $(VENV)/.installed-dev  ## format, lint, types, import rules
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
+workbench:  ## build the page of the workbench anew, with Node
+	cd workbench && npm ci && npm run types && npm run check && npm run build
+
 hooks: $(VENV)/.installed-dev  ## format, lint and import rules before each of your commits
 	$(BIN)/pre-commit install
 
@@ -42,6 +45,7 @@ bench: $(VENV)/.installed-dev  ## side-by-side measurements
 	$(BIN)/python benchmarks/steering.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/workbench.py
 
 $(VENV)/.installed: $(PINS)
 	requirements/install.sh $(VENV) bundled

@@ -1,5 +1,7 @@
 """The one writer of results: tables, pictures and a page into a folder; tables, claims and paths on the terminal."""
 
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +50,8 @@ class Results:
     """Data of an interactive heat map."""
     links: Sequence[Path] = ()
     """Other pages."""
+    registry: Path | None = None
+    """A folder of runs that the workbench shows."""
 
 
 def write_results(results: Results, out: Path, config_json: str) -> list[Path]:
@@ -68,7 +72,17 @@ def write_results(results: Results, out: Path, config_json: str) -> list[Path]:
     written += [("page", page) for page in results.links]
     for kind, path in written:
         print(f"{kind:8} {shown(path)}")
+    if results.registry is not None:
+        print(f"look     {_command()} serve --registry {shown(results.registry)} --workbench")
     return [path for _, path in written]
+
+
+def _command() -> str:
+    """`bae-ray` as a shell finds it: by its name, or beside this process's Python."""
+    if shutil.which("bae-ray"):
+        return "bae-ray"
+    beside = Path(sys.executable).with_name("bae-ray")
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
 def page(results: Results, out: Path, config_json: str) -> str:

@@ -88,6 +88,7 @@ def entropy_results(
         sections={HEADING: told.table} if told else {},
         page_table=outcomes(runs, only=only).drop(columns=["subset_n", "subset_bits"]),
         sweep=sweep_data(table, runs),
+        registry=runs,
     )
 
 
