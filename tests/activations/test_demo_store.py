@@ -7,6 +7,7 @@ libraries are, since their last digits hang on these. Two workers of one thread 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -28,14 +29,14 @@ def files(manifest: Manifest) -> Iterator[tuple[str, list[object]]]:
             yield name, list(record)
 
 
-def extracted(config: ExtractConfig, out: Path) -> dict[str, list[object]]:
-    found = dict(files(extract(config, out).manifest))
+def extracted(config: ExtractConfig, out: Path, executor: Literal["ray", "inline"]) -> dict[str, list[object]]:
+    found = dict(files(extract(config, out, executor).manifest))
     assert found.keys() <= RECORDED["files"].keys()
     return found
 
 
 def test_rows_and_embeddings_are_the_same_everywhere(tmp_path: Path):
-    found = extracted(DEMO.model_copy(update={"layers": (0,)}), tmp_path / "store")
+    found = extracted(DEMO.model_copy(update={"layers": (0,)}), tmp_path / "store", "inline")
     of_old = RECORDED["made_with"]["pyarrow"] != made_with()["pyarrow"]  # other versions write other bytes of a table
     compared = {name for name in found if not (of_old and name.startswith("rows/"))}
     assert {name: found[name] for name in compared} == {name: RECORDED["files"][name] for name in compared}
@@ -46,4 +47,4 @@ def test_rows_and_embeddings_are_the_same_everywhere(tmp_path: Path):
 def test_every_cell_is_the_same_on_the_same_machine(tmp_path: Path):
     if RECORDED["made_with"] != made_with():
         pytest.skip("another CPU, or other libraries")
-    assert extracted(DEMO.model_copy(update={"workers": 2}), tmp_path / "store") == RECORDED["files"]
+    assert extracted(DEMO.model_copy(update={"workers": 2}), tmp_path / "store", "ray") == RECORDED["files"]

@@ -59,7 +59,7 @@ def test_list_of_layers_as_the_released_code_takes_it(store: ActivationStore, tm
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_half_precision(ray_cluster, tiny_config: ExtractConfig, tmp_path: Path, dtype: str):
     changes = {"dtype": dtype, "layers": (2,), "positions": ("all",), "max_texts": 50}
-    store = extract(ExtractConfig.model_validate({**tiny_config.model_dump(), **changes}), tmp_path / "store")
+    store = extract(ExtractConfig.model_validate({**tiny_config.model_dump(), **changes}), tmp_path / "store", "inline")
     whole = store.matrix(2, "all")
     export_cells(store, tmp_path / "npy", "npy")
     export_cells(store, tmp_path / "parquet", "parquet")

@@ -103,7 +103,7 @@ def test_workers_and_fractional_gpus_change_nothing(tiny_config: ExtractConfig, 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_half_precision_store(tiny_config: ExtractConfig, tiny_store: Path, tmp_path: Path, dtype: str):
-    store = extract(changed(tiny_config, dtype=dtype, layers=(2,)), tmp_path / "store")
+    store = extract(changed(tiny_config, dtype=dtype, layers=(2,)), tmp_path / "store", "inline")
     assert store.matrix(2, 7).dtype == getattr(torch, dtype)
     full = ActivationStore.open(tiny_store).matrix(2, 7)
     torch.testing.assert_close(store.matrix(2, 7).float(), full, rtol=0.05, atol=0.05)
@@ -214,14 +214,14 @@ def test_rows_are_kept_where_the_disk_turns_out_too_small(
 )
 def test_bad_requests(tiny_config: ExtractConfig, tmp_path: Path, change: dict, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
-        extract(changed(tiny_config, **change), tmp_path / "store")
+        extract(changed(tiny_config, **change), tmp_path / "store", "inline")
 
 
 def test_bad_positions_leave_the_folder_free(tiny_config: ExtractConfig, tmp_path: Path):
     with pytest.raises(NoTextLongEnoughError):
-        extract(changed(tiny_config, positions=(60,)), tmp_path / "store")
+        extract(changed(tiny_config, positions=(60,)), tmp_path / "store", "inline")
     assert not (tmp_path / "store").exists()
-    assert extract(changed(tiny_config, layers=(0,)), tmp_path / "store").manifest.n > 0
+    assert extract(changed(tiny_config, layers=(0,)), tmp_path / "store", "inline").manifest.n > 0
 
 
 def test_store_does_not_depend_on_how_the_paths_are_written(

@@ -29,7 +29,9 @@ def run(tiny_config: ExtractConfig, tmp_path: Path) -> Callable[..., ActivationS
     """Extract with these changes of the tiny config."""
 
     def run(**changes: object) -> ActivationStore:
-        store = extract(ExtractConfig.model_validate({**tiny_config.model_dump(), **changes}), tmp_path / "store")
+        store = extract(
+            ExtractConfig.model_validate({**tiny_config.model_dump(), **changes}), tmp_path / "store", "inline"
+        )
         store.verify()
         return store
 
@@ -108,7 +110,7 @@ def test_how_shards_and_batches_are_cut_changes_no_vector(run, tiny_config: Extr
     one = run(positions=("all",), layers=(3,))
     cut = {"batch_size": 3, "batch_tokens": 20, "shard_size": 11}
     config = ExtractConfig.model_validate({**tiny_config.model_dump(), "positions": ("all",), "layers": (3,), **cut})
-    many = extract(config, tmp_path / "many")
+    many = extract(config, tmp_path / "many", "inline")
     assert len(many.manifest.shards) > len(one.manifest.shards)
     torch.testing.assert_close(many.matrix(3, "all"), one.matrix(3, "all"), rtol=0, atol=1e-5)
     assert many.rows.equals(one.rows)
@@ -237,7 +239,7 @@ def test_answers_do_not_depend_on_the_positions(
     }
     store = run(**changes, positions=positions)
     last = ExtractConfig.model_validate({**tiny_config.model_dump(), **changes, "positions": ("last",)})
-    assert store.predictions.equals(extract(last, tmp_path / "last").predictions)
+    assert store.predictions.equals(extract(last, tmp_path / "last", "inline").predictions)
     assert store.predictions["predicted_token"].nunique() > 1
 
 

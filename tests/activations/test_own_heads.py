@@ -60,7 +60,7 @@ def test_stored_answers_are_the_causal_models_own(tiny_config: ExtractConfig, ti
     corpus.write_text("".join(json.dumps({"text": t, "label": f"w{i % 3}"}) + "\n" for i, t in enumerate(texts)))
     prompts = {"kind": "icl", "k": 2, "text_prefix": "w3 ", "label_prefix": "w4 "}
     changes = {"model": str(folder), "corpus": str(corpus), "positions": ("last",), "layers": (1,), "input": prompts}
-    store = extract(ExtractConfig.model_validate({**tiny_config.model_dump(), **changes}), tmp_path / "store")
+    store = extract(ExtractConfig.model_validate({**tiny_config.model_dump(), **changes}), tmp_path / "store", "inline")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     told = store.predictions
     labels = sorted({int(token) for token in told["label_token"]})

@@ -42,6 +42,7 @@ def extracted(config: ExtractConfig, model: Path, out: Path, **changes: Any) -> 
     return extract(
         ExtractConfig.model_validate({**config.model_dump(), "model": str(model), "positions": ("all",), **changes}),
         out,
+        "inline",
     )
 
 
@@ -332,7 +333,7 @@ def test_probe_sees_that_vectors_hang_on_the_batch(
     folder = save_random(tiny_model, tmp_path / "model", kind, **fields)
     config = ExtractConfig.model_validate({**tiny_config.model_dump(), "model": str(folder), "positions": ("all",)})
     with pytest.raises(InvalidInputError, match=r"vectors .* depend on the texts beside it .* Give --batch-size 1"):
-        extract(config, tmp_path / "store")
+        extract(config, tmp_path / "store", "inline")
     with pytest.raises(InvalidInputError, match=r"vectors .* depend on the texts beside it .* Give --batch-size 1"):
         check(config)
 

@@ -24,6 +24,7 @@ def sentences_store(
         ExtractConfig(model=str(tiny_model), corpus=str(tiny_corpus), positions=("all",), layers=(0, 1),
                       shard_size=60, gpus_per_worker=0, workers=1),
         path,
+        "inline",
     )  # fmt: skip
     return path
 

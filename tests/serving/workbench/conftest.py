@@ -55,8 +55,8 @@ def workbench_registry(
     common: dict[str, Any] = {
         "model": str(model), "corpus": str(tiny_corpus), "layers": (1, 3), "gpus_per_worker": 0, "workers": 1,
     }  # fmt: skip
-    grid = extract(ExtractConfig(positions=(2, 7), **common), folder / "grid")
-    tokens = extract(ExtractConfig(positions=("all",), **common), folder / "tokens")
+    grid = extract(ExtractConfig(positions=(2, 7), **common), folder / "grid", "inline")
+    tokens = extract(ExtractConfig(positions=("all",), **common), folder / "tokens", "inline")
     runs = folder / "runs"
     weights = ("training.entropy_weight=1e-4,3e-2",)
     many = SweepConfig(axes=weights, training=TrainingConfig(**TRAINING), gpus_per_trial=0, tensorboard=False)
