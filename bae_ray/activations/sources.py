@@ -16,7 +16,7 @@ from bae_ray.activations.layout import WindowedTexts
 from bae_ray.activations.model import ModelSource
 from bae_ray.activations.prompts import random_sequences
 from bae_ray.activations.ragged import Ragged
-from bae_ray.activations.tokenising import tokenizer_of, tokens_before
+from bae_ray.activations.tokenising import decoded, tokenizer_of, tokens_before
 from bae_ray.errors import InvalidInputError
 
 BLOCK_ROWS = 8192
@@ -157,7 +157,7 @@ def windows(
 
 def token_table(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, read: int | None) -> pa.Table:
     """Rows of token ids of equal length, cut after `read`, with the text of the whole."""
-    texts = tokenizer.batch_decode(ids.tolist(), clean_up_tokenization_spaces=False)
+    texts = decoded(ids, tokenizer)
     ids = ids[:, :read]  # in a causal model later tokens change nothing before them
     offsets = np.arange(0, ids.size + 1, ids.shape[1], dtype=np.int32)
     return pa.table(

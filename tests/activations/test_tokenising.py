@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bae_ray.activations import tokenising
 from bae_ray.activations.model import find_model, load_tokenizer
-from bae_ray.activations.tokenising import tokenize
+from bae_ray.activations.tokenising import decoded, tokenize
 
 BUNDLED = find_model("smollm2-135m")
 
@@ -35,6 +36,9 @@ class Shouting(PreTrainedTokenizerFast):
     def _encode_plus(self, text: Any, **options: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super()._encode_plus([one.upper() for one in text], **options)
 
+    def _decode(self, token_ids: Any, **options: Any) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super()._decode(token_ids, **options).upper()
+
 
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=5), st.none() | st.integers(1, 12), st.booleans())
 @settings(deadline=None, max_examples=150)
@@ -54,6 +58,21 @@ def test_a_tokenizer_with_a_call_of_its_own_is_called(tmp_path: Path, monkeypatc
     monkeypatch.setattr(tokenising, "tokenizer_of", lambda _: tokenizer)
     found = tokenize(pa.table({"text": ["the cat", "sat"]}), "text", BUNDLED, None)
     assert found["token_ids"].to_pylist() == load_tokenizer(BUNDLED)(["THE CAT", "SAT"])["input_ids"]
+
+
+@given(st.lists(st.lists(st.integers(0, 49_151), min_size=3, max_size=3), min_size=1, max_size=4))
+@settings(deadline=None, max_examples=100)
+def test_rows_are_decoded_as_by_the_tokenizers_own_call(rows: list[list[int]]):
+    """Special tokens and halves of characters, too."""
+    tokenizer = framed()
+    expected = [tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in rows]
+    assert decoded(np.array(rows, np.int32), tokenizer) == expected
+
+
+def test_a_tokenizer_that_decodes_in_its_own_way_is_called(tmp_path: Path):
+    load_tokenizer(BUNDLED).save_pretrained(tmp_path)
+    tokenizer = Shouting.from_pretrained(tmp_path)
+    assert decoded(np.array(load_tokenizer(BUNDLED)(["the cat"])["input_ids"]), tokenizer) == ["THE CAT"]
 
 
 def test_a_tokenizer_keeps_nothing_of_an_earlier_call():
