@@ -121,6 +121,11 @@ class Autoencoder(nn.Module, OnHub):
         """Mean [D] and scale [] of what is reconstructed."""
         return self.mean, self.scale
 
+    @property
+    def reconstructs_input(self) -> bool:
+        """Whether its target is its input, not another cell's activations, which have a normalisation of their own."""
+        return self.target_normalization[0] is self.mean
+
     def normalize_target(self, y: Tensor) -> Tensor:
         """What the reconstruction is compared with in training: the activations y [N, D] of the target, normalised."""
         mean, scale = self.target_normalization

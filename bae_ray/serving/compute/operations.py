@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bae_ray.autoencoders import Autoencoder, TranscoderConfig
+from bae_ray.autoencoders import Autoencoder
 from bae_ray.autoencoders.architectures import architecture_of
 from bae_ray.autoencoders.bae import burstiness
 from bae_ray.errors import BaeRayError, OutOfMemoryError, is_out_of_memory
@@ -78,11 +78,11 @@ def _fit(autoencoder: Autoencoder, rows: Tensor) -> dict[str, Tensor]:
     """How well each activation [N, D] is reconstructed, and how long its code is, as far as that is known.
 
     `error` [N]: squared distance of the reconstruction, as a part of that of the mean (FVU is this of sums over
-    samples; 0 for the mean itself); not of a transcoder, whose target is something else. `bits` [N]: -log2 of the
+    samples; 0 for the mean itself); only of what reconstructs its input. `bits` [N]: -log2 of the
     probability of the code, each latent by itself with its firing rate; of binary autoencoders with firing rates.
     """
     latents, found = autoencoder.encode(rows), {}
-    if not isinstance(autoencoder.config, TranscoderConfig):
+    if autoencoder.reconstructs_input:
         centred = autoencoder.normalize_target(rows)
         missed = (centred - autoencoder.normalize_target(autoencoder.decode(latents))).square().sum(1)
         whole = centred.square().sum(1)

@@ -67,7 +67,7 @@ def test_the_client_lists_all_pages(client: Client, http: httpx.Client, monkeypa
 
 def test_the_docs_load_nothing_from_elsewhere(served: Served):
     with opened(f"{served.url}/docs") as page:
-        assert page.locator(".opblock").count() == 13, "an entry for each route of the description"
+        assert page.locator(".opblock").count() == 17, "an entry for each route of the description"
         assert {url for url in page.asked if not url.startswith((served.url, "data:"))} == set()
         assert page.said == []
         outcome = page.evaluate("fetch('http://127.0.0.1:1/').then(() => 'sent', () => 'refused')")

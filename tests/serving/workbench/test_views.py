@@ -41,14 +41,15 @@ def test_the_map_shows_every_measure_and_what_to_be_careful_with(browser: Browse
         page.get_by_label("Measure").select_option("fvu_val")
         comes(page, "document.querySelector('caption').textContent.startsWith('FVU on held-out')")
         runs = table[table["training.entropy_weight"] == 1e-4]
-        cells = runs.groupby(["layer", "position"])["fvu_val"].mean()
+        cells = runs.groupby(["layer", "position"])["fvu_val"].mean().reset_index()
         shown = {
             tuple(re.findall(r"Layer (\w+), position (\w+)", cell.get_attribute("aria-label"))[0]): cell.inner_text()
             for cell in page.locator("table.heat td a").all()
         }
-        for (layer, position), value in cells.items():
-            if (str(layer), str(position)) in shown:
-                assert shown[str(layer), str(position)].startswith(f"{value:.2f}")
+        for cell in cells.to_dict("records"):
+            at = str(cell["layer"]), str(cell["position"])
+            if at in shown:
+                assert shown[at].startswith(f"{cell['fvu_val']:.2f}")
         assert len(shown) >= 4
         assert "did not converge" in page.locator(".caveats").inner_text()
         assert "measure=fvu_val" in page.url
