@@ -4,7 +4,10 @@ A registry of copies of one of the demo's runs is made, a twentieth of which fai
 `bae-ray serve` is started with the workbench and without, in turn; the encode route is asked on both, with the page
 open on the one. A text of 64 tokens is tried on the demo's own registry.
 
-    python benchmarks/workbench.py [--runs 5000] [--demo runs/demo/sweep] [--pictures docs/images]
+    python benchmarks/workbench.py [--runs 5000] [--demo runs/demo/sweep]
+                                   [--pictures docs/images --named runs/comsem_table/autoencoders/bae-layer-10]
+
+`--pictures`: a folder for the docs' pictures of the views, for some of which features need names.
 """
 
 import gzip
@@ -14,7 +17,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from services import started
 
 from bae_ray.config import content_hash
 from bae_ray.files import write_text
+from bae_ray.report.published_cards import read_cards
 from bae_ray.training.results import outcomes, write_parquet
 
 OUT = Path("runs/benchmarks/workbench.json")
@@ -35,7 +39,12 @@ TEXT = "The capital of France is Paris, and the Seine runs through it. " * 4
 TIMES = 20
 
 
-def main(runs: int = 5000, demo: Path = Path("runs/demo/sweep"), pictures: Path | None = None) -> None:
+def main(
+    runs: int = 5000,
+    demo: Path = Path("runs/demo/sweep"),
+    pictures: Path | None = None,
+    named: Path | None = None,
+) -> None:
     """Measure, print, and write all figures to runs/benchmarks/workbench.json."""
     found: dict[str, Any] = {"cores": os.cpu_count(), "runs": runs}
     found["bundle_gzip_bytes"] = sum(len(gzip.compress(file.read_bytes())) for file in BUNDLE.glob("workbench.*"))
@@ -53,7 +62,16 @@ def main(runs: int = 5000, demo: Path = Path("runs/demo/sweep"), pictures: Path 
     with _served(demo, "--workbench") as url, _opened() as page:
         found["try_s"] = _tried(page, url, run.name)
         if pictures is not None:
-            _pictures(page, url, demo, pictures)
+            _pictures(page, url, {"map": "/", "cell": "/cell/20/1"}, pictures)
+    if named is not None and pictures is not None:
+        about = f"/encoder/{named.name}"
+        text = TEXT.split(". ", maxsplit=1)[0].replace(" ", "+")
+        views = {
+            "encoder": f"{about}?sort=score", "feature": f"{about}/feature/{_best(named)}",
+            "try": f"{about}/try?text={text}", "steer": f"{about}/steer?f={_best(named)}:add:24&new=24",
+        }  # fmt: skip
+        with _served(named.parent, "--workbench") as url, _opened() as page:
+            _pictures(page, url, views, pictures)
     found["load"] = os.getloadavg()[0]
     write_text(OUT, json.dumps(found, indent=2) + "\n")
     for name, values in found.items():
@@ -160,26 +178,25 @@ def _tried(page: Any, url: str, run: str) -> list[float]:
     return found
 
 
-def _pictures(page: Any, url: str, demo: Path, out: Path) -> None:
-    """The views of the demo, for the docs."""
-    table = outcomes(demo)
-    run = table[(table["layer"] == 10) & (table["position"] == table["position"].max())]["run"].iloc[0]
-    views = {
-        "map": "", "cell": "/cell/20/1", "encoder": f"/encoder/{run}", "feature": f"/encoder/{run}/feature/3",
-        "try": f"/encoder/{run}/try?text={TEXT.split('. ', maxsplit=1)[0].replace(' ', '+')}",
-        "steer": f"/encoder/{run}/steer?f=3:add:8&new=24",
-    }  # fmt: skip
+def _best(named: Path) -> int:
+    """The feature of the highest score."""
+    cards, _ = read_cards(named)
+    return max(cards, key=lambda index: cards[index]["score"] or 0)
+
+
+def _pictures(page: Any, url: str, views: Mapping[str, str], out: Path) -> None:
+    """Views, by the names of their pictures, for the docs."""
     for name, address in views.items():
         page.goto("about:blank")
         page.goto(f"{url}/workbench#{address}")
-        page.wait_for_selector("table, form")
+        page.wait_for_selector("table, form, .tokens")
         if name == "steer":
             page.get_by_role("button", name="Write").click()
-            page.wait_for_selector("text=Both are written")
+            page.wait_for_selector("text=Both are written", timeout=120_000)
         if name == "try":
-            page.wait_for_selector(".tokens button")
+            page.wait_for_selector(".tokens button", timeout=120_000)
         page.wait_for_timeout(1500)
-        page.screenshot(path=out / f"workbench-{name}.png", full_page=name != "encoder")
+        page.screenshot(path=out / f"workbench-{name}.png")
 
 
 if __name__ == "__main__":
