@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh requirements/judge.txt requirements/browser.sh requirements/triton.txt requirements/kubectl.txt
 
-.PHONY: demo judge test test-slow lint workbench hooks bench clean
+.PHONY: demo judge test test-slow lint docs workbench hooks bench clean
 
 demo: $(VENV)/.installed  ## the main job at laptop size: a layer x position entropy sweep of a real language model
 	$(BIN)/python jobs/layer_position_entropy.py laptop
@@ -28,6 +28,9 @@ lint: $(VENV)/.installed-dev  ## format, lint, types, import rules
 
 workbench:  ## build the page of the workbench anew, with Node
 	cd workbench && npm ci && npm run types && npm run check && npm run build
+
+docs: $(VENV)/.installed-dev  ## the documentation's site, in build/site; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 hooks: $(VENV)/.installed-dev  ## format, lint and import rules before each of your commits
 	$(BIN)/pre-commit install

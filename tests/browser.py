@@ -17,11 +17,8 @@ def find_browser() -> str | None:
 
 
 @contextmanager
-def opened(place: Path | str) -> Iterator[Any]:
-    """The page of a file or an address, once it is ready; what it logs is in `said`, what it asks for in `asked`.
-
-    Skips the test where there is no browser.
-    """
+def chromium() -> Iterator[Any]:
+    """An empty page. Skips the test where there is no browser."""
     from playwright.sync_api import sync_playwright
 
     browser_path = find_browser()
@@ -29,7 +26,17 @@ def opened(place: Path | str) -> Iterator[Any]:
         pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page: Any = browser.new_page()
+        yield browser.new_page()
+        browser.close()
+
+
+@contextmanager
+def opened(place: Path | str) -> Iterator[Any]:
+    """The page of a file or an address, once it is ready; what it logs is in `said`, what it asks for in `asked`.
+
+    Skips the test where there is no browser.
+    """
+    with chromium() as page:
         page.said, page.asked = [], []
         page.on("console", lambda message: page.said.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: page.said.append(str(error)))
@@ -37,4 +44,3 @@ def opened(place: Path | str) -> Iterator[Any]:
         page.goto(place if isinstance(place, str) else place.as_uri())
         page.wait_for_selector("body[data-ready=yes]")
         yield page
-        browser.close()

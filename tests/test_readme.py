@@ -1,4 +1,5 @@
-"""The commands on README's first screen, run as they stand there, on this machine as it is."""
+"""The commands on README's first screen, run as they stand there, on this machine as it is; and what other pages ask of
+the service that one of them starts."""
 
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,10 +18,14 @@ from bae_ray.cli.parsing import parse
 from bae_ray.cli.remote_job import remote_job, split
 from bae_ray.cli.verb_submit import SubmitCommand
 from bae_ray.serving.ray_serve.ports import free_port
+from tests.docs.code_blocks import run_blocks
 
 ROOT = Path(__file__).parents[1]
 FIRST_SCREEN = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## ")[0]
 MAKE, SERVE, CLUSTER = re.findall(r"```bash\n(.*?)```", FIRST_SCREEN, re.DOTALL)
+(READ,) = run_blocks("README.md", "python")
+(STEER,) = run_blocks("docs/steer.md", "bash")
+(CALL,) = run_blocks("docs/serve.md", "python")
 SMALL = ["--extract.max-texts", "64", "--extract.layers", "0", "10", "--extract.positions", "1", "4",
          "--sweep.training.epochs", "2", "--sweep.training.batch-size", "16"]  # fmt: skip
 """In place of `make demo`, which takes minutes: its job, with less to do."""
@@ -53,27 +59,44 @@ def test_what_is_submitted_to_a_cluster_can_be(environment: dict[str, str]):
     assert remote_job(job, ROOT).entrypoint == ["python", f"jobs/{job[0]}.py", *job[1:]]
 
 
-def test_a_trained_encoder_over_http(environment: dict[str, str], tmp_path: Path):
+def test_every_command_of_readme_is_here():
+    assert run_blocks("README.md", "bash") == [MAKE, SERVE, CLUSTER]
+
+
+def test_a_trained_encoder_over_http(environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """In fresh processes and a folder of its own, on the CPUs that there are; only the port is another one."""
     demo = [sys.executable, str(ROOT / "jobs" / "layer_position_entropy.py"), "laptop", *SMALL]
     done = subprocess.run(demo, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(READ, names)
+    assert names["x_hat"].shape == names["x"].shape == (64, 576)
     serve, *ask = SERVE.splitlines()
     assert [line.split("=")[0].split(" ")[0] for line in ask] == ["curl", "ID", "curl"]
     assert "&" in serve.split("#")[0]
     port = free_port()
+
+    def shell(script: str) -> str:
+        there = script.replace("localhost:8000", f"localhost:{port}")
+        done = subprocess.run(
+            ["bash", "-ec", there], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     command = shlex.split(serve.split("&")[0])
     with subprocess.Popen([*command, "--port", str(port)], cwd=tmp_path, env=environment) as service:
         try:
-            script = "\n".join(ask).replace("localhost:8000", f"localhost:{port}")
             started = time.monotonic()
-            done = subprocess.run(
-                ["bash", "-ec", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-            )
+            (answer,) = json.loads(shell("\n".join(ask)))["texts"]
             print(f"answered after {time.monotonic() - started:.1f} s")
+            steered = shell(STEER.replace("runs/sweep", "runs/demo/sweep"))
+            exec(CALL.replace(":8000", f":{port}"), {**names, "x": names["x"][:2]})
         finally:
             service.send_signal(signal.SIGTERM)
         assert service.wait(20) == 0
-    (answer,) = json.loads(done.stdout)["texts"]
     assert [token["text"] for token in answer["tokens"]] == ["The", " capital", " of", " France", " is"]
     assert all(len(token["features"]) == 8 for token in answer["tokens"])
+    assert steered.count("event: token") == 24, "twelve, steered and plain"
+    assert "event: end" in steered
