@@ -60,10 +60,12 @@ function TryText({ id, encoder, query }: { id: string; encoder: Encoder; query: 
         </label>
         <button>Show its features</button>
       </form>
-      <p class="note">
-        The encoder was trained at position {shown(encoder.origin?.position)} of texts. At other tokens its numbers are of
-        activations that it has not seen.
-      </p>
+      {encoder.origin?.position !== "all" && (
+        <p class="note">
+          The encoder was trained at position {shown(encoder.origin?.position)} of texts. At other tokens its numbers are of
+          activations that it has not seen.
+        </p>
+      )}
       {asked && (
         <Shown of={answer} what="the tokens; the language model may be starting">
           {(found) => (found ? <Tokens id={id} tokens={found.texts[0]!.tokens} colour={colour} show={(name) => show({ colour: name })} /> : null)}
