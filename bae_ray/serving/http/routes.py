@@ -201,14 +201,14 @@ def tokens(service: Service) -> APIRouter:
         operation = responses.operation(incoming.entry, "magnitudes", top_k)
         about = incoming.about_model()
         texts = await incoming.parsed(texts_of, incoming.limits, taken=(JSON,))
-        most = sizes.most_tokens(incoming.d_in, top_k, incoming.answer, incoming.limits)
+        most = sizes.most_tokens(incoming.d_in, top_k, incoming.answer, incoming.limits, fit)
         async with service.deadline(asks_texts=True):  # one for the language model and the encoder together
             found = await service.texts(incoming.entry, texts, most)
             n = len(found.token_ids)
             if n and found.x.shape[1] != incoming.d_in:
                 raise Problem("no_language_model", "The language model of that name is not of the encoder's width.")
             incoming.keep(found.x.nbytes, n)
-            incoming.expect_bytes(n * sizes.token_bytes(top_k, incoming.answer))
+            incoming.expect_bytes(n * sizes.token_bytes(top_k, incoming.answer, fit))
             planned = sizes.planned(incoming.entry, operation, n)
             made = await service.compute(incoming.entry, operation, found.x) if n else planned
             if fit and n:

@@ -18,8 +18,10 @@ Arrays = Mapping[str, np.ndarray]
 
 TEXT_BYTES = {"uint8": 4, "int32": 12, "int64": 21, "float32": 25}
 """Longest text of a number in JSON, with the comma after it."""
-TOKEN_BYTES = 160
+TOKEN_BYTES = 96
 """A token in an answer to texts, without its features."""
+FIT_BYTES = 64
+"""What a token's error and bits take in JSON."""
 FEATURE_BYTES = 56
 """A feature of a token in JSON."""
 
@@ -77,14 +79,14 @@ def written_bytes(size: int, media: Media) -> int:
     return size if media == SAFETENSORS else 4 * -(-size // 3)
 
 
-def token_bytes(top_k: int, media: Media) -> int:
+def token_bytes(top_k: int, media: Media, fit: bool = False) -> int:
     """Bytes of a token with its features in an answer to texts."""
-    return TOKEN_BYTES + top_k * (FEATURE_BYTES if media == JSON else 8)
+    return TOKEN_BYTES + fit * FIT_BYTES + top_k * (FEATURE_BYTES if media == JSON else 8)
 
 
-def most_tokens(d_in: int, top_k: int, media: Media, limits: LimitsConfig) -> int:
+def most_tokens(d_in: int, top_k: int, media: Media, limits: LimitsConfig, fit: bool = False) -> int:
     """Tokens of all texts together whose activations, and whose answer, are no larger than answers may be."""
-    return limits.max_response_bytes // max(4 * d_in, token_bytes(top_k, media))
+    return limits.max_response_bytes // max(4 * d_in, token_bytes(top_k, media, fit))
 
 
 def _like(dtype: str, *shape: int) -> np.ndarray:

@@ -95,8 +95,8 @@ def workbench(workbench_registry: Registry) -> Iterator[Command]:
         yield command
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def browser(workbench: Command) -> Iterator[Browser]:
-    """Chromium, at that service with its key."""
+    """Chromium, at that service with its key. Of one test: Playwright's event loop runs until it is closed."""
     with browsing(workbench.url, KEY) as opened:
         yield opened
