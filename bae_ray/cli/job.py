@@ -1,4 +1,4 @@
-"""An experiment as a command: jobs/JOB.py PRESET [--dry-run] [options]."""
+"""An experiment as a command: jobs/JOB.py, or `bae-ray job JOB`, with PRESET [--dry-run] [options]."""
 
 import sys
 from collections.abc import Mapping
@@ -20,22 +20,26 @@ OLD_NAMES = {"cpu": "laptop", "demo": "laptop"}
 
 def start(experiment: Experiment[C]) -> None:
     """Run an experiment as the arguments of this process say, and exit."""
-    sys.exit(run_safely(lambda: run_job(experiment, sys.argv[1:])))
+    sys.exit(run_safely(lambda: run_job(experiment, sys.argv[1:], f"{experiment.job}.py")))
 
 
-def run_job(experiment: Experiment[C], arguments: list[str]) -> int:
-    """Run an experiment, or print what its trainings would take; the exit code."""
-    dry, arguments = DRY_RUN in arguments, [argument for argument in arguments if argument != DRY_RUN]
-    config = parse_preset(experiment.presets, f"{experiment.job}.py", arguments)
-    if dry:
-        _print_plan(experiment, config)
+def run_job(experiment: Experiment[C], arguments: list[str], prog: str) -> int:
+    """Run an experiment, or print what its trainings would take; the exit code. `prog`: what help and errors call it."""
+    config = job_config(experiment, arguments, prog)
+    if DRY_RUN in arguments:
+        _print_plan(experiment, config, prog)
         return 0
     return report_failures(execute(experiment, config))
 
 
-def _print_plan(experiment: Experiment[C], config: C) -> None:
+def job_config(experiment: Experiment[C], arguments: list[str], prog: str) -> C:
+    """The config of a job, of its preset and options, among which --dry-run may be."""
+    return parse_preset(experiment.presets, prog, [argument for argument in arguments if argument != DRY_RUN])
+
+
+def _print_plan(experiment: Experiment[C], config: C, prog: str) -> None:
     if not isinstance(experiment, Planned):
-        raise InvalidInputError(f"{experiment.job}.py has no {DRY_RUN}: it trains on more than one store.")
+        raise InvalidInputError(f"{prog} has no {DRY_RUN}: it trains on more than one store.")
     from bae_ray.report.sweep_terminal import print_plan
     from bae_ray.training.dry_run import dry_run
     from bae_ray.training.planned_store import planned_store

@@ -9,12 +9,15 @@ from typing import Any, NamedTuple
 
 from bae_ray.cli.job import DRY_RUN, parse_preset
 from bae_ray.cli.parsing import parse, take_option
+from bae_ray.cli.verb_job import config_of
 from bae_ray.cli.verbs import VERBS
 from bae_ray.errors import InvalidInputError
 from bae_ray.names import nearest
 
 SCRIPTS = "jobs"
 """Folder of the scripts in a working folder."""
+JOB, SUBMIT = "job", "submit"
+"""Verbs that another command follows: the one runs on a cluster, too, the other brings it there."""
 ADDRESS, WORKING_DIR, CONFIG = re.compile("address"), re.compile("working-dir"), re.compile("config")
 
 
@@ -51,7 +54,7 @@ def remote_job(job: list[str], folder: Path) -> RemoteJob:
         )
     options = job[len(verb.split()) :]
     with chdir(folder):
-        given = parse(VERBS[verb].load()[0], f"bae-ray {verb}", options)
+        given = config_of(options) if verb == JOB else parse(VERBS[verb].load()[0], f"bae-ray {verb}", options)
     _check_out(given)
     return RemoteJob(["python", "-m", "bae_ray", *verb.split(), *options], _config(options))
 
@@ -98,7 +101,7 @@ def _start(arguments: list[str]) -> int:
 def _names(folder: Path) -> list[str]:
     """What jobs begin with: names of scripts, first words of verbs."""
     scripts = sorted(file.stem for file in (folder / SCRIPTS).glob("*.py"))
-    return [*scripts, *dict.fromkeys(name.split()[0] for name, verb in VERBS.items() if not verb.takes_job)]
+    return [*scripts, *dict.fromkeys(name.split()[0] for name in VERBS if name != SUBMIT)]
 
 
 def _script(name: str, folder: Path) -> Path:
@@ -106,7 +109,7 @@ def _script(name: str, folder: Path) -> Path:
 
 
 def _verb(job: list[str]) -> str | None:
-    known = (name for name, verb in VERBS.items() if not verb.takes_job)
+    known = (name for name in VERBS if name != SUBMIT)
     return next((name for name in known if job[: len(name.split())] == name.split()), None)
 
 

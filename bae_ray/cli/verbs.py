@@ -14,12 +14,17 @@ class Verb(NamedTuple):
     command: str
     function: str
     takes_job: bool = False
-    """Whether another command follows, which the function takes too: a list of arguments."""
+    """Whether a job follows, which the function takes too: a list of arguments, told from the options by the module's
+    `split`."""
 
     def load(self) -> tuple[type[Command], Callable[..., int | None]]:
         """The class of the options, and the function."""
         module = import_module(f"bae_ray.cli.{self.module}")
         return getattr(module, self.command), getattr(module, self.function)
+
+    def split(self, arguments: list[str]) -> tuple[list[str], list[str]]:
+        """Its own options, and the job that follows them."""
+        return import_module(f"bae_ray.cli.{self.module}").split(arguments)
 
     @property
     def summary(self) -> str:
@@ -48,6 +53,7 @@ VERBS = {
     "export": Verb("verb_interchange", "ExportCommand", "export"),
     "import": Verb("verb_interchange", "ImportCommand", "import_"),
     "serve": Verb("verb_serve", "ServeCommand", "serve"),
+    "job": Verb("verb_job", "JobCommand", "job", takes_job=True),
     "submit": Verb("verb_submit", "SubmitCommand", "submit", takes_job=True),
 }
 """By name."""
