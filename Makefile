@@ -1,7 +1,7 @@
 # The front door. Every target sets up what it needs in .venv on its first call.
 VENV := .venv
 BIN := $(VENV)/bin
-PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh requirements/judge.txt requirements/browser.sh requirements/triton.txt requirements/kubectl.txt
+PINS := pyproject.toml requirements/constraints.txt requirements/bundled.txt requirements/install.sh requirements/judge.txt requirements/judge-gpu.txt requirements/browser.sh requirements/triton.txt requirements/kubectl.txt
 
 .PHONY: demo judge test test-slow lint docs workbench hooks bench release clean
 

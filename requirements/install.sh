@@ -18,7 +18,12 @@ case "$device" in
     ;;
 esac
 
+venv=$(realpath -m "$venv")
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3.11}" -m venv "$venv"
+if [[ ",$extras," == *,judge,* && "$device" = cuda ]]; then
+  awk -F== 'NR == FNR {other[$1]; print; next} !($1 in other)' requirements/judge-gpu.txt "$constraints" > "$venv/constraints.txt"
+  constraints=$venv/constraints.txt
+fi
 # pip compiles what it installs. That takes 40 s, and left to the first import it would never be kept where
 # PYTHONDONTWRITEBYTECODE is set, as it is in many containers: every process would compile torch, Ray, ... anew.
 pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" "$@"; }

@@ -14,7 +14,7 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.files import atomic_path, read_text
 from bae_ray.locations import shown
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.run_fidelity import FIDELITY_FILE, FidelityRecord
+from bae_ray.training.run_fidelity import FIDELITY_FILE, FidelityRecord, RunFidelity
 from bae_ray.training.run_folder import FAILURE_FILE, RESULT_FILE, RUN_FILE, STOPPED, Failure, RunResult
 from bae_ray.working_copies import reading
 
@@ -110,17 +110,19 @@ def _finished_row(file: Path) -> dict[str, Any]:
             "run the sweep again."
         ) from error
     settings = _settings(json.loads(read_text(file.with_name(RUN_FILE))))
-    return {**result.model_dump(), **settings, **_fidelity(file.with_name(FIDELITY_FILE))}
+    fidelity = read_fidelity(file.parent)
+    return {**result.model_dump(), **settings, **(fidelity.model_dump() if fidelity else {})}
 
 
-def _fidelity(file: Path) -> dict[str, Any]:
-    """Columns of a run whose fidelity was measured; a damaged file is measured again."""
+def read_fidelity(run: Path) -> RunFidelity | None:
+    """The fidelity of a run, if it was measured; a damaged file is measured again."""
+    file = run / FIDELITY_FILE
     if not file.exists():
-        return {}
+        return None
     try:
-        return FidelityRecord.model_validate_json(read_text(file)).columns.model_dump()
+        return FidelityRecord.model_validate_json(read_text(file)).columns
     except ValidationError:
-        return {}
+        return None
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def test_what_is_sent_to_the_builder_is_what_is_copied(steps: list[tuple[str, st
 @pytest.fixture
 def installer(tmp_path: Path) -> Path:
     """The installer where pip is a stand-in that writes down how it was called."""
-    for name in ("install.sh", "constraints.txt", "judge.txt", "bundled.txt"):
+    for name in ("install.sh", "constraints.txt", "judge.txt", "judge-gpu.txt", "bundled.txt"):
         (tmp_path / "requirements").mkdir(exist_ok=True)
         (tmp_path / "requirements" / name).write_bytes((ROOT / "requirements" / name).read_bytes())
     (tmp_path / "requirements" / "install.sh").chmod(0o755)
@@ -129,7 +129,14 @@ def test_the_device_is_chosen_and_not_looked_for(installer: Path, device: str):
         env={**os.environ, "BAE_RAY_DEVICE": device}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     calls = (installer / "calls").read_text()
-    assert all("-c requirements/constraints.txt" in call for call in calls.splitlines())
+    constraints = "requirements/constraints.txt" if device == "cpu" else f"{installer}/venv/constraints.txt"
+    assert all(f"-c {constraints} " in call for call in calls.splitlines())
+    if device == "cuda":  # those of vLLM's build for GPUs take the place of the others of their names
+        pins = Path(constraints).read_text().splitlines()
+        own = (ROOT / "requirements" / "judge-gpu.txt").read_text().splitlines()
+        assert len(pins) == len((ROOT / "requirements" / "constraints.txt").read_text().splitlines()) + 1
+        assert set(own) <= set(pins)
+        assert len({pin.split("==")[0] for pin in pins}) == len(pins)
     torch = re.search(r"^torch==\S+", (ROOT / "requirements" / "constraints.txt").read_text(), re.MULTILINE)
     assert torch
     assert torch[0] in calls
