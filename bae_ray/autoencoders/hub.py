@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bae_ray.autoencoders.config import ArchitectureConfig
-from bae_ray.errors import CheckpointError
+from bae_ray.errors import CheckpointError, HubError, first_line
 from bae_ray.files import write_text
 from bae_ray.locations import local_path, location_of
 from bae_ray.working_copies import refresh
@@ -49,25 +50,62 @@ class OnHub(ABC):
 
         A model card says how to load it: `load_autoencoder(repo_id)`.
         """
-        from tempfile import TemporaryDirectory
-
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             write_text(
                 Path(folder) / "README.md", MODEL_CARD.format(config=self.config.model_dump_json(), repo_id=repo_id)
             )
-            uploaded = api.upload_folder(
+            return upload(Path(folder), repo_id, commit_message, private, token, revision, create_pr)
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    commit_message: str,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Upload a folder to the Hugging Face hub, whose repository is created if it is missing; the commit's address.
+
+    Raises `HubError` without a token, and where the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of whichever httpx the hub's library takes
+        OfflineModeIsEnabled,
+    )
+
+    if not (token or get_token()):
+        raise HubError(
+            f"there is no token of the Hugging Face hub, which uploading '{repo_id}' takes. Set HF_TOKEN to one that "
+            "may write (https://huggingface.co/settings/tokens), or call `hf auth login`."
+        )
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(
+            api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
                 commit_message=commit_message,
                 revision=revision,
                 create_pr=create_pr,
             )
-            return str(uploaded)
+        )
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise HubError(
+            f"the Hugging Face hub at {api.endpoint} refuses '{repo_id}': {first_line(error)} Check the name, and that "
+            "the token may write there."
+        ) from error
+    except (HTTPError, OfflineModeIsEnabled, OSError) as error:
+        raise HubError(
+            f"the Hugging Face hub at {api.endpoint} cannot be reached for '{repo_id}': {first_line(error)} Check the "
+            "connection, HF_ENDPOINT and HF_HUB_OFFLINE; the same command tries again."
+        ) from error
 
 
 def fetched(

@@ -24,7 +24,7 @@ def start(experiment: Experiment[C]) -> None:
 
 
 def run_job(experiment: Experiment[C], arguments: list[str], prog: str) -> int:
-    """Run an experiment, or print what its trainings would take; the exit code. `prog`: what help and errors call it."""
+    """Run an experiment, or print what its trainings would take; the exit code. Help and errors call it `prog`."""
     config = job_config(experiment, arguments, prog)
     if DRY_RUN in arguments:
         _print_plan(experiment, config, prog)

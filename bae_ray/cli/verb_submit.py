@@ -12,7 +12,7 @@ from bae_ray.cli.command import Command
 from bae_ray.cli.common_options import given_here
 from bae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_LOST, EXIT_SOME_FAILED
 from bae_ray.cli.remote_job import RemoteJob, remote_job
-from bae_ray.cli.remote_job import split as split
+from bae_ray.cli.remote_job import split as split  # noqa: PLC0414 - for `Verb.split`
 from bae_ray.errors import InvalidInputError
 
 if TYPE_CHECKING:

@@ -17,6 +17,9 @@ class Verb(NamedTuple):
     """Whether a job follows, which the function takes too: a list of arguments, told from the options by the module's
     `split`."""
 
+    first: str = ""
+    """The option that a first word without dashes is the value of."""
+
     def load(self) -> tuple[type[Command], Callable[..., int | None]]:
         """The class of the options, and the function."""
         module = import_module(f"bae_ray.cli.{self.module}")
@@ -52,6 +55,7 @@ VERBS = {
     "judge check": Verb("verb_comsem", "JudgeCheckCommand", "judge_check"),
     "export": Verb("verb_interchange", "ExportCommand", "export"),
     "import": Verb("verb_interchange", "ImportCommand", "import_"),
+    "publish": Verb("verb_publish", "PublishCommand", "publish", first="run"),
     "serve": Verb("verb_serve", "ServeCommand", "serve"),
     "job": Verb("verb_job", "JobCommand", "job", takes_job=True),
     "submit": Verb("verb_submit", "SubmitCommand", "submit", takes_job=True),

@@ -15,7 +15,23 @@ from bae_ray.training.run_folder import RunResult
 UNKNOWN = "not measured"
 PAPER = "https://arxiv.org/abs/2509.20997"
 LIBRARY = "bae_ray"
-FILE = "README.md"
+CARD_FILE = "README.md"
+ABOUT = (
+    "An autoencoder of a language model's hidden states, trained with bae_ray ([paper]({paper})): {d_in} numbers in, "
+    "{d_latent} latents. Layer l is `hidden_states[l]` of transformers; 0 is the embeddings."
+)
+LOADING = """```python
+from bae_ray import load_autoencoder
+
+autoencoder = load_autoencoder("{name}")
+code = autoencoder.encode(x)  # x: [n, {d_in}]
+```
+
+`bae-ray serve --registry FOLDER`, where FOLDER is the folder that holds this one, serves it over HTTP."""
+READING = (
+    "An entropy is an upper bound, and two autoencoders' are comparable at like FVU only. FVU is the fraction of "
+    "variance unexplained. Square brackets hold 95 % intervals."
+)
 
 
 class Origin(NamedTuple):
@@ -45,16 +61,12 @@ def model_card(folder: Path, run: RunConfig, result: RunResult, origin: Origin, 
     cell = f"{_literal(base or result.model)}, {where}"
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
-        f"# {architecture.label} autoencoder of {cell}",
-        f"An autoencoder of a language model's hidden states, trained with [bae_ray]({PAPER}): {result.d_in} numbers "
-        f"in, {result.d_latent} latents. Layer l is `hidden_states[l]` of transformers; 0 is the embeddings.",
-        "```python\nfrom bae_ray import load_autoencoder\n\n"
-        f"autoencoder = load_autoencoder({name!r})\ncode = autoencoder.encode(x)  # x: [n, {result.d_in}]\n```",
-        "`bae-ray serve --registry FOLDER`, where FOLDER is the folder that this one lies in, serves it over HTTP.",
+        f"# {architecture.label} of {cell}",
+        ABOUT.format(paper=PAPER, d_in=result.d_in, d_latent=result.d_latent),
+        LOADING.format(name=name, d_in=result.d_in),
         "## Measures",
         _table(_measures(folder, result, architecture.is_binary)),
-        "An entropy is an upper bound, and two autoencoders' are comparable at like FVU only. FVU is the fraction of "
-        "variance unexplained. Square brackets hold 95 % intervals.",
+        READING,
         "## Features named by a language model",
         *_judged(folder),
         "## Training",
@@ -89,9 +101,7 @@ def _measures(folder: Path, result: RunResult, is_binary: bool) -> list[tuple[st
         return [*rows, ("Cross-entropy recovered", f"{UNKNOWN}; `bae-ray fidelity` does")]
     texts = f"{fidelity.fidelity_texts} held-out texts"
     recovered = _within(fidelity.ce_recovered, fidelity.ce_recovered_low, fidelity.ce_recovered_high, 3)
-    above_mean = _within(
-        fidelity.ce_recovered_mean, fidelity.ce_recovered_mean_low, fidelity.ce_recovered_mean_high, 3
-    )
+    above_mean = _within(fidelity.ce_recovered_mean, fidelity.ce_recovered_mean_low, fidelity.ce_recovered_mean_high, 3)
     return [
         *rows,
         (f"Cross-entropy recovered against zeros, {texts}", recovered),
@@ -105,7 +115,8 @@ def _judged(folder: Path) -> list[str]:
     if not about:
         return [f"Scores and the judge's trust: {UNKNOWN}. `bae-ray comsem` does."]
     summary, judge = about["summary"], about["judge"]
-    accuracy = _within(*(judge.get(name) for name in ("balanced_accuracy", "accuracy_low", "accuracy_high")), 2)
+    accuracy = _within(judge["balanced_accuracy"], judge.get("accuracy_low"), judge.get("accuracy_high"), 2)
+    low, high = summary.get("above_chance_low"), summary.get("above_chance_high")
     rows = [
         ("Judge", _literal(judge["model"])),
         (f"Its balanced accuracy on {judge.get('pairs', 0)} labelled pairs; .5 is chance", accuracy),
@@ -113,7 +124,7 @@ def _judged(folder: Path) -> list[str]:
         ("Mean score", _number(summary["score"], 3)),
         ("Its chance level: the same names on another feature's tokens", _number(summary["chance"], 3)),
         ("Score above chance",
-         _within(*(summary.get(f"above_chance{end}") for end in ("", "_low", "_high")), 3)),
+         _within(summary.get("above_chance"), low, high, 3)),
     ]  # fmt: skip
     warnings = [f"Of this judge: {_literal(warning)}." for warning in judge.get("warnings", ())]
     return [_table(rows), *warnings]

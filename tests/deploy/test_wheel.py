@@ -112,13 +112,15 @@ def test_it_installs_into_an_empty_environment(installed: Path, tmp_path: Path):
         done = run(installed / "bae-ray", *arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert said in done.stdout
-    found = run(installed / "python", "-c", "import bae_ray; print(bae_ray.__version__, bae_ray.__file__)", cwd=tmp_path)
+    found = run(
+        installed / "python", "-c", "import bae_ray; print(bae_ray.__version__, bae_ray.__file__)", cwd=tmp_path
+    )
     assert found.stdout.startswith(f"{PROJECT['version']} {installed.parent}"), "the installed one"
 
 
 def test_its_help_imports_little(installed: Path, tmp_path: Path):
-    for _ in range(2):  # the first may still compile what it imports
-        done = run(installed / "python", "-X", "importtime", installed / "bae-ray", "--help", cwd=tmp_path)
+    run(installed / "bae-ray", "--help", cwd=tmp_path)  # which may still compile what it imports
+    done = run(installed / "python", "-X", "importtime", installed / "bae-ray", "--help", cwd=tmp_path)
     assert done.returncode == 0
     own = [int(found) for found in re.findall(r"^import time:\s+(\d+) \|", done.stderr, re.MULTILINE)]
     print(f"{len(own)} modules in {sum(own) / 1e6:.2f} s")
@@ -127,7 +129,11 @@ def test_its_help_imports_little(installed: Path, tmp_path: Path):
 
 def test_the_demo_runs_without_the_repository(installed: Path, tmp_path: Path):
     demo = [installed / "bae-ray", "job", "layer_position_entropy", "laptop", *SMALL]
-    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", "")}
+    home = {
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", ""),
+    }
     home = {name: value for name, value in home.items() if value}
     done = run(*demo, cwd=tmp_path, **home)
     assert done.returncode == 2
@@ -167,7 +173,15 @@ def test_pipx_runs_it(wheel: Path, tmp_path: Path):
     venv.create(tmp_path / "pipx", with_pip=True)
     pip(tmp_path / "pipx" / "bin" / "python", "install", "pipx")
     home: dict[str, Any] = {"PIPX_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
-    command = [tmp_path / "pipx" / "bin" / "pipx", "run", f"--pip-args=-c {CONSTRAINTS}", "--spec", wheel, "bae-ray", "--help"]
+    command = [
+        tmp_path / "pipx" / "bin" / "pipx",
+        "run",
+        f"--pip-args=-c {CONSTRAINTS}",
+        "--spec",
+        wheel,
+        "bae-ray",
+        "--help",
+    ]
     done = run(*command, cwd=tmp_path, **home)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "verbs:" in done.stdout
