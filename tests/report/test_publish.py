@@ -83,7 +83,7 @@ def test_a_folder_is_loaded_and_served_and_its_card_says_what_was_measured(bae_r
     assert told["Held-out bits"].startswith(f"{result['heldout_bits']:.1f} [")
     assert rows[f"FVU on {result['n_train']} training samples"] == f"{result['fvu_train']:.3f}"
     assert rows[f"FVU on {result['n_val']} held-out samples"] == f"{result['fvu_val']:.3f}"
-    assert rows["Corpus"] == "`corpus.jsonl (texts)`"
+    assert rows["Corpus"] == "`texts.jsonl (texts)`"
     assert int(rows["Texts"]) == result["n_train"] + result["n_val"]
     assert rows["Layer, site, position"] == "1, residual, 2"
     assert (rows["Seed"], rows["Run"]) == ("0", f"`{run.name}`")
