@@ -43,7 +43,8 @@ def test_what_is_no_job(bae_ray):
     assert code == 2
     assert "preset 'huge' is not known" in err
     code, _, err = bae_ray("job", "lm_random_tokens", "laptop", "--dry-run")
-    assert (code, err) == (2, "error: bae-ray job lm_random_tokens has no --dry-run: it trains on more than one store.\n")
+    assert code == 2
+    assert err == "error: bae-ray job lm_random_tokens has no --dry-run: it trains on more than one store.\n"
     code, out, _ = bae_ray("job", "steering", "--help")
     assert code == 0
     assert "usage: bae-ray job steering laptop" in out
@@ -66,5 +67,5 @@ def test_the_version_is_said_in_one_place(bae_ray):
 
 def test_what_converting_the_bundled_model_takes_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bundled, "CONVERTERS", ("gguf", "a_package_that_there_is_not"))
-    with pytest.raises(UnreadableFileError, match="a_package_that_there_is_not, which .*'pip install a_package_that"):
+    with pytest.raises(UnreadableFileError, match=r"a_package_that_there_is_not, which .*'pip install a_package_that"):
         bundled._convert_model(tmp_path)
