@@ -38,10 +38,8 @@ def _main() -> int:
             print(f"error: '{given}' is not a verb; {expected}", file=sys.stderr)
         return EXIT_INVALID if unknown else 0
     rest = arguments[len(verb.split()) :]
-    if VERBS[verb].first and rest and not rest[0].startswith("-"):
-        rest = [f"--{VERBS[verb].first}", *rest]
     command, run = VERBS[verb].load()
     if not VERBS[verb].takes_job:
-        return run(parse(command, f"bae-ray {verb}", rest)) or 0
+        return run(parse(command, f"bae-ray {verb}", VERBS[verb].named(rest))) or 0
     own, job = VERBS[verb].split(rest)
     return run(parse(command, f"bae-ray {verb}", own), job) or 0

@@ -25,6 +25,11 @@ class Verb(NamedTuple):
         module = import_module(f"bae_ray.cli.{self.module}")
         return getattr(module, self.command), getattr(module, self.function)
 
+    def named(self, arguments: list[str]) -> list[str]:
+        """The arguments with the option before a first word that is its value."""
+        leads = self.first and arguments and not arguments[0].startswith("-")
+        return [f"--{self.first}", *arguments] if leads else arguments
+
     def split(self, arguments: list[str]) -> tuple[list[str], list[str]]:
         """Its own options, and the job that follows them."""
         return import_module(f"bae_ray.cli.{self.module}").split(arguments)

@@ -10,6 +10,7 @@ import click
 
 from bae_ray.cli.job import parse_preset
 from bae_ray.cli.parsing import parse
+from bae_ray.cli.verb_job import config_of
 from bae_ray.cli.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
@@ -24,9 +25,15 @@ def read(words: list[str]) -> bool:
     """Whether it is a command of this project or of Ray. Raises what its parser does where it is wrong."""
     name, *rest = words
     if name == "bae-ray":
+        if rest == ["--version"]:
+            return True
         verb = next((verb for verb in VERBS if rest[: len(verb.split())] == verb.split()), None)
         assert verb, f"no verb of bae-ray: {words}"
-        parse(VERBS[verb].load()[0], name, rest[len(verb.split()) :])
+        options = rest[len(verb.split()) :]
+        if verb == "job" and "--help" not in options:
+            config_of(options)
+        else:
+            parse(VERBS[verb].load()[0], name, VERBS[verb].named(options))
         return True
     if name == "python" and rest and "jobs/" in rest[0]:
         experiment = runpy.run_path(str(ROOT / "jobs" / Path(rest[0]).name))["EXPERIMENT"]

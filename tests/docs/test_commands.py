@@ -36,7 +36,9 @@ RUN_BY = {
     ("docs/steer.md", "python"): GUIDES,
 }
 """The test that runs a page's blocks of a language."""
-NOT_OURS = {"cd", "curl", "docker", "echo", "export", "kubectl", "sbatch", "source"} | {"deploy/kubernetes/secrets.sh"}
+NOT_OURS = {"cd", "curl", "docker", "echo", "export", "kubectl", "pip", "pipx", "sbatch", "source"} | {
+    "deploy/kubernetes/secrets.sh"
+}
 """What else begins a command. docs/deploy.md's are read in tests/deploy/test_examples.py."""
 
 
