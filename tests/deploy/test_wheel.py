@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -161,7 +162,16 @@ def test_each_extra_resolves_with_the_tested_versions(extra: str, tmp_path: Path
         names = {pin.split("==")[0] for pin in own}
         pins = [pin for pin in pins if pin.split("==")[0] not in names] + own
     (tmp_path / "pins.txt").write_text("\n".join(pins))
-    options = ["--quiet", "--native-tls", "--python-version", "3.11", "--extra", extra, "-c", tmp_path / "pins.txt"]
+    options = [
+        "--quiet",
+        "--native-tls",
+        "--python-version",
+        platform.python_version(),
+        "--extra",
+        extra,
+        "-c",
+        tmp_path / "pins.txt",
+    ]
     command = [sys.executable, "-m", "uv", "pip", "compile", *options, ROOT / "pyproject.toml"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
