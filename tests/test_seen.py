@@ -55,7 +55,8 @@ def test_without_a_total_and_without_progress(capsys: pytest.CaptureFixture[str]
         time.sleep(0.3)
         tracker.advance()
         time.sleep(0.3)
-    assert capsys.readouterr().err.splitlines() == ["Work: 0", "Work: 1"]
+    said = capsys.readouterr().err.splitlines()
+    assert [*dict.fromkeys(said)] == ["Work: 0", "Work: 1"], "a busy machine has time for a line more"
 
 
 @pytest.mark.parametrize(
