@@ -145,6 +145,7 @@ for kind in ({"kind": "texts"}, {"kind": "windows", "length": 20}, {"kind": "icl
 """
 
 
+@pytest.mark.slow
 def test_workers_that_have_all_cpus_do_not_wait_for_texts_for_ever(
     tiny_causal_model: Path, tiny_texts: list[str], tmp_path: Path
 ):

@@ -64,7 +64,11 @@ def state_of(file: Path) -> dict[str, int]:
         return json.loads((state.metadata() or {})["training"])
 
 
-@pytest.mark.parametrize("search", [SearchConfig(), SearchConfig(scheduler="asha", grace_epochs=EPOCHS)])
+@pytest.mark.parametrize(
+    "search",
+    [SearchConfig(), pytest.param(SearchConfig(scheduler="asha", grace_epochs=EPOCHS), marks=pytest.mark.slow)],
+    ids=["grid", "asha"],
+)
 def test_a_training_whose_worker_gets_sigterm_goes_on_where_it_was(
     search: SearchConfig, tiny_store: Path, tmp_path: Path
 ):

@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from tests.serving.command import Command
 from tests.serving.http.test_problems import problem
@@ -33,6 +34,7 @@ def test_a_service_with_keys_says_how_to_give_one(browser: Browser):
         assert page.evaluate("Object.values(localStorage).join()") == "", "a key stays in its tab"
 
 
+@pytest.mark.slow
 def test_an_encoder_that_goes_while_its_page_is_open(
     browser: Browser, workbench: Command, workbench_registry: Registry
 ):
@@ -53,6 +55,7 @@ def test_an_encoder_that_goes_while_its_page_is_open(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_text_of_100_000_characters_is_refused_in_words(browser: Browser, workbench_registry: Registry):
     with browser.view(f"/encoder/{workbench_registry.named}/try") as page:
         page.get_by_label("Text").fill("w1 w2 " * 17_000)
@@ -62,6 +65,7 @@ def test_a_text_of_100_000_characters_is_refused_in_words(browser: Browser, work
         assert len(page.url) < 3000
 
 
+@pytest.mark.slow
 def test_no_encoder_no_view_and_no_feature_of_that_name(browser: Browser, workbench_registry: Registry):
     for address in ("/encoder/nobody", f"/encoder/{workbench_registry.named}/feature/99999"):
         with browser.view(address) as page:
@@ -86,6 +90,7 @@ def test_steering_stops_when_its_tab_is_closed(browser: Browser, workbench: Comm
     assert stopped > before
 
 
+@pytest.mark.slow
 def test_two_tabs_steer_at_once(browser: Browser, workbench_registry: Registry):
     address = f"/encoder/{workbench_registry.named}/steer?text=w1+w2&new=12&f=1:add:30&seed="
     with browser.view(address + "1") as one, browser.view(address + "2") as two:
@@ -102,6 +107,7 @@ def test_two_tabs_steer_at_once(browser: Browser, workbench_registry: Registry):
         assert one.locator(".written").all_inner_texts() == texts[1]
 
 
+@pytest.mark.slow
 def test_a_service_that_is_away_for_a_moment(browser: Browser, workbench_registry: Registry):
     with browser.view("/") as page:
         page.wait_for_selector("table.heat")
