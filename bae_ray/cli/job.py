@@ -20,11 +20,15 @@ OLD_NAMES = {"cpu": "laptop", "demo": "laptop"}
 
 def start(experiment: Experiment[C]) -> None:
     """Run an experiment as the arguments of this process say, and exit."""
-    sys.exit(run_safely(lambda: run_job(experiment, sys.argv[1:], f"{experiment.job}.py")))
+    sys.exit(run_safely(lambda: run_job(experiment, sys.argv[1:])))
 
 
-def run_job(experiment: Experiment[C], arguments: list[str], prog: str) -> int:
-    """Run an experiment, or print what its trainings would take; the exit code. Help and errors call it `prog`."""
+def run_job(experiment: Experiment[C], arguments: list[str], prog: str = "") -> int:
+    """Run an experiment, or print what its trainings would take; the exit code.
+
+    Help and errors call it `prog`, by default as its script is called.
+    """
+    prog = prog or f"{experiment.job}.py"
     config = job_config(experiment, arguments, prog)
     if DRY_RUN in arguments:
         _print_plan(experiment, config, prog)

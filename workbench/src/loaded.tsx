@@ -14,18 +14,18 @@ export interface Loaded<T> {
 
 /** The answer to `load`, asked for again where what it depends on changes, or where an error may pass. */
 export function useLoaded<T>(load: (signal: AbortSignal) => Promise<T>, depends: unknown[]): Loaded<T> {
-  const [state, setState] = useState<{ value?: T; error?: ApiError }>({});
+  const [state, setState] = useState<{ of?: unknown[]; value?: T; error?: ApiError }>({});
   const [round, setRound] = useState(0);
   const again = useCallback(() => setRound((number) => number + 1), []);
   useEffect(() => {
     const ended = new AbortController();
     let timer = 0;
     load(ended.signal).then(
-      (value) => setState({ value }),
+      (value) => setState({ of: depends, value }),
       (error: unknown) => {
         if (ended.signal.aborted) return;
         const known = error instanceof ApiError ? error : new ApiError(0, "page", String(error));
-        setState({ error: known });
+        setState({ of: depends, error: known });
         if (known.passes) timer = window.setTimeout(again, AGAIN_MS);
       },
     );
@@ -34,7 +34,9 @@ export function useLoaded<T>(load: (signal: AbortSignal) => Promise<T>, depends:
       clearTimeout(timer);
     };
   }, [...depends, round]);
-  return { ...state, again };
+  // The answer to an earlier question is none to this one.
+  const isOf = state.of?.length === depends.length && state.of.every((value, i) => Object.is(value, depends[i]));
+  return isOf ? { value: state.value, error: state.error, again } : { again };
 }
 
 /** What is loaded, as `children` show it. */
