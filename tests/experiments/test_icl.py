@@ -73,17 +73,20 @@ def test_accuracy_over_k(run: Callable[..., str], tiny_causal_model: Path, label
     assert {file: file.stat().st_mtime_ns for file in out.glob("stores/*/receipts/*")} == before
 
 
-def test_entropy_by_layer_and_k(run: Callable[..., str], tiny_causal_model: Path, labelled: Path, out: Path):
+@pytest.mark.parametrize("ways", [("sampled",), pytest.param(("sampled", "fixed"), marks=pytest.mark.slow)], ids=len)
+def test_entropy_by_layer_and_k(
+    run: Callable[..., str], tiny_causal_model: Path, labelled: Path, out: Path, ways: tuple[str, ...]
+):
     """After the other result, or alone."""
     printed = run(
         EXPERIMENT, *options(out, tiny_causal_model, labelled), "--only", "entropy", "--sweep.layers", 1, 3,
         "--sweep.training.epochs", 5, "--sweep.training.batch-size", 32, "--sweep.seeds", 0, 1,
-        "--sweep.gpus-per-trial", 0, "--sweep.packed", 4,
+        "--sweep.gpus-per-trial", 0, "--sweep.packed", 4, "--demonstrations", *ways,
     )  # fmt: skip
     table = pd.read_csv(out / "entropy.csv")
     cells = table[["demonstrations", "k", "layer", "seed"]].apply(tuple, axis=1).tolist()
     assert sorted(cells) == sorted(
-        (way, k, layer, seed) for way in ("sampled", "fixed") for k in (0, 3) for layer in (1, 3) for seed in (0, 1)
+        (way, k, layer, seed) for way in ways for k in (0, 3) for layer in (1, 3) for seed in (0, 1)
     )
     for row in table.to_dict("records"):
         folder = out / "sweeps" / f"{row['demonstrations']}-k{row['k']}" / row["run"]
@@ -91,7 +94,7 @@ def test_entropy_by_layer_and_k(run: Callable[..., str], tiny_causal_model: Path
         assert (row["n_train"] + row["n_val"], row["position"]) == (80, "last")
     assert (out / "entropy.png").stat().st_size > 10_000
     assert "sampled: Paper: more demonstrations, less entropy. Here:" in printed
-    assert "fixed: Paper: a deeper layer contains more information. Here:" in (out / "entropy.html").read_text()
+    assert f"{ways[-1]}: Paper: a deeper layer contains more information. Here:" in (out / "entropy.html").read_text()
 
 
 def test_layers_that_are_not_extracted_are_told_before_anything_is_extracted(tmp_path: Path):

@@ -22,7 +22,7 @@ from bae_ray.work.preemption import GRACE_S, LAST_S
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-EPOCHS = 2000
+EPOCHS = 1000
 CONFIG = SweepConfig(
     layers=(1,),
     positions=(2,),

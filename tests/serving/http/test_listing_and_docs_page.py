@@ -85,3 +85,8 @@ def test_the_docs_files(served: Served):
         assert httpx.get(f"{served.url}/docs/{name}").status_code == 200
     for name in ("docs.html", "api.py", "..%2fapi.py", "x"):
         problem(httpx.get(f"{served.url}/docs/{name}"), 404, "not_found")
+
+
+def test_without_the_option_there_is_no_workbench(http: httpx.Client):
+    for path in ("/workbench", "/workbench/workbench.js"):
+        assert "--workbench" in problem(http.get(path), 404, "not_found")["detail"]

@@ -5,6 +5,8 @@ import io
 import json
 import re
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,13 @@ from tests.serving.workbench.browsing import Browser, comes
 from tests.serving.workbench.conftest import HOSTILE, MODEL, Registry
 
 TEXT = "w1 w2 w3 w4 w5 w6 w7 nowhere"
+
+WRITTEN = "bae_ray_written_tokens_total"
+
+
+def written(url: str) -> float:
+    lines = httpx.get(f"{url}/metrics", timeout=30).text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(WRITTEN))
 
 
 def numbers_of(page: Any, selector: str) -> list[str]:
@@ -202,3 +211,43 @@ def test_all_encoders_are_listed(browser: Browser, workbench_registry: Registry)
         page.wait_for_selector("tbody tr")
         listed = page.locator("tbody th").all_inner_texts()
         assert listed == sorted(results(workbench_registry.folder)["run"])
+
+
+def test_a_service_with_keys_says_how_to_give_one(browser: Browser):
+    with browser.view("/", key="") as page:
+        page.wait_for_selector("text=This service asks for a key")
+        assert "--keys-file" in page.locator(".problem").inner_text()
+        page.get_by_label("Key").fill("no such key, but long enough")
+        page.get_by_role("button", name="Use this key").click()
+        page.wait_for_selector("text=The service does not know this key")
+        page.get_by_label("Key").fill(KEY)
+        page.get_by_role("button", name="Use this key").click()
+        page.wait_for_selector("table.heat")
+        assert page.evaluate("Object.values(localStorage).join()") == "", "a key stays in its tab"
+
+
+def test_steering_stops_when_its_tab_is_closed(browser: Browser, workbench: Command, workbench_registry: Registry):
+    before = written(workbench.url)
+    with browser.view(f"/encoder/{workbench_registry.named}/steer?text=w1&new=56&f=1:add:1") as page:
+        page.get_by_role("button", name="Write").click()
+        comes(page, "document.querySelector('.written')?.textContent.length > 6")
+        page.goto(f"{workbench.url}/livez")  # as closed: nothing of the page is left
+        time.sleep(1)
+        stopped = written(workbench.url)
+        time.sleep(2)
+        assert written(workbench.url) == stopped
+        page.goto(f"{workbench.url}/workbench")
+    assert stopped > before
+
+
+def test_only_its_own_files_are_served(workbench: Command):
+    with ThreadPoolExecutor(2) as pool:
+        names = ("index.html", "..%2fconfig.py", "x", "workbench.js.map")
+        for answer in pool.map(lambda name: httpx.get(f"{workbench.url}/workbench/{name}"), names):
+            assert answer.status_code == 404
+    page = httpx.get(f"{workbench.url}/workbench")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "://" not in page.text
+    assert httpx.get(f"{workbench.url}/workbench/", follow_redirects=True).text == page.text
