@@ -1,7 +1,6 @@
 """The HTTP API as an application: its routes, its errors as problems, and its pages."""
 
 import json
-from importlib.metadata import version
 from typing import cast
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -16,6 +15,7 @@ from bae_ray.serving.http.request import ClientGoneError, Exchange
 from bae_ray.serving.http.routes import catalog, codes, compressed, health, tokens
 from bae_ray.serving.http.run_routes import runs
 from bae_ray.serving.http.service import Service
+from bae_ray.version import __version__
 
 DESCRIPTION = "Encode hidden states of a language model with Binary Autoencoders, decode them, and compress them."
 
@@ -24,7 +24,7 @@ def create_app(service: Service, needs_key: bool = True, has_workbench: bool = F
     """The routes as an application, to be wrapped in `middleware.RequestMiddleware`, which checks keys."""
     app = FastAPI(
         title="bae_ray",
-        version=version("bae-ray"),
+        version=__version__,
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,

@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
 import pandas as pd
 from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import to_json
+from safetensors import SafetensorError
 
 from bae_ray.analysis.matched_entropy import WEIGHT, matched_entropy
+from bae_ray.errors import BaeRayError
 from bae_ray.files import read_text
 from bae_ray.report.entropy_tables import settings_that_differ
 from bae_ray.report.measures import MEASURES, known_measures
@@ -43,6 +47,8 @@ LOOK_AGAIN_S = 2.0
 READ_TIMEOUT_S = 30.0
 """A table of many thousand runs that no sweep has written takes seconds."""
 MOST_FEATURES = 1000
+
+log = logging.getLogger("ray.serve")
 
 
 class Table:
@@ -128,14 +134,15 @@ async def _entry(service: Service, request: Request, encoder_id: str) -> Entry:
     return incoming.entry
 
 
-async def _in_time(entry: Entry, read: Any) -> bytes:
+async def _in_time(entry: Entry, read: Callable[[], bytes]) -> bytes:
     """What a thread reads of an encoder's folder. Raises `encoder_broken` where it cannot, and `unavailable`."""
     try:
         return await _reads.call(entry.key, read)
     except SlowError as error:
         raise Problem("unavailable", "The encoder's files cannot be read in time.") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise Problem("encoder_broken", f"Its files cannot be read: {type(error).__name__}.") from error
+    except (OSError, ValueError, KeyError, BaeRayError, SafetensorError) as error:
+        log.error(f"encoder {entry.key}: {type(error).__name__}: {error}")  # with paths of this machine
+        raise Problem("encoder_broken", "Its files cannot be read. The service's log says why.") from error
 
 
 def _sweep(table: pd.DataFrame) -> bytes:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -65,9 +66,15 @@ def _read(folder: Path, runs: list[str]) -> pd.DataFrame:
     """Rows of runs from their own files; those of which a file is damaged are left out, and logged."""
     try:
         return outcomes(folder, only=runs)
-    except (BaeRayError, OSError, ValueError, KeyError):
+    except (BaeRayError, OSError, ValueError, KeyError) as error:
         if len(runs) == 1:
-            log.exception(f"run {runs[0]} is not in the table")
+            _log(runs[0], f"{type(error).__name__}: {error}")
             return pd.DataFrame()
     parts = [part for run in runs if len(part := _read(folder, [run]))]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+@lru_cache(maxsize=1024)
+def _log(run: str, reason: str) -> None:
+    """Log a reason once: the table is read again every few seconds."""
+    log.error(f"run {run} is not in the table: {reason}")

@@ -1,5 +1,7 @@
 """The routes that the workbench asks: runs, training, and features as a list."""
 
+from pathlib import Path
+
 import httpx
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from safetensors.torch import load_file
 
 from bae_ray.autoencoders.losses import bernoulli_entropy
 from tests.serving.http.test_problems import problem
-from tests.serving.support import NARROW_KEY, F, Served, write_cards
+from tests.serving.support import NARROW_KEY, F, Served, make_run, until, write_cards
 
 
 def test_features_in_every_order(http: httpx.Client, served: Served):
@@ -41,6 +43,14 @@ def test_features_by_their_names(http: httpx.Client, served: Served):
     finally:
         (folder / "cards.parquet").unlink()
     assert http.get("/v1/encoders/run/features/3").json()["details"] is None
+
+
+def test_files_that_are_damaged_are_told_without_paths(http: httpx.Client, served: Served, dropped: Path):
+    make_run(dropped, "tiny")
+    until(lambda: http.get("/v1/encoders/dropped").status_code == 200)
+    (dropped / "metrics.jsonl").write_text('{"epoch": 1, broken}\n')
+    told = problem(http.get("/v1/encoders/dropped/run"), 503, "encoder_broken")
+    assert str(served.registry) not in told["detail"]
 
 
 def test_how_an_encoder_was_trained(http: httpx.Client):
