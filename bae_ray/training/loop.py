@@ -21,6 +21,7 @@ from bae_ray.training.objective import SCHEDULED, EarlyStop
 from bae_ray.training.resident import ResidentSteps, may_capture
 from bae_ray.training.revival import revive
 from bae_ray.training.samples import Batches
+from bae_ray.training.side_by_side import SideBySide
 from bae_ray.training.stack import Stack
 from bae_ray.training.state import load_state, save_state
 from bae_ray.work.preemption import asked, stop_if_asked
@@ -65,13 +66,13 @@ class Resume(NamedTuple):
 
 
 class Loop:
-    """Trains stacks of autoencoders on the same batches."""
+    """Trains stacks of autoencoders on the same batches, or on the same rows of several cells."""
 
     def __init__(
         self,
         stacks: list[Stack],
-        data: Batches,
-        held_out: Batches,
+        data: Batches | SideBySide,
+        held_out: Batches | SideBySide,
         shared: TrainingConfig,
         on_epoch: Callable[[int, int, list[TrainingMetrics]], None],
         resume: Resume | None,
@@ -201,10 +202,11 @@ class Loop:
             # The last epoch is to leave a trained code, and so is each at which a training that goes on may end.
             if key in ended or self._epoch >= member.training.epochs:
                 continue
+            data = self._data.cells[self._stacks[key[0]].cells[key[1]]]
             if _is_due(member.training.merge_every, self._epoch):
-                merge_copies(member, self._data, self._batch_size)
+                merge_copies(member, data, self._batch_size)
             if _is_due(member.training.revive_every, self._epoch):
-                revive(member, self._data, self._batch_size, stream(member.training.seed, "revival", self._epoch))
+                revive(member, data, self._batch_size, stream(member.training.seed, "revival", self._epoch))
         watched = self._stops.keys() - ended
         losses = {i: self._held_out_losses(self._stacks[i], weights[i]) for i in {i for i, _ in watched}}
         for i, j in watched:
@@ -215,7 +217,8 @@ class Loop:
         total, n = torch.zeros(len(stack.members), device=stack.device), len(self._held_out)
         for batch in self._held_out.batches(torch.arange(n), self._batch_size, partial=True):
             # A covariance needs two samples.
-            total += stack.evaluate(batch, weights) * len(batch.x) if len(batch.x) > 1 else 0
+            size = batch.x.shape[-2]
+            total += stack.evaluate(batch, weights) * size if size > 1 else 0
         return (total / n).tolist()
 
     def _save_if_due(self, at_once: bool = False) -> None:

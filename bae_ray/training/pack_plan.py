@@ -29,7 +29,8 @@ class PackPlan(NamedTuple):
     def __str__(self) -> str:
         if self.new is None:
             return "as they were begun"
-        return f"at most {self.new.size} runs in each: {self.new.why}"
+        several = " of several cells" if any(pack.cells > 1 for pack in self.packs) else ""
+        return f"at most {self.new.size} runs{several} in each: {self.new.why}"
 
 
 def plan_packs(
@@ -42,17 +43,29 @@ def plan_packs(
 ) -> PackPlan:
     """Packs of all runs that are not finished in `out`; `record`: they are written down for the next call."""
     sizes: list[PackSize] = []
+    across = packs_cells(execution, executor)
 
     def size(new: Sequence[RunConfig]) -> int:
-        sizes.append(pack_size(new, store, execution, executor))
+        sizes.append(pack_size(new, store, execution, executor, across))
         return sizes[0].size
 
-    packs = unfinished_packs(runs, out, size, record)
+    packs = unfinished_packs(runs, out, size, record, across)
     return PackPlan(packs, sizes[0] if sizes else None)
 
 
+def packs_cells(execution: ExecutionConfig, executor: Executor) -> bool:
+    """Whether packs may hold runs of several cells."""
+    if execution.packed_cells is not None:
+        return execution.packed_cells == "several"
+    return executor.share("a training", execution.cpus_per_trial, execution.gpus_per_trial).gpus > 0
+
+
 def pack_size(
-    runs: Sequence[RunConfig], store: ActivationStore, execution: ExecutionConfig, executor: Executor
+    runs: Sequence[RunConfig],
+    store: ActivationStore,
+    execution: ExecutionConfig,
+    executor: Executor,
+    across: bool = False,
 ) -> PackSize:
     """How many of the runs to train as one; where `execution.packed` is auto, or left out on GPUs, that is measured."""
     if isinstance(execution.packed, int):
@@ -61,20 +74,20 @@ def pack_size(
     if execution.packed is None and not share.gpus:
         return PackSize(UNMEASURED, "on a CPU, where packed is left out")
     devices = int(executor.total("GPU")) if share.gpus else executor.fitting(share)
-    most = most_packed([len(some.runs) for some in pack(runs, len(runs))], devices)
+    most = most_packed([len(some.runs) for some in pack(runs, len(runs), across)], devices)
     if most == 1:
         return PackSize(1, "no two may go together, or each device would not have one")
     part = execution.gpus_per_trial or 1.0
     whole = Share(share.cpus, float(share.gpus > 0))
     try:
-        tried = executor.once(partial(measure_sizes, runs, store, most=most, part=part), whole)
+        tried = executor.once(partial(measure_sizes, runs, store, most=most, part=part, across=across), whole)
     except BaeRayError as error:  # its process died, say
         return PackSize(UNMEASURED, f"measuring failed: {first_line(error).rstrip('.')}")
     return chosen(tried, most, part)
 
 
 def measure_sizes(
-    runs: Sequence[RunConfig], store: ActivationStore, device: str, most: int, part: float
+    runs: Sequence[RunConfig], store: ActivationStore, device: str, most: int, part: float, across: bool = False
 ) -> list[Tried]:
     """Measure packs of 1, 2, 4, ... of the runs, as long as a larger one may be better.
 
@@ -82,7 +95,7 @@ def measure_sizes(
     """
     tried: list[Tried] = []
     while (size := next_size(tried, most, part)) is not None:
-        full = [some for some in pack(runs, size) if len(some.runs) == size]
+        full = [some for some in pack(runs, size, across) if len(some.runs) == size]
         try:
             measured = measure_one(largest(full), store, device)
         except BaeRayError:

@@ -39,7 +39,10 @@ class PackTrainer:
         self._trackers = open_trackers(execution, out)
 
     def __call__(self, pack: Pack, on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None] | None = None) -> int:
-        """Train a pack; how many of its runs are finished. Where they do not fit into memory together, its halves."""
+        """Train a pack; how many of its runs are finished. Where it fails as a whole, its halves.
+
+        Memory runs out for its runs together, or a cell of several cannot be trained on.
+        """
         if self._device == "cuda":  # what torch keeps of the last pack would look taken
             gc.collect()
             torch.cuda.empty_cache()
@@ -55,9 +58,8 @@ class PackTrainer:
         meters.put("bae_ray_trainings_running", len(pack.runs))
         outcomes = execute_runs(pack.runs, self._store, self._out, pack.state(self._out), self._device, log)
         meters.put("bae_ray_trainings_running", 0)
-        if len(pack.runs) > 1 and all(isinstance(outcome, OutOfMemoryError) for outcome in outcomes):
-            half = len(pack.runs) // 2
-            return sum(self(Pack(runs), on_epoch) for runs in (pack.runs[:half], pack.runs[half:]))
+        if len(pack.runs) > 1 and _failed_as_one(outcomes, pack.cells):
+            return sum(self(half, on_epoch) for half in pack.halves())
         results = [outcome if isinstance(outcome, RunResult) else None for outcome in outcomes]
         for run, result in zip(pack.runs, results, strict=True):
             self._tell(methodcaller("finish", run, result))
@@ -72,6 +74,12 @@ class PackTrainer:
                 self._trackers.remove(tracker)
                 name = type(tracker).__name__
                 print(f"warning: nothing more is logged to {name} from here: {error}", file=sys.stderr)
+
+
+def _failed_as_one(outcomes: Sequence[RunResult | Exception], cells: int) -> bool:
+    first = outcomes[0]
+    one = isinstance(first, OutOfMemoryError) or (cells > 1 and isinstance(first, Exception))
+    return one and all(outcome is first for outcome in outcomes)
 
 
 class Trainings(NamedTuple):

@@ -1,9 +1,9 @@
 """What of a grid is trained as one, and in which order.
 
-A pack is runs of one cell that are trained on the same batches as one (`train_many`). In a pack a run has the numbers
-that it has alone but for rounding, so for equal numbers an interrupted sweep has to go on with the packs that it began
-with: packs.json keeps those that are not finished. A job is packs of one cell that one worker trains after another,
-so that the cell's data is read once.
+A pack is runs that are trained as one, on the same batches of one cell, or on the same rows of several cells. In a pack
+a run has the numbers that it has alone but for rounding. So for equal numbers an interrupted sweep has to go on with
+the packs that it began with: packs.json keeps those that are not finished. A job is packs of one cell that one worker
+trains after another, so that the cell's data is read once.
 """
 
 import json
@@ -38,6 +38,16 @@ class Pack(NamedTuple):
         return content_hash([run.id for run in self.runs])
 
     @property
+    def cells(self) -> int:
+        """Number of cells that its runs are of."""
+        return len({run.data for run in self.runs})
+
+    def halves(self) -> list["Pack"]:
+        """Its runs in two packs, to be tried where it fails as a whole."""
+        half = len(self.runs) // 2
+        return [Pack(self.runs[:half]), Pack(self.runs[half:])]
+
+    @property
     def products(self) -> int:
         """Numbers that a step's matrix products multiply, up to a factor."""
         return sum(math.prod(run.autoencoder.widths()) * run.training.batch_size for run in self.runs)
@@ -53,22 +63,30 @@ class Pack(NamedTuple):
         return not all(finished) and (not any(finished) or exists(self.state(out)))
 
 
-def pack(runs: Sequence[RunConfig], most: int) -> list[Pack]:
-    """Packs of at most so many of the runs, in their order."""
+def pack(runs: Sequence[RunConfig], most: int, across: bool = False) -> list[Pack]:
+    """Packs of at most so many of the runs of a store, in their order; `across`: also of several cells.
+
+    All cells of a store have equally many samples of one width, so that the same rows of each can be a batch.
+    """
     groups: dict[str, list[RunConfig]] = {}
     for run in runs:
-        shared = [run.cell.model_dump(), run.target and run.target.model_dump(), run.data]
+        cell = [run.cell.model_dump(), run.target and run.target.model_dump(), run.data]
+        shared = [run.target is not None] if across else cell
         groups.setdefault(content_hash([shared, [getattr(run.training, name) for name in SHARED]]), []).append(run)
     return [Pack(tuple(some)) for group in groups.values() for some in _batched(group, most)]
 
 
 def unfinished_packs(
-    runs: Sequence[RunConfig], out: Path, most: int | Callable[[Sequence[RunConfig]], int], record: bool = True
+    runs: Sequence[RunConfig],
+    out: Path,
+    most: int | Callable[[Sequence[RunConfig]], int],
+    record: bool = True,
+    across: bool = False,
 ) -> list[Pack]:
     """Packs of all runs of a grid that are not finished in `out`, those that were begun before as they were.
 
     `most`: the size of new ones, or what tells it of their runs, if there are any. `record`: they are written down for
-    the next call.
+    the next call. `across`: see `pack`.
     """
     by_id = {run.id: run for run in runs}
     file = out / PACKS_FILE
@@ -78,7 +96,7 @@ def unfinished_packs(
     missing = [run for run in runs if run.id not in held and not is_finished(out, run)]
     alone = {run.id for run in missing if is_continued(out, run.id)}  # each has a state of its own
     new = [run for run in missing if run.id not in alone]
-    packs = kept + (pack(new, most if isinstance(most, int) else most(new)) if new else [])
+    packs = kept + (pack(new, most if isinstance(most, int) else most(new), across) if new else [])
     packs += [Pack((run,)) for run in missing if run.id in alone]
     if record:
         write_text(file, json.dumps([[run.id for run in pack.runs] for pack in packs]) + "\n")

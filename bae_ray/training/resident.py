@@ -19,6 +19,7 @@ from torch import Tensor
 from bae_ray.autoencoders.covariance import has_kernels
 from bae_ray.training.config import TrainingConfig
 from bae_ray.training.samples import Batch, Batches
+from bae_ray.training.side_by_side import SideBySide
 from bae_ray.training.stack import Stack
 
 STEPS_BEFORE = 3
@@ -29,7 +30,12 @@ class ResidentSteps:
     """The steps of all stacks on the same batches; what they measured goes to `records`, [S, 1 + terms, M] each."""
 
     def __init__(
-        self, stacks: Sequence[Stack], data: Batches, batch_size: int, records: Sequence[Tensor], capture: bool
+        self,
+        stacks: Sequence[Stack],
+        data: Batches | SideBySide,
+        batch_size: int,
+        records: Sequence[Tensor],
+        capture: bool,
     ) -> None:
         self._stacks, self._data, self._records, self._capture = stacks, data, records, capture
         self._device, n_steps = records[0].device, len(records[0])
@@ -104,8 +110,8 @@ class ResidentSteps:
         assert self._data.resident is not None
         x, target = self._data.resident
         rows = self._order.index_select(0, self._number)[0]
-        taken = x.index_select(0, rows)
-        return Batch(taken, taken if target is x else target.index_select(0, rows))
+        taken = x.index_select(-2, rows)
+        return Batch(taken, taken if target is x else target.index_select(-2, rows))
 
     def _hold(self, batch: Batch) -> None:
         """Put a batch where the graph reads it."""

@@ -12,9 +12,9 @@ from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError, StoreError, TrainingError
 from bae_ray.training.config import RunConfig
 from bae_ray.training.packing import Pack
-from bae_ray.training.run_execution import activations_of, as_out_of_memory
+from bae_ray.training.run_execution import as_out_of_memory, data_of_runs
 from bae_ray.training.samples import held_out_count
-from bae_ray.training.trainer import train_many
+from bae_ray.training.together import train_together
 
 STEPS = {"cpu": 20, "cuda": 100}
 """Number of steps per epoch of the measured training, by device: beside a GPU's, what an epoch takes besides counts."""
@@ -32,7 +32,7 @@ class Measured(NamedTuple):
 
     seconds_per_step: float
     peak_bytes: int
-    """On a GPU: the most that torch had reserved, and the whole cell. On a CPU: the growth of the process."""
+    """On a GPU: the most that torch had reserved, and its whole cells. On a CPU: the growth of the process."""
     device_bytes: int
     """Memory of the whole device."""
     products: float
@@ -104,9 +104,7 @@ def measure_one(packs: Sequence[Pack], store: ActivationStore, device: str) -> M
 def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
     """Train a pack for two short epochs, all terms of the objective in use, and time the second one."""
     training = pack.runs[0].training
-    x, target = activations_of(pack.runs[0], store)
-    n = min(len(x), max(8, round(STEPS[device] * training.batch_size / (1 - training.val_fraction))))
-    some = torch.arange(n)
+    n = min(store.manifest.n, max(8, round(STEPS[device] * training.batch_size / (1 - training.val_fraction))))
     changes = {"epochs": 2, "entropy_warmup": 0, "covariance_warmup": 0, "l1_warmup": 0, "l0_warmup": 0,
                "revive_every": None, "patience": None, "log": "epoch"}  # fmt: skip
     members = [(run.autoencoder, run.training.model_copy(update=changes)) for run in pack.runs]
@@ -122,7 +120,7 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
-        outcomes = train_many(x.select(some), members, device, note, target.select(some) if target else None)
+        outcomes = train_together(*data_of_runs(pack.runs, store, n), members, device, note)
     except Exception as error:
         raise as_out_of_memory(error) or error from error
     timed = next((times for times in epochs.values() if len(times) > 1), None)
@@ -131,7 +129,8 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
     n_train = n - held_out_count(n, training.val_fraction)
     seconds = (timed[-1] - timed[0]) / (n_train // min(training.batch_size, n_train))
     if device == "cuda":
-        rest = 4 * (len(x) - n) * x.shape[1] * (2 if target else 1)  # a training keeps all of its cell on the GPU
+        kept = pack.cells * (2 if pack.runs[0].target else 1)  # a training keeps all of its cells on the GPU
+        rest = 4 * kept * (store.manifest.n - n) * store.manifest.d
         peak = torch.cuda.max_memory_reserved() + rest + GPU_CONTEXT_BYTES
         return Measured(seconds, peak, torch.cuda.mem_get_info()[1], pack.products, device)
     grown = max(process.memory_info().rss - before, 0)

@@ -1,4 +1,4 @@
-"""Training runs of one cell as one, and writing the folder of each."""
+"""Training the runs of a pack as one, and writing the folder of each."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from bae_ray.training.continuing import kept_state, later_ends
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.measuring import Trained
 from bae_ray.training.run_folder import RunResult, is_finished
-from bae_ray.training.trainer import train_many
+from bae_ray.training.together import TrainingData, train_together
 from bae_ray.work.receipts import traceback_of
 
 
@@ -49,11 +49,11 @@ def execute_runs(
     device: str | None = None,
     on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None] = lambda *_: None,
 ) -> list[RunResult | Exception]:
-    """Train runs of one cell as one and write the folder of each; finished runs are never trained again.
+    """Train runs as one and write the folder of each; finished runs are never trained again.
 
     `state` is the file of their common state, from which an interrupted training goes on, even one that was killed
     while it wrote its results. The failure of a run is recorded in its folder and returned in its place. All of them
-    fail where the cell is damaged or memory runs out. Raises `OSError` where the file system fails.
+    fail, with one error, where a cell is damaged or memory runs out. Raises `OSError` where the file system fails.
     """
     unfinished = [run for run in together if not is_finished(runs, run)]
     logs = {run.id: MetricsLog(runs / run.id / run_folder.METRICS_FILE) for run in unfinished}
@@ -75,19 +75,19 @@ def execute_runs(
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         members = [(run.autoencoder, run.training) for run in together]
         try:
-            x, target = activations_of(together[0], store)
-            texts = texts_of(together[0], store)
+            data, of = data_of_runs(together, store)
             later = later_ends(runs, together[0]) if len(together) == 1 else ()
-            train_many(
-                x, members, device, log, target, state, on_trained=put_away, progress=False, texts=texts, later=later,
+            train_together(
+                data, of, members, device, log, state, on_trained=put_away, progress=False, later=later,
                 keep=lambda number: kept_state(runs, together[number]),
             )  # fmt: skip
         except OSError:
             raise
         except Exception as error:
+            told = as_out_of_memory(error) or error
             for number, run in enumerate(together):
                 if run.id not in failures and not is_finished(runs, run):
-                    put_away(number, as_out_of_memory(error) or error)
+                    put_away(number, told)
     return [failures.get(run.id) or run_folder.read_result(runs, run) for run in together]
 
 
@@ -119,6 +119,24 @@ class MetricsLog:
             kept = [line for line in before if line.endswith("}") and json.loads(line)["epoch"] < lines[0].epoch]
             write_text(self._path, "".join(line + "\n" for line in kept))
         append_text(self._path, text)
+
+
+def data_of_runs(
+    runs: Sequence[RunConfig], store: ActivationStore, first: int | None = None
+) -> tuple[list[TrainingData], list[int]]:
+    """What the runs are trained on, once for each cell, and the number of each run's; `first`: only so many samples."""
+    cells: dict[str, RunConfig] = {}
+    for run in runs:
+        cells.setdefault(run.data, run)
+
+    def data_of(run: RunConfig) -> TrainingData:
+        x, target = activations_of(run, store)
+        if first is None:
+            return TrainingData(x, target, texts_of(run, store))
+        some = torch.arange(first)
+        return TrainingData(x.select(some), None if target is None else target.select(some))
+
+    return [data_of(run) for run in cells.values()], [[*cells].index(run.data) for run in runs]
 
 
 def activations_of(run: RunConfig, store: ActivationStore) -> tuple[Rows, Rows | None]:

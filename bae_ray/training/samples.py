@@ -6,7 +6,7 @@ Shapes: N samples, D d_in.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple, Self
 
@@ -103,7 +103,8 @@ class Batch(NamedTuple):
 class Batches:
     """The rows of a split in any order, `batch_size` at a time, normalised, on the device.
 
-    `placement` says where the copy is. It changes the speed, and not the numbers.
+    `placement` says where the copy is. It changes the speed, and not the numbers. `place` is the memory for it [N, D],
+    if it is there already.
     """
 
     def __init__(
@@ -114,15 +115,20 @@ class Batches:
         normalize_target: Callable[[Tensor], Tensor],
         device: torch.device,
         placement: Placement | None = None,
+        place: Batch | None = None,
     ) -> None:
         self._x, self._target = x, target
         self._normalize, self._normalize_target = normalize, normalize_target
         self._device = device
-        n_bytes = 4 * x.shape[0] * x.shape[1] * (2 if target else 1)
         self.resident: Batch | None = None
         """All rows in their order, where they are on the device."""
-        if (placement or ("device" if n_bytes <= SHARE_OF_MEMORY * free_memory(device) else "disk")) == "device":
-            self.resident = self._read_all()
+        if (placement or placement_of(x, target, device)) == "device":
+            self.resident = self._read_all(place)
+
+    @property
+    def cells(self) -> list["Batches"]:
+        """The cells that these are batches of, itself, as those of several have them (side_by_side.py)."""
+        return [self]
 
     def __len__(self) -> int:
         return len(self._x)
@@ -145,10 +151,9 @@ class Batches:
                     reading.append(reader.submit(self._read, rows))
                 yield batch
 
-    def _read_all(self) -> Batch:
+    def _read_all(self, place: Batch | None) -> Batch:
         """All rows, read in pieces, so that memory never holds two copies."""
-        x = torch.empty(self._x.shape, device=self._device)
-        target = torch.empty_like(x) if self._target else x
+        x, target = place or empty_batch(self._x.shape, self._device, bool(self._target))
         for rows in torch.arange(len(self._x)).split(ROWS_AT_ONCE):
             piece = self._read(rows)
             x[rows[0] : rows[-1] + 1] = piece.x
@@ -162,6 +167,18 @@ class Batches:
 
     def _moved(self, rows: Tensor) -> Tensor:
         return rows.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else rows
+
+
+def empty_batch(shape: Sequence[int], device: torch.device, has_target: bool) -> Batch:
+    """Memory for a batch of this shape; without a target, both of its tensors are one."""
+    x = torch.empty(*shape, device=device)
+    return Batch(x, torch.empty_like(x) if has_target else x)
+
+
+def placement_of(x: Rows, target: Rows | None, device: torch.device, cells: int = 1) -> Placement:
+    """On the device where that has room for all rows, and for those of as many more cells as are trained on."""
+    n_bytes = 4 * x.shape[0] * x.shape[1] * (2 if target else 1) * cells
+    return "device" if n_bytes <= SHARE_OF_MEMORY * free_memory(device) else "disk"
 
 
 def free_memory(device: torch.device) -> int:

@@ -1,9 +1,9 @@
-"""Members: autoencoders of one architecture, trained on the same batches as one.
+"""Members: autoencoders of one architecture, trained as one on the same batches, or on the same rows of several cells.
 
 Their weights are slices of one tensor with a leading dimension of members, so that one batched matrix product serves
 all of them; each has an optimizer and loss weights of its own, and gets the numbers that it gets alone.
 
-Shapes: M members, N samples, D d_in.
+Shapes: M members, N samples, D d_in, C cells.
 """
 
 import copy
@@ -42,8 +42,12 @@ class Stack:
         device: torch.device,
         n_steps: int,
         later: Sequence[int] = (),
+        cells: Sequence[int] = (),
     ) -> None:
         self._n_steps, self._later = n_steps, later
+        self.cells = [*cells] or [0] * len(trainings)
+        """Number of the cell that each member is trained on."""
+        self._cells = torch.tensor(self.cells, device=device)
         self._forms = Forms.of(trainings[0])
         self._bf16 = trainings[0].precision == "bf16"
         self.device = device
@@ -104,7 +108,7 @@ class Stack:
         """`step` with the learning rates as they are. On a GPU it reads no number and can be captured as a graph."""
         module = self.module if self._half is None else self._half.module
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            measured = torch.stack(self._terms(module, batch.x, batch.target, self._forms, active))
+            measured = torch.stack(self._terms(module, *self._own(batch), self._forms, active))
         objective = (measured * weights).sum(0)
         found = torch.autograd.grad(objective.sum(), list(module.parameters()), allow_unused=True)
         gradients = [None if gradient is None else gradient.float() for gradient in found]
@@ -128,9 +132,16 @@ class Stack:
     def evaluate(self, batch: Batch, weights: Tensor) -> Tensor:
         """The objective on a batch that is not trained on, [M]."""
         self.module.eval()
-        measured = torch.stack(terms(self.module, batch.x, batch.target, self._forms, frozenset()))
+        measured = torch.stack(terms(self.module, *self._own(batch), self._forms, frozenset()))
         self.module.train()
         return (measured * weights).sum(0)
+
+    def _own(self, batch: Batch) -> Batch:
+        """What each member is trained on [M, N, D], of a batch of several cells [C, N, D]; else the batch [N, D]."""
+        if batch.x.ndim == 2 or self.cells == [*range(len(batch.x))]:
+            return batch
+        x = batch.x.index_select(0, self._cells)
+        return Batch(x, x if batch.target is batch.x else batch.target.index_select(0, self._cells))
 
     def is_finite(self, number: int) -> bool:
         """Whether a member's weights and moments are; its loss may still be, from before its last step."""

@@ -46,9 +46,12 @@ class ExecutionConfig(Config):
     """GPU share of each training, such as 0.25; 0: it runs on the CPU. Left out: where the cluster has GPUs now, the
     share that the largest training is measured to need, else 0; say it where the cluster grows on demand."""
     packed: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
-    """Runs of one cell, with the same batches, that are trained as one; 1: each by itself. auto: as many as memory
-    holds and as still take less time each, which is measured before; every GPU gets some. Left out: auto on GPUs, 8 on
-    CPUs. Packed or not, a run has the same numbers to rounding."""
+    """Runs that are trained as one; 1: each by itself. auto: as many as memory holds and as still take less time each,
+    which is measured before; every GPU gets some. Left out: auto on GPUs, 8 on CPUs. Packed or not, a run has the same
+    numbers to rounding."""
+    packed_cells: Literal["one", "several"] | None = None
+    """Whether runs that are trained as one are all of one cell, or of several where one has too few. Left out: several
+    on GPUs, where small autoencoders of one cell leave most of the GPU idle; one on CPUs."""
     retries: int = Field(default=2, ge=0)
     """How often a training whose worker dies is begun again. After that, and where memory ran out, it is tried once
     more with nothing beside it."""

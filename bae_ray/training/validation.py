@@ -31,20 +31,33 @@ LARGEST = torch.finfo(torch.float32).max / 4
 class Given(NamedTuple):
     """What a training is given, checked."""
 
-    x: Rows
-    target: Rows | None
+    cells: list[tuple[Rows, Rows | None]]
+    """Activations and target of each cell."""
     device: torch.device
     shared: TrainingConfig
     """The config from which the fields of `SHARED` are read."""
 
 
-def checked(x: object, target: object, members: Members, device: str | torch.device) -> Given:
-    """Check what a training is given. Raises `InvalidInputError`, `TrainingError` and `OutOfMemoryError`."""
+def checked(
+    data: Sequence[tuple[object, object]], of: Sequence[int], members: Members, device: str | torch.device
+) -> Given:
+    """Check what a training is given: activations and target of each cell, and the number of each member's cell.
+
+    Raises `InvalidInputError`, `TrainingError` and `OutOfMemoryError`.
+    """
     found, shared = _available(device), _shared_config(members)
-    rows, target_rows = _as_rows(x), None if target is None else _as_rows(target)
-    _check_activations(rows, target_rows, members)
-    _check_memory(members, rows.shape[1], found)
-    return Given(rows, target_rows, found, shared)
+    cells = [(_as_rows(x), None if target is None else _as_rows(target)) for x, target in data]
+    shape = cells[0][0].shape
+    for number, (x, target) in enumerate(cells):
+        _check_activations(x, target, [member for member, cell in zip(members, of, strict=True) if cell == number])
+        if x.shape != shape or (target is None) != (cells[0][1] is None):
+            raise InvalidInputError(
+                f"the activations of cell {number} have shape {x.shape}, those of cell 0 {shape}, and either both or "
+                "neither have a target. Cells that are trained as one share the order of their samples: train those "
+                "that differ apart."
+            )
+    _check_memory(members, shape[1], found)
+    return Given(cells, found, shared)
 
 
 def _shared_config(members: Members) -> TrainingConfig:

@@ -77,7 +77,7 @@ def printed(bae_ray: Callable, *arguments: object) -> str:
 def test_the_papers_preset_by_shapes_alone(
     bae_ray: Callable, shapes: Path, ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """17 layers x 11 positions; 209,715 training texts in batches of 512, 2,000 times."""
+    """17 layers x 11 positions; 209,715 training texts in batches of 512, 2,000 times; two GPUs, as Ray was told."""
     monkeypatch.setenv("COLUMNS", "200")
     preset = PRESETS["paper"].changed(extract={"model": str(shapes)}, out=tmp_path / "out")
     preset.record()
@@ -85,7 +85,12 @@ def test_the_papers_preset_by_shapes_alone(
     out = printed(
         bae_ray, "--store", config, "--out", tmp_path / "runs", "--gpus-per-trial", 0.25, "--price-per-gpu-hour", 2
     )
-    assert "runs │ 187 (0 finished, 187 to train in 187 packs)" in out
+    found = re.search(r"runs │ 187 \(0 finished, 187 to train in (\d+) packs\)", out)
+    size = re.search(r"packs │ at most (\d+) runs( of several cells)? in each: .*ms a step for each run", out)
+    assert found, out
+    assert size, out
+    assert int(found[1]) == -(-187 // int(size[1]))
+    assert bool(size[2]) == (int(size[1]) > 1)
     assert "steps │ 152,966,000 of all runs, 818,000 of each" in out
     assert re.search(r"trainings │ [\d.]+ (worker-hours on CPUs|GPU-hours)", out)
     assert re.search(r"cost │ (not known|[\d.]+ at 2 per GPU-hour)", out)

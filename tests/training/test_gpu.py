@@ -28,6 +28,7 @@ from bae_ray.training.resident import STEPS_BEFORE, ResidentSteps
 from bae_ray.training.samples import Batches
 from bae_ray.training.stack import Stack
 from bae_ray.training.sweep_config import SweepConfig
+from bae_ray.training.together import TrainingData, train_together
 from bae_ray.training.trainer import Trained, train, train_many
 
 pytestmark = pytest.mark.gpu
@@ -228,6 +229,21 @@ def test_a_captured_training_goes_on_where_it_was_killed(placement: Any, tmp_pat
     assert 1 < lines[0][0].epoch <= 20
     for ours, theirs in zip(resumed, whole, strict=True):
         assert ours.all.fvu == pytest.approx(theirs.all.fvu, rel=1e-2)
+
+
+@pytest.mark.parametrize("placement", ["device", "disk"])
+def test_several_cells_are_one_graph(placement: Any, capfd: pytest.CaptureFixture[str]):
+    cells = [TrainingData(X), TrainingData(X * 30 + 500)]
+    members = [(BAEConfig(), LONG), (BAEConfig(), LONG.model_copy(update={"revive_every": 4})), (BAEConfig(), LONG)]
+    outcomes: dict[str, list[Any]] = {}
+    for graph in ("auto", "off"):
+        some = [(config, training.model_copy(update={"graph": graph})) for config, training in members]
+        outcomes[graph] = train_together(cells, [1, 0, 0], some, "cuda", lambda *_: None, placement=placement)
+    assert "not captured" not in capfd.readouterr().err
+    alone = train(cells[1].x, *members[0], device="cuda")
+    for ours, theirs in zip(*outcomes.values(), strict=True):
+        assert ours.all.fvu == pytest.approx(theirs.all.fvu, rel=1e-2)
+    assert outcomes["auto"][0].all.fvu == pytest.approx(alone.all.fvu, rel=1e-2)
 
 
 def test_a_step_that_cannot_be_captured_is_taken_without(monkeypatch, capfd: pytest.CaptureFixture[str]):

@@ -123,7 +123,7 @@ def test_a_diverged_run_says_why_and_keeps_its_last_state(tiny_store: Path, tmp_
 def test_an_unexpected_error_keeps_its_traceback(tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store = ActivationStore.open(tiny_store)
     run = plan_run(store, Cell(1, "residual", 2), BAEConfig(expansion=2), TRAINING)
-    monkeypatch.setattr(run_execution, "train_many", lambda *_, **__: 1 // 0)
+    monkeypatch.setattr(run_execution, "train_together", lambda *_, **__: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         execute_run(run, store, tmp_path, "cpu")
     failure = read_failure(tmp_path, run)

@@ -131,8 +131,12 @@ def store_with_bad_cells(tiny_store: Path, tmp_path: Path) -> ActivationStore:
     return ActivationStore.open(writer.folder)
 
 
-def test_failing_cells_are_reported_and_lose_nothing(store_with_bad_cells: ActivationStore, tmp_path: Path):
-    config = CONFIG.model_copy(update={"layers": None})
+@pytest.mark.parametrize("packed_cells", ["one", "several"])
+def test_failing_cells_are_reported_and_lose_nothing(
+    store_with_bad_cells: ActivationStore, tmp_path: Path, packed_cells: str
+):
+    """Also where they were to be trained as one with a good one."""
+    config = CONFIG.model_copy(update={"layers": None, "packed_cells": packed_cells})
     outcome = sweep(config, store_with_bad_cells, tmp_path / "out")
     assert outcome.trained == 1
     assert len(outcome.failures) == 2
