@@ -119,6 +119,10 @@ class CellConfig(Config):
     """Place in the layer: residual, mlp_in or mlp_out."""
 
 
+Place = tuple[CellConfig, CellConfig | None]
+"""A cell that is encoded, and the one that is reconstructed if that is another."""
+
+
 class RunConfig(Config):
     """Everything that determines one trained autoencoder; its hash names the run."""
 
@@ -132,6 +136,11 @@ class RunConfig(Config):
     """The architecture."""
     training: TrainingConfig = TrainingConfig()
     """The training."""
+
+    @property
+    def place(self) -> Place:
+        """The cells that it takes activations from."""
+        return self.cell, self.target
 
     @property
     def id(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bae_ray.activations.store import ActivationStore
-from bae_ray.errors import BaeRayError, first_line
+from bae_ray.errors import BaeRayError, OutOfMemoryError, first_line
 from bae_ray.training.config import RunConfig
 from bae_ray.training.pack_size import UNMEASURED, PackSize, Tried, chosen, most_packed, next_size
 from bae_ray.training.packing import Pack, pack, unfinished_packs
@@ -97,8 +97,9 @@ def measure_sizes(
     while (size := next_size(tried, most, part)) is not None:
         full = [some for some in pack(runs, size, across) if len(some.runs) == size]
         try:
-            measured = measure_one(largest(full), store, device)
-        except BaeRayError:
-            measured = None
-        tried.append(Tried(size, measured))
+            tried.append(Tried(size, measure_one(largest(full), store, device)))
+        except OutOfMemoryError:
+            tried.append(Tried(size, None))
+        except BaeRayError as error:  # a damaged cell, say; the sweep trains the others of its pack without it
+            tried.append(Tried(size, None, f"cannot be measured: {first_line(error).rstrip('.')}"))
     return tried

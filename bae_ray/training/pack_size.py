@@ -21,6 +21,8 @@ class Tried(NamedTuple):
 
     size: int
     measured: Measured | None
+    failed: str = "do not fit into memory"
+    """What to say of so many together where nothing was measured."""
 
     @property
     def seconds_per_run(self) -> float:
@@ -66,7 +68,7 @@ def chosen(tried: Sequence[Tried], most: int, share: float = 1.0) -> PackSize:
         return PackSize(UNMEASURED, "nothing could be measured")
     each = f"{best.seconds_per_run * 1e3:.3g} ms a step for each run"
     if best is not last and (last.measured is None or not _fits(last.measured, share)):
-        why = f"{each}; {last.size} together do not fit into memory"
+        why = f"{each}; {last.size} together {last.failed}"
     elif best is not last:
         why = f"{each}, which {last.size} together do not better ({last.seconds_per_run * 1e3:.3g} ms)"
     elif best.size >= most:

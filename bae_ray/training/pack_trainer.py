@@ -41,7 +41,7 @@ class PackTrainer:
     def __call__(self, pack: Pack, on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None] | None = None) -> int:
         """Train a pack; how many of its runs are finished. Where it fails as a whole, its halves.
 
-        Memory runs out for its runs together, or a cell of several cannot be trained on.
+        That is where memory runs out, or where a file of one of several cells cannot be read.
         """
         if self._device == "cuda":  # what torch keeps of the last pack would look taken
             gc.collect()

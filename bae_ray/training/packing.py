@@ -40,7 +40,7 @@ class Pack(NamedTuple):
     @property
     def cells(self) -> int:
         """Number of cells that its runs are of."""
-        return len({run.data for run in self.runs})
+        return len({run.place for run in self.runs})
 
     def halves(self) -> list["Pack"]:
         """Its runs in two packs, to be tried where it fails as a whole."""

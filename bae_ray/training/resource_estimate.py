@@ -11,8 +11,9 @@ import torch
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError, StoreError, TrainingError
 from bae_ray.training.config import RunConfig
+from bae_ray.training.pack_data import data_of_runs
 from bae_ray.training.packing import Pack
-from bae_ray.training.run_execution import as_out_of_memory, data_of_runs
+from bae_ray.training.run_execution import as_out_of_memory
 from bae_ray.training.samples import held_out_count
 from bae_ray.training.together import train_together
 
@@ -107,7 +108,6 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
     n = min(store.manifest.n, max(8, round(STEPS[device] * training.batch_size / (1 - training.val_fraction))))
     changes = {"epochs": 2, "entropy_warmup": 0, "covariance_warmup": 0, "l1_warmup": 0, "l0_warmup": 0,
                "revive_every": None, "patience": None, "log": "epoch"}  # fmt: skip
-    members = [(run.autoencoder, run.training.model_copy(update=changes)) for run in pack.runs]
     epochs: dict[int, list[float]] = {}
 
     def note(number: int, _: object) -> None:
@@ -120,7 +120,12 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
-        outcomes = train_together(*data_of_runs(pack.runs, store, n), members, device, note)
+        cells = data_of_runs(pack.runs, store, n)
+        runs = [run for run in pack.runs if run.place in cells.numbers]
+        if not runs:
+            raise next(iter(cells.failed.values()))
+        members = [(run.autoencoder, run.training.model_copy(update=changes)) for run in runs]
+        outcomes = train_together(cells.data, [cells.numbers[run.place] for run in runs], members, device, note)
     except Exception as error:
         raise as_out_of_memory(error) or error from error
     timed = next((times for times in epochs.values() if len(times) > 1), None)

@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from bae_ray.activations.rows import Rows
 from bae_ray.activations.store import ActivationStore
 from bae_ray.errors import OutOfMemoryError
 from bae_ray.files import append_text, remove, write_text
@@ -16,8 +14,9 @@ from bae_ray.training.config import RunConfig
 from bae_ray.training.continuing import kept_state, later_ends
 from bae_ray.training.loop import TrainingMetrics
 from bae_ray.training.measuring import Trained
+from bae_ray.training.pack_data import data_of_runs
 from bae_ray.training.run_folder import RunResult, is_finished
-from bae_ray.training.together import TrainingData, train_together
+from bae_ray.training.together import train_together
 from bae_ray.work.receipts import traceback_of
 
 
@@ -52,54 +51,93 @@ def execute_runs(
     """Train runs as one and write the folder of each; finished runs are never trained again.
 
     `state` is the file of their common state, from which an interrupted training goes on, even one that was killed
-    while it wrote its results. The failure of a run is recorded in its folder and returned in its place. All of them
-    fail, with one error, where a cell is damaged or memory runs out. Raises `OSError` where the file system fails.
+    while it wrote its results. The failure of a run is recorded in its folder and returned in its place; where memory
+    runs out, all of them have one error. Raises `OSError` where the file system fails.
     """
     unfinished = [run for run in together if not is_finished(runs, run)]
-    logs = {run.id: MetricsLog(runs / run.id / run_folder.METRICS_FILE) for run in unfinished}
     failures: dict[str, Exception] = {}
-
-    def log(number: int, lines: list[TrainingMetrics]) -> None:
-        run = together[number]
-        if run.id in logs:
-            logs[run.id].append(lines)
-            on_epoch(run, lines)
-
-    def put_away(number: int, outcome: Trained | Exception) -> None:
-        _put_away(together[number], outcome, failures, store, runs)
-
-    for run in unfinished:
-        write_text(runs / run.id / run_folder.RUN_FILE, run.model_dump_json(indent=2) + "\n")
-        remove(runs / run.id / run_folder.FAILURE_FILE)
     if unfinished:
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        members = [(run.autoencoder, run.training) for run in together]
+        folders = _Folders(unfinished, store, runs, failures, on_epoch)
         try:
-            data, of = data_of_runs(together, store)
-            later = later_ends(runs, together[0]) if len(together) == 1 else ()
-            train_together(
-                data, of, members, device, log, state, on_trained=put_away, progress=False, later=later,
-                keep=lambda number: kept_state(runs, together[number]),
-            )  # fmt: skip
+            _train(together, store, runs, state, device, folders)
         except OSError:
             raise
         except Exception as error:
-            told = as_out_of_memory(error) or error
-            for number, run in enumerate(together):
-                if run.id not in failures and not is_finished(runs, run):
-                    put_away(number, told)
+            folders.fail_others(as_out_of_memory(error) or error)
     return [failures.get(run.id) or run_folder.read_result(runs, run) for run in together]
 
 
-def _put_away(
-    run: RunConfig, outcome: Trained | Exception, failures: dict[str, Exception], store: ActivationStore, runs: Path
+def _train(
+    together: Sequence[RunConfig],
+    store: ActivationStore,
+    runs: Path,
+    state: Path,
+    device: str | None,
+    folders: "_Folders",
 ) -> None:
-    """Write the result or the failure of a run."""
-    if isinstance(outcome, Exception):
-        failures[run.id] = outcome
-        run_folder.write_failure(runs, run, type(outcome).__name__, str(outcome), traceback_of(outcome))
-    elif not is_finished(runs, run):
-        run_folder.write_result(runs, run, store, outcome)
+    cells = data_of_runs(together, store)
+    for run in together:
+        if run.place in cells.failed:
+            folders.put_away(run, cells.failed[run.place])
+    trained = [run for run in together if run.place in cells.numbers]
+    if trained:
+        train_together(
+            cells.data,
+            [cells.numbers[run.place] for run in trained],
+            [(run.autoencoder, run.training) for run in trained],
+            device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            lambda number, lines: folders.log(trained[number], lines),
+            state,
+            on_trained=lambda number, outcome: folders.put_away(trained[number], outcome),
+            progress=False,
+            later=later_ends(runs, together[0]) if len(together) == 1 else (),
+            keep=lambda number: kept_state(runs, trained[number]),
+        )
+
+
+class _Folders:
+    """The folders of runs that are not finished: their metrics, and their results or failures.
+
+    Finished runs, which are trained with them for equal numbers, are left as they are.
+    """
+
+    def __init__(
+        self,
+        unfinished: Sequence[RunConfig],
+        store: ActivationStore,
+        runs: Path,
+        failures: dict[str, Exception],
+        on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None],
+    ) -> None:
+        self._unfinished, self._store, self._runs, self._on_epoch = unfinished, store, runs, on_epoch
+        self._failures = failures
+        self._logs = {run.id: MetricsLog(runs / run.id / run_folder.METRICS_FILE) for run in unfinished}
+        for run in unfinished:
+            write_text(runs / run.id / run_folder.RUN_FILE, run.model_dump_json(indent=2) + "\n")
+            remove(runs / run.id / run_folder.FAILURE_FILE)
+
+    def log(self, run: RunConfig, lines: list[TrainingMetrics]) -> None:
+        """Add the metrics of an epoch."""
+        if run.id in self._logs:
+            self._logs[run.id].append(lines)
+            self._on_epoch(run, lines)
+
+    def put_away(self, run: RunConfig, outcome: Trained | Exception) -> None:
+        """Write the result or the failure of a run."""
+        if is_finished(self._runs, run):
+            return
+        if isinstance(outcome, Exception):
+            self._failures[run.id] = outcome
+            told = type(outcome).__name__, str(outcome), traceback_of(outcome)
+            run_folder.write_failure(self._runs, run, *told)
+        else:
+            run_folder.write_result(self._runs, run, self._store, outcome)
+
+    def fail_others(self, error: Exception) -> None:
+        """Write the failure of all that have neither result nor failure."""
+        for run in self._unfinished:
+            if run.id not in self._failures:
+                self.put_away(run, error)
 
 
 class MetricsLog:
@@ -121,33 +159,6 @@ class MetricsLog:
         append_text(self._path, text)
 
 
-def data_of_runs(
-    runs: Sequence[RunConfig], store: ActivationStore, first: int | None = None
-) -> tuple[list[TrainingData], list[int]]:
-    """What the runs are trained on, once for each cell, and the number of each run's; `first`: only so many samples."""
-    cells: dict[str, RunConfig] = {}
-    for run in runs:
-        cells.setdefault(run.data, run)
-
-    def data_of(run: RunConfig) -> TrainingData:
-        x, target = activations_of(run, store)
-        if first is None:
-            return TrainingData(x, target, texts_of(run, store))
-        some = torch.arange(first)
-        return TrainingData(x.select(some), None if target is None else target.select(some))
-
-    return [data_of(run) for run in cells.values()], [[*cells].index(run.data) for run in runs]
-
-
-def activations_of(run: RunConfig, store: ActivationStore) -> tuple[Rows, Rows | None]:
-    """What a run encodes, and what it reconstructs if that is something else."""
-    x, target = (
-        Rows(store.shards(cell.layer, cell.position, cell.site)) if cell else None for cell in (run.cell, run.target)
-    )
-    assert x is not None
-    return x, target
-
-
 def as_out_of_memory(error: Exception) -> OutOfMemoryError | None:
     """An `OutOfMemoryError` for an error of torch that means this; None for others."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
@@ -157,8 +168,3 @@ def as_out_of_memory(error: Exception) -> OutOfMemoryError | None:
             f"memory ran out: {str(error).splitlines()[0]}. Lower expansion, d_latent or batch_size."
         )
     return None
-
-
-def texts_of(run: RunConfig, store: ActivationStore) -> Tensor | None:
-    """The text of each row of a run's cell, where a text has several."""
-    return torch.from_numpy(store.rows["text_id"].to_numpy().copy()) if run.cell.position == "all" else None

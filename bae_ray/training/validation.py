@@ -46,10 +46,10 @@ def checked(
     Raises `InvalidInputError`, `TrainingError` and `OutOfMemoryError`.
     """
     found, shared = _available(device), _shared_config(members)
-    cells = [(_as_rows(x), None if target is None else _as_rows(target)) for x, target in data]
+    cells = [(as_rows(x), None if target is None else as_rows(target)) for x, target in data]
     shape = cells[0][0].shape
     for number, (x, target) in enumerate(cells):
-        _check_activations(x, target, [member for member, cell in zip(members, of, strict=True) if cell == number])
+        check_activations(x, target, [member for member, cell in zip(members, of, strict=True) if cell == number])
         if x.shape != shape or (target is None) != (cells[0][1] is None):
             raise InvalidInputError(
                 f"the activations of cell {number} have shape {x.shape}, those of cell 0 {shape}, and either both or "
@@ -86,7 +86,7 @@ def _available(name: str | torch.device) -> torch.device:
     return device
 
 
-def _as_rows(x: object) -> Rows:
+def as_rows(x: object) -> Rows:
     """Activations given as `Rows` or as a tensor. A tensor on a GPU is copied to the CPU: batches go back to the GPU.
 
     Raises `TrainingError` for anything else.
@@ -119,7 +119,7 @@ def _check_memory(members: Members, width: int, device: torch.device) -> None:
         )
 
 
-def _check_activations(x: Rows, target: Rows | None, members: Members) -> None:
+def check_activations(x: Rows, target: Rows | None, members: Members) -> None:
     """Raise `TrainingError` where autoencoders cannot be trained on these activations [N, D] and this target."""
     if len(x.shape) != 2 or len(x) < 4:
         raise TrainingError(f"activations have shape {x.shape}; expected [n, d] with n of 4 or more.")

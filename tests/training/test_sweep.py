@@ -19,7 +19,7 @@ from bae_ray.autoencoders import load_autoencoder
 from bae_ray.errors import InvalidInputError
 from bae_ray.files import checksum
 from bae_ray.storage import folder_at
-from bae_ray.training import run_folder
+from bae_ray.training import run_execution, run_folder
 from bae_ray.training.config import RunConfig, TrainingConfig
 from bae_ray.training.grid import expand
 from bae_ray.training.packing import jobs, unfinished_packs
@@ -148,6 +148,27 @@ def test_failing_cells_are_reported_and_lose_nothing(
     assert results(tmp_path / "out")["layer"].tolist() == [0]
     reasons = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("*/failure.json")]
     assert {reason["error"] for reason in reasons} == {"TrainingError", "CorruptShardError"}
+
+
+def test_the_other_cells_are_trained_as_one_without_them(
+    store_with_bad_cells: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    runs = expand(
+        CONFIG.model_copy(update={"layers": None, "axes": ("training.entropy_weight=0,1e-3",)}), store_with_bad_cells
+    )
+    given: list[tuple[int, int]] = []
+    train = run_execution.train_together
+
+    def seen(data: list[Any], of: list[int], members: list[Any], *rest: Any, **options: Any) -> Any:
+        given.append((len(data), len(members)))
+        return train(data, of, members, *rest, **options)
+
+    monkeypatch.setattr(run_execution, "train_together", seen)
+    outcomes = execute_runs(runs, store_with_bad_cells, tmp_path, tmp_path / "state.safetensors", "cpu")
+    assert given == [(1, 2)]
+    assert [type(outcome).__name__ for outcome in outcomes] == [
+        *["RunResult"] * 2, *["TrainingError"] * 2, *["CorruptShardError"] * 2,
+    ]  # fmt: skip
 
 
 ONE_EACH = (
