@@ -57,7 +57,7 @@ export function Failed({ error, again }: { error: ApiError; again?: () => void }
           It may have been removed or renamed. <a href={link([])}>Back to the map</a>
         </p>
       )}
-      {error.passes && again && <p>It is asked again every few seconds.</p>}
+      {error.passes && again && <p>The page asks again every few seconds.</p>}
       {again && (
         <button type="button" onClick={again}>
           Try again

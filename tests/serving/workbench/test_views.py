@@ -143,7 +143,7 @@ def test_a_feature(browser: Browser, workbench_registry: Registry, width: int):
         assert page.locator("figure:has-text('Its shape') canvas").count() == 1
         page.locator(".inline a").first.click()
         comes(page, f"!location.hash.endsWith('/{workbench_registry.feature}')")
-        page.wait_for_selector("h2:has-text('Features of a like direction')")
+        page.wait_for_selector("h2:has-text('Features with a similar direction')")
 
 
 def test_a_text_token_by_token(browser: Browser, workbench: Command, workbench_registry: Registry):

@@ -82,8 +82,8 @@ function RunTable({ runs, own, name }: { runs: Runs; own: Row[]; name: (row: Row
         </table>
       </div>
       <p>
-        <Download name="cell" rows={() => own} /> The paper's bits (entropy) are a sum over latents; tree bits count what latents
-        do together once. Both are upper bounds.
+        <Download name="cell" rows={() => own} /> The paper's bits (entropy) are a sum over latents; tree bits count once what
+        two latents say together. Both are upper bounds on what the code says.
       </p>
     </>
   );
@@ -100,7 +100,7 @@ function Plane({ runs, own }: { runs: Runs; own: Row[] }) {
     const others = runs.rows.filter((row) => row.status === "finished" && !own.includes(row));
     return [points(others, "other cells", true), points(own, "this cell", false)];
   }, [runs, own[0]]);
-  return <Chart title="Rate and distortion: entropy against what it leaves unexplained" x="FVU on held-out texts" y="Bits" series={series} />;
+  return <Chart title="Rate and distortion: the paper's bits against what the code leaves unexplained" x="FVU on held-out texts" y="Bits" series={series} />;
 }
 
 function Curves({ own, name }: { own: Row[]; name: (row: Row) => string }) {

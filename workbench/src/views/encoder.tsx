@@ -59,7 +59,7 @@ export function EncoderView({ id, query }: { id: string; query: URLSearchParams 
             </p>
             <Features id={id} rows={found.features} />
             <p>
-              {skip > 0 && <button type="button" onClick={() => show({ skip: Math.max(0, skip - PAGE) })}>Before</button>}{" "}
+              {skip > 0 && <button type="button" onClick={() => show({ skip: Math.max(0, skip - PAGE) })}>Previous</button>}{" "}
               {skip + PAGE < found.found && <button type="button" onClick={() => show({ skip: skip + PAGE })}>Next</button>}
             </p>
             <Trust judge={found.judge} summary={found.summary} />

@@ -30,7 +30,7 @@ export function EncodersView() {
                 <table>
                   <thead>
                     <tr>
-                      {["Id", "Architecture", "Of", "Latents", "Entropy / bits", "FVU training", "FVU held-out"].map((name) => (
+                      {["Id", "Architecture", "Trained on", "Latents", "Entropy / bits", "FVU training", "FVU held-out"].map((name) => (
                         <th scope="col">{name}</th>
                       ))}
                     </tr>
@@ -67,7 +67,7 @@ function Line({ encoder }: { encoder: Encoder }) {
     <tr>
       <th scope="row"><a href={link(["encoder", id])}>{id}</a></th>
       <td>{architecture}</td>
-      <td>{origin ? `${origin.model}, layer ${origin.layer}, position ${origin.position}` : "not said"}</td>
+      <td>{origin ? `${origin.model}, layer ${origin.layer}, position ${origin.position}` : "unknown"}</td>
       <td>{shown(d_latent)}</td>
       <td>{shown(measures.entropy_bits, 1)}</td>
       <td>{shown(measures.fvu_train, 3)}</td>

@@ -40,7 +40,7 @@ export function FeatureView({ id, index }: { id: string; index: number }) {
       <h1>Feature {index}</h1>
       <Shown of={encoder} what="the encoder">{(found) => <About encoder={found} at="features" />}</Shown>
       <p>
-        {index > 0 && next(index - 1, "← before")}{" "}
+        {index > 0 && next(index - 1, "← previous")}{" "}
         {encoder.value?.n_features && index + 1 < encoder.value.n_features ? next(index + 1, "next →") : ""}
       </p>
       <Shown of={feature} what="the feature">{(found) => <Card id={id} feature={found} />}</Shown>
@@ -62,11 +62,11 @@ function Card({ id, feature }: { id: string; feature: Feature }) {
       </p>
       {details ? <Named details={details} /> : <p>ComSem has not named this feature: `bae-ray comsem --publish` does.</p>}
       {details && <Trust judge={feature.judge} />}
-      <h2>Features of a like direction</h2>
+      <h2>Features with a similar direction</h2>
       <ul class="inline">
         {indices.map((other, i) => (
           <li>
-            <a href={link(["encoder", id, "feature", other])}>{other}</a> ({shown(cosines[i], 2)})
+            <a href={link(["encoder", id, "feature", other])}>{other}</a> (cosine {shown(cosines[i], 2)})
           </li>
         ))}
       </ul>

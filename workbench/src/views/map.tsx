@@ -88,9 +88,9 @@ function SweepMap({ runs, query }: { runs: Runs; query: URLSearchParams }) {
         <Download name={`map-${fvu ? MATCHED : measure?.name}`} rows={() => cells.map(({ marks, shown: _, ...cell }) => ({ ...cell, marks }))} />
       </form>
       <p class="note">
-        FVU is the fraction of variance unexplained: what the code does not say. It stands below bits, of training and held-out
-        texts. Bits can be compared between cells only at
-        like FVU, which a sweep of several entropy weights can be read at.
+        FVU is the fraction of variance unexplained: what the code leaves out. Below bits stands the FVU on training / held-out
+        texts. Compare bits between cells only at similar FVU. If the sweep has several entropy weights, type an FVU above to
+        read all cells at it.
       </p>
       <Shown of={fvu ? matched : { value: [], again: () => undefined }} what="bits at this FVU">
         {() => <Heat label={label} cells={cells} reversed={!fvu && (measure?.name.includes("fvu") ?? false)} />}

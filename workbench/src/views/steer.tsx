@@ -100,12 +100,12 @@ function Steer({ id, encoder, query }: { id: string; encoder: Encoder; query: UR
       {texts && (
         <div class="sides" aria-busy={isRunning}>
           <Side title="With the features changed" start={settings.text} text={answer?.steered.text ?? texts.steered} />
-          <Side title="As it is" start={settings.text} text={answer?.plain.text ?? texts.plain} />
+          <Side title="Unchanged" start={settings.text} text={answer?.plain.text ?? texts.plain} />
         </div>
       )}
-      <p role="status">{isRunning ? "Writing … a model that starts takes some seconds." : answer ? "Both are written, by the same random numbers." : ""}</p>
+      <p role="status">{isRunning ? "Writing … loading the model first may take some seconds." : answer ? "Both are written, with the same random numbers." : ""}</p>
       {answer && <Download name={`steered-${id}`} rows={() => [{ side: "steered", ...answer.steered }, { side: "plain", ...answer.plain }]} json={() => ({ ...bodyOf(settings), ...answer })} />}
-      <h2>The same from elsewhere</h2>
+      <h2>The same request in a terminal or a program</h2>
       <Copied label="curl" text={asCurl(id, settings, hasKey())} />
       <Copied label="Python" text={asPython(id, settings, hasKey())} />
     </>

@@ -32,7 +32,7 @@ export function TryView({ id, query }: { id: string; query: URLSearchParams }) {
   );
 }
 
-export const NoModel = () => <p role="alert">This encoder does not say of which language model it is, so no text can be tried on it.</p>;
+export const NoModel = () => <p role="alert">The files of this encoder do not name its language model, so no text can be tried on it.</p>;
 
 function TryText({ id, encoder, query }: { id: string; encoder: Encoder; query: URLSearchParams }) {
   const [text, setText] = useState(query.get("text") ?? EXAMPLE);
@@ -62,8 +62,14 @@ function TryText({ id, encoder, query }: { id: string; encoder: Encoder; query: 
       </form>
       {encoder.origin?.position !== "all" && (
         <p class="note">
-          The encoder was trained at position {shown(encoder.origin?.position)} of texts. At other tokens its numbers are of
-          activations that it has not seen.
+          The encoder was trained at position {shown(encoder.origin?.position)} of texts. It was not trained on other tokens:
+          do not trust its numbers there.
+        </p>
+      )}
+      {encoder.binary && (
+        <p class="note">
+          The magnitude of a feature is its burstiness: near 0 where its bit is a surprise, given how often the feature fires; far
+          below 0 where it is not.
         </p>
       )}
       {asked && (
@@ -121,7 +127,7 @@ function Tokens({ id, tokens, colour, show }: { id: string; tokens: Token[]; col
         Token {at + 1}: <code>{visible(chosen.text)}</code>
       </h2>
       <p>
-        Reconstruction error {shown(chosen.error, 3)} (1 is that of the mean). Its code takes {shown(chosen.bits, 1)} bits by the
+        Reconstruction error {shown(chosen.error, 3)} (0 is exact, 1 is no better than the mean). Its code takes {shown(chosen.bits, 1)} bits by the
         features' firing rates.
       </p>
       <div class="scroll" tabIndex={0} role="region" aria-label="Features of the token">
