@@ -304,7 +304,9 @@ def test_packed_runs_have_the_numbers_of_those_trained_alone(tiny_store: Path, t
     )
     tables = []
     for packed in (1, 8):
-        sweep(config.model_copy(update={"packed": packed}), store, tmp_path / str(packed))
+        sweep(
+            config.model_copy(update={"packed": packed, "cpus_per_trial": 1}), store, tmp_path / str(packed), "inline"
+        )
         tables.append(results(tmp_path / str(packed)).drop(columns=["seconds", "subset_n", "subset_bits"]))
     pd.testing.assert_frame_equal(*tables, rtol=1e-4)
 
@@ -312,11 +314,11 @@ def test_packed_runs_have_the_numbers_of_those_trained_alone(tiny_store: Path, t
 def test_extending_a_finished_grid_runs_what_is_new(tiny_store: Path, tmp_path: Path):
     store = ActivationStore.open(tiny_store)
     config = CONFIG.model_copy(update={"layers": (0, 1), "axes": ("training.lr=1e-3,2e-3,3e-3,4e-3,5e-3",)})
-    assert sweep(config, store, tmp_path).trained == 20
+    assert sweep(config, store, tmp_path, "inline").trained == 20
     before = finished(tmp_path)
     extended = config.model_copy(update={"layers": None, "exclude": ("layer=2 position=2", "layer=3")})
     assert len(expand(extended, store)) == 25
-    assert sweep(extended, store, tmp_path).trained == 5
+    assert sweep(extended, store, tmp_path, "inline").trained == 5
     assert {run: finished(tmp_path)[run] for run in before} == before
     assert len(pd.read_parquet(tmp_path / "results.parquet")) == 25
 
