@@ -11,19 +11,19 @@ class TextsInput(Config):
     """Each text of the corpus."""
 
     kind: Literal["texts"] = "texts"
-    """What the model reads: texts, windows, icl or random_tokens; the options beside are this one's."""
+    """What the model reads: texts, windows, icl or random_tokens; the other input options depend on it."""
 
 
 class WindowsInput(Config):
-    """Windows of equal length out of long texts, or out of all texts joined: no padding, no text too short."""
+    """Windows of equal length, cut out of long texts or of all texts joined. No padding; no text is too short."""
 
     kind: Literal["windows"] = "windows"
-    """What the model reads: texts, windows, icl or random_tokens; the options beside are this one's."""
+    """What the model reads: texts, windows, icl or random_tokens; the other input options depend on it."""
     length: int = Field(default=1024, ge=1)
-    """Tokens per window. What is left at the end is dropped."""
+    """Tokens per window. A shorter rest at the end is dropped."""
     joined: bool = True
-    """Join the texts of the corpus, an end-of-text token between them, and cut the whole; otherwise each text is cut by
-    itself."""
+    """Join the texts of the corpus, with an end-of-text token between them, and cut the whole. Otherwise cut each text
+    by itself."""
     start_token: bool = True
     """Begin each window with the start token, if the tokenizer puts one before a text."""
 
@@ -32,33 +32,33 @@ class ICLInput(Config):
     """In-context-learning prompts of a labelled corpus (the paper's Fig. 8): k demonstrations, then the query."""
 
     kind: Literal["icl"] = "icl"
-    """What the model reads: texts, windows, icl or random_tokens; the options beside are this one's."""
+    """What the model reads: texts, windows, icl or random_tokens; the other input options depend on it."""
     k: int = Field(default=4, ge=0)
     """Demonstrations per prompt."""
     demonstrations: Literal["sampled", "fixed"] = "sampled"
     """sampled: drawn anew for each query, never the query's own text. fixed: the corpus's first k for all queries, as
     in the released code, where the query may be one of them."""
     seed: int = Field(default=0, ge=0)
-    """Seed of queries and demonstrations. The same queries come for every k, but for those whose prompt of this k is
-    too long for the model; a smaller k's demonstrations are the first of a larger one's."""
+    """Seed of queries and demonstrations. Every k has the same queries, except those whose prompt is too long for the
+    model. The demonstrations of a smaller k are the first ones of a larger k."""
     label_column: str = "label"
     """The column that holds the label: a number from 0, or a word."""
     label_words: tuple[str, ...] | None = None
-    """The word for each label, in the order of their numbers. Left out: the bundled corpus's own, or the labels
-    themselves where they are words."""
+    """The word for each label, in the order of the labels' numbers. None: the bundled corpus's own, or the labels
+    themselves if they are words."""
     text_prefix: str | None = None
-    """Text before each example's text. Left out: the bundled corpus's own, else "sentence: "."""
+    """Text before each example's text. None: the bundled corpus's own, else "sentence: "."""
     label_prefix: str | None = None
-    """Text before each label. Left out: the bundled corpus's own, else "label: "."""
+    """Text before each label. None: the bundled corpus's own, else "label: "."""
 
 
 class RandomTokensInput(Config):
-    """Random sequences over two tokens, whose set has as many bits as each has tokens (the paper's Appendix B)."""
+    """Random sequences of two tokens. Sequences of r tokens have r bits (the paper's Appendix B)."""
 
     kind: Literal["random_tokens"] = "random_tokens"
-    """What the model reads: texts, windows, icl or random_tokens; the options beside are this one's."""
+    """What the model reads: texts, windows, icl or random_tokens; the other input options depend on it."""
     bits: int = Field(default=8, ge=1)
-    """Tokens per sequence, each one of the two with equal chance: r."""
+    """r: tokens per sequence. Each is one of the two, with equal chance."""
     tokens: tuple[int, int] = (0, 1)
     """The two tokens' ids."""
     seed: int = Field(default=0, ge=0)
@@ -92,13 +92,13 @@ class CorpusConfig(Config):
     """Which texts."""
 
     corpus: str = DEFAULT_CORPUS
-    """A bundled corpus (agnews, sst2, mr), local .txt (a text per line), .json, .jsonl, .csv, .tsv or .parquet files,
-    also compressed (.jsonl.gz, .jsonl.zst), a folder of such files, a glob, or the name of a data set on the Hugging
-    Face hub."""
+    """A bundled corpus (agnews, sst2, mr); local files (.txt, .json, .jsonl, .csv, .tsv, .parquet, also compressed,
+    such as .jsonl.zst); a folder of such files; a glob; or the name of a data set on the Hugging Face hub."""
     text_column: str = "text"
-    """The column that holds the text, or a list of messages, which the model's chat template makes one text of."""
+    """The column that holds the text, or a list of chat messages, which the model's chat template joins into one
+    text."""
     txt: Literal["line", "document"] = "line"
-    """What one text is in .txt files: a line, or the whole file."""
+    """What one text is in a .txt file: a line, or the whole file."""
     split: str = "train"
     """Split of a hub data set."""
     subset: str | None = None
@@ -106,24 +106,24 @@ class CorpusConfig(Config):
     corpus_revision: str | None = None
     """Revision of a hub data set."""
     max_texts: int | None = Field(default=2048, ge=2)
-    """Largest number of texts (windows, sequences): the first that are long enough are used. Of as many prompts, those
-    too long for the model are left out and counted, not replaced. With position all, --tokens.max-vectors is a second
-    limit. None: no limit."""
+    """Largest number of texts, windows or sequences: the first that are long enough are used. For icl: number of
+    prompts; those too long for the model are skipped and counted, not replaced. With position all, --tokens.max-vectors
+    is a second limit. None: no limit."""
 
 
 class TokensConfig(Config):
     """With position `all`: which tokens of a text are taken."""
 
     per_text: int | None = Field(default=None, ge=1)
-    """Largest number of tokens of each text, drawn at random. Left out: all."""
+    """Largest number of tokens per text, drawn at random. None: all."""
     max_vectors: int | None = Field(default=None, ge=2)
-    """Largest number of vectors in all (the paper trains on 8,243,323). Left out: no limit."""
+    """Largest number of vectors in all (the paper trains on 8,243,323). None: no limit."""
     special: bool = True
-    """Take special tokens, such as the start of a text, too."""
+    """Also take special tokens, such as the start-of-text token."""
     first: bool = True
-    """Take the first token too, on which many models put an outlier: an attention sink."""
+    """Also take each text's first token, where many models have an outlier (an attention sink)."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the tokens drawn."""
+    """Seed for drawing tokens."""
 
 
 class ExtractConfig(CorpusConfig):
@@ -132,58 +132,59 @@ class ExtractConfig(CorpusConfig):
     input: InputConfig = TextsInput()
     """What the model reads, made from the corpus."""
     model: str = DEFAULT_MODEL
-    """The bundled smollm2-135m, a local folder, or a model id on the Hugging Face hub. It reads from left to right,
-    which is tried first; code of its own is not run, and an adapter has to be merged."""
+    """The bundled smollm2-135m, a local folder, or a model id on the Hugging Face hub. It has to be causal (to read
+    from left to right), which is checked first. Python code of its own is not run. An adapter has to be merged
+    first."""
     revision: str | None = None
     """Revision of a hub model."""
     layers: tuple[int, ...] | None = None
     """Layer l is what block l receives, as a rule hidden_states[l]: 0 is the embeddings, the last one is after the
-    final norm. Left out: all."""
+    final norm. None: all."""
     sites: Annotated[tuple[Site, ...], AfterValidator(_named_once)] = ("residual",)
-    """Where in a layer: residual, the hidden state; mlp_in and mlp_out, what the MLP of the block that reads that
-    hidden state gets and gives."""
+    """Where in a layer. residual: the hidden state. mlp_in, mlp_out: input and output of the MLP in the block that
+    reads that hidden state."""
     positions: tuple[Position, ...] = (1, 2, 4, 8, 16, 32)
-    """Token indices, counted from 0; last, the last token of each text; or all, every token. A text too short for the
-    last index is left out, and counted."""
+    """Token indices, from 0. last: the last token of each text. all: every token. A text too short for the largest
+    index is skipped and counted."""
     powers_of_two: int | None = Field(default=None, ge=1)
-    """In place of positions: 1, 2, 4, 8, ... up to this one."""
+    """In place of positions: 1, 2, 4, 8, ... up to this number."""
     tokens: TokensConfig = TokensConfig()
     """With position all: which tokens."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Longest text in tokens. With position all, longer ones are cut there; with position last, they are left out.
-    Left out: what the model takes."""
+    """Longest text, in tokens. With position all, longer texts are cut there; with position last, they are skipped.
+    None: what the model takes."""
     dtype: Precision = "float32"
     """Precision of the forward pass and of the stored activations."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Texts per forward pass, at most. Left out: 32 on a CPU, as many as the tokens allow on a GPU."""
+    """Texts per forward pass, at most. None: 32 on a CPU; on a GPU as many as --batch-tokens allows."""
     batch_tokens: int | None = Field(default=None, ge=1)
-    """Tokens per forward pass, at most, padding included; a single longer text is a batch by itself. Left out: 16,384
-    on a CPU; on a GPU each worker measures from where larger ones are hardly faster."""
+    """Tokens per forward pass, at most, padding included. A single longer text is a batch by itself. None: 16,384 on a
+    CPU; on a GPU each worker measures beyond which size batches are hardly faster."""
     shard_size: int = Field(default=512, ge=1)
-    """Texts per shard, at most: the unit of work that is retried, resumed and written at once."""
+    """Texts per shard, at most. A shard is the unit of work that is retried, resumed and written at once."""
     shard_mb: int = Field(default=512, ge=1)
-    """MB of activations per shard, at most: a worker holds two shards in memory."""
+    """MB of activations per shard, at most. A worker holds two shards in memory."""
     compile: bool = False
-    """Compile the model's blocks with torch.compile; needs a C++ compiler, and pays off in long runs."""
+    """Compile the model's blocks with torch.compile. Needs a C++ compiler; pays off in long runs."""
     workers: int | None = Field(default=None, ge=1)
-    """Copies of the model that run in parallel. Left out: as many as fit on the cluster as it is now; say how many
-    where the cluster grows on demand."""
+    """Copies of the model that run in parallel. None: as many as fit on the cluster as it is now. Set it if the cluster
+    grows on demand."""
     cpus_per_worker: float = Field(default=1, gt=0)
-    """CPUs, and so threads, of each worker."""
+    """CPUs of each worker, and so its threads."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
-    """GPU share of each worker: 1, or 0.5 for two copies of the model on a GPU; 2 or more divide the blocks of a model
-    that is larger than one among as many; 0: it runs on the CPU. Left out: 1 where the cluster has GPUs now, else 0;
-    say it where the cluster grows on demand."""
+    """GPUs of each worker. 0.5: two copies of the model share a GPU. 2 or more: the blocks of a model too large for one
+    GPU are divided among them. 0: it runs on the CPU. None: 1 if the cluster has GPUs now, else 0. Set it if the
+    cluster grows on demand."""
     attempts: int = Field(default=3, ge=1)
-    """How often a shard is tried whose worker dies; then it is reported, and the others go on. Also how often the
-    destination is tried where reading or writing fails for the moment."""
+    """How often a shard is tried if its worker dies. Then it is reported, and the others go on. Also how often reading
+    or writing at the destination is tried if it fails for the moment."""
     finish_without_failed: bool = False
-    """Where shards fail for good, finish the store without their texts, and name them in its manifest. The same command
+    """If shards fail for good, finish the store without their texts, and name them in its manifest. The same command
     tries them again."""
 
     @property
     def all_positions(self) -> tuple[Position, ...]:
-        """The positions, also those of `powers_of_two`; indices in order, then names."""
+        """All positions, those of `powers_of_two` included: indices in order, then names."""
         if self.powers_of_two is not None:
             return tuple(1 << i for i in range(self.powers_of_two.bit_length()))
         indices = sorted(position for position in self.positions if isinstance(position, int))

@@ -26,14 +26,15 @@ class ArchitectureConfig(Config):
     """
 
     d_in: int | None = Field(default=None, ge=1)
-    """Width of the activations; left out, it is taken from the data."""
+    """Width of the activations. None: taken from the data."""
     expansion: int = Field(default=4, ge=1)
     """d_latent / d_in."""
     d_latent: int | None = Field(default=None, ge=1)
-    """Number of latents, in place of expansion x d_in."""
+    """Number of latents. None: expansion x d_in."""
     encoder_bias: bool = True
-    """Add a bias before the non-linearity, as the released code does. Eq. 1 prints none, but without one a centred
-    activation and its opposite have opposite codes, so that latents fire half of the time whatever they mean."""
+    """Add a bias before the non-linearity, as the released code does. The paper's Eq. 1 has none. But without one a
+    centred activation and its opposite have opposite codes: each latent fires about half of the time, whatever it
+    means."""
 
     @property
     def name(self) -> str:
@@ -51,7 +52,7 @@ class ArchitectureConfig(Config):
         return False
 
     def target_cell(self, layer: int, site: str) -> tuple[int, str] | None:  # noqa: ARG002
-        """Layer and site of what is reconstructed from this layer and site; None: that itself."""
+        """Layer and site that are reconstructed from this layer and site. None: the same ones."""
         return None
 
     def widths(self) -> tuple[int, int]:
@@ -66,10 +67,10 @@ class BAEConfig(ArchitectureConfig):
 
     architecture: Annotated[Literal["bae"], WHICH] = "bae"
     gradient: Literal["sigmoid", "straight_through", "release"] = "sigmoid"
-    """Derivative of the step function. sigmoid: Eq. 6. straight_through: 1. release: the released code's rule, which
-    applies g (1 - g) to the incoming gradient g itself."""
+    """Derivative of the step function in the backward pass. sigmoid: Eq. 6. straight_through: 1. release: as the
+    paper's released code, which replaces the incoming gradient g by g (1 - g)."""
     bits_per_feature: int = Field(default=1, ge=1, le=8)
-    """C of Eq. 7: so many bits are decoded as one real feature. Must divide d_latent."""
+    """C of Eq. 7: this many bits are decoded as one real-valued feature. Must divide d_latent."""
 
     @property
     @override
@@ -84,8 +85,8 @@ class BAEConfig(ArchitectureConfig):
 
 class _SAEConfig(ArchitectureConfig):
     standardize: bool = False
-    """Rescale each latent to mean 0 and standard deviation 1 over the reference set where features are selected by
-    magnitude (the paper's "ReLU SAE Resc."). Reconstruction stays as it is."""
+    """Rescale each latent to mean 0 and standard deviation 1 over the reference set when features are selected by
+    magnitude (the paper's "ReLU SAE Resc."). Reconstruction does not change."""
 
 
 class ReLUConfig(_SAEConfig):
@@ -101,7 +102,7 @@ class TopKConfig(_SAEConfig):
     k: int = Field(default=15, ge=1)
     """Latents kept per sample."""
     nonnegative: bool = False
-    """Set those of the k that are negative to 0, as SAELens and sparsify do and the paper does not."""
+    """Set negative latents among the k to 0. SAELens and sparsify do so, the paper does not."""
 
 
 class GatedConfig(_SAEConfig):
@@ -119,7 +120,7 @@ class TranscoderConfig(_SAEConfig):
     target_site: str = "mlp_out"
     """Site of the activations to reconstruct: mlp_out for the MLP's own output, residual for a hidden state."""
     target_layer_offset: int = 0
-    """How many layers on from the input they are."""
+    """How many layers after the input they are."""
 
     @override
     def target_cell(self, layer: int, site: str) -> tuple[int, str]:
@@ -127,9 +128,9 @@ class TranscoderConfig(_SAEConfig):
 
 
 class BatchTopKConfig(_SAEConfig):
-    """Batch top-k sparse autoencoder (arXiv 2412.06410): k N latents are kept in a batch of N, wherever they are.
+    """Batch top-k sparse autoencoder (arXiv 2412.06410): the k N largest latents of a batch of N samples are kept.
 
-    Outside of training, all above a threshold learned as the mean of the smallest ones kept.
+    After training, all latents above a threshold are kept: a running mean of the smallest latent kept in training.
     """
 
     architecture: Annotated[Literal["batchtopk"], WHICH] = "batchtopk"
@@ -142,13 +143,14 @@ class JumpReLUConfig(_SAEConfig):
 
     architecture: Annotated[Literal["jumprelu"], WHICH] = "jumprelu"
     initial_threshold: float = Field(default=0.01, gt=0)
-    """Threshold that training starts from."""
+    """Threshold at the start of training."""
     bandwidth: float = Field(default=0.05, gt=0)
     """Width of the kernel that estimates the thresholds' gradients."""
 
 
 class GatedSAEConfig(_SAEConfig):
-    """Gated sparse autoencoder of the literature (arXiv 2404.16014): one path decides what fires, another how much."""
+    """Gated sparse autoencoder of the literature (arXiv 2404.16014): one path decides which latents fire, another how
+    strongly."""
 
     architecture: Annotated[Literal["gated_sae"], WHICH] = "gated_sae"
 

@@ -13,9 +13,9 @@ class AddressConfig(Config):
     """Where to listen."""
 
     host: str = "127.0.0.1"
-    """Address to listen at. Any but the loopback address is open to other machines."""
+    """Address to listen on. Any address but the loopback one lets other machines in."""
     port: int = Field(default=8000, ge=1, le=65535)
-    """Port to listen at."""
+    """Port to listen on."""
 
 
 def check_address(address: AddressConfig) -> None:

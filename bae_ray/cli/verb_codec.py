@@ -24,29 +24,30 @@ CODES = (".codes", ".codes.safetensors")
 
 
 class CompressCommand(Command):
-    """Compress activations with trained binary autoencoders: a container of codes for each cell or file."""
+    """Compress activations with trained binary autoencoders. Writes a container (a file of codes) for each cell or
+    file."""
 
     compression: Held[CompressConfig]
     """How to compress."""
     source: Annotated[tuple[str, ...], Field(min_length=1)]
-    """An activation store, or .npy and .safetensors files of one matrix each."""
+    """An activation store, or .npy and .safetensors files with one matrix each."""
     autoencoder: Annotated[tuple[PlaceName, ...], Field(min_length=1)]
-    """Folders of autoencoders: of a store, several runs, each for the cell it was trained on; of files, one."""
+    """Folders of autoencoders. For a store: one or more runs, each for the cell it was trained on. For files: one."""
     out: Place
-    """Folder of the containers, here or at a URI such as s3://bucket/folder, with a receipt for each. The same command
+    """Output folder, here or at a URI such as s3://bucket/folder: containers, with a receipt for each. The same command
     finishes an interrupted run."""
     layer: int | None = None
-    """Layer of the cell. Left out: the one that the run was trained on."""
+    """Layer of the cell. None: the one that the run was trained on."""
     site: str | None = None
-    """Site of the cell. Left out: the one that the run was trained on."""
+    """Site of the cell. None: the one that the run was trained on."""
     position: Position | None = None
-    """Position of the cell. Left out: the one that the run was trained on."""
+    """Position of the cell. None: the one that the run was trained on."""
     tensor: str | None = None
-    """Name of the matrix in safetensors files. Left out: the only one."""
+    """Name of the matrix in safetensors files. None: the only one."""
 
 
 class DecompressCommand(Command):
-    """Turn containers of codes back into the activations that their autoencoders reconstruct."""
+    """Reconstruct activations from containers of codes, with the autoencoders that made the codes."""
 
     decompression: Held[DecompressConfig]
     """How to decompress."""
@@ -55,7 +56,8 @@ class DecompressCommand(Command):
     autoencoder: Annotated[tuple[PlaceName, ...], Field(min_length=1)]
     """Folders of the autoencoders that made the codes; each container names its own."""
     out: Place
-    """Folder of the arrays, here or at a URI, with a receipt for each. The same command finishes an interrupted run."""
+    """Output folder, here or at a URI: arrays, with a receipt for each. The same command finishes an interrupted
+    run."""
 
 
 def compress(command: CompressCommand) -> None:

@@ -17,19 +17,21 @@ from bae_ray.working_copies import reading, working
 
 
 class ComSemCommand(Command):
-    """Name the features of autoencoders and score the names with a judge. Every answer is kept and paid for once."""
+    """Let a judge, a language model, name features and score the names. Each answer is cached, so you pay for it
+    once."""
 
     comsem: Held[ComSemConfig]
     """What to name and score."""
     out: Place
-    """Folder of the results, here or at a URI such as s3://bucket/folder: summary.csv, and per autoencoder
+    """Output folder, here or at a URI such as s3://bucket/folder: summary.csv, and for each autoencoder
     features.parquet and features.html."""
     json_features: bool = False
-    """Also write a JSON file per active feature, its activations in Neuronpedia's form."""
+    """Also write a JSON file for each active feature, with its activations in Neuronpedia's format."""
     publish: bool = False
-    """Also put the cards into the autoencoders' folders, where `bae-ray serve` finds them."""
+    """Also put the features' cards (names, scores, examples) into the autoencoders' folders, where `bae-ray serve`
+    finds them."""
     dry_run: bool = False
-    """Only print what would be asked, and what that would cost."""
+    """Only print what the judge would be asked, and what that would cost."""
 
 
 def comsem(command: ComSemCommand) -> int:
@@ -74,23 +76,23 @@ def _comsem(command: ComSemCommand) -> int:
 
 
 class JudgeServeCommand(Command):
-    """Serve a language model as a judge, by vLLM on a GPU or on the CPU, until Ctrl-C or SIGTERM."""
+    """Serve a language model as a judge, with vLLM, on a GPU or the CPU, until Ctrl-C or SIGTERM."""
 
     service: Held[JudgeServiceConfig]
     """Which judge."""
     address: Held[AddressConfig]
     """Where to listen."""
     unprotected: bool = False
-    """Listen at other addresses than the loopback's although the judge asks nobody for a key."""
+    """Allow a --host other than the loopback address. The judge asks for no key: anyone who reaches it can use it."""
 
 
 class JudgeCheckCommand(Command):
-    """Put a judge to the test: how often it is right on labelled pairs of token and description."""
+    """Test a judge: how often is it right on labelled pairs of a token and a description?"""
 
     judge: Held[JudgeConfig]
     """Which judge."""
     out: Path | None = None
-    """File of the result, as JSON."""
+    """JSON file for the result. None: it is only printed."""
 
 
 def judge_serve(command: JudgeServeCommand) -> None:

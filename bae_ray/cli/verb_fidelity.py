@@ -13,13 +13,13 @@ from bae_ray.working_copies import working
 
 
 class FidelityCommand(Command):
-    """Splice runs' reconstructions into the language model on held-out texts: CE recovered, KL, agreement."""
+    """Put reconstructions in place of a language model's activations on held-out texts: CE recovered, KL, agreement."""
 
     fidelity: Held[FidelityConfig]
     """What to measure on, and with what."""
     runs: tuple[Place, ...] = ()
-    """Folders of runs on one store, here or at URIs, of any architectures, sites and positions. Each run gets a
-    fidelity.json, and the folder's results.parquet its columns."""
+    """Folders of runs on one store, here or at URIs, of any architectures, sites and positions. Writes fidelity.json
+    into each run, and columns into each folder's results.parquet."""
     autoencoder: Place | None = None
     """In place of runs: the folder of an autoencoder, for example of one that `bae-ray import` made."""
     layer: int | None = None
@@ -29,12 +29,12 @@ class FidelityCommand(Command):
     position: Position = "all"
     """Position of that autoencoder."""
     store: str | None = None
-    """Activation store that the runs were trained on: a path, or a URI such as s3://bucket/folder. Left out: the one
-    that the sweep.json of the first folder names."""
+    """Activation store that the runs were trained on: a path, or a URI such as s3://bucket/folder. None: the store that
+    the first folder's sweep.json names."""
     held_out: str | None = None
-    """Activation store of other texts to measure on. Left out: those of the store that a run was not trained on."""
+    """Activation store of other texts to measure on. None: the texts of the store that a run was not trained on."""
     out: Place | None = None
-    """Folder of the tables, the picture and the page. Left out: fidelity in the first folder."""
+    """Output folder: tables, a figure and an HTML page. None: the folder fidelity in the first folder of runs."""
 
 
 def fidelity(command: FidelityCommand) -> int:

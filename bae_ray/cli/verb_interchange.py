@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ExportCommand(Command):
-    """Write a saved autoencoder as a folder of SAELens, its normalisation folded into the weights."""
+    """Write a saved autoencoder as a SAELens folder, with its normalisation folded into the weights."""
 
     source: str
     """Folder of the autoencoder, for example of a run, or its id on the Hugging Face hub."""
@@ -28,35 +28,35 @@ class ExportCommand(Command):
     layer: int | None = Field(default=None, ge=0)
     """Layer l of the activations, hidden_states[l]: written into the metadata as the hook blocks.l.hook_resid_pre."""
     hook_name: str | None = None
-    """TransformerLens' name of the activations, in place of a layer."""
+    """TransformerLens' name of the activations. None: the one of --layer."""
     model_name: str | None = None
     """TransformerLens' name of the language model, for the metadata."""
 
 
 class ImportCommand(Command):
-    """Save an autoencoder of SAELens, sparsify or the paper's released code as one of bae_ray's."""
+    """Convert an autoencoder of SAELens, sparsify or the paper's released code to bae_ray's format."""
 
     source: Path
-    """Folder of SAELens or sparsify, or file of the released code (.pt, .pth, .bin or .safetensors)."""
+    """A SAELens or sparsify folder, or a file of the released code (.pt, .pth, .bin or .safetensors)."""
     format: Format
-    """What wrote it."""
+    """The package that wrote it."""
     out: Path
-    """Folder of the autoencoder."""
+    """Output folder for the autoencoder."""
     kind: Kind | None = None
-    """Format release: which autoencoder it is. Left out: what experiment_params.txt beside it says, else bae."""
+    """Format release: which autoencoder it is. None: what experiment_params.txt beside it says, else bae."""
     k: int | None = None
-    """Format release, kind topk: latents kept per sample, by default 10."""
+    """Format release, kind topk: latents kept per sample. None: 10."""
     threshold: float | None = None
-    """Format release, kind jumprelu: the fixed threshold, by default 0.5."""
+    """Format release, kind jumprelu: the fixed threshold. None: 0.5."""
     prior_from: str | None = None
-    """Activation store to take the firing rates (the prior) from: without them a binary autoencoder has no magnitudes.
-    Left out: those of the file, which what 'bae-ray export' wrote has."""
+    """Activation store to compute the firing rates (the prior) on. Without them, a binary autoencoder's features have
+    no magnitudes. None: those in the file, if 'bae-ray export' wrote it."""
     layer: int | None = None
-    """Layer of the cell to take them from. Left out: the only one of the store."""
+    """Layer of the cell to compute them on. None: the store's only layer."""
     site: str | None = None
-    """Site of that cell. Left out: the only one."""
+    """Site of that cell. None: the store's only site."""
     position: Position | None = None
-    """Position of that cell. Left out: the only one."""
+    """Position of that cell. None: the store's only position."""
 
 
 def export(command: ExportCommand) -> None:

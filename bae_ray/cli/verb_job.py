@@ -13,9 +13,8 @@ class JobCommand(Command):
     """Run an experiment of the paper on this machine: bae-ray job JOB PRESET, then its options.
 
     JOB is layer_position_entropy, synthetic_entropy, lm_random_tokens, icl_entropy, steering, comsem_table,
-    feature_shape, compression or more_bit. PRESET is laptop, gpu or paper; left out, it is laptop. With --help after
-    JOB its options are listed, with --dry-run the plan of its trainings. In the repository `python jobs/JOB.py` does
-    the same.
+    feature_shape, compression or more_bit. PRESET is laptop (the default), gpu or paper. --help after JOB lists its
+    options; --dry-run prints the plan of its trainings. In the repository, `python jobs/JOB.py` does the same.
     """
 
 

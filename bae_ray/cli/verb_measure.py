@@ -10,17 +10,18 @@ from bae_ray.working_copies import working
 
 
 class MeasureCommand(Command):
-    """Measure the cells of an activation store without a training: rates, ranks, entropies, dimensions."""
+    """Measure the cells of an activation store without training: rates, ranks, entropies, dimensions."""
 
     measures: Held[MeasureConfig]
     """What to measure."""
     store: str
     """Activation store: a path, or a URI such as s3://bucket/folder."""
     out: Place = Path("measures")
-    """Folder, here or at a URI such as s3://bucket/folder, of the tables, the picture and the page, and of what is
-    finished: the same command goes on from there."""
+    """Output folder, here or at a URI such as s3://bucket/folder: tables, a figure, an HTML page. The same command
+    finishes an interrupted run."""
     runs: Place | None = None
-    """Folder of runs on this store: their cells are measured, each at the held-out FVU of each of its runs."""
+    """Folder of runs on this store. Only their cells are measured, each at the held-out FVU of each of its runs. None:
+    all cells at --fvu."""
 
 
 def measure(command: MeasureCommand) -> int:

@@ -17,30 +17,31 @@ if TYPE_CHECKING:
 
 
 class PublishCommand(Command):
-    """Put a trained autoencoder and a model card into a folder or onto the hub: bae-ray publish RUN --to WHERE.
+    """Write a trained autoencoder with a model card to a folder or the Hugging Face hub: bae-ray publish RUN --to
+    WHERE.
 
-    The card says bits, FVU, fidelity, the judge's trust, training data and licence, as far as they are known: run
-    `bae-ray fidelity` and `bae-ray comsem` before, for what they measure. The token of the hub is HF_TOKEN, or that of
-    `hf auth login`.
+    The card states bits, FVU, fidelity, how reliable the judge is, training data and licence, as far as they are known.
+    Run `bae-ray fidelity` and `bae-ray comsem` first to have their measures in it. For the hub, set the token HF_TOKEN
+    or use `hf auth login`.
     """
 
     run: Place
-    """Folder of a finished run, RUNS/ID, here or at a URI. As the first word it needs no --run before it."""
+    """Folder of a finished run, RUNS/ID, here or at a URI. --run may be omitted if the folder comes first."""
     to: str
-    """OWNER/NAME on the hub (hf://OWNER/NAME says so in so many words), or a folder that is new or empty: ./NAME."""
+    """OWNER/NAME on the hub (or hf://OWNER/NAME), or a new or empty folder, as ./NAME."""
     licence: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9.+-]*$")
-    """Licence of the weights, as the hub abbreviates it, such as apache-2.0. Left out: the card says that none is
+    """Licence of the weights, by the hub's abbreviation, such as apache-2.0. None: the card says that no licence is
     stated."""
     base_model: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
-    """The language model's id on the hub, where the run has it from a folder; what is published names it so. Left out:
-    the run's own name for it."""
+    """The language model's id on the hub, for the card. Set it if the run took the model from a local folder. None: the
+    run's own name for it."""
     store: str | None = None
-    """Activation store that it was trained on, which tells the corpus. Left out: that of the sweep.json beside the
-    run, or the folder `store` beside the sweep's, where these are the run's."""
+    """Activation store that it was trained on, which names the corpus. None: the store in the sweep.json beside the
+    run, or the folder `store` beside the sweep, if the run was trained on it."""
     private: bool | None = None
-    """Whether a repository that is created is private. Left out: as the owner's settings say."""
+    """Whether a new repository is private. None: as the owner's settings say."""
     revision: str | None = None
-    """Branch of the hub's repository. Left out: main."""
+    """Branch of the hub's repository. None: main."""
 
 
 def publish(command: PublishCommand) -> None:

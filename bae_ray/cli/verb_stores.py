@@ -22,11 +22,11 @@ class ExtractCommand(Command):
     extraction: Held[ExtractConfig]
     """What to extract."""
     out: str
-    """Folder of the activation store: a path, or a URI such as s3://bucket/folder. The same command on the same folder
-    finishes an interrupted run."""
+    """Folder of the new activation store: a path, or a URI such as s3://bucket/folder. The same command finishes an
+    interrupted run."""
     check: bool = False
-    """Only try the model on texts of the corpus: whether their vectors are the same alone and beside others, whole and
-    cut, whatever follows."""
+    """Only check the model on texts of the corpus: a token's vector must not change with padding, with the other texts
+    of the batch, or with later tokens."""
 
 
 def read_extraction(file: Path) -> ExtractConfig:
@@ -70,7 +70,7 @@ class InfoCommand(Command):
 
 
 class VerifyCommand(Command):
-    """Check every file of an activation store against its checksum, and name the damaged ones."""
+    """Check every file of an activation store against its checksum, and name damaged files."""
 
     store: str
     """Activation store: a path, or a URI such as s3://bucket/folder."""
@@ -82,16 +82,16 @@ class ExportStoreCommand(Command):
     store: str
     """Activation store: a path, or a URI such as s3://bucket/folder."""
     out: Path
-    """Folder to write."""
+    """Output folder."""
     format: ExportFormat = "npy"
-    """npy: a NumPy array per cell. parquet: a table per cell, its vectors in Arrow's fixed-shape-tensor type. release:
-    per position a list of its layers' vectors, as the paper's released code takes them, as safetensors."""
+    """npy: a NumPy array per cell. parquet: a table per cell, vectors in Arrow's fixed-shape-tensor type. release: a
+    safetensors file per position with the vectors of all layers, as the paper's released code reads them."""
     layers: tuple[int, ...] | None = None
-    """Layers to export. Left out: all."""
+    """Layers to export. None: all."""
     positions: tuple[Position, ...] | None = None
-    """Positions to export. Left out: all."""
+    """Positions to export. None: all."""
     sites: tuple[str, ...] | None = None
-    """Sites to export. Left out: all."""
+    """Sites to export. None: all."""
 
 
 def info(command: InfoCommand) -> None:

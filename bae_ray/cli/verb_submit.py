@@ -23,29 +23,31 @@ SIGNALLED = 128
 
 
 class SubmitCommand(Command):
-    """Run a job on a Ray cluster, print its log and end with its exit code: bae-ray submit [options] JOB [its options].
+    """Run a job on a Ray cluster, print its log, return its exit code: bae-ray submit [options] JOB [its options].
 
-    JOB is a script of jobs/ (layer_position_entropy, or its path) or a verb (extract, sweep, store verify, ...); what
-    follows it are its own options, checked here by its own parser. The options below stand before it, --address also
-    after it. Ctrl-C leaves the job running.
+    JOB is a script of jobs/ (layer_position_entropy, or its path) or a verb (extract, sweep, store verify, ...). JOB's
+    own options follow it and are checked before anything is sent. The options below come before JOB; --address may also
+    come after it. Ctrl-C leaves the job running.
     """
 
     address: str | None = None
-    """URL of the cluster's dashboard. Left out: RAY_API_SERVER_ADDRESS, or else http://127.0.0.1:8265."""
+    """URL of the cluster's Ray dashboard. None: the environment variable RAY_API_SERVER_ADDRESS, else
+    http://127.0.0.1:8265."""
     working_dir: Path = Path()
-    """Folder that is uploaded, in which the job runs. What .gitignore names, runs, docs and tests stay here."""
+    """Folder to upload; the job runs in it. Files that .gitignore names, and the folders runs, docs and tests, are not
+    uploaded."""
     exclude: tuple[str, ...] = ()
-    """What else of the folder is not uploaded: patterns as in .gitignore."""
+    """Further files not to upload: patterns as in .gitignore."""
     env: tuple[str, ...] = ()
-    """Names of environment variables, such as HF_TOKEN, that the job gets with the values that they have here."""
+    """Names of environment variables, such as HF_TOKEN, to pass to the job with their values here."""
     cpus: float = Field(default=0, ge=0)
-    """CPUs that the job's own process is given, wherever they are; 0: it runs on the head. Workers come on top."""
+    """CPUs for the job's own process, on any node. 0: it runs on the head node. Its workers take more."""
     gpus: float = Field(default=0, ge=0)
-    """GPUs that the job's own process is given: `train` computes in it."""
+    """GPUs for the job's own process; only `train` computes there."""
     leave: bool = False
-    """Do not wait for the job."""
+    """Return at once; do not wait for the job."""
     follow: str | None = None
-    """Id of a job that runs or has ended: print its log, in place of starting one."""
+    """Id of a running or ended job: print its log, and start nothing."""
 
 
 def submit(command: SubmitCommand, job: list[str]) -> int:

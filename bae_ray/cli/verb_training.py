@@ -30,13 +30,13 @@ class TrainCommand(Command):
     store: str
     """Activation store: a path, or a URI such as s3://bucket/folder."""
     out: Place
-    """Folder of runs, here or at a URI; this one gets a directory named by the hash of its config."""
+    """Folder of runs, here or at a URI. The run's folder in it is named by the hash of its config."""
     layer: int
-    """Layer of the cell."""
+    """Layer to train on."""
     position: Position
-    """Position of the cell."""
+    """Position to train on."""
     site: str = "residual"
-    """Site of the cell."""
+    """Site to train on."""
     autoencoder: AutoencoderConfig = BAEConfig()
     """Architecture."""
     training: TrainingConfig = TrainingConfig()
@@ -49,29 +49,29 @@ class SweepCommand(Command):
     sweep: Held[SweepConfig]
     """What to train."""
     store: str
-    """Activation store: a path, or a URI such as s3://bucket/folder. With dry_run also a YAML or JSON file of the
-    options of an extraction that is still to be made, or of an experiment's config: a plan takes shapes alone."""
+    """Activation store: a path, or a URI such as s3://bucket/folder. With --dry-run, a YAML or JSON file also does: the
+    options of an extraction not yet run, or an experiment's config."""
     out: Place
-    """Folder of runs, here or at a URI such as s3://bucket/folder: a directory for each, and of results.parquet."""
+    """Output folder, here or at a URI such as s3://bucket/folder: a folder for each run, and results.parquet."""
     dry_run: bool = False
-    """Only print what the sweep would do: how many runs and steps, for how long, and how large."""
+    """Only print what the sweep would do: number of runs and steps, time, and size."""
     price_per_gpu_hour: float | None = Field(default=None, gt=0)
-    """With dry_run: price of an hour of one GPU, in any currency; the plan says what the sweep costs."""
+    """With --dry-run: price of one GPU for an hour, in any currency. The plan then states what the sweep costs."""
     continue_unconverged: int | None = Field(default=None, ge=1)
-    """Epochs more for the finished runs that did not converge: they go on from the state that they ended in."""
+    """Train finished runs that did not converge for this many more epochs, from where they ended. None: do not."""
 
 
 class WatchCommand(Command):
-    """Show the progress of a sweep until it ends. Only its folder is read: Ctrl-C does not stop the sweep."""
+    """Show the progress of a sweep until it ends. It only reads the sweep's folder: Ctrl-C does not stop the sweep."""
 
     runs: Place
     """Folder of the sweep's runs, here or at a URI."""
     every: float = Field(default=2.0, gt=0)
     """Seconds between two updates."""
     once: bool = False
-    """Show the progress once, and end."""
+    """Show the progress once, then exit."""
     best: str = "fvu_val"
-    """Column of the results by which the best run is told, the smallest first."""
+    """Column of the results in which the smallest value marks the best run."""
 
 
 def train(command: TrainCommand) -> None:
@@ -154,20 +154,23 @@ class EntropyCommand(Command):
     runs: Place
     """Folder of runs, here or at a URI."""
     out: Place = Path("entropy.csv")
-    """The table's file, here or at a URI."""
+    """File for the table, here or at a URI."""
 
 
 class ReportCommand(Command):
-    """Write entropy.csv, entropy.png, report.html, and of several entropy weights matched.csv and .png, from runs."""
+    """Write tables, figures and report.html of a folder of runs; with several entropy weights also bits at equal
+    FVU."""
 
     runs: Place
     """Folder of runs, here or at a URI."""
     out: Place
-    """Folder of the files, here or at a URI."""
+    """Output folder, here or at a URI: entropy.csv, entropy.png, report.html, and with several entropy weights
+    matched.csv and matched.png."""
     matched_fvu: float | None = Field(default=None, gt=0)
-    """The held-out FVU at which cells are compared. Left out: the one that most cells' curves have."""
+    """The held-out FVU at which cells are compared. None: the FVU, to two digits, that the curves of most cells
+    contain."""
     fixed_weight: float | None = Field(default=None, ge=0)
-    """The entropy weight whose bits stand beside those. Left out: the smallest above 0."""
+    """The entropy weight whose bits are shown for comparison. None: the smallest above 0."""
 
 
 def entropy(command: EntropyCommand) -> None:

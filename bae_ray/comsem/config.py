@@ -14,32 +14,34 @@ RANDOM = "random"
 
 
 class ExamplesConfig(Config):
-    """Which tokens are the examples of a feature (Algorithm 1, step 1)."""
+    """Which tokens are the examples of a feature (the paper's Algorithm 1, step 1)."""
 
     k: int = Field(default=10, ge=1)
-    """A feature counts as activated on a token where its magnitude is among the k largest of all features."""
+    """A feature is active on a token if its magnitude is among the k largest of all features."""
     n_interpret: int = Field(default=5, ge=1)
-    """n_I: number of examples that a feature is interpreted from. A feature with no more than these is inactive."""
+    """n_I: number of examples from which the judge names a feature. A feature with no further examples is inactive."""
     n_test: int = Field(default=8, ge=1)
-    """n_T: largest number of further examples that the explanation is judged on."""
+    """n_T: largest number of further examples on which the explanation (the feature's name) is judged."""
     order: Literal["first", "sampled"] = "first"
-    """Which of a feature's examples are taken: the first, as in Algorithm 1, or a random sample of all of them."""
+    """Which examples of a feature are taken. first: the first ones, as in Algorithm 1. sampled: a random sample of
+    all."""
     seed: int = Field(default=0, ge=0)
-    """Seed of that sample, and of the controls."""
+    """Seed of the sampled examples and of the controls."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Use only the first this many tokens (the N of Algorithm 1 counted in tokens). Left out: all of the sentences."""
+    """Largest number of tokens used, from the first on (N of Algorithm 1, in tokens). None: all tokens of all
+    sentences."""
     skip_zero: bool = False
-    """Leave out latents of magnitude 0, which Algorithm 1 selects where fewer than k fire."""
+    """Ignore latents of magnitude 0. Algorithm 1 selects them where fewer than k latents fire."""
     context_tokens: int = Field(default=32, ge=1)
-    """The judge sees at most so many tokens of the sentence on either side of the token."""
+    """Largest number of tokens on either side of the token that the judge sees."""
     top: int = Field(default=10, ge=0)
-    """Number of tokens of the largest magnitude on a feature's card."""
+    """Number of tokens on a feature's card: those with the largest magnitudes."""
     top_context: int = Field(default=12, ge=1)
-    """Number of tokens shown on either side of each of these, with their magnitudes."""
+    """Tokens of context on either side of each token on a card, with their magnitudes."""
 
 
 class EvaluationConfig(Config):
-    """The evaluation set, extracted where no store is given."""
+    """The evaluation set, which is extracted if no store is given."""
 
     model: str = DEFAULT_MODEL
     """The language model that the autoencoders were trained on: bundled, a local folder, or a hub id."""
@@ -54,45 +56,46 @@ class EvaluationConfig(Config):
     subset: str | None = None
     """Subset (configuration) of a hub data set."""
     sentences: int = Field(default=8192, ge=2)
-    """N: the first this many sentences, every token of each."""
+    """N: number of sentences, from the first on. Every token of each is used."""
     sentence_tokens: int = Field(default=128, ge=2)
-    """Longest sentence in tokens; longer ones are cut."""
+    """Longest sentence, in tokens; longer ones are cut."""
     dtype: Precision = "float32"
     """Precision of the forward pass and of the activations."""
 
 
 class AskingConfig(Config):
-    """How requests to a judge are made, wherever it runs."""
+    """How to send requests to a judge, wherever it runs."""
 
     judge_model: str = DEFAULT_MODEL
-    """Name of the model at the server."""
+    """Name of the judge's model at the server."""
     judge_key: str = "OPENAI_API_KEY"
-    """Environment variable that holds the API key. A local server needs none."""
+    """Name of the environment variable that holds the API key. A local server needs no key."""
     judge_id: str | None = None
-    """Name under which answers are cached. Left out: the address. Set it for a judge whose address changes with each
-    start: otherwise all requests are sent again."""
+    """Name under which answers are cached. None: the address. Set it if the judge's address changes with each start;
+    otherwise all requests are sent again."""
     cache: Path | None = None
-    """File with the cached answers. Left out: judge.sqlite in the output folder."""
+    """File of cached answers. None: judge.sqlite in the output folder."""
     in_flight: int = Field(default=64, ge=1)
-    """Largest number of requests under way at once."""
+    """Largest number of requests at a time."""
     attempts: int = Field(default=6, ge=1)
-    """How often a request is sent at most. It is repeated only after failures that may pass."""
+    """How often a request is sent, at most. It is repeated only after temporary failures."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Seconds to wait for an answer."""
     backoff_s: float = Field(default=0.5, ge=0)
-    """Seconds before the second attempt, doubled with each further one. A server's Retry-After takes precedence."""
+    """Seconds to wait before the second attempt; doubled for each further one. A server's Retry-After overrides it."""
     input_price: float = Field(default=0.0, ge=0)
     """Dollars per million prompt tokens."""
     output_price: float = Field(default=0.0, ge=0)
-    """Dollars per million tokens of the answers."""
+    """Dollars per million tokens of answers."""
     max_cost: float | None = Field(default=None, gt=0)
-    """Largest total cost in dollars of all answers in the cache. The run stops before it is passed."""
+    """Largest total cost, in dollars, of all answers in the cache. The run stops before it exceeds this. None: no
+    limit."""
     reasoning: int = Field(default=0, ge=0)
-    """Tokens allowed for reasoning, beyond those of the answer: 1024 or more for a reasoning model. An answer that is
-    cut off counts as unreadable."""
+    """Tokens allowed for reasoning, on top of the answer's: 1024 or more for a reasoning model. An answer that is cut
+    off counts as unreadable."""
     calibrated: bool = False
-    """A decision is Yes where P(Yes) is above that of a question without content (Zhao et al., 2021), and not by the
-    word of the answer. Needs a server that gives log probabilities."""
+    """Decide by probability, not by the answer's word: Yes if P(Yes) is above that for a question without content (Zhao
+    et al., 2021). Needs a server that returns log probabilities."""
 
     @model_validator(mode="after")
     def _check_prices(self) -> Self:
@@ -102,42 +105,44 @@ class AskingConfig(Config):
 
 
 class JudgeConfig(AskingConfig):
-    """The language model that explains and judges, at any server with OpenAI's chat completions."""
+    """The language model that explains and judges, on any server with OpenAI's chat completions API."""
 
     judge_url: str = "http://localhost:8000/v1"
-    """Address of its API."""
+    """Address of the judge's API."""
 
 
 class ScoringConfig(Config):
     """How features are scored, and the controls beside the scores."""
 
     interpretations: int = Field(default=1, ge=1)
-    """Explanations per feature. The one that fits the examples it was made from best is tested."""
+    """Explanations per feature. The one that best fits the examples it was made from is tested."""
     random_features: int = Field(default=64, ge=0)
-    """Control: number of sets of random tokens that are explained and judged like features."""
+    """Control: number of sets of random tokens to explain and judge like features."""
     shuffled: int | None = Field(default=None, ge=0)
-    """Control: number of features whose explanation is also judged on the tokens of another feature. Left out: all."""
+    """Control: number of features whose explanation is also judged on another feature's tokens. None: all."""
     max_features: int | None = Field(default=None, ge=1)
-    """Score a random sample of this many active features. Act. still counts all. Left out: all are scored."""
+    """Score a random sample of this many active features; the table's column Act. still counts all. None: score all."""
 
 
 class ComSemConfig(JudgeConfig):
-    """Name and score the features of autoencoders."""
+    """Whose features to name and score, and how."""
 
     autoencoders: tuple[PlaceName, ...]
-    """Folders of autoencoders, such as runs of a sweep, ids on the Hugging Face hub, or random: random token sets."""
+    """Folders of autoencoders, such as runs of a sweep; ids on the Hugging Face hub; or the word random: sets of random
+    tokens, as a baseline."""
     store: str | None = None
-    """Activation store of the evaluation set, extracted with --positions all. Left out: it is extracted."""
+    """Activation store of the evaluation set, extracted with --positions all. None: it is extracted as --evaluation
+    says."""
     evaluation: EvaluationConfig = EvaluationConfig()
-    """The evaluation set where no store is given."""
+    """The evaluation set, if no store is given."""
     tokenizer: str | None = None
-    """Folder or hub id of the store's tokenizer. Left out: of the model that the store names."""
+    """Folder or hub id of the store's tokenizer. None: that of the model that the store names."""
     other_model: bool = False
-    """Score autoencoders on activations of another language model than the one that they were trained on."""
+    """Allow autoencoders that were trained on another language model than the store's."""
     layer: int | None = Field(default=None, ge=0)
-    """Layer of the autoencoders. Left out: what their runs say."""
+    """Layer of the autoencoders. None: the layer of their runs."""
     site: str | None = None
-    """Site of the autoencoders. Left out: what their runs say, else residual."""
+    """Site of the autoencoders. None: the site of their runs, else residual."""
     examples: ExamplesConfig = ExamplesConfig()
     """Which tokens are the examples of a feature."""
     scoring: ScoringConfig = ScoringConfig()
@@ -145,4 +150,4 @@ class ComSemConfig(JudgeConfig):
     workers: int = Field(default=1, ge=1)
     """Ray processes that collect examples; 1: this process collects them."""
     gpus_per_worker: float = Field(default=0, ge=0, le=1)
-    """GPU share of each process, where there are several."""
+    """GPU share of each process, if there are several."""

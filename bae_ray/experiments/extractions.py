@@ -23,7 +23,7 @@ def on_gpus(**fields: Any) -> ExtractConfig:
 
 
 def pile(layers: tuple[int, ...], **fields: Any) -> ExtractConfig:
-    """Every token of the Pile, until there are as many vectors as in the paper (Appendices A.4 and A.5)."""
+    """Every token of texts of the Pile, up to the paper's number of vectors (Appendices A.4 and A.5)."""
     every_token = {"positions": ("all",), "max_tokens": 1024, "max_texts": None, "tokens": {"max_vectors": 8_243_323}}
     return on_gpus(corpus=PILE, layers=layers, **every_token, **fields)
 
@@ -40,7 +40,7 @@ def news(layers: tuple[int, ...], vectors: int) -> ExtractConfig:
 
 
 def of_other_texts(extract: ExtractConfig, corpus: CorpusConfig, max_vectors: int | None) -> ExtractConfig:
-    """The same extraction of another corpus, and of at most so many of its vectors."""
+    """The same extraction from another corpus, with at most `vectors` vectors."""
     tokens = extract.tokens.model_copy(update={"max_vectors": max_vectors})
     return extract.model_copy(update={**dict(corpus), "tokens": tokens})
 

@@ -24,7 +24,8 @@ class JudgedConfig(ExperimentConfig):
     extract: ExtractConfig
     """The activations to train on: position all."""
     evaluation: CorpusConfig
-    """The texts on which features are found and judged; all else of them is as above, every token of each."""
+    """The texts on which features are found and judged, every token of each. Model, layers and the rest are those of
+    --extract."""
     examples: ExamplesConfig = ExamplesConfig()
     """When a feature counts as active, and what a judge sees of it."""
     scoring: ScoringConfig = ScoringConfig()

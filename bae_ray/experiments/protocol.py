@@ -20,15 +20,15 @@ class ExperimentConfig(Config):
     """Base of the experiments' configs."""
 
     out: Place
-    """Folder of the experiment, here or at a URI such as s3://bucket/folder: all that is computed, and the results. The
-    same command goes on with it."""
+    """Folder for all that the experiment computes, here or at a URI such as s3://bucket/folder. The same command
+    continues an interrupted run."""
 
     def resolved(self) -> str:
-        """The config as JSON, as `--config FILE` takes it."""
+        """The config as JSON, in the form that `--config FILE` reads."""
         return self.model_dump_json(indent=2) + "\n"
 
     def changed(self, **fields: Any) -> Self:
-        """The config with other values. Of a section in it a mapping names those fields that change."""
+        """The config with other values. For a section of it, a mapping gives the fields that change."""
         return self.model_validate(_merged(self.model_dump(), fields))
 
     def record(self) -> None:
@@ -50,18 +50,18 @@ class Outcome(NamedTuple):
     results: "Sequence[Results]"
     """Tables, figures and pages of what was found; none where there is nothing to report."""
     failures: list[str]
-    """A line for each part that failed. The others count."""
+    """A line for each part that failed. The results are those of the other parts."""
 
 
 class Experiment(Protocol[C]):
-    """An experiment of the paper: its presets, its computation and its results."""
+    """An experiment of the paper: its presets, its computation, its results."""
 
     job: str
     """Name of its script: jobs/JOB.py."""
 
     @property
     def presets(self) -> Mapping[str, C]:
-        """Its configs by name: laptop, gpu and paper, and others that it may have."""
+        """Its configs by name: laptop, gpu, paper and possibly others."""
         ...
 
     def run(self, config: C, /) -> Outcome:

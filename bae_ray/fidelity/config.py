@@ -1,4 +1,4 @@
-"""What to measure the fidelity of autoencoders on, and with what."""
+"""Settings for measuring the fidelity of autoencoders."""
 
 from pydantic import Field
 
@@ -10,24 +10,25 @@ class FidelityConfig(Config):
     """How the language model is run on held-out texts with reconstructions in place of its activations."""
 
     model: str | None = None
-    """The language model, where the store's name for it is no folder here and not on the hub."""
+    """The language model: a local folder or a hub id. None: the name in the store. Set it if that is not found here or
+    on the hub."""
     max_texts: int | None = Field(default=256, ge=1)
-    """Held-out texts for each run, at most, drawn at random. None: all."""
+    """Largest number of held-out texts for each run, drawn at random. None: all."""
     max_tokens: int = Field(default=128, ge=2)
-    """Longer texts are cut there."""
+    """Longest text, in tokens; longer texts are cut there."""
     dtype: Precision = "float32"
     """Precision of the language model."""
     batch_tokens: int = Field(default=512, ge=1)
-    """Tokens per forward pass, at most, padding included; a single longer text is a batch by itself."""
+    """Tokens per forward pass, at most, padding included. A single longer text is a batch by itself."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the texts drawn and of the intervals."""
+    """Seed for drawing texts and for the confidence intervals."""
     resamples: int = Field(default=1000, ge=100)
-    """How often texts are drawn anew for the intervals."""
+    """Bootstrap samples of the texts for the confidence intervals."""
     workers: int | None = Field(default=None, ge=1)
-    """Copies of the model that run in parallel. Left out: as many as fit on the cluster as it is now."""
+    """Copies of the model that run in parallel. None: as many as fit on the cluster as it is now."""
     cpus_per_worker: float = Field(default=1, gt=0)
-    """CPUs, and so threads, of each worker."""
+    """CPUs of each worker, and so its threads."""
     gpus_per_worker: float | None = Field(default=None, ge=0, le=1)
-    """GPU share of each worker. Left out: 1 where the cluster has GPUs now, else 0."""
+    """GPU share of each worker. None: 1 if the cluster has GPUs now, else 0."""
     attempts: int = Field(default=3, ge=1)
-    """How often a unit of work is tried whose worker dies; then it is reported, and the others go on."""
+    """How often a unit of work is tried if its worker dies. Then it is reported, and the others go on."""

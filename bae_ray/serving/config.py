@@ -16,34 +16,37 @@ MAX_WEIGHTS_BYTES = 8192 * MIB
 
 
 class LimitsConfig(Config):
-    """What one request may ask for; published with every encoder, enforced while the request is read."""
+    """What one request may ask for. Every encoder's page states the limits; they are enforced while a request is
+    read."""
 
     max_body_bytes: int = Field(default=64 * MIB, ge=1024)
-    """Bytes of a request's body."""
+    """Largest body of a request, in bytes."""
     max_response_bytes: int = Field(default=256 * MIB, ge=1024)
-    """Bytes of the arrays of an answer. Nested JSON numbers count as the longest of their kind: a float 25 bytes."""
+    """Largest size of an answer's arrays, in bytes. A number in nested JSON counts as the longest of its kind: a float
+    as 25 bytes."""
     max_rows: int = Field(default=8192, ge=1)
-    """Rows (vectors) of a request."""
+    """Largest number of rows (vectors) in a request."""
     max_texts: int = Field(default=64, ge=1)
-    """Texts of a request to the language model."""
+    """Largest number of texts in a request to the language model."""
     max_tokens: int = Field(default=1024, ge=1)
-    """Tokens of one text."""
+    """Longest text, in tokens."""
     max_new_tokens: int = Field(default=256, ge=1)
-    """Tokens that texts/steer writes after a text, at most."""
+    """Largest number of tokens that texts/steer writes after a text."""
     max_features: int = Field(default=256, ge=1)
-    """Features that texts/steer adds, clamps or ablates, at most."""
+    """Largest number of features that texts/steer adds, clamps or ablates."""
     body_timeout_s: float = Field(default=30, gt=0)
-    """Seconds for a request's body to come in."""
+    """Seconds in which a request's body must arrive."""
     min_body_rate: int = Field(default=1024, ge=0)
-    """Bytes a second at which it has to come in on average, after its first 5 seconds."""
+    """Slowest average speed of an arriving body, in bytes per second, after its first 5 seconds."""
     deadline_s: float = Field(default=60, gt=0)
-    """Seconds for the answer after that."""
+    """Seconds for the answer, once the body is there."""
     max_inflight: int = Field(default=256, ge=1)
-    """Requests that a replica of the gateway works on at a time; others are told to come again."""
+    """Requests that a replica of the gateway works on at a time. Others are asked to retry later."""
     max_waiting: int = Field(default=2048, ge=1)
-    """Requests whose bodies are still coming in, beside those."""
+    """Requests, besides those, whose bodies are still arriving."""
     max_inflight_bytes: int = Field(default=1024 * MIB, ge=1024)
-    """Bytes that they hold together: bodies, or the rows that were read of them, and answers, computed and written."""
+    """Memory of all requests of a replica of the gateway together, in bytes: bodies, or the rows read from them, and
+    answers."""
 
     @model_validator(mode="after")
     def _check_bytes(self) -> "LimitsConfig":
@@ -58,18 +61,18 @@ class LimitsConfig(Config):
 
 
 class ReplicasConfig(Config):
-    """How many replicas a deployment has, and what each takes of the machine."""
+    """How many replicas (worker processes) a deployment has, and what each takes of the machine."""
 
     min_replicas: int = Field(default=1, ge=0)
-    """Replicas kept while nothing is asked; the texts' may be 0, and then start with the first request."""
+    """Replicas kept while there are no requests."""
     max_replicas: int = Field(default=1, ge=1)
-    """Replicas at most; between the two Ray Serve scales by the requests that are under way."""
+    """Largest number of replicas. Between the two, Ray Serve scales by the number of running requests."""
     target_ongoing: float = Field(default=2, gt=0)
-    """Requests (of encoders: batches) under way per replica that it scales for."""
+    """Running requests (for encoders: batches) per replica that Ray Serve aims at."""
     num_cpus: float = Field(default=0.25, ge=0)
-    """CPUs that Ray sets aside for a replica; it may use more, and less."""
+    """CPUs that Ray reserves for a replica; it may use more or less."""
     num_gpus: float = Field(default=0, ge=0)
-    """GPUs, or a fraction of one, for a replica; above 0 it computes there."""
+    """GPUs for a replica, or a fraction of one. Above 0 it computes on the GPU."""
 
     @property
     def needs(self) -> dict[str, float]:
@@ -87,55 +90,54 @@ class GatewayConfig(ReplicasConfig):
     """The gateway: reads, checks and answers HTTP requests."""
 
     target_ongoing: float = Field(default=64, gt=0)
-    """Requests under way per replica that it scales for."""
+    """Running requests per replica that Ray Serve aims at."""
 
 
 class EncodersConfig(ReplicasConfig):
     """The encoders: each replica holds several and computes with them."""
 
     num_cpus: float = Field(default=0.5, ge=0)
-    """CPUs that Ray sets aside for a replica; it may use more, and less: see threads."""
+    """CPUs that Ray reserves for a replica; it may use more or less: see threads."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of torch in a replica without a GPU. Left out: the machine's cores over max_replicas."""
+    """Threads of torch in a replica without a GPU. None: the machine's cores divided by max_replicas."""
     encoders_per_replica: int = Field(default=8, ge=1)
-    """Encoders kept in memory; the least recently used goes first."""
+    """Encoders that a replica keeps in memory. The least recently used one is dropped first."""
     max_weights_bytes: int = Field(default=MAX_WEIGHTS_BYTES, ge=1024)
-    """Bytes of an encoder's weights; one with more is broken."""
+    """Largest weights of an encoder, in bytes. A larger encoder is reported as broken."""
     batch_rows: int = Field(default=4096, ge=1)
-    """Rows of different requests that are computed together."""
+    """Largest number of rows, of one or more requests, that are computed together."""
     concurrent_batches: int = Field(default=2, ge=1)
-    """Batches that a gateway has under way per replica at most: one is computed while the next is on its way."""
+    """Batches that a gateway sends to a replica at a time: one is computed while the next one travels."""
 
 
 class TextsConfig(ReplicasConfig):
     """The language models behind texts/encode, texts/steer and texts/fidelity."""
 
     min_replicas: int = Field(default=0, ge=0)
-    """Replicas kept while nothing is asked; 0: one starts with the first request."""
+    """Replicas kept while there are no requests. 0: the first request starts one."""
     models: Mapping[str, str] = Field(default_factory=dict)
-    """Folder or hub id of a language model, by the name that runs know it under. Names that are left out are looked up
-    as `bae-ray extract --model` does."""
+    """Folder or hub id of a language model, by the name that runs have for it. Other names are looked up as `bae-ray
+    extract --model` does."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Numbers of the language model."""
+    """Precision of the language model."""
 
 
 class ServiceConfig(Config):
     """The whole service."""
 
     registry: Place
-    """Folder of encoders, here or at a URI such as s3://bucket/folder: each a run directory or a folder written by
-    save_pretrained, named by its id."""
+    """Folder of encoders, here or at a URI such as s3://bucket/folder. Each is a run's folder or one that
+    save_pretrained wrote; its name is the encoder's id."""
     follow_links: bool = False
-    """Follow links in the registry that lead out of it: folders of encoders, or files in them. Left out: those that
-    stay in it."""
+    """Also follow symbolic links that lead out of the registry, of folders of encoders or of files in them."""
     keys_file: Path | None = None
-    """File of bearer keys, one a line: KEY [name=NAME] [encoders=GLOB,GLOB] [inflight=N] [per_minute=N]. It is read
-    again when it changes. Left out: the environment variable BAE_RAY_API_KEYS, in which lines may also be separated by
-    semicolons; without any, every request is let in."""
+    """File of bearer keys, one per line: KEY [name=NAME] [encoders=GLOB,GLOB] [inflight=N] [per_minute=N]. It is read
+    again when it changes. None: the environment variable BAE_RAY_API_KEYS, with semicolons or line ends between keys.
+    Without keys, every request is let in."""
     workbench: bool = False
-    """Serve a page at /workbench, too: maps of the sweep, its features, and the language model to try them on."""
+    """Also serve a page at /workbench: maps of the sweep, its features, and the language model to try them on."""
     limits: LimitsConfig = LimitsConfig()
-    """Limits of a request."""
+    """Limits of requests."""
     gateway: GatewayConfig = GatewayConfig()
     """Replicas that speak HTTP."""
     encoders: EncodersConfig = EncodersConfig()
@@ -143,38 +145,38 @@ class ServiceConfig(Config):
     texts: TextsConfig = TextsConfig()
     """Replicas that hold language models."""
     drain_s: float = Field(default=DRAIN_S, gt=0)
-    """Seconds that requests under way are given when the service stops. `bae-ray serve` has ended 10 s later, whatever
-    hangs."""
+    """Seconds that running requests have to finish when the service stops. `bae-ray serve` ends at most 10 s later,
+    whatever hangs."""
 
 
 class JudgeServiceConfig(Config):
-    """A language model that judges, behind an API as OpenAI's."""
+    """A language model that judges, behind an API like OpenAI's."""
 
     model: str = DEFAULT_MODEL
     """The bundled instruct model, a local folder, or a model id on the Hugging Face hub. It needs a chat template."""
     name: str | None = Field(default=None, min_length=1)
-    """What requests call it (--judge-model). Left out: as the model is called, so that answers are told from those of
-    another one."""
+    """Its name in requests (--judge-model). None: the model's name. Cached answers of different judges are told apart
+    by it."""
     num_gpus: float | None = Field(default=None, ge=0)
-    """GPUs of a replica: a fraction of one, or several, among which the model is split. Left out: 1, and none on a
-    cluster without any; then it computes on the CPU."""
+    """GPUs of a replica: a fraction of one, or several, among which the model is split. None: 1, or 0 on a cluster
+    without GPUs; then it computes on the CPU."""
     num_cpus: float = Field(default=1, ge=0)
-    """CPUs that Ray sets aside for a replica."""
+    """CPUs that Ray reserves for a replica."""
     node_resource: str | None = Field(default=None, min_length=1)
-    """A custom resource of the nodes that replicas may be on. Left out: judge, where the cluster has it, as
-    cluster.yaml's nodes with vLLM; else any node that has the GPUs and CPUs."""
+    """Custom Ray resource of the nodes that replicas may run on. None: judge, if the cluster has it (in cluster.yaml,
+    the nodes with vLLM); else any node with enough GPUs and CPUs."""
     replicas: int = Field(default=1, ge=1)
     """Replicas, each with a copy of the model."""
     precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Numbers of the model."""
+    """Precision of the model."""
     max_tokens: int = Field(default=4096, ge=1024)
-    """Tokens of a request and its answer; at most what the model takes."""
+    """Largest number of tokens of a request and its answer together; at most what the model takes."""
     max_sequences: int = Field(default=256, ge=1)
-    """Requests that a replica computes together."""
+    """Largest number of requests that a replica computes together."""
     cpu_cache_gib: int = Field(default=2, ge=1)
-    """Memory for keys and values of tokens seen, on the CPU. On a GPU it takes what is left."""
+    """GiB of memory for the KV cache on a CPU. On a GPU the cache takes what is left."""
 
     @property
     def called(self) -> str:
-        """The name that requests have to give."""
+        """The name that requests must use."""
         return self.name or (Path(self.model).name if Path(self.model).is_dir() else self.model)

@@ -20,28 +20,31 @@ class TrainingConfig(Config):
     """How to train one autoencoder; the defaults are the paper's (section 3)."""
 
     recipe: Literal["paper", "scaled"] = Field(default="paper", exclude_if=_is("paper"))
-    """paper: the fields as they are. scaled: those below that are left at their defaults get values that go with the
-    width, by which the binary autoencoder finds the bits that are there (training/recipe.py, docs/recipe.md)."""
+    """paper: the fields as they are. scaled: fields below that are at their defaults get values that depend on the
+    width d, with which the binary autoencoder finds the true number of bits (docs/recipe.md)."""
     epochs: int = Field(default=2000, ge=1)
     """Passes over the training split."""
     batch_size: int = Field(default=512, ge=2)
-    """Samples per step. A split smaller than this is one batch; a last, smaller batch of an epoch is dropped."""
+    """Samples per step. A training split smaller than this is one batch. The last batch of an epoch is dropped if it is
+    smaller."""
     lr: float = Field(default=5e-4, gt=0)
     """Learning rate of Adam."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
-    """Adam's first momentum factor."""
+    """Adam's beta1: decay rate of the mean of the gradients."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Adam's second momentum factor."""
+    """Adam's beta2: decay rate of the mean of the squared gradients."""
     lr_warmup: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps, at the start, over which the learning rate rises linearly from 0."""
     lr_decay: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps, at the end, over which the learning rate falls linearly to 0."""
     grad_clip: float | None = Field(default=None, gt=0)
-    """Largest norm of the gradient of all weights together; a longer one is scaled down. Left out: no limit."""
+    """Largest norm of the gradient of all weights together; a larger gradient is scaled down. None: no limit."""
     reconstruction: Reduction = "mean"
-    """mean: squared error averaged over d, which the paper's loss weights go with; sum: summed, as Eq. 3 prints it."""
+    """mean: squared error averaged over d, which the paper's loss weights are for. sum: summed over d, as Eq. 3 prints
+    it."""
     entropy_form: EntropyForm = "bernoulli"
-    """bernoulli: -p log2 p - (1-p) log2(1-p); printed: -p log2 p alone, as Eq. 4 prints it."""
+    """Entropy of a latent with firing rate p. bernoulli: -p log2 p - (1-p) log2(1-p). printed: -p log2 p alone, as Eq.
+    4 prints it."""
     entropy_weight: float = Field(default=1e-7, ge=0)
     """bae: weight of the marginal entropy in bits (alpha_e of Eq. 4)."""
     covariance_weight: float = Field(default=1e-7, ge=0)
@@ -49,49 +52,49 @@ class TrainingConfig(Config):
     l1_weight: float = Field(default=1e-7, ge=0)
     """relu, gated, transcoder, gated_sae: weight of the L1 penalty (alpha of Eq. 9, 14, 16)."""
     l1_reduction: Reduction = "sum"
-    """sum: the L1 norm summed over the batch, as in the paper; mean: averaged over it."""
+    """sum: the L1 norm is summed over the batch, as in the paper. mean: it is averaged."""
     l0_weight: float = Field(default=1e-4, ge=0)
     """jumprelu: weight of the L0 penalty, the mean number of latents that fire per sample."""
     entropy_warmup: float = Field(default=0.25, ge=0)
-    """How long, from the start, the entropy term is left out (500 of 2000 epochs in the paper)."""
+    """Time from the start without the entropy term (500 of 2000 epochs in the paper)."""
     covariance_warmup: float = Field(default=0.0, ge=0)
-    """How long the covariance term is left out."""
+    """Time from the start without the covariance term."""
     l1_warmup: float = Field(default=0.0, ge=0)
-    """How long the L1 term is left out."""
+    """Time from the start without the L1 term."""
     l0_warmup: float = Field(default=0.0, ge=0)
-    """How long the L0 term is left out."""
+    """Time from the start without the L0 term."""
     warmup_unit: Literal["fraction", "epochs"] = "fraction"
-    """Unit of the four above: a fraction of the epochs, or epochs."""
+    """Unit of these four warm-ups: a fraction of the epochs, or epochs."""
     val_fraction: float = Field(default=0.2, gt=0, lt=1)
     """Share of the samples held out of training."""
     normalize: Literal["rms", "none"] = "rms"
-    """rms: centre each cell and scale it to unit RMS, so that the loss weights mean the same in each. none: as the
-    paper, which trains on the activations as they are."""
+    """rms: centre each cell and scale it to unit RMS (root mean square), so that loss weights mean the same in every
+    cell. none: train on the activations as they are, as the paper does."""
     initial: Literal["uniform", "components"] = Field(default="uniform", exclude_if=_is("uniform"))
-    """Weights that training starts from. uniform: within +-1/sqrt(fan in), as in the paper. components: bae's
-    latents are thresholds of the data's independent components (FastICA), as many as are worth the entropy weight;
-    the others are off."""
+    """Weights at the start. uniform: within +-1/sqrt(fan in), as in the paper. components (bae only): latents start as
+    thresholds on the data's independent components (FastICA), as many as are worth their entropy cost; the other
+    latents start off."""
     merge_every: int | None = Field(default=None, ge=1, exclude_if=_is(None))
-    """bae: number of epochs after which latents that are copies or opposites of another become one with it. Left out:
+    """bae: number of epochs after which latents that copy another latent or its opposite are merged with it. None:
     copies stay, as in the paper."""
     decoder_norm: Literal["free", "unit"] = "free"
-    """unit: the rows of the dictionary are kept at length 1."""
+    """unit: keep the rows of the dictionary (W_dec) at length 1. free: do not."""
     revive_every: int | None = Field(default=None, ge=1)
-    """Number of epochs after which latents that fire on no sample are restarted at badly reconstructed samples.
-    Left out: dead latents stay as they are, as in the paper."""
+    """Number of epochs after which dead latents, which fire on no sample, are restarted at badly reconstructed samples.
+    None: they stay dead, as in the paper."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop when the held-out objective has not fallen for this many epochs after the warm-ups; go back to its lowest.
-    Left out: all epochs are trained."""
+    """Stop when the held-out objective has not fallen for this many epochs after the warm-ups, and keep the weights of
+    the lowest. None: train all epochs."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Precision of matrix products. tf32: faster on recent GPUs, no effect on a CPU. bf16: autocast; weights stay
+    """Precision of matrix products. tf32: faster on recent GPUs, no effect on a CPU. bf16: by autocast; weights stay
     fp32."""
     compile: bool = False
-    """Compile the training step with torch.compile; needs a C++ compiler."""
+    """Compile the training step with torch.compile. Needs a C++ compiler."""
     graph: Literal["auto", "off"] = Field(default="auto", exclude=True)
-    """auto: on a GPU, the steps are captured as a CUDA graph, several times faster, with the same numbers to rounding.
-    off: they are not. Part of no run's name."""
+    """auto: on a GPU, run the steps as a CUDA graph: several times faster, the same numbers up to rounding. off: do
+    not. Does not change a run's name."""
     log: Literal["epoch", "step"] = "epoch"
-    """A line of metrics per epoch (means over its steps) or per step."""
+    """Write a line of metrics per epoch (means over its steps), or per step."""
     seed: int = 0
     """Seed of the split, the initial weights and the order of the samples."""
 

@@ -13,24 +13,24 @@ from bae_ray.training.sweep_config import SweepConfig
 
 
 class CompressionConfig(ExperimentConfig):
-    """Compression of held-out activations."""
+    """Compress held-out activations with binary autoencoders, beside other quantisers."""
 
     extract: ExtractConfig
-    """The activations to fit on: position all."""
+    """The activations to train on: position all."""
     held_out: CorpusConfig
-    """The texts whose activations are compressed; all else of them is as above."""
+    """The texts whose activations are compressed. Model, layers and the rest are those of --extract."""
     held_out_vectors: int = Field(ge=2)
-    """How many of their vectors."""
+    """Number of held-out vectors."""
     sweep: SweepConfig
-    """The autoencoders: entropy weights are an axis."""
+    """The autoencoders. Their entropy weights are an axis of the grid."""
     product_bytes: tuple[int, ...] = (8, 16, 32, 64)
-    """Sizes of product quantisation, divisors of the width."""
+    """Code sizes of product quantisation, in bytes per vector: divisors of the width."""
     residual_bytes: tuple[int, ...] = (8, 16)
-    """Sizes of residual quantisation."""
+    """Code sizes of residual quantisation, in bytes per vector."""
     quantizer_vectors: int = Field(default=16_384, ge=256)
-    """The quantisers are fitted on so many of the training vectors, at most."""
+    """Largest number of training vectors that the quantisers are fitted on."""
     spliced_texts: int = Field(default=64, ge=1)
-    """Held-out texts over which the language model's loss is measured."""
+    """Number of held-out texts on which the language model's loss is measured."""
 
 
 # Appendix A.5: Llama 3.2-1B, trained on the Pile, 117,864 vectors of BookCorpus.

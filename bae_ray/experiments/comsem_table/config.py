@@ -14,15 +14,15 @@ from bae_ray.training.sweep_config import SweepConfig
 
 
 class ComSemTableConfig(JudgedConfig):
-    """Methods compared by how many features a judge can tell, and how well."""
+    """Compare methods: how many features can a judge name, and how well do the names fit?"""
 
     sweep: SweepConfig
-    """The autoencoders: architectures are an axis."""
+    """The autoencoders. Their architectures are an axis of the grid."""
     rescaled: tuple[Literal["relu", "topk", "gated", "gated_sae", "batchtopk", "jumprelu", "transcoder"], ...] = (
         "relu",
     )
-    """Architectures that are a method a second time: the same weights, features selected by standardised latents (the
-    paper's "ReLU SAE Resc.")."""
+    """Architectures that are also scored with standardised latents: the same weights, but features are selected by
+    latents of mean 0 and standard deviation 1 (the paper's "ReLU SAE Resc.")."""
 
 
 def _paper(out: str, layers: tuple[int, ...], model: str = LLAMA) -> ComSemTableConfig:

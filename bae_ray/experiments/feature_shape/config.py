@@ -17,50 +17,53 @@ from bae_ray.training.sweep_config import ExecutionConfig
 
 
 class ShapeConfig(Config):
-    """How the shape of a feature is measured."""
+    """How to measure the shape of a feature."""
 
     max_tokens: int = Field(default=3000, ge=50)
-    """Of a feature that is active in more sentences a random sample of these, of at most so many tokens."""
+    """Largest number of tokens used per feature. If its sentences have more, a random sample of the sentences is
+    taken."""
     permutations: int = Field(default=199, ge=19)
-    """Shufflings of the labels, for chance and p; no p is smaller than one over these and one."""
+    """Number of random label permutations, for the chance level and p-values. The smallest possible p is 1 /
+    (permutations + 1)."""
     draws: int = Field(default=20, ge=1)
-    """Draws of each set of control tokens."""
+    """Number of random draws of each set of control tokens."""
     seed: int = Field(default=0, ge=0)
-    """Seed of samples, shufflings and draws."""
+    """Seed of samples, permutations and draws."""
 
 
 class PlaneConfig(Config):
     """UMAP (McInnes et al., 2018), with the defaults of umap-learn; the paper names no parameters."""
 
     n_neighbors: int = Field(default=15, ge=2)
-    """Neighbours that a token is to stay near to."""
+    """UMAP's n_neighbors: neighbours that a token should stay near to."""
     min_dist: float = Field(default=0.1, ge=0, lt=1)
-    """Smallest distance in the plane."""
+    """UMAP's min_dist: smallest distance in the plane."""
     seed: int = Field(default=0, ge=0)
-    """With a seed it computes in one thread, and gives the same picture again."""
+    """Seed of UMAP. With it, UMAP computes in one thread and gives the same picture each time."""
 
 
 class FeatureShapeConfig(JudgedConfig, ExecutionConfig):
-    """The shape of features in the space of the activations, against their scores."""
+    """Compare the shape of features in activation space with their scores."""
 
     autoencoder: BAEConfig = BAEConfig()
-    """The autoencoder whose features they are, trained on the one layer of the extraction."""
+    """The autoencoder, trained on the one layer of the extraction."""
     training: TrainingConfig
-    """Its training."""
+    """The autoencoder's training."""
     scored: Place | None = None
-    """Folder of one method that ComSem has scored, OUT/METHOD, as `bae-ray comsem` and other jobs leave it. Its
-    autoencoder, evaluation set and scores are taken: nothing is extracted, trained or asked. Left out: all is made."""
+    """Folder OUT/METHOD of a method that `bae-ray comsem` or another job has scored. Its autoencoder, evaluation set
+    and scores are used: nothing is extracted, trained or asked. None: all of these are made."""
     scores: Literal["tokens", "judge"] = "tokens"
-    """Who scores: the judge, or nobody. tokens: ComSem without one, where a feature's explanation is the words of the
-    examples that it would be named from, and an example fits whose word is among them."""
+    """How features are scored. judge: by the judge. tokens: without a judge. A feature's explanation is then the list
+    of words in the examples that would name it; a further example fits if its word is in the list."""
     features: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """Features to be shown, by index. Left out: `shown` of the highest and as many of the lowest scores."""
+    """Indices of the features to show. None: the --shown features with the highest scores and as many with the
+    lowest."""
     shown: int = Field(default=3, ge=1)
-    """Number of features shown of each."""
+    """Number of features to show from each end of the scores."""
     shape: ShapeConfig = ShapeConfig()
-    """What is measured."""
+    """What to measure of a feature's shape."""
     plane: PlaneConfig = PlaneConfig()
-    """The picture."""
+    """The UMAP picture of a feature's tokens."""
 
 
 # Appendix F.3: layer 14 of Llama 3.2-1B, 8,192 sentences of BookCorpus, scored by ComSem.

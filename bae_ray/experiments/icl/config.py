@@ -12,16 +12,17 @@ from bae_ray.training.sweep_config import SweepConfig
 
 
 class ICLConfig(ExperimentConfig):
-    """In-context-learning prompts over the number of demonstrations."""
+    """Entropy and accuracy of in-context learning against k, the number of demonstrations in a prompt."""
 
     only: Literal["accuracy", "entropy"] | None = None
-    """What of it: accuracy, the model's answers over k (Fig. 7); entropy, by layer and k (Fig. 4). Left out: both."""
+    """Run only one part. accuracy: the model's answers against k (Fig. 7). entropy: by layer and k (Fig. 4). None:
+    both."""
     ks: tuple[int, ...] = (0, 1, 2, 4, 8)
-    """Numbers of demonstrations."""
+    """Values of k: demonstrations (examples with their answer) per prompt."""
     demonstrations: tuple[Literal["sampled", "fixed"], ...] = ("sampled", "fixed")
-    """Ways of choosing them."""
+    """How demonstrations are chosen: sampled, anew for each query; fixed, the same for all queries."""
     extract: ExtractConfig
-    """The activations; input.k and input.demonstrations are taken from the two above."""
+    """The activations. --ks and --demonstrations set input.k and input.demonstrations."""
     sweep: SweepConfig
     """The autoencoders."""
 

@@ -20,8 +20,8 @@ class LayerPositionConfig(ExperimentConfig):
     sweep: SweepConfig
     """The autoencoders."""
     matched_fvu: float | None = Field(default=None, gt=0)
-    """Held-out FVU at which cells are compared, where the sweep has several entropy weights. Left out: the one that
-    most cells' curves have."""
+    """Held-out FVU at which cells are compared, if the sweep has several entropy weights. None: the FVU, to two digits,
+    that the curves of most cells contain."""
 
 
 # Section 4.2, Appendix A.2. Position 0 is left out: with a start token it is always the same.

@@ -17,26 +17,27 @@ from bae_ray.training.sweep_config import ExecutionConfig
 
 
 class MoreBitConfig(JudgedConfig, ExecutionConfig):
-    """Binary autoencoders of several bits per feature, beside a sparse one."""
+    """Compare binary autoencoders that have several bits per feature with a sparse autoencoder."""
 
     layer: int = Field(ge=0)
-    """Layer of Table 2, one of extract.layers, which are those of the figures."""
+    """Layer of Table 2, one of extract.layers. The figures show all of extract.layers."""
     bits: tuple[Annotated[int, Field(ge=1, le=8)], ...] = (1, 2, 3, 4)
-    """C: bits per feature of Table 2; 1 is always among them."""
+    """Values of C, the bits per feature, in Table 2. They must include 1."""
     autoencoder: BAEConfig = BAEConfig()
-    """Binary autoencoder of one bit; with C bits its expansion is C times that, so that there are as many features."""
+    """Binary autoencoder with one bit per feature. With C bits the expansion is C times as large, so that the number of
+    features stays the same."""
     baseline: ReLUConfig = ReLUConfig()
-    """Sparse autoencoder to compare with."""
+    """The sparse autoencoder to compare with."""
     training: TrainingConfig
-    """Training of all."""
+    """Training of all autoencoders."""
     scaled_entropy_weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()
-    """Entropy weights at which the binary autoencoder of one bit is also trained with the recipe `scaled`."""
+    """Entropy weights at which the one-bit autoencoder is also trained, with the recipe `scaled`."""
     judged: bool = False
-    """Have the judge name and score the features of Table 2; otherwise they are counted only."""
+    """Let the judge name and score the features of Table 2. Otherwise active features are only counted."""
     map_samples: int = Field(default=256, ge=2)
-    """Tokens in a map of magnitudes, at most."""
+    """Largest number of tokens (rows) in a map of magnitudes."""
     map_columns: int = Field(default=384, ge=2)
-    """Its columns, at most."""
+    """Largest number of columns in a map of magnitudes."""
 
 
 # Section 6, Appendices A.4 and G: Llama 3.2-1B, trained on the Pile, 8,192 sentences of BookCorpus.

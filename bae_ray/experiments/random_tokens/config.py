@@ -11,12 +11,12 @@ from bae_ray.training.sweep_config import SweepConfig
 
 
 class RandomTokensConfig(ExperimentConfig):
-    """Random sequences of two tokens, by their number of bits."""
+    """Measure the entropy of activations on random sequences of two tokens, whose number of bits is known."""
 
     bits: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    """r of each set: tokens of a sequence."""
+    """Values of r, the bits of a set of sequences: a sequence has r tokens."""
     extract: ExtractConfig
-    """The activations; input.bits is taken from the one above."""
+    """The activations. --bits sets input.bits."""
     sweep: SweepConfig
     """The autoencoders."""
 

@@ -16,43 +16,45 @@ Kept = Annotated[int, Field(ge=1)] | None
 
 
 class SteeringConfig(ExperimentConfig):
-    """Vectors from prompts with demonstrations against prompts without, added to prompts without (section 5.4)."""
+    """Steer prompts without demonstrations by vectors made from prompts with demonstrations (section 5.4)."""
 
     extract: ExtractConfig
-    """Activations that the autoencoders are trained on: every token of a corpus, at the layers where they are to steer.
-    The model, its precision and its workers are those of the whole experiment."""
+    """Activations to train the autoencoders on: every token of a corpus, at the layers to steer. Model, precision and
+    workers hold for the whole experiment."""
     sweep: SweepConfig
-    """The autoencoders: architectures are an axis; one run of each per layer and seed."""
+    """The autoencoders. Their architectures are an axis of the grid; each has one run per layer and seed."""
     prompts: CorpusConfig = CorpusConfig(corpus="mr", max_texts=None)
-    """The labelled corpus of the prompts: mr as in the paper, sst2, agnews or one of your own."""
+    """The labelled corpus of the prompts: mr (as in the paper), sst2, agnews or your own."""
     input: ICLInput = ICLInput(k=8)
-    """How prompts are written, and how many demonstrations those of the good set have; those of the bad set have
-    none. The seed is set by `seeds`."""
+    """How prompts are written. k: demonstrations in each prompt of the good set; the bad set has none. --seeds sets the
+    seed."""
     calibration: int = Field(default=512, ge=2)
-    """Prompts of each set that vectors are made of."""
+    """Prompts per set (good: with demonstrations, bad: without) that vectors are made from."""
     test: int = Field(default=512, ge=2)
-    """Prompts without demonstrations that are steered; their texts are in no prompt of the calibration."""
+    """Prompts without demonstrations to steer. Their texts are not in the prompts that vectors are made from."""
     neutral: CorpusConfig = CorpusConfig(corpus="agnews", max_texts=128)
-    """Other texts, on which steering should change nothing: the divergence of the next token is measured there."""
+    """Other texts, on which steering should change nothing. How much the next-token distribution changes is measured
+    there."""
     neutral_tokens: int = Field(default=32, ge=1)
-    """Tokens of each of them that are read."""
+    """Tokens read of each neutral text."""
     layer: int = Field(ge=0)
     """Layer of Fig. 6, one of extract.layers."""
     layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Further layers: methods without an autoencoder are tried at all of them, the others where extract.layers has
-    them, too."""
+    """Further layers to steer. Methods with an autoencoder are tried only at those that are also in extract.layers."""
     strengths: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-    """What a vector is multiplied by; 0 is no steering."""
+    """Factors by which a vector is multiplied. 0: no steering."""
     kept: Kept = 256
-    """Latents of the difference that are kept, the largest by size. None: all."""
+    """Number of latents kept of the difference between good and bad prompts: the largest in absolute value. None:
+    all."""
     kept_compared: tuple[Kept, ...] = (16, 64, 256, 1024, None)
-    """Numbers of latents that are compared, each with the differences themselves and with their signs alone."""
+    """Values of --kept to compare, each with the differences themselves and with their signs only."""
     compared_at: float = 1.0
-    """The strength at which those are compared, one of `strengths`; vectors are as long as the centroids are apart."""
+    """Strength at which --kept-compared is tried, one of --strengths. Vectors are scaled to the distance between the
+    centroids (means) of good and bad prompts."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
-    """Seeds, each of which draws calibration, test, random controls, and the autoencoders' trainings."""
+    """Seeds. Each draws its own calibration and test prompts and random controls, and trains its own autoencoders."""
     prompts_at_once: int = Field(default=64, ge=1)
-    """Prompts per forward pass, at most."""
+    """Largest number of prompts per forward pass."""
 
     @model_validator(mode="after")
     def _check_strengths(self) -> Self:

@@ -13,16 +13,17 @@ from bae_ray.training.sweep_config import ExecutionConfig
 
 
 class SyntheticConfig(Config):
-    """Sets of vectors c M: M are r orthonormal rows, c a random subset of them. Each set has r bits."""
+    """Sets of vectors c M. The r rows of M are orthonormal; c, r random bits, says which are summed. A set has r
+    bits."""
 
     d: int = Field(default=128, ge=1)
     """Width of the vectors."""
     ranks: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    """r of each set. Rank 0 is left out: all its vectors are the same."""
+    """Values of r, one per set. Rank 0 is not allowed: all its vectors are the same."""
     n: int = Field(default=16_384, ge=4)
     """Vectors in each set."""
     seed: int = 0
-    """Seed of the bases and the subsets."""
+    """Seed of the rows M and the bits c."""
 
     @field_validator("ranks")
     @classmethod
@@ -35,24 +36,23 @@ class SyntheticConfig(Config):
 
 
 class SyntheticEntropyConfig(ExperimentConfig, ExecutionConfig):
-    """The synthetic benchmark: data, and the grids of autoencoders that the figures are made of."""
+    """Measure the entropy of synthetic sets of known entropy with binary autoencoders."""
 
     data: SyntheticConfig = SyntheticConfig()
     """The sets of vectors."""
     autoencoder: BAEConfig = BAEConfig()
-    """Architecture, but for the expansions and gradients below."""
+    """Architecture. Expansion and gradient vary, as the figures need."""
     training: TrainingConfig
     """Training, with the entropy loss."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the autoencoders with the entropy loss at the architecture's own expansion and gradient; the others
-    have the first."""
+    """Seeds of the autoencoders with the entropy loss at --autoencoder.expansion and --autoencoder.gradient. All other
+    autoencoders have the first seed only."""
     expansions: tuple[int, ...] = (1, 2, 4, 8)
     """Expansions, each with and without the entropy loss."""
     dynamics: tuple[int, ...] = (2, 8, 32)
-    """Ranks whose training is logged at every step."""
+    """Ranks for which metrics are logged at every training step."""
     only_entropies: bool = False
-    """Train only what measures the sets' entropies: the architecture with the entropy loss, at every expansion and with
-    every seed."""
+    """Train only the autoencoders that measure entropies: with the entropy loss, at every expansion and seed."""
 
 
 # Appendix A.1; rank 0 is left out, its vectors are all the same. Vectors are used as they are, as in the paper: the

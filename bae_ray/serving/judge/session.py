@@ -11,10 +11,10 @@ class JobJudgeConfig(AskingConfig):
     """The judge of a job."""
 
     judge_url: str | None = None
-    """Address of its API, that of any server that speaks OpenAI's chat completions. Left out: the job starts a judge on
-    its own Ray, and ends it when all is asked."""
+    """Address of the judge's API, on any server with OpenAI's chat completions API. None: the job starts a judge on its
+    own Ray, and ends it when all is asked."""
     service: JudgeServiceConfig = JudgeServiceConfig()
-    """That judge."""
+    """The judge that the job starts."""
 
     def asking(self, url: str) -> JudgeConfig:
         """The settings for asking the judge at this address."""
