@@ -149,8 +149,7 @@ class JumpReLUConfig(_SAEConfig):
 
 
 class GatedSAEConfig(_SAEConfig):
-    """Gated sparse autoencoder of the literature (arXiv 2404.16014): one path decides which latents fire, another how
-    strongly."""
+    """Gated sparse autoencoder (arXiv 2404.16014): one path decides which latents fire, another how strongly."""
 
     architecture: Annotated[Literal["gated_sae"], WHICH] = "gated_sae"
 

@@ -24,8 +24,7 @@ CODES = (".codes", ".codes.safetensors")
 
 
 class CompressCommand(Command):
-    """Compress activations with trained binary autoencoders. Writes a container (a file of codes) for each cell or
-    file."""
+    """Compress activations with trained binary autoencoders: one container (a file of codes) per cell or file."""
 
     compression: Held[CompressConfig]
     """How to compress."""

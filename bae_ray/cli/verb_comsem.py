@@ -17,8 +17,7 @@ from bae_ray.working_copies import reading, working
 
 
 class ComSemCommand(Command):
-    """Let a judge, a language model, name features and score the names. Each answer is cached, so you pay for it
-    once."""
+    """Let a judge (a language model) name features and score the names. Each answer is cached and paid for once."""
 
     comsem: Held[ComSemConfig]
     """What to name and score."""

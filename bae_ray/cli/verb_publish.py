@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 
 class PublishCommand(Command):
-    """Write a trained autoencoder with a model card to a folder or the Hugging Face hub: bae-ray publish RUN --to
-    WHERE.
+    """Write a trained autoencoder and its model card to a folder or the hub: bae-ray publish RUN --to WHERE.
 
     The card states bits, FVU, fidelity, how reliable the judge is, training data and licence, as far as they are known.
     Run `bae-ray fidelity` and `bae-ray comsem` first to have their measures in it. For the hub, set the token HF_TOKEN

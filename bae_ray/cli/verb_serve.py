@@ -20,8 +20,7 @@ GREETING_S = 60.0
 
 
 class ServeCommand(Command):
-    """Serve a folder of encoders over HTTP on this machine until Ctrl-C or SIGTERM; running requests are finished
-    first."""
+    """Serve a folder of encoders over HTTP on this machine until Ctrl-C or SIGTERM. Running requests are finished."""
 
     service: Held[ServiceConfig]
     """What is served, and how."""

@@ -158,8 +158,7 @@ class EntropyCommand(Command):
 
 
 class ReportCommand(Command):
-    """Write tables, figures and report.html of a folder of runs; with several entropy weights also bits at equal
-    FVU."""
+    """Write tables, figures and a page from runs; with several entropy weights also bits at equal FVU."""
 
     runs: Place
     """Folder of runs, here or at a URI."""

@@ -40,7 +40,7 @@ def news(layers: tuple[int, ...], vectors: int) -> ExtractConfig:
 
 
 def of_other_texts(extract: ExtractConfig, corpus: CorpusConfig, max_vectors: int | None) -> ExtractConfig:
-    """The same extraction from another corpus, with at most `vectors` vectors."""
+    """The same extraction from another corpus, with at most `max_vectors` vectors."""
     tokens = extract.tokens.model_copy(update={"max_vectors": max_vectors})
     return extract.model_copy(update={**dict(corpus), "tokens": tokens})
 

@@ -65,7 +65,7 @@ class Experiment(Protocol[C]):
         ...
 
     def run(self, config: C, /) -> Outcome:
-        """Compute what is not computed yet, and draw its results.
+        """Compute what is missing, and draw the results.
 
         Raises `InvalidInputError` for a config that it does not accept.
         """

@@ -16,8 +16,7 @@ MAX_WEIGHTS_BYTES = 8192 * MIB
 
 
 class LimitsConfig(Config):
-    """What one request may ask for. Every encoder's page states the limits; they are enforced while a request is
-    read."""
+    """What one request may ask for. GET of an encoder states it; it is enforced while a request is read."""
 
     max_body_bytes: int = Field(default=64 * MIB, ge=1024)
     """Largest body of a request, in bytes."""

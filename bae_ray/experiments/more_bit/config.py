@@ -22,7 +22,7 @@ class MoreBitConfig(JudgedConfig, ExecutionConfig):
     layer: int = Field(ge=0)
     """Layer of Table 2, one of extract.layers. The figures show all of extract.layers."""
     bits: tuple[Annotated[int, Field(ge=1, le=8)], ...] = (1, 2, 3, 4)
-    """Values of C, the bits per feature, in Table 2. They must include 1."""
+    """Values of C, the bits per feature, in Table 2. 1 is always added."""
     autoencoder: BAEConfig = BAEConfig()
     """Binary autoencoder with one bit per feature. With C bits the expansion is C times as large, so that the number of
     features stays the same."""

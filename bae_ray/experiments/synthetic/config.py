@@ -13,8 +13,7 @@ from bae_ray.training.sweep_config import ExecutionConfig
 
 
 class SyntheticConfig(Config):
-    """Sets of vectors c M. The r rows of M are orthonormal; c, r random bits, says which are summed. A set has r
-    bits."""
+    """Sets of vectors c M: r random bits c say which of the r orthonormal rows of M are summed. A set has r bits."""
 
     d: int = Field(default=128, ge=1)
     """Width of the vectors."""

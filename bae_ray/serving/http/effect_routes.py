@@ -34,10 +34,11 @@ def effects(service: Service) -> APIRouter:
     @router.post("/v1/encoders/{encoder_id}/texts/steer", **takes(s.SteerBody, binary=False),
                  **produces(s.SteerAnswer, *of_texts(), events=s.SteerToken))  # fmt: skip
     async def steer_text(request: Request, encoder_id: EncoderId) -> Response:
-        """Let the encoder's own language model go on from a text, with features added, clamped or ablated, and without.
+        """Let the encoder's own language model continue a text: with features added, clamped or ablated, and without.
 
-        Server-sent events, as it is written: `token` (of each continuation in turn), at last `end` with the whole
-        answer, or `problem`. With `Accept: application/json` the answer alone. A client that goes away ends it.
+        The answer is a stream of server-sent events: `token` (of each continuation in turn), and last `end` with the
+        whole answer, or `problem`. `Accept: application/json` asks for the whole answer only. Generation stops when the
+        client disconnects.
         """
         incoming = await EncoderRequest.of(service, request, encoder_id, answers=(EVENTS, JSON))
         about = incoming.about_model()
@@ -52,10 +53,10 @@ def effects(service: Service) -> APIRouter:
     @router.post("/v1/encoders/{encoder_id}/texts/fidelity", **takes(s.FidelityBody, binary=False),
                  **produces(s.FidelityAnswer, *of_texts()))  # fmt: skip
     async def measure_fidelity(request: Request, encoder_id: EncoderId) -> Response:
-        """What the encoder's own language model still predicts on its reconstruction of the texts' activations.
+        """What the encoder's language model still predicts if the reconstruction replaces the texts' activations.
 
-        Beside the mean of the encoder's training, and zero, in the same place. On texts of the encoder's training the
-        reconstruction is better than on others.
+        For comparison also with the training mean, and with zeros, in their place. On texts that the encoder was
+        trained on, the reconstruction is better than on others.
         """
         incoming = await EncoderRequest.of(service, request, encoder_id, answers=(JSON,))
         about = incoming.about_model()

@@ -18,31 +18,37 @@ from bae_ray.serving.http.media_types import BYTES, EVENTS, HTML, JSON, SAFETENS
 from bae_ray.serving.http.problems import Problem, ProblemDetails, responses
 
 EncoderId = Annotated[str, Path(description="The encoder's id, as /v1/encoders lists it.", examples=["layer10"])]
-TopK = Annotated[int | None, Query(ge=1, description="Keep the so many features of the largest magnitude.")]
+TopK = Annotated[int | None, Query(ge=1, description="Keep only this many features: the largest magnitudes.")]
 Arrays = Annotated[Style, Query(description="How arrays look in a JSON answer.")]
 Format = Annotated[
     Literal["packed", "indices", "magnitudes"],
-    Query(description="The code as bits, the latents that fire, or how strongly each feature is present (burstiness)."),
+    Query(
+        description="packed: the code as bits. indices: the latents that fire. magnitudes: how strong each feature is "
+        "(burstiness)."
+    ),
 ]
 SchemeOption = Annotated[
     SchemeChoice,
     Query(
-        description="entropy keeps every bit; so does tree, at its cost given another one's, by the encoder's tree; "
-        "auto is the smaller of these two. indices is the paper's list of the bursty latents (A.5)."
+        description="entropy codes every bit by its firing rate; tree codes every bit given the bit it depends on in "
+        "the encoder's tree; auto is the smaller of the two. indices is the paper's list of bursty latents (A.5)."
     ),
 ]
 Threshold = Annotated[
-    float | None, Query(ge=-1, le=0, allow_inf_nan=False, description="indices: least burstiness, log2 |code - prior|.")
+    float | None,
+    Query(
+        ge=-1, le=0, allow_inf_nan=False, description="indices: least burstiness, log2 |code - prior|, of a kept bit."
+    ),
 ]
-Fit = Annotated[bool, Query(description="Whether each token has its reconstruction's error and its code's bits.")]
+Fit = Annotated[bool, Query(description="Also give each token's reconstruction error and the bits of its code.")]
 MOST_LISTED = 1000
-Limit = Annotated[int, Query(ge=1, le=MOST_LISTED, description="Encoders of a page, at most.")]
+Limit = Annotated[int, Query(ge=1, le=MOST_LISTED, description="Largest number of encoders on a page.")]
 After = Annotated[str, Query(description="An id: only encoders whose ids come after it are listed.")]
 Table = Annotated[
     TableChoice,
     Query(
-        description="reference: the container refers to the encoder's firing rates, or tree. embedded: it holds them, "
-        "is safetensors, and its codes can be read without the encoder."
+        description="reference: the container refers to the encoder's firing rates or tree. embedded: it holds them, "
+        "in safetensors, and can be read without the encoder."
     ),
 ]
 Contents = Annotated[Literal["x", "packed"], Query(description="Activations, or codes as packed bits.")]
@@ -60,13 +66,13 @@ OF_ARRAYS = ("too_many_rows", "answer_too_large", "wrong_width", "not_binary", "
 BINARY = {"type": "string", "format": "binary"}
 VERSION = {
     "X-Encoder-Version": {
-        "description": "Which encoder went by the id: `version` of what GET says of it.",
+        "description": "Version of the encoder that answered: `version` in the answer of GET for it.",
         "schema": {"type": "string"},
     }
 }
 NEXT = {
     "Link": {
-        "description": 'Where there are more: the address of the next page, with rel="next" (RFC 8288).',
+        "description": 'If there are more: the address of the next page, with rel="next" (RFC 8288).',
         "schema": {"type": "string"},
     }
 }

@@ -94,7 +94,7 @@ class ProblemDetails(BaseModel):
     title: str
     status: int
     detail: str
-    code: str = Field(description="Stable name of what is wrong.")
+    code: str = Field(description="Stable name of the kind of error.")
     request_id: str = Field(description="Also in the header X-Request-ID and in the service's log.")
 
 

@@ -41,7 +41,7 @@ def catalog(service: Service) -> APIRouter:
 
     @router.get("/v1/encoders", **produces(s.EncoderList, "not_acceptable", headers=NEXT))
     async def list_encoders(request: Request, limit: Limit = MOST_LISTED, after: After = "") -> Response:
-        """The encoders that the key is for, broken ones included, in the order of their ids."""
+        """The encoders that the key may use, broken ones included, in the order of their ids."""
         incoming = EncoderRequest(service, request, takes_body=False)
         media_types.chosen(request.headers.get("accept"), (JSON,))
         caller = incoming.exchange.caller
@@ -56,7 +56,7 @@ def catalog(service: Service) -> APIRouter:
         "/v1/encoders/{encoder_id}", **produces(s.EncoderInfo, "not_acceptable", "encoder_not_found", "not_allowed")
     )
     async def get_encoder(request: Request, encoder_id: EncoderId) -> Response:
-        """What an encoder is, what was measured of it, and the limits of requests."""
+        """An encoder's description, its measures, and the limits of requests."""
         incoming = EncoderRequest(service, request, takes_body=False)
         media_types.chosen(request.headers.get("accept"), (JSON,))
         entry = await service.entry(encoder_id, incoming.exchange.caller)
@@ -68,7 +68,7 @@ def catalog(service: Service) -> APIRouter:
     async def get_feature(
         request: Request, encoder_id: EncoderId, index: Annotated[int, Path(ge=0)], arrays: Arrays = "nested"
     ) -> Response:
-        """What the encoder says of a feature, and its card where ComSem has named it; in a browser the card alone."""
+        """A feature, and its card if ComSem has named it. A browser gets the card only."""
         incoming = await EncoderRequest.of(service, request, encoder_id, takes_body=False, takes_html=True)
         if index >= (n := incoming.entry.n_features):
             raise Problem("feature_not_found", f"The encoder has the features 0 to {n - 1}.")
@@ -95,7 +95,7 @@ def codes(service: Service) -> APIRouter:
         request: Request, encoder_id: EncoderId, format: Format = "packed", top_k: TopK = None,  # noqa: A002
         arrays: Arrays = "nested",
     ) -> Response:  # fmt: skip
-        """Encode activations. In safetensors, the body's tensor is `x`, and the answer's are named as in JSON."""
+        """Encode activations. In safetensors, the body's tensor is `x`; the answer's tensors are named as in JSON."""
         incoming = await EncoderRequest.of(service, request, encoder_id)
         operation = responses.operation(incoming.entry, format, top_k)
         x = await incoming.vectors()
@@ -139,10 +139,10 @@ def compressed(service: Service) -> APIRouter:
         request: Request, encoder_id: EncoderId, scheme: SchemeOption = "entropy", threshold: Threshold = None,
         table: Table = "reference",
     ) -> Response:  # fmt: skip
-        """Activations as a container of the codec: the answer itself, or in JSON as base64.
+        """Compress activations into a container: the answer itself, or base64 in JSON.
 
-        It is safetensors with `table=embedded`, else bytes of its own format (application/octet-stream); `Accept:
-        application/x-safetensors` asks for either.
+        With `table=embedded` the container is safetensors, else bytes of its own format (application/octet-stream).
+        `Accept: application/x-safetensors` asks for either.
         """
         incoming = await EncoderRequest.of(service, request, encoder_id)
         if not incoming.entry.binary:
@@ -196,7 +196,7 @@ def tokens(service: Service) -> APIRouter:
     async def encode_texts(
         request: Request, encoder_id: EncoderId, top_k: Annotated[int, Query(ge=1)] = 8, fit: Fit = False
     ) -> Response:
-        """Run the encoder's own language model on texts: every token, where it is, and its top features."""
+        """Run the encoder's own language model on texts: every token, its place in the text, and its top features."""
         incoming = await EncoderRequest.of(service, request, encoder_id, takes_body=False)
         operation = responses.operation(incoming.entry, "magnitudes", top_k)
         about = incoming.about_model()
@@ -229,13 +229,13 @@ def health(service: Service) -> APIRouter:
 
     @router.get("/readyz", **produces(s.Alive, "not_ready"))
     async def readyz() -> Response:
-        """Whether encoders can be asked. Needs no key."""
+        """Whether encoders are ready for requests. Needs no key."""
         await service.check_ready()
         return Response(s.Alive().model_dump_json(), media_type=JSON)
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def get_metrics() -> Response:
-        """Counts of all replicas, in Prometheus' format, whichever of the gateway's is asked. Needs no key."""
+        """Counts of all replicas, in Prometheus' format; every replica of the gateway gives the same. Needs no key."""
         return Response(await service.scrape.page(await service.entries()), media_type=CONTENT_TYPE)
 
     return router

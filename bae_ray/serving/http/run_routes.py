@@ -1,4 +1,4 @@
-"""Routes of what was found out about the encoders: the table of their runs, and each one's training and features."""
+"""Routes of what is known about the encoders: the table of their runs, each one's training and features."""
 
 import asyncio
 import json
@@ -83,7 +83,7 @@ def runs(service: Service) -> APIRouter:
 
     @router.get("/v1/sweep", **produces(s.SweepAnswer, "not_acceptable"))
     async def get_sweep(request: Request) -> Response:
-        """Every run in the registry, finished or not, with what was measured and the settings in which they differ."""
+        """Every run in the registry, finished or not, with its measures and the settings in which runs differ."""
         incoming = _plain(service, request)
         found = await table.of(incoming.exchange.caller)
         return Response(await asyncio.to_thread(_sweep, found), media_type=JSON)
@@ -92,14 +92,14 @@ def runs(service: Service) -> APIRouter:
     async def get_matched(
         request: Request, fvu: Annotated[float, Query(gt=0, le=10, allow_inf_nan=False, description="Held-out FVU.")]
     ) -> Response:
-        """The bits of each cell at one FVU on held-out texts, of sweeps with several entropy weights."""
+        """The bits of each cell at one FVU on held-out texts, from sweeps with several entropy weights."""
         incoming = _plain(service, request)
         found = await table.of(incoming.exchange.caller)
         return Response(await asyncio.to_thread(_matched, found, fvu), media_type=JSON)
 
     @router.get("/v1/encoders/{encoder_id}/run", **produces(s.RunAnswer, *ERRORS))
     async def get_run(request: Request, encoder_id: EncoderId) -> Response:
-        """How the encoder was trained: its settings, its training curves, and all that was measured."""
+        """How the encoder was trained: its settings, its training curves and all its measures."""
         entry = await _entry(service, request, encoder_id)
         return Response(await _in_time(entry, partial(_run, entry)), media_type=JSON)
 
@@ -107,12 +107,12 @@ def runs(service: Service) -> APIRouter:
     async def list_features(
         request: Request,
         encoder_id: EncoderId,
-        search: Annotated[str, Query(max_length=200, description="Words of the explanation, or an index.")] = "",
-        sort: Annotated[Order, Query(description="The largest first, but for the index.")] = "index",
+        search: Annotated[str, Query(max_length=200, description="Words of an explanation, or an index.")] = "",
+        sort: Annotated[Order, Query(description="Sort by this, largest first; by index, smallest first.")] = "index",
         limit: Annotated[int, Query(ge=1, le=MOST_FEATURES)] = 100,
-        skip: Annotated[int, Query(ge=0, description="How many to pass over.")] = 0,
+        skip: Annotated[int, Query(ge=0, description="Number of features to skip.")] = 0,
     ) -> Response:
-        """The features of the encoder: how often each fires, and what ComSem found of it."""
+        """The features of the encoder: how often each fires, and what ComSem found about it."""
         entry = await _entry(service, request, encoder_id)
         return Response(await _in_time(entry, partial(_features, entry, search, sort, limit, skip)), media_type=JSON)
 

@@ -1,4 +1,4 @@
-"""What answers about runs look like: the table of all, one of them, and its features."""
+"""Answers about runs: the table of all runs, one run, and its features."""
 
 from typing import Any
 
@@ -11,33 +11,33 @@ class SweepMeasure(Schema):
     """A measure of the table."""
 
     name: str
-    """Its column."""
+    """Its column in the table."""
     label: str
     """What it is, with its unit."""
     decimals: int
-    """After the point, where it is shown."""
+    """Number of decimals to show."""
 
 
 class SweepCaveat(Schema):
-    """A warning of some runs' numbers."""
+    """A warning about the numbers of some runs."""
 
     mark: str
     said: str
-    """What is said of runs with this mark."""
+    """The warning."""
 
 
 class SweepAnswer(Schema):
-    """The runs in the registry that the key is for, column by column."""
+    """The registry's runs that the key may use, column by column."""
 
     runs: int
     caveats: list[SweepCaveat]
-    """Whose marks the column `marks` has."""
+    """Warnings whose marks are in the column `marks`."""
     measures: list[SweepMeasure]
-    """Those that some run has."""
+    """Measures that at least one run has."""
     settings: list[str]
     """Columns of settings in which runs differ, apart from the seed."""
     columns: dict[str, list[Value]]
-    """Each of as many values as there are runs; null where a run has none."""
+    """A value per run in each column; null if a run has none."""
 
 
 class MatchedAnswer(Schema):
@@ -45,22 +45,22 @@ class MatchedAnswer(Schema):
 
     fvu: float
     columns: dict[str, list[Value]]
-    """A row per cell and combination of settings: its bits where its runs of several entropy weights cross this FVU, or
-    the `reason` why they do not."""
+    """A row per cell and combination of settings: the bits at which its runs with several entropy weights cross this
+    FVU, or the `reason` why they do not."""
 
 
 class RunAnswer(Schema):
-    """How an encoder was trained; all empty of one that was not trained in a run."""
+    """How an encoder was trained. All fields are empty if it was not trained in a run."""
 
     encoder: str
     settings: dict[str, Any]
     """What determines the run, as in its run.json."""
     result: dict[str, Any]
-    """All that was measured of it, as in its result.json."""
+    """All its measures, as in its result.json."""
     fidelity: dict[str, Any]
-    """What the language model still predicts on its reconstruction, where that was measured."""
+    """Its fidelity (what the language model still predicts on its reconstruction), if measured."""
     curves: dict[str, list[float]]
-    """`epoch`, and the terms of the loss at these."""
+    """`epoch`, and the terms of the loss at these epochs."""
 
 
 class FeatureRow(Schema):
@@ -70,9 +70,9 @@ class FeatureRow(Schema):
     firing_rate: float | None = None
     """Share of the reference set on which it fires."""
     bits: float | None = None
-    """Its entropy by that rate."""
+    """Entropy of a bit with this firing rate."""
     status: str | None = None
-    """Of ComSem: scored, unexplained, unreadable, failed; null of a feature that it did not look at."""
+    """ComSem's status: scored, unexplained, unreadable or failed; null if ComSem did not look at the feature."""
     explanation: str | None = None
     score: float | None = None
     chance: float | None = None
@@ -80,18 +80,19 @@ class FeatureRow(Schema):
 
 
 class FeatureList(Schema):
-    """Some of the features of an encoder, in the order that was asked for."""
+    """Some of an encoder's features, in the requested order."""
 
     encoder: str
     n_features: int
     found: int
-    """How many match the search; all without one."""
+    """Number of features that match the search; without a search, all."""
     features: list[FeatureRow]
     rate_edges: list[float]
-    """Edges of the bins of `rate_counts`, of equal widths on a logarithmic axis; the first bin has all smaller ones."""
+    """Edges of the bins of `rate_counts`, equally wide on a logarithmic axis. The first bin also has all smaller
+    rates."""
     rate_counts: list[int]
-    """Features by their firing rate; empty where rates are not known."""
+    """Number of features per bin of the firing rate; empty if rates are not known."""
     judge: dict[str, Any] | None = None
-    """The judge that has scored them: its own accuracy, its bias, and warnings."""
+    """The judge that scored them: its accuracy, its bias, warnings."""
     summary: dict[str, Any] | None = None
-    """Of all scores: their mean beside chance and random tokens."""
+    """Mean of all scores, beside chance and random tokens."""

@@ -1,4 +1,4 @@
-"""What JSON bodies and answers look like."""
+"""JSON bodies and answers."""
 
 from typing import Any, Literal
 
@@ -55,65 +55,65 @@ class EncoderInfo(Schema):
     d_latent: int | None = None
     n_features: int | None = None
     prior_bits: float | None = None
-    """Marginal entropy of its firing rates over the reference set; null where they are not known, as of most encoders
-    that were imported: then there are no magnitudes of a binary one."""
+    """Marginal entropy of its firing rates over the reference set. null if these are not known, as for most imported
+    encoders; then the features of a binary encoder have no magnitudes."""
     origin: EncoderOrigin | None = None
     measures: dict[str, float] = {}
-    """Of the run that trained it, as in its result.json."""
+    """Measures of the run that trained it, as in its result.json."""
     config: dict[str, Any] | None = None
     limits: Limits
 
 
 class EncoderList(Schema):
-    """Encoders of the registry that the key is for, in the order of their ids."""
+    """The registry's encoders that the key may use, in the order of their ids."""
 
     encoders: list[EncoderInfo]
     next: str | None = None
-    """Where there are more than `limit`: what to give as `after` for the next of them."""
+    """If there are more than `limit`: the value of `after` for the next page."""
 
 
 class EncodeBody(Schema):
     """Activations to encode."""
 
     x: Matrix = Field(description="Activations [n, d_in], finite.")
-    encoder: str | None = Field(default=None, description="In an answer of decode, which may be sent as it is.")
+    encoder: str | None = Field(default=None, description="In an answer of decode, which you can send unchanged.")
 
 
 class EncodeAnswer(Schema):
-    """Codes of activations; which of the arrays are there, the query says."""
+    """Codes of activations. The query decides which arrays are there."""
 
     encoder: str
     d_latent: int
     format: Literal["packed", "indices", "magnitudes"]
     top_k: int | None = None
-    """How many of the largest were asked for."""
+    """The top_k of the query."""
     code: Codes | None = None
-    """packed: [n, ceil(d_latent / 8)] bytes, the first latent in the highest bit of the first one."""
+    """packed: [n, ceil(d_latent / 8)] bytes, the first latent in the highest bit of the first byte."""
     indices: Codes | None = None
     """indices: the latents that fire, a list per row. With top_k: [n, top_k], the largest magnitude first."""
     splits: PackedArray | None = None
-    """arrays=base64: indices[splits[i]] to indices[splits[i + 1]] are row i's."""
+    """arrays=base64: row i has indices[splits[i]:splits[i + 1]]."""
     magnitudes: Matrix | None = None
-    """magnitudes: [n, n_features], or with top_k those of the indices."""
+    """magnitudes: [n, n_features]; with top_k, those of the indices."""
 
 
 class DecodeBody(Schema):
-    """One of code, indices, latents and magnitudes; an answer of encode may be sent as it is."""
+    """One of code, indices, latents and magnitudes. You can send an answer of encode unchanged."""
 
     code: Codes | None = Field(default=None, description="Packed codes [n, ceil(d_latent / 8)], binary encoders only.")
     indices: Codes | None = Field(
-        default=None, description="The latents that fire, a list per row, or all of them flat with splits."
+        default=None, description="The latents that fire: a list per row, or one flat list with splits."
     )
     splits: PackedArray | None = Field(default=None, description="[n + 1]: where each row's indices begin.")
     latents: Matrix | None = Field(default=None, description="Latents [n, d_latent].")
     magnitudes: Matrix | None = Field(
         default=None,
-        description="Latents of an encoder that is not binary, nor standardised: all of them, or those at indices.",
+        description="Latents of an encoder that is neither binary nor standardised: all, or those at indices.",
     )
-    encoder: str | None = Field(default=None, description="The id in the address, if it is there.")
-    d_latent: int | None = Field(default=None, description="The encoder's, if it is there.")
+    encoder: str | None = Field(default=None, description="If given, must be the id in the address.")
+    d_latent: int | None = Field(default=None, description="If given, must be the encoder's.")
     format: Literal["packed", "indices", "magnitudes"] | None = None
-    top_k: int | None = Field(default=None, description="Of encoders that are not binary.")
+    top_k: int | None = Field(default=None, description="Only for encoders that are not binary.")
 
 
 class DecodeAnswer(Schema):
@@ -137,14 +137,14 @@ class CompressAnswer(Schema):
 class DecompressBody(Schema):
     """A container of the codec."""
 
-    data: str = Field(description="The container, base64.")
+    data: str = Field(description="The container, in base64.")
     encoder: str | None = None
     rows: int | None = None
     bytes: int | None = None
 
 
 class DecompressAnswer(Schema):
-    """What was in a container."""
+    """The content of a container."""
 
     encoder: str
     x: Matrix | None = None
@@ -161,17 +161,17 @@ class FeatureAnswer(Schema):
     firing_rate: float | None = None
     """Share of the reference set on which it fires."""
     direction: list[float] | PackedArray
-    """[d]: what the reconstruction gains where the feature is 1."""
+    """[d]: what the feature adds to the reconstruction when it is 1."""
     similar_indices: list[int] | PackedArray
-    """The features whose directions have the largest cosine with it."""
+    """The features with the largest cosine between their directions and its own."""
     similar_cosines: list[float] | PackedArray
     card: dict[str, Any] | None = None
-    """What ComSem found of it, in Neuronpedia's form: explanations with scores, tokens in context with activations.
-    None where it is not named, or too rare to be."""
+    """What ComSem found about it, in Neuronpedia's form: explanations with scores, tokens in context with activations.
+    null if it was not named or is too rare."""
     details: dict[str, Any] | None = None
-    """What the page of its card shows: how its magnitudes are distributed, words that it promotes, and more."""
+    """Further content of its card's page: a histogram of magnitudes, words that it promotes, and more."""
     judge: dict[str, Any] | None = None
-    """The judge that named and scored it: its own accuracy, its bias, and warnings."""
+    """The judge that named and scored it: its accuracy, its bias, warnings."""
 
 
 class TextsBody(Schema):
@@ -188,20 +188,20 @@ class TokenFeature(Schema):
 
 
 class Token(Schema):
-    """A token, and its features of the largest magnitude."""
+    """A token, and its features with the largest magnitudes."""
 
     id: int
     text: str
     start: int
-    """Where it begins in the text, in characters."""
+    """Index of its first character in the text."""
     end: int
     features: list[TokenFeature]
     error: float | None = None
-    """fit=true: squared error of its activation's reconstruction, as a part of its squared distance from the mean; null
-    of a transcoder, which reconstructs something else."""
+    """fit=true: squared error of its activation's reconstruction, divided by the activation's squared distance from the
+    mean. null for a transcoder, which reconstructs other activations."""
     bits: float | None = None
-    """fit=true: -log2 of the probability of its code, each latent by itself with its firing rate; null where the
-    encoder has no code, or no firing rates."""
+    """fit=true: -log2 of the probability of its code, if latents are independent with their firing rates. null if the
+    encoder has no code or no firing rates."""
 
 
 class TextAnswer(Schema):
@@ -221,6 +221,6 @@ class TextsAnswer(Schema):
 
 
 class Alive(Schema):
-    """A sign of life."""
+    """The service's state."""
 
     status: Literal["ok"] = "ok"
