@@ -154,7 +154,7 @@ class _Heart:
         self._stop.set()
         if self._lost and kind is KeyboardInterrupt:
             raise UnfinishedError(
-                f"{self._folder} was taken over by another process, since this one had not been heard of for "
+                f"{self._folder} was taken over by another process, since this one gave no sign of life for "
                 f"{EXPIRES_S:.0f} s. What is finished is kept."
             )
         self._thread.join(timeout=BEAT_S)

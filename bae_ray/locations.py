@@ -69,11 +69,11 @@ def local_path(location: str | Path) -> Path:
     options = parse_qsl(parts.query, keep_blank_values=True)
     if unknown := [name for name, _ in options if name not in SHOWN_OPTIONS]:
         raise InvalidInputError(
-            f"{told} is given with the option {unknown[0]}, which may be a secret; expected of "
+            f"{told} is given with the option {unknown[0]}, which may be a secret; expected only "
             f"{', '.join(SHOWN_OPTIONS)}. Set others in the environment."
         )
     if ".." in Path(parts.path).parts:
-        raise InvalidInputError(f"{told} has '..' in its path: give the folder that is meant.")
+        raise InvalidInputError(f"{told} has '..' in its path: give the path without it.")
     system = quote(f"{parts.scheme}@{urlencode(options, safe=':')}", safe="@=&:")
     return cache_folder().absolute() / COPIES / system / (parts.netloc or NO_HOST) / parts.path.strip("/")
 

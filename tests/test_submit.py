@@ -256,7 +256,7 @@ def test_what_is_no_ray(folder: Path):
         (["--address", "ray.example.com"], "is no URL of a dashboard: expected http://HOST:PORT"),
         (["--follow", "x"], "both given"),
         (["--env", "NO_SUCH_NAME"], "--env NO_SUCH_NAME: no such variable is set here"),
-        (["--env", "KEY=secret"], "--env takes names alone, and KEY came with a value"),
+        (["--env", "KEY=secret"], "--env takes only names, but KEY has a value"),
         (["--working-dir", "nowhere"], "--working-dir nowhere is no folder"),
     ],
 )
@@ -304,7 +304,7 @@ def test_a_config_that_stays_here_is_refused(head: Head, folder: Path):
         folder, head.environment, "tiny", "--out", "/x", "--config", "runs/short.yaml", "--address", head.url
     )
     assert code == EXIT_INVALID
-    assert "--config runs/short.yaml is not among what is uploaded" in err
+    assert "--config runs/short.yaml is not among the files uploaded" in err
 
 
 def test_the_uploaded_folder_is_small_and_whole(tmp_path: Path):

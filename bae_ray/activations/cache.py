@@ -34,7 +34,7 @@ class FileCache:
         needed = sum(record.size for record in wanted.values())
         if needed > self._limit:
             raise InvalidInputError(
-                f"{needed / 1e9:.2f} GB of {remote} are wanted at once, but the local cache is limited to "
+                f"{needed / 1e9:.2f} GB of {remote} are needed at once, but the local cache is limited to "
                 f"{self._limit / 1e9:.2f} GB. Open the store with a larger cache_gb."
             )
         with self._locked():

@@ -82,8 +82,8 @@ class Capture:
             captured, self._captured = self._captured, {}
             if idle := sorted({tap.layer for tap in self.taps if tap not in captured}):
                 raise InvalidInputError(
-                    f"layers {', '.join(map(str, idle))} of a {type(self._model).__name__} are not run by texts alone. "
-                    "Name the others with --layers."
+                    f"layers {', '.join(map(str, idle))} of a {type(self._model).__name__} do not run on text input. "
+                    "Leave them out of --layers."
                 )
             return torch.stack([captured[tap].to(index.device) for tap in self.taps]), logits
 

@@ -195,7 +195,7 @@ class ExtractConfig(CorpusConfig):
     def _check_gpus(cls, gpus: float | None) -> float | None:
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             raise ValueError(
-                f"{gpus:g} GPUs: a share of one, or a whole number of them, among which a model is divided"
+                f"{gpus:g} GPUs: expected a share of one GPU, or a whole number of GPUs to divide the model among"
             )
         return gpus
 
@@ -206,5 +206,5 @@ class ExtractConfig(CorpusConfig):
         if "all" in self.positions and len(self.positions) > 1 and self.powers_of_two is None:
             raise ValueError(f"positions {self.positions}: all takes every token, so it stands alone")
         if self.tokens != TokensConfig() and self.all_positions != ("all",):
-            raise ValueError(f"tokens choose among all tokens, but positions are {self.all_positions}: give all")
+            raise ValueError(f"tokens choose among all tokens, but positions are {self.all_positions}: expected all")
         return self

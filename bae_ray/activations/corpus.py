@@ -100,15 +100,15 @@ def identity(config: CorpusConfig, source: LocalFiles | HubDataset) -> dict[str,
 
 def _local_files(config: CorpusConfig, paths: list[Path], columns: Columns) -> LocalFiles:
     if not paths:
-        raise UnknownCorpusError(f"corpus '{config.corpus}' matches no file that is read. Those are: {READ}.")
+        raise UnknownCorpusError(f"corpus '{config.corpus}' matches no file of a known format: {READ}.")
     if unknown := [path for path in paths if kind_of(path) is None]:
         raise UnknownCorpusError(
-            f"corpus '{config.corpus}' has {unknown[0].name}, which is no file that is read. Those are: {READ}."
+            f"corpus '{config.corpus}' has {unknown[0].name}, which is of no known format: {READ}."
         )
     if len({kind.format for path in paths if (kind := kind_of(path))}) > 1:
         raise UnknownCorpusError(
             f"corpus '{config.corpus}' matches files that end in {', '.join(sorted(set(map(ending, paths))))}; "
-            "expected one of these formats for all of them. Narrow the folder or glob."
+            "expected one format for all files. Narrow the folder or glob."
         )
     return LocalFiles(tuple(paths), columns._replace(chat=_check_files(paths, columns)))
 

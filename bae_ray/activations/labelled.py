@@ -45,7 +45,10 @@ def read_labelled(
     read = list(tables(read_corpus(found, config, chosen.label_column), config))
     table = pa.concat_tables(read).drop_null() if read else pa.table({TEXT: [], LABEL: [], PLACE: []})
     if not len(table):
-        raise InvalidInputError(f"corpus '{config.corpus}' has 0 examples with a text and a label. Give another.")
+        raise InvalidInputError(
+            f"corpus '{config.corpus}' has 0 examples with a text and a label. Give another, or name its columns "
+            "with --text-column and --input.label-column."
+        )
     if left_out := sum(map(len, read)) - len(table):
         console.print(f"Plan: {len(table)} examples; {left_out} without a text or a label are left out.")
     own = BUNDLED_CORPORA.get(config.corpus)
@@ -90,7 +93,7 @@ def numbered(
         odd = kinds.index(not kinds[0])
         raise InvalidInputError(
             f"{places[odd]}: label {labels[odd]!r} is {'a word' if kinds[odd] else 'a number'}, but those before are "
-            "not. Write all in one way."
+            "not. Write all labels as words, or all as numbers."
         )
     written = list(map(str, labels))
     if words is None and not kinds[0]:

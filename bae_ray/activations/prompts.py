@@ -49,7 +49,7 @@ class SampledPrompts:
         eligible = len(texts) - int(np.bincount(self._same).max(initial=0))
         if not texts or eligible < k:
             raise InvalidInputError(
-                f"k is {k}, but of {len(texts)} examples some query has only {eligible} others to be demonstrated by. "
+                f"k is {k}, but some query has only {eligible} possible demonstrations among {len(texts)} examples. "
                 "Ask for fewer demonstrations, or give a larger corpus."
             )
 
@@ -81,7 +81,9 @@ class FixedPrompts:
     def __init__(self, n_examples: int, n_prompts: int, k: int, seed: int) -> None:
         """Raises `InvalidInputError` where there are not k + 1 examples."""
         if n_examples < k + 1:
-            raise InvalidInputError(f"k is {k}, which takes {k + 1} examples, but the corpus has {n_examples}.")
+            raise InvalidInputError(
+                f"k is {k}, which takes {k + 1} examples, but the corpus has {n_examples}. Give a smaller k."
+            )
         drawn = random.Random(seed)  # noqa: S311 - the release's own generator, for its own draws
         self._queries = [drawn.sample(range(n_examples), k + 1)[-1] for _ in range(n_prompts)]
         self._k = k

@@ -98,13 +98,15 @@ def _check_chats(config: ExtractConfig, model: ModelSource) -> None:
 def _number_of_sequences(config: ExtractConfig, chosen: RandomTokensInput, model: ModelSource) -> int:
     """Raises `InvalidInputError` where the sequences cannot be made so."""
     if config.max_texts is None:
-        raise InvalidInputError("max_texts is left out: random sequences have no end. Say how many.")
+        raise InvalidInputError("max_texts is None, but random sequences have no end. Give a number.")
     if not all(0 <= token < model.vocabulary for token in chosen.tokens) or len(set(chosen.tokens)) != 2:
         raise InvalidInputError(
             f"input.tokens are {chosen.tokens}: expected two different ids of 0 to {model.vocabulary - 1}."
         )
     if model.max_positions is not None and chosen.bits > model.max_positions:
-        raise InvalidInputError(f"input.bits is {chosen.bits}, but the model takes {model.max_positions} tokens.")
+        raise InvalidInputError(
+            f"input.bits is {chosen.bits}, but the model takes {model.max_positions} tokens. Give fewer bits."
+        )
     return config.max_texts
 
 
@@ -136,7 +138,9 @@ def windows(
     between = np.array([] if end is None else [end], dtype=np.int32)
     step = window.length - len(start)
     if step < 1:
-        raise InvalidInputError(f"input.length is {window.length}, but the start token alone takes {len(start)}.")
+        raise InvalidInputError(
+            f"input.length is {window.length}, but the start token alone takes {len(start)}. Give longer windows."
+        )
     left = np.empty(0, dtype=np.int32)
     for table in tables:
         ids = Ragged.of(table["token_ids"])

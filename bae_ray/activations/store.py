@@ -125,7 +125,7 @@ class ActivationStore:
         """
         if self.manifest.request.input["kind"] != "icl":
             raise InvalidInputError(
-                f"the store {self.folder} is of {self.manifest.request.input['kind']}, which ask for no label. Only "
+                f"the store {self.folder} is of {self.manifest.request.input['kind']}, which have no labels. Only "
                 "in-context-learning prompts have predictions: extract with --input.kind icl."
             )
         return self._tables(layout.predictions_file).to_pandas()

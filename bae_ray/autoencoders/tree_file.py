@@ -16,7 +16,7 @@ TREE_FILE = "tree.safetensors"
 FORMAT = "bae_ray.tree"
 VERSION = "1"
 BYTES_PER_LATENT, MOST_HEADER_BYTES = 20, 1 << 16
-REMEDY = "Restore the file, or remove it: then the autoencoder has no tree."
+REMEDY = "Restore the file, or remove it: without it the autoencoder has no tree."
 
 
 def tree_hash(tree: ChowLiuTree) -> str:

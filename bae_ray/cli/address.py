@@ -27,7 +27,7 @@ def check_address(address: AddressConfig) -> None:
             probe.bind((address.host, address.port))
         except OSError as error:
             raise InvalidInputError(
-                f"{address.host}:{address.port} cannot be listened at: {error.strerror}. Give another --port or --host."
+                f"cannot listen on {address.host}:{address.port}: {error.strerror}. Give another --port or --host."
             ) from error
 
 

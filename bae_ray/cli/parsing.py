@@ -84,8 +84,8 @@ def _check_local(command: Config) -> None:
         if isinstance(value, Path) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
             given = without_credentials(str(value).replace(":/", "://", 1))
             raise InvalidInputError(
-                f"--{name.replace('_', '-')} is {given}, a URI; expected a path on this machine, which on a cluster "
-                "all machines see. docs/storage.md says what may be at a URI."
+                f"--{name.replace('_', '-')} is {given}, a URI; expected a path on this machine (on a cluster: a "
+                "path that all machines see). docs/storage.md says what may be at a URI."
             )
 
 

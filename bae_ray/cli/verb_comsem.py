@@ -41,8 +41,8 @@ def comsem(command: ComSemCommand) -> int:
     elsewhere = [source for source in command.comsem.autoencoders if source != RANDOM and not reading(source).is_dir()]
     if command.publish and elsewhere:
         raise InvalidInputError(
-            f"--publish writes into the autoencoders' folders, and {elsewhere[0]} is none on this machine. Save it to "
-            "a folder first (`save_pretrained`), or leave --publish out."
+            f"--publish writes into the autoencoders' folders, but {elsewhere[0]} is no folder on this machine. "
+            "Save it to a folder first (`save_pretrained`), or leave --publish out."
         )
     if command.dry_run:
         print_cost(dry_run(command.comsem, command.out), command.comsem)
@@ -99,8 +99,8 @@ def judge_serve(command: JudgeServeCommand) -> None:
     host, port = command.address.host, command.address.port
     if not command.unprotected and not is_loopback(host):
         raise InvalidInputError(
-            f"--host {host} is open to others, and the judge asks nobody for a key. Give --unprotected if only "
-            "those reach it who may use it."
+            f"--host {host} is open to others, and the judge asks for no key. Give --unprotected if everyone who can "
+            "reach it may use it."
         )
     check_address(command.address)
     prepare()

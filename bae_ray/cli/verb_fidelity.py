@@ -80,6 +80,6 @@ def _store_of(folder: Path) -> str:
     file = folder / "sweep.json"
     if not file.is_file():
         raise InvalidInputError(
-            f"{shown(file)} is not there, so it is not known which store the runs are of. Name it with --store."
+            f"{shown(file)} is missing, so the runs' activation store is not known. Name it with --store."
         )
     return str(json.loads(file.read_text(encoding="utf-8"))["store"])

@@ -98,11 +98,11 @@ def _take_prior(autoencoder: "Autoencoder", command: ImportCommand) -> None:
     wanted = command.model_dump(include={"layer", "site", "position"}, exclude_none=True)
     if command.prior_from is None:
         if wanted:
-            raise InvalidInputError(f"--{min(wanted)} says which cell of --prior-from is meant: give that, or neither.")
+            raise InvalidInputError(f"--{min(wanted)} selects a cell of --prior-from: give both or neither.")
         if autoencoder.architecture.is_binary and not autoencoder.has_prior:
             warnings.warn(
                 "the file holds no firing rates: magnitudes of this binary autoencoder will be refused, and its "
-                "containers be larger. Give --prior-from STORE, a store of the activations that it is of.",
+                "containers be larger. Give --prior-from STORE, a store of the activations it was trained on.",
                 stacklevel=2,
             )
         return
@@ -116,8 +116,8 @@ def _take_prior(autoencoder: "Autoencoder", command: ImportCommand) -> None:
         )
     if store.manifest.d != autoencoder.d_in:
         raise InvalidInputError(
-            f"{command.prior_from} has activations of {store.manifest.d} numbers; the autoencoder takes "
-            f"{autoencoder.d_in}. Give a store of the activations that it is of."
+            f"{command.prior_from} has activations of width {store.manifest.d}; the autoencoder takes "
+            f"{autoencoder.d_in}. Give a store of the model and site it was trained on."
         )
     cell = cells[0]
     rows = Rows(store.shards(cell.layer, cell.position, cell.site))

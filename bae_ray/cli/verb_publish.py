@@ -53,7 +53,9 @@ def publish(command: PublishCommand) -> None:
 
     to = destination(command.to)
     if not to.on_hub and (command.private is not None or command.revision is not None):
-        raise InvalidInputError(f"--private and --revision are for the hub, and --to {command.to} is a folder.")
+        raise InvalidInputError(
+            f"--private and --revision are for the hub, and --to {command.to} is a folder. Leave them out."
+        )
     folder = reading(command.run, large={WEIGHTS_FILE, TREE_FILE}.__contains__)
     run, result = read_run(folder)
     corpus, texts = _corpus(_store(command, folder, run))

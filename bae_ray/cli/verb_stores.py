@@ -39,7 +39,9 @@ def read_extraction(file: Path) -> ExtractConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidInputError(f"{file} cannot be read: {error}.") from error
     if not isinstance(read, dict):
-        raise InvalidInputError(f"{file} holds no options of an extraction: expected what its --config takes.")
+        raise InvalidInputError(
+            f"{file} holds no options of an extraction: expected a file that `bae-ray extract --config` takes."
+        )
     others = ExtractCommand.model_fields.keys() - ExtractCommand.held().keys()
     options = read.get("extract", {name: value for name, value in read.items() if name not in others})
     try:

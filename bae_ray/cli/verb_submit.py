@@ -77,8 +77,8 @@ def _upload(server: "JobServer", job: RemoteJob, command: SubmitCommand, environ
         package = pack(command.working_dir, command.exclude, Path(scratch))
         if job.config is not None and Path(os.path.normpath(job.config)).as_posix() not in package.names:
             raise InvalidInputError(
-                f"--config {job.config} is not among what is uploaded of {command.working_dir.resolve()}. Put the file "
-                "there, and not below what is left out, and give its path from there."
+                f"--config {job.config} is not among the files uploaded from {command.working_dir.resolve()}. Put it "
+                "there, in a folder that is uploaded, and give its path from there."
             )
         submission = server.submit(job.entrypoint, package, environment, command.cpus, command.gpus)
     _say(f"job {submission} is on {server.address}: {package.megabytes:.1f} MB uploaded. {_ways(server, submission)}")
@@ -122,8 +122,8 @@ def _values(names: tuple[str, ...]) -> dict[str, str]:
     for name in names:
         if "=" in name:
             raise InvalidInputError(
-                f"--env takes names alone, and {name.split('=')[0]} came with a value: values stay out of commands and "
-                "files. Set it here, and give its name."
+                f"--env takes only names, but {name.split('=')[0]} has a value, which others could see in the command. "
+                "Set the variable here, and give its name."
             )
         if name not in os.environ:
             raise InvalidInputError(f"--env {name}: no such variable is set here. Set it, or leave it out.")

@@ -120,8 +120,8 @@ def sweep(command: SweepCommand) -> int:
         return 0
     if Path(command.store).is_file():
         raise InvalidInputError(
-            f"--store is {command.store}, a file: expected the folder of a store. On a file, an extraction still to be "
-            "made, a sweep can only be planned: add --dry-run."
+            f"--store is {command.store}, a file: expected the folder of a store. From a file with the options "
+            "of an extraction, a sweep can only be planned: add --dry-run."
         )
     store, more = ActivationStore.open(command.store), command.continue_unconverged
     outcome = run(command.sweep, store, command.out, continue_unconverged=more)

@@ -89,7 +89,9 @@ def up_to_date(known: Encoders, encoder_id: str, attempt: Callable[[Info], Flow[
             if refused or known[encoder_id] == before:
                 raise
             refused = True
-    raise InvalidInputError(f"encoder {encoder_id} is being replaced: its files change from answer to answer. Wait.")
+    raise InvalidInputError(
+        f"encoder {encoder_id} is being replaced: its files changed between two answers. Try again later."
+    )
 
 
 def _ready(encoder_id: str) -> Flow[Info]:

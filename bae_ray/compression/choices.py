@@ -41,8 +41,8 @@ def chosen_prior(
         return autoencoder.prior
     if choice == "auto" and options.get("threshold") is not None:
         raise InvalidInputError(
-            f"prior is auto and threshold {options.get('threshold')}: each prior keeps other bits above it, so that "
-            "sizes cannot be compared. Choose encoder or data."
+            f"prior is auto and threshold {options.get('threshold')}: above it each prior keeps different bits, "
+            "so their sizes cannot be compared. Choose prior encoder or data."
         )
     sample, table = _Sample(autoencoder, x), options.get("table", "embedded")
     if choice == "data":

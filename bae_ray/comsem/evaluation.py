@@ -86,8 +86,8 @@ def find_methods(config: ComSemConfig) -> list[Method]:
         raise InvalidInputError("autoencoders is empty: give at least one folder, hub id, or 'random'.")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidInputError(
-            f"autoencoders names '{twice[0]}' twice, and results go by the folder's last name. Score them into "
-            "different output folders."
+            f"autoencoders names '{twice[0]}' twice, but the last part of its path names the results. Score the two "
+            "into different output folders."
         )
     return methods
 

@@ -40,12 +40,12 @@ class Sentences:
         if request.positions != ("all",) or request.input["kind"] != "texts":
             raise InvalidInputError(
                 f"the store {store.folder} holds positions {list(request.positions)} of {request.input['kind']}; "
-                "features are told by all tokens of texts. Extract with --positions all --input.kind texts."
+                "ComSem needs all tokens of texts. Extract with --positions all --input.kind texts."
             )
         if store.manifest.n >= MAX_TOKENS:
             raise InvalidInputError(
-                f"the store {store.folder} holds {store.manifest.n} tokens; at most {MAX_TOKENS - 1} can be told "
-                "apart. Extract fewer."
+                f"the store {store.folder} holds {store.manifest.n} tokens; expected at most "
+                f"{MAX_TOKENS - 1}. Extract fewer."
             )
         table = store.texts_table()
         self._texts = table["text"]

@@ -89,7 +89,7 @@ class Account:
             while self._spent + self._reserved + most > limit:
                 if self._reserved <= 0:
                     raise CostLimitError(
-                        f"${self._spent:.4f} is spent, and the next request may cost ${most:.4f}, which passes "
+                        f"${self._spent:.4f} is spent, and the next request may cost ${most:.4f}, which exceeds "
                         f"--max-cost {limit:g}. Answers are kept: raise the limit, and the same command goes on."
                     )
                 await self._changed.wait()

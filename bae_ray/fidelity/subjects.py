@@ -104,8 +104,8 @@ def imported(folder: Path, layer: int, site: str, position: Position, store: Act
     autoencoder = load_autoencoder(folder)
     if autoencoder.d_in != store.manifest.d:
         raise InvalidInputError(
-            f"{store.folder} has activations of {store.manifest.d} numbers; the autoencoder in {folder} takes "
-            f"{autoencoder.d_in}. Give a store of the activations that it is of."
+            f"{store.folder} has activations of width {store.manifest.d}; the autoencoder in {folder} takes "
+            f"{autoencoder.d_in}. Give a store of the model and site it was trained on."
         )
     target = cell
     if (place := autoencoder.config.target_cell(layer, site)) is not None:

@@ -101,7 +101,9 @@ class _Best:
         if new := set(finished) - self._read:
             table = results(self._folder, only=new)
             if self._column not in table:
-                raise InvalidInputError(f"best is {self._column}, which is no column: {', '.join(table.columns)}.")
+                raise InvalidInputError(
+                    f"best is {self._column}, which is no column; expected one of {', '.join(table.columns)}."
+                )
             self._read |= new
             row = table.iloc[int(table[self._column].argmin())]
             if self._row is None or row[self._column] < self._row[self._column]:

@@ -109,13 +109,15 @@ class ClampedFeatures(SteeringEdit):
         check_features(features, autoencoder.d_latent)
         values = [value] * len(features) if isinstance(value, int | float) else list(value)
         if len(values) != len(features):
-            raise InvalidInputError(f"there are {len(features)} features and {len(values)} values: expected as many.")
+            raise InvalidInputError(
+                f"there are {len(features)} features and {len(values)} values: expected one for each."
+            )
         if wrong := [one for one in values if not math.isfinite(one)]:
             raise InvalidInputError(f"the features' value is {wrong[0]}: expected a finite number; 0 ablates them.")
         if autoencoder.architecture.reconstructs != "input":
             raise InvalidInputError(
-                f"a {autoencoder.architecture.label} reads one cell and reconstructs another, so that none of its "
-                "features is a part of what it reads. Give an autoencoder of one cell."
+                f"a {autoencoder.architecture.label} reads one cell and reconstructs another, so its features "
+                "are not part of what it reads. Give an autoencoder of one cell."
             )
         self.tap, self.tokens = tap, tokens
         self._autoencoder = autoencoder.eval()

@@ -104,8 +104,8 @@ class SteeredModel:
             cache = self._pass(ids[:, :-1], mask[:, :-1], None, 1).past_key_values
         if cache is None:
             raise InvalidInputError(
-                f"a {type(self.editable.model).__name__} keeps no keys and values of what it read, so that it cannot "
-                "go on from a prompt here. Give another model."
+                f"a {type(self.editable.model).__name__} returns no keys and values to cache, so it cannot "
+                "continue a prompt here. Give another model."
             )
         return read._replace(cache=cache)
 

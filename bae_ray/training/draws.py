@@ -141,4 +141,4 @@ def _check_ranges(config: SweepConfig, store: ActivationStore) -> None:
     ends = [tuple(Setting(of.field, getattr(of, end)) for of in ranges) for end in ("low", "high")]
     problems = [run for some in ends if isinstance(run := try_settings(config, store, cell, some), IllegalRun)]
     if len(problems) == 2:
-        raise InvalidInputError(f"search.ranges give nothing that can be trained: {problems[0]}. Mend the ranges.")
+        raise InvalidInputError(f"search.ranges give nothing that can be trained: {problems[0]}. Change the ranges.")

@@ -60,7 +60,7 @@ def pack(folder: Path, exclude: Sequence[str], into: Path) -> Package:
         largest = sorted(members, key=lambda member: -member.compress_size)[:SHOWN]
         listed = ", ".join(f"{member.filename} ({member.compress_size / 1e6:.0f} MB)" for member in largest)
         raise InvalidInputError(
-            f"the working folder {folder.resolve()} takes {megabytes:.0f} MB; expected at most {MOST_MB:.0f} MB. Its "
+            f"the working folder {folder.resolve()} has {megabytes:.0f} MB; expected at most {MOST_MB:.0f} MB. Its "
             f"largest files: {listed}. --exclude leaves some out; data belongs where all machines see it."
         )
     return Package(file, frozenset(member.filename for member in members), megabytes)
@@ -119,7 +119,7 @@ class JobServer:
             raise InvalidInputError(f"{self.address} did not take the job: {first_line(error)}") from error
         except LOST as error:
             raise UnfinishedError(
-                f"{self.address} broke off: {first_line(error)} Whether the job began says "
+                f"{self.address} broke off: {first_line(error)} To see whether the job began: "
                 f"`bae-ray submit --follow {submission} --address {self.address}`."
             ) from error
 
@@ -133,7 +133,7 @@ class JobServer:
         except RuntimeError as error:
             raise InvalidInputError(
                 f"{self.address} has no job {submission}: {first_line(error)} `ray job list --address {self.address}` "
-                "lists those that there are."
+                "lists its jobs."
             ) from None
         log = _Log(self._client, submission)
         while (info := self._look(log)) is None or not info.status.is_terminal():

@@ -250,7 +250,7 @@ def test_model_without_a_head_cannot_answer(run, labelled: Path):
 
 
 def test_texts_have_no_predictions(tiny_store: Path):
-    with pytest.raises(InvalidInputError, match="is of texts, which ask for no label"):
+    with pytest.raises(InvalidInputError, match="is of texts, which have no labels"):
         _ = ActivationStore.open(tiny_store).predictions
 
 

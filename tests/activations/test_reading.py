@@ -298,7 +298,7 @@ def test_hidden_files_of_a_folder_are_left_out_and_empty_ones_have_no_texts(tmp_
 @pytest.mark.parametrize("name", ["notes.md", "a.parquet.gz", "table.xlsx", "plain"])
 def test_other_files_are_refused_with_what_is_read(tmp_path: Path, name: str):
     (tmp_path / name).write_text("one")
-    with pytest.raises(UnknownCorpusError, match=rf"{name}, which is no file that is read. Those are: \.txt, \.json, "):
+    with pytest.raises(UnknownCorpusError, match=rf"{name}, which is of no known format: \.txt, \.json, "):
         read(tmp_path / name)
 
 

@@ -262,7 +262,7 @@ OPT = {**SIZES, "ffn_dim": 24, "word_embed_proj_dim": 8, "do_layer_norm_before":
 @pytest.mark.parametrize(
     ("kind", "cls", "fields", "layers", "message"),
     [
-        ("mllama", WITH_IMAGES, MLLAMA, (0, 2), r"layers 1, 3 of a MllamaModel are not run by texts alone"),
+        ("mllama", WITH_IMAGES, MLLAMA, (0, 2), r"layers 1, 3 of a MllamaModel do not run on text input"),
         ("opt", None, OPT, (0, 1, 2), r"layer 3, residual, of a OPTModel is of shape \(1, 20, 8\); expected"),
         ("internvl", WITH_IMAGES, INTERNVL, (0, 1, 2, 3), None),
         pytest.param("llama4", WITH_IMAGES, LLAMA_4, (0, 1, 2, 3), None, marks=pytest.mark.slow),

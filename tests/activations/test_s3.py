@@ -117,7 +117,7 @@ def test_processes_share_a_cache_that_is_too_small_for_them(remote: str, tiny_st
 
 def test_cell_larger_than_the_cache_is_refused(remote: str, cache: Path):
     store = ActivationStore.open(remote, cache_gb=1e-6)
-    with pytest.raises(InvalidInputError, match=r"of s3://bucket/store are wanted at once.* Open .* a larger cache_gb"):
+    with pytest.raises(InvalidInputError, match=r"of s3://bucket/store are needed at once.* Open .* a larger cache_gb"):
         matrix(store, store.cells[0])
     assert bytes_in(cache) == 0
 

@@ -100,7 +100,7 @@ def test_random_sequences_are_rows_of_tokens(tiny_model: Path):
         (RandomTokensInput(tokens=(-1, 5)), {}, r"input.tokens are \(-1, 5\)"),
         (RandomTokensInput(tokens=(4, 4)), {}, r"input.tokens are \(4, 4\): expected two different"),
         (RandomTokensInput(bits=65), {}, r"input.bits is 65, but the model takes 64 tokens"),
-        (RandomTokensInput(), {"max_texts": None}, r"max_texts is left out: random sequences have no end"),
+        (RandomTokensInput(), {"max_texts": None}, r"max_texts is None, but random sequences have no end"),
     ],
 )
 def test_random_sequences_that_cannot_be_are_refused(tiny_model: Path, chosen, options: dict, message: str):

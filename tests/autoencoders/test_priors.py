@@ -89,7 +89,7 @@ def test_import_takes_rates_from_a_store(tiny_store: Path, tmp_path: Path, bae_r
     assert found.magnitudes(next(rows.split(5))).shape == (5, f)
     for wrong, message in (
         (("--prior-from", tiny_store, "--layer", 99), "has 0 cells that fit"),
-        (("--layer", 1), "--layer says which cell of --prior-from"),
+        (("--layer", 1), "--layer selects a cell of --prior-from"),
         (("--prior-from", tmp_path), "holds no finished activation store"),
     ):
         code, _, complaint = bae_ray(*command, "--out", tmp_path / "no", *wrong)

@@ -233,7 +233,7 @@ def test_a_part_that_fails_unexpectedly_keeps_its_traceback(
         (["--source", "{f}/a.npy", "--threshold", "-0.5"], "threshold is -0.5; scheme entropy"),
         (["--source", "{f}/a.npy", "--autoencoder", "{f}/autoencoder", "{f}/other"], "files take one"),
         (["--source", "{f}/a.npy", "--autoencoder", "{f}/none"], "is not a saved autoencoder"),
-        (["--source", "{f}/store"], "is no run that says which cell it is of"),
+        (["--source", "{f}/store"], "does not say which cell it was trained on"),
     ],
 )
 def test_bad_input_before_any_work(

@@ -103,7 +103,7 @@ def test_what_is_missing_or_wrong_is_told(bae_ray, swept: Path, causal_store: Pa
     for arguments, message in (
         ([], "expected either --runs, folders of runs, or --autoencoder"),
         (["--autoencoder", swept, "--store", causal_store], "--layer is missing"),
-        (["--runs", tmp_path], "so it is not known which store the runs are of. Name it with --store"),
+        (["--runs", tmp_path], "so the runs' activation store is not known. Name it with --store"),
         (["--runs", tmp_path, "--store", causal_store], "holds no finished run"),
     ):
         code, _, err = bae_ray("fidelity", *arguments)

@@ -73,8 +73,8 @@ def check(config: FeatureShapeConfig) -> None:
         raise InvalidInputError(f"extract.layers is {extract.layers}: name one layer, such as --extract.layers 10.")
     if config.autoencoder.bits_per_feature != 1:
         raise InvalidInputError(
-            f"autoencoder.bits_per_feature is {config.autoencoder.bits_per_feature}: leave it out; features are told "
-            "by the burstiness of single bits here."
+            f"autoencoder.bits_per_feature is {config.autoencoder.bits_per_feature}: leave it out; this job "
+            "measures features by the burstiness of single bits."
         )
     if config.features is not None:
         from bae_ray.activations.model import find_model

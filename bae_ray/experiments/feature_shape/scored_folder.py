@@ -70,7 +70,7 @@ def open_scored(folder: Path) -> Subject:
     config = ComSemConfig.model_validate({name: text[name] for name in ComSemConfig.model_fields if name in text})
     source = next((one for one in config.autoencoders if Path(one).resolve().name == folder.resolve().name), RANDOM)
     if source == RANDOM:
-        raise InvalidInputError(f"scored is {folder}, which is of no autoencoder that {CONFIG_FILE} beside it names.")
+        raise InvalidInputError(f"scored is {folder}, but {CONFIG_FILE} beside it names no autoencoder of that name.")
     if not (Path(source).is_dir() or source.count("/") == 1):
         raise InvalidInputError(
             f"scored is {folder}, whose autoencoder {source} is not there: run from the folder that ComSem ran in."

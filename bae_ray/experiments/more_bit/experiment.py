@@ -84,12 +84,12 @@ def check(config: MoreBitConfig) -> None:
     check_extract(extract, sites="residual")
     if extract.layers is None or config.layer not in extract.layers:
         raise InvalidInputError(
-            f"layer is {config.layer}, which is not among extract.layers {extract.layers}: name it."
+            f"layer is {config.layer}, which is not among extract.layers {extract.layers}: add it there."
         )
     for name, given in (("d_latent", autoencoder.d_latent), ("bits_per_feature", autoencoder.bits_per_feature)):
         if given not in (None, 1):
             raise InvalidInputError(
-                f"autoencoder.{name} is {given}: leave it out; this job makes it of autoencoder.expansion and bits."
+                f"autoencoder.{name} is {given}: leave it out; it follows from autoencoder.expansion and bits."
             )
     _check_recipe(config)
     if config.judged:
@@ -102,8 +102,8 @@ def _check_recipe(config: MoreBitConfig) -> None:
 
     if config.training.recipe != "paper":
         raise InvalidInputError(
-            f"training.recipe is {config.training.recipe}, which is for binary autoencoders of one bit, and training "
-            "is of all here. Leave it out, and name scaled_entropy_weights."
+            f"training.recipe is {config.training.recipe}, which is only for one-bit binary autoencoders, but "
+            "`training` holds for all autoencoders. Leave it out, and set scaled_entropy_weights."
         )
     for weight in config.scaled_entropy_weights:
         resolved(scaled(config.training, weight), config.autoencoder, ANY_WIDTH)

@@ -85,7 +85,7 @@ def _check(config: SteeringConfig, source: ModelSource, layers: tuple[int, ...])
         raise InvalidInputError(f"extract.sites is {extract.sites}: this job steers at one site. Name one.")
     if extract.layers is None or config.layer not in extract.layers:
         raise InvalidInputError(
-            f"layer is {config.layer}, which is not among extract.layers {extract.layers}: name it."
+            f"layer is {config.layer}, which is not among extract.layers {extract.layers}: add it there."
         )
     check_request(source, layers, extract.sites, ("last",), None)
     if config.input.demonstrations != "sampled" or config.input.k < 1:
@@ -114,7 +114,7 @@ def _widths(config: SteeringConfig, source: ModelSource) -> dict[str, int]:
         architecture = find_architecture(str(chosen.get("architecture", given["architecture"])))
         if architecture.reconstructs != "input":
             raise InvalidInputError(
-                f"a {architecture.label} reads one cell and reconstructs another: this job takes autoencoders of one."
+                f"a {architecture.label} reads one cell and reconstructs another: this job needs the same cell."
             )
         if architecture.name in found:
             raise InvalidInputError(

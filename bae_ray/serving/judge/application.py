@@ -120,6 +120,6 @@ def require_vllm() -> None:
     missing = [name for name in ("vllm", "jsonref") if importlib.util.find_spec(name) is None]
     if missing:
         raise InvalidInputError(
-            f"a judge of one's own needs vLLM, and {', '.join(missing)} is not installed. `make judge` installs it and "
+            f"a local judge needs vLLM, and {', '.join(missing)} is not installed. `make judge` installs it and "
             "starts one; or give the address of another server with --judge-url."
         )

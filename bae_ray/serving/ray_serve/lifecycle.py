@@ -42,7 +42,7 @@ def hosted(
     connect()
     if serve.status().proxies:
         raise InvalidInputError(
-            "this Ray cluster serves something already, at an address of its own. Add the application to it with "
+            "this Ray cluster already runs Ray Serve, at another address. Add the application to it with "
             "`serve deploy` and its file in serve/, or unset RAY_ADDRESS."
         )
     try:

@@ -30,7 +30,7 @@ def test_what_is_unsafe_or_cannot_start_is_refused(bae_ray, tmp_path: Path, monk
         taken.listen()
         code, _, err = bae_ray("serve", "--registry", tmp_path, "--port", taken.getsockname()[1])
         assert code == 2
-        assert "cannot be listened at" in err
+        assert "cannot listen on" in err
     code, _, err = bae_ray("serve", "--registry", tmp_path / "none", "--port", free_port())
     assert code == 2
     assert "is not a folder" in err
