@@ -1,6 +1,6 @@
 """bae_ray: sweeps of Binary Autoencoders (arXiv 2509.20997) over a language model's hidden states.
 
-Public names are loaded on first use, so that importing the package costs nothing and needs no Ray.
+Public names are loaded on first use, so importing the package costs nothing and needs no Ray.
 """
 
 from typing import TYPE_CHECKING

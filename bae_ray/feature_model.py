@@ -1,4 +1,4 @@
-"""For notebooks: a language model and one trained autoencoder of its activations, on texts.
+"""For notebooks: a language model with one trained autoencoder of its activations, on texts.
 
 Shapes: T tokens of a text, D hidden size, G features, V vocabulary.
 """
@@ -39,20 +39,20 @@ class TextReconstruction(NamedTuple):
 
     tokens: list[str]
     x: Tensor
-    """[n, D]: of a transcoder those of its target."""
+    """[n, D]; for a transcoder, the activations of its target."""
     x_hat: Tensor
     """[n, D]."""
 
     @property
     def relative_error(self) -> Tensor:
-        """|x - x_hat|^2 / |x|^2 of each token, [n]. This is no FVU: one text has no variance of its own to explain."""
+        """|x - x_hat|^2 / |x|^2 of each token, [n]. Not the FVU, which divides by a whole set's variance."""
         return (self.x - self.x_hat).square().sum(1) / self.x.square().sum(1)
 
 
 class FeatureModel:
-    """A language model beside an autoencoder of its activations at one layer and site.
+    """A language model with an autoencoder of its activations at one layer and site.
 
-    Methods take a text, and look at the tokens that the autoencoder was trained on: at its position, or all of them.
+    Methods take a text, and use the tokens that the autoencoder was trained on: those at its position, or all.
     """
 
     def __init__(self, model: EditableModel, autoencoder: Autoencoder, cell: Cell, target: Cell | None = None) -> None:
@@ -76,7 +76,7 @@ class FeatureModel:
 
     @classmethod
     def of_run(cls, folder: str | Path, model: str | None = None, device: str = "cpu") -> Self:
-        """The autoencoder of a run, here or at a URI, and its language model, by the run's name for it or another one.
+        """The autoencoder of a run, here or at a URI, and its language model: the one that the run names, or another.
 
         Raises `InvalidInputError` for a folder that is no finished run, and a model that cannot be found.
         """
@@ -100,7 +100,7 @@ class FeatureModel:
     def top_features(self, text: str, k: int = 5) -> pd.DataFrame:
         """The k features of largest magnitude at each token: position, token, feature, magnitude.
 
-        Only features that are present; of a binary autoencoder the magnitude is the burstiness.
+        Only features that are present. For a binary autoencoder the magnitude is the burstiness.
         """
         places = self._places(text)
         x = self._activations(places.token_ids, self._read)[places.positions]
@@ -117,7 +117,7 @@ class FeatureModel:
         return pd.DataFrame(rows, columns=["position", "token", "feature", "magnitude"])
 
     def reconstruct(self, text: str) -> TextReconstruction:
-        """The text's activations and what the autoencoder makes of them."""
+        """The text's activations and their reconstruction."""
         places = self._places(text)
         found = {tap: self._activations(places.token_ids, tap)[places.positions] for tap in {self._read, self._write}}
         return TextReconstruction(places.tokens, found[self._write], self._reconstruction(found[self._read]))
@@ -125,8 +125,8 @@ class FeatureModel:
     def splice(self, text: str) -> pd.DataFrame:
         """What the language model predicts with the reconstruction in place: a row per token.
 
-        After the last one no next token is known, so that its cross-entropies are NaN. These are of the next token, KL
-        and Jensen-Shannon divergence in nats; top1_agreement: whether the most probable next token is the same.
+        Cross-entropies of the next token, KL and Jensen-Shannon divergence are in nats; the last token has no next one,
+        so its cross-entropies are NaN. top1_agreement: whether the most probable next token is the same.
         """
         places = self._places(text)
         spliced = self._spliced(places)
@@ -136,11 +136,11 @@ class FeatureModel:
         return table.assign(top1_agreement=table["top1_agreement"].astype(bool))
 
     def fidelity(self, text: str, first: bool = True) -> TextFidelity:
-        """The means of `splice` over the tokens that see the reconstruction, beside the mean's and zero's in its place.
+        """Means of `splice` over tokens that see the reconstruction, beside those with the mean or zeros in its place.
 
-        `first`: whether a text's first token is replaced as well, where all are. `pooled` gives those of many texts.
+        `first`: whether to replace a text's first token too, if all tokens are replaced. `pooled` combines many texts.
 
-        Raises `InvalidInputError` for a text without a token that counts.
+        Raises `InvalidInputError` for a text with no token to measure.
         """
         places = self._places(text, first)
         spliced = self._spliced(places)
@@ -165,11 +165,11 @@ class FeatureModel:
     ) -> str:
         """What the model writes after a prompt, with features turned up or held at a value.
 
-        `add`: how many times a feature's direction is added to the activations. `clamp`: the value that a feature is
-        held at; 0 ablates it. Both act from the prompt's last token on, or with tokens="all" everywhere. Further
-        arguments are those of `GenerationConfig`: max_new_tokens, temperature, seed.
+        `add`: by feature, the factor of its direction that is added to the activations. `clamp`: by feature, the value
+        that it is held at; 0 ablates it. Both act from the prompt's last token on, or with tokens="all" on all tokens.
+        Further arguments are those of `GenerationConfig`: max_new_tokens, temperature, seed.
 
-        Raises `InvalidInputError` for features that there are not, and a prompt that is too long.
+        Raises `InvalidInputError` for features that do not exist, and a prompt that is too long.
         """
         config = GenerationConfig.model_validate(generation)
         edits = self.edits(add, clamp, tokens)
@@ -228,7 +228,7 @@ class FeatureModel:
 
 
 class _Places(NamedTuple):
-    """A text's tokens, and those that are looked at."""
+    """A text's tokens, and those that are used."""
 
     token_ids: list[int]
     positions: list[int]

@@ -1,4 +1,4 @@
-"""How often a model answers a prompt with the right label."""
+"""How often a model answers prompts with the right label."""
 
 from typing import NamedTuple
 

@@ -1,7 +1,7 @@
-"""Comparing trends in results with the claims of the paper.
+"""Comparing trends in results with the paper's claims.
 
-That results agree with a claim is said where random orders would seldom look so: a permutation test at 5 %. And only
-where the rows can be compared (`comparable.py`).
+Results agree with a claim if a permutation test at 5 % says so: random orders would seldom show the trend. The rows
+must also be comparable (`comparable.py`).
 """
 
 import math
@@ -16,41 +16,41 @@ from scipy import stats
 from bae_ray.analysis.comparable import hindrance
 
 LEVEL = 0.05
-"""Largest share of random orders in which a claim may look confirmed that is not so."""
+"""Level of the permutation test: largest share of random orders that may seem to confirm a claim."""
 MOST_EXACT = 7
-"""Up to so many places all orders are gone through; beyond, DRAWS of them."""
+"""Up to this many places all orders are tried; with more places, DRAWS random orders."""
 DRAWS = 10_000
 
 CANNOT_TELL = "cannot be told"
 
 
 class Trend(NamedTuple):
-    """How a value rises or falls over a column, with all else equal."""
+    """How a value rises or falls over a column, all else equal."""
 
     correlation: float
-    """Spearman's rank correlation, mean over the groups; NaN where none has three different values."""
+    """Spearman's rank correlation, mean over the groups; NaN if no group has three different values."""
     groups: int
     lowest: float
     """Smallest correlation of a group."""
     highest: float
     p_rises: float = 1.0
-    """Share of all orders of the places in which the correlation is at least as large as here. Places are exchanged in
-    all groups at once: groups share their places, so that what a place has of its own is in all of them, and several
-    groups say no more of the order than one. Three places have six orders: no trend over three can be told."""
+    """Share of all orders of the places in which the correlation is at least as large as here. All groups are permuted
+    together: they share their places, so what is special about a place is in all of them, and several groups say no
+    more about the order than one. Three places have only six orders: too few for any trend."""
     p_falls: float = 1.0
-    """The same of correlations that are at most as large."""
+    """The same for correlations at most as large."""
     hindrance: str = ""
-    """Why the values cannot be compared; empty where they can."""
+    """Why the values cannot be compared; empty if they can."""
 
     def verdict(self, expected: Literal["rises", "falls"]) -> str:
-        """Whether the trend is as expected: agrees, contradicts, or cannot be told."""
+        """Whether the trend is as expected: agrees, contradicts, or cannot be decided."""
         if math.isnan(self.correlation) or self.hindrance:
             return CANNOT_TELL
         agrees, contradicts = (self.p_rises, self.p_falls) if expected == "rises" else (self.p_falls, self.p_rises)
         return "agrees" if agrees <= LEVEL else "contradicts" if contradicts <= LEVEL else CANNOT_TELL
 
     def told(self, expected: Literal["rises", "falls"]) -> str:
-        """The verdict, and what hinders one."""
+        """The verdict, or what prevents one."""
         return f"{self.verdict(expected)} ({self.hindrance})" if self.hindrance else self.verdict(expected)
 
 
@@ -59,8 +59,8 @@ def trend(
 ) -> Trend:
     """The trend of `value` over a column, in each group of rows that are equal in the columns `within`.
 
-    Rows of a group that share the place in `over`, such as seeds, are averaged; missing values are left out.
-    `like_fvu`: the values can be compared at like held-out FVU only, as bits can.
+    Rows of a group with the same place in `over`, such as seeds, are averaged; missing values are skipped. `like_fvu`:
+    the values, as bits, are comparable only at similar held-out FVU.
     """
     places = sorted(table[over].unique().tolist())
     found: list[tuple[list[int], np.ndarray]] = []
@@ -104,9 +104,9 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 
 def last_share(table: pd.DataFrame, over: str, within: Sequence[str], value: str = "entropy_bits") -> float:
-    """The share of the last step of `over` in the whole rise of `value`, mean over groups that rise; NaN without any.
+    """The share of the last step of `over` in the whole rise of `value`, mean over rising groups; NaN if none rises.
 
-    Near 0 the value has saturated; near one over the number of steps it still rises evenly.
+    Near 0: the value has saturated. Near 1 / (number of steps): it still rises evenly.
     """
     shares: list[float] = []
     for _, group in table.dropna(subset=[value]).groupby(list(within), sort=False):
@@ -128,7 +128,7 @@ def claim(
 
 
 def first_of(methods: int) -> str:
-    """What is said where one of so many methods is first in one comparison: by chance it is so one time of them."""
+    """A remark on one of several methods being first in one comparison: how often this happens by chance."""
     return "agrees" if 1 / methods <= LEVEL else f"{CANNOT_TELL} (so here, and in one of {methods} random orders)"
 
 

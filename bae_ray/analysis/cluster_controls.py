@@ -1,4 +1,4 @@
-"""What the clustering of a feature's tokens is compared with: shuffled labels, and other tokens in their place.
+"""Controls for the clustering of a feature's tokens: shuffled labels, and other tokens in their place.
 
 Shapes: N tokens, D d_in, S labellings.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from bae_ray.analysis.feature_clusters import Bools, Clustering, Floats, Ints, clustering, distances
 
 FEWEST = 2
-"""Labelled tokens, and others, without which nothing can be measured."""
+"""Smallest number of labelled tokens, and of others, to measure anything."""
 
 
 class Pool(NamedTuple):
@@ -19,29 +19,29 @@ class Pool(NamedTuple):
     x: Floats
     """Activations [N, D]."""
     active: Bools
-    """[N]: on which of them it is."""
+    """[N]: whether the feature is active on each token."""
     sentence: Ints
-    """[N]: the number of each one's sentence."""
+    """[N]: index of each token's sentence."""
     token_ids: Ints
     """[N]."""
     frequency: Ints
-    """[N]: how often each one's token id is there in the whole evaluation set."""
+    """[N]: how often each token's id occurs in the whole evaluation set."""
     projection: Floats
-    """[N]: along the feature's row of the dictionary, rising towards where the feature is active."""
+    """[N]: projection on the feature's row of the dictionary, larger where the feature is active."""
 
 
 class Measured(NamedTuple):
-    """One measure of a labelling, beside the same tokens with shuffled labels."""
+    """One measure of a labelling, and of the same tokens with shuffled labels."""
 
     value: float
     chance: float
-    """Its mean where the labels are shuffled within each sentence."""
+    """Its mean over labels shuffled within each sentence."""
     p: float
-    """Share of the shufflings, the labelling itself counted as one, in which it is at least as large."""
+    """p-value: share of the shufflings, counting the labelling itself, with at least this value."""
 
 
 class Clusters(NamedTuple):
-    """The measures of `Clustering` with what chance gives. NaN where there are too few tokens."""
+    """The measures of `Clustering` beside chance. NaN if there are too few tokens."""
 
     tokens: int
     """Labelled tokens."""
@@ -52,13 +52,13 @@ class Clusters(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """A feature's tokens, and two controls: as many other tokens of the same sentences, the active ones taken out."""
+    """A feature's tokens, and two controls: equally many inactive tokens of the same sentences."""
 
     active: Clusters
     frequency: Clusters
-    """Each about as frequent as an active one, by the power of two of its count."""
+    """Control: each about as frequent as an active token (same power of two)."""
     identity: Clusters
-    """Each of the same token id as an active one: what the token alone gives."""
+    """Control: each with the same token id as an active token. Shows what the token alone gives."""
 
 
 UNKNOWN = Measured(np.nan, np.nan, np.nan)
@@ -80,7 +80,7 @@ def shape(pool: Pool, permutations: int, draws: int, seed: int) -> Shape:
 
 
 def matched(keys: Ints, active: Bools, draws: int, generator: np.random.Generator) -> Bools:
-    """Draws [S, N] of inactive tokens, as many of each key [N] as are active; all of a key where there are fewer."""
+    """Draws [S, N] of inactive tokens: of each key [N] as many as are active, or all if there are fewer."""
     drawn = np.zeros((draws, len(keys)), dtype=np.bool_)
     wanted, counts = np.unique(keys[active], return_counts=True)
     for key, count in zip(wanted, counts, strict=True):
@@ -93,7 +93,7 @@ def matched(keys: Ints, active: Bools, draws: int, generator: np.random.Generato
 def shuffled(labels: Bools, sentence: Ints, generator: np.random.Generator) -> Bools:
     """Labellings [S, N] with the labels of each sentence in random order.
 
-    So a sentence keeps its number of labels: tokens of a sentence lie together whatever a feature does.
+    A sentence keeps its number of labels, because tokens of a sentence lie together whatever a feature does.
     """
     order = np.argsort(sentence, kind="stable")
     block = np.unique(sentence, return_inverse=True)[1]

@@ -1,22 +1,22 @@
-"""Whether bits of several cells can be compared at all."""
+"""Whether the bits of several cells can be compared."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
 LIKE_FACTOR = 1.5
-"""Held-out FVU of cells that are compared: the largest is at most so many times the smallest,"""
+"""Held-out FVUs of compared cells are similar if the largest is at most this many times the smallest,"""
 LIKE_DIFFERENCE = 0.02
-"""or at most so much above it."""
+"""or at most this much above it."""
 UNEXPLAINED = 0.9
-"""From this held-out FVU on, a code does not describe its cell: its mean alone has an FVU of 1."""
+"""At this held-out FVU or above, a code does not describe its cell. (The cell's mean alone has an FVU of 1.)"""
 
 
 def hindrance(groups: Sequence[pd.DataFrame], over: str, like_fvu: bool = True) -> str:
     """Why groups of rows of `results` cannot be compared over a column, in a few words; empty where they can.
 
-    Each is to have like held-out FVU (if `like_fvu`), and trainings that converged. Tables that do not tell of these
-    are not of trainings.
+    They need similar held-out FVUs (if `like_fvu`) and converged trainings. A table without these columns is not from
+    trainings and passes.
     """
     reasons = [_unlike(groups, over) if like_fvu and "fvu_val" in groups[0] else "", _unconverged(pd.concat(groups))]
     return "; ".join(filter(None, reasons))

@@ -1,4 +1,4 @@
-"""The autoencoders, their losses and their files; pure torch, which configs do without."""
+"""The autoencoders, their losses and their files. They need torch only; their configs do not even need that."""
 
 from typing import TYPE_CHECKING
 

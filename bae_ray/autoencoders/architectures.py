@@ -1,4 +1,4 @@
-"""The architectures: what the rest of the package knows of each, declared here and nowhere else.
+"""The architectures: what the rest of the package knows about each, declared only here.
 
 Another package adds one with `register`: docs/add-an-architecture.md.
 """
@@ -26,7 +26,7 @@ from bae_ray.autoencoders.config import (
 from bae_ray.errors import InvalidInputError
 
 Format = Literal["saelens", "sparsify", "release"]
-"""Packages whose autoencoders are read: SAELens, sparsify, and the paper's released code."""
+"""Packages whose autoencoders can be read: SAELens, sparsify, and the paper's released code."""
 Kind = Literal["bae", "relu", "topk", "jumprelu"]
 """What the paper's released code calls its autoencoders."""
 Penalty = Literal["entropy", "covariance", "l1", "l0", "auxiliary"]
@@ -39,7 +39,7 @@ _SAELENS = "bae_ray.autoencoders.interop.saelens_export"
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What the rest of the package knows of an architecture."""
+    """What the rest of the package knows about an architecture."""
 
     config: type[ArchitectureConfig]
     """Its options. The default of their field `architecture` is its name."""
@@ -50,13 +50,14 @@ class Architecture:
     penalties: tuple[Penalty, ...] = ()
     """Its terms of the training objective besides the reconstruction."""
     is_binary: bool = False
-    """Whether its latents are a code of 0 and 1: its entropy is of interest, and the codec takes it."""
+    """Whether its latents are a code of 0 and 1: then its entropy is measured, and the codec can compress it."""
     reconstructs: Literal["input", "target"] = "input"
-    """What the decoder gives: the input, or activations of another cell, which `config.target_cell` names."""
+    """What the decoder reconstructs: the input, or activations of another cell (`config.target_cell`)."""
     read_from: Mapping[Format, str] = field(default_factory=dict)
-    """Packages whose files become one, and what each calls it."""
+    """Packages whose files can be read as this architecture, and their name for it."""
     saelens: str = ""
-    """The function that writes one for SAELens, as MODULE:FUNCTION; see `saelens_export`. Empty: SAELens has none."""
+    """The function that exports it to SAELens, as MODULE:FUNCTION; see `saelens_export`. Empty: SAELens has no such
+    architecture."""
 
     @property
     def name(self) -> str:
@@ -73,19 +74,19 @@ ARCHITECTURES: dict[str, Architecture] = {}
 
 
 def register(architecture: Architecture) -> None:
-    """Make an architecture known. Raises `InvalidInputError` where another one has its name."""
+    """Make an architecture known. Raises `InvalidInputError` if another one has its name."""
     if ARCHITECTURES.setdefault(architecture.name, architecture) != architecture:
         raise InvalidInputError(f"there is an architecture '{architecture.name}' already. Choose another name.")
 
 
 def every_architecture() -> Mapping[str, Architecture]:
-    """Every architecture by name, those of installed packages too."""
+    """Every architecture by name, including those of installed packages."""
     _register_installed()
     return ARCHITECTURES
 
 
 def find_architecture(name: str) -> Architecture:
-    """The architecture of a name, also of an installed package. Raises `InvalidInputError` where there is none."""
+    """The architecture of this name, also from an installed package. Raises `InvalidInputError` if there is none."""
     if name not in ARCHITECTURES and name not in every_architecture():
         raise InvalidInputError(f"architecture '{name}' is not known; expected one of {', '.join(ARCHITECTURES)}.")
     return ARCHITECTURES[name]
@@ -97,12 +98,12 @@ def architecture_of(config: ArchitectureConfig) -> Architecture:
 
 
 def config_read_from(package: Format, name: str) -> type[ArchitectureConfig]:
-    """The options of what another package calls `name`."""
+    """The options of the architecture that another package calls `name`."""
     return next(one.config for one in ARCHITECTURES.values() if one.read_from.get(package) == name)
 
 
 def loaded(reference: str) -> Any:
-    """What MODULE:NAME names."""
+    """The object that MODULE:NAME names."""
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)
 

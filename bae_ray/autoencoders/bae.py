@@ -18,9 +18,9 @@ from bae_ray.autoencoders.waiting import must_not_wait
 from bae_ray.errors import InvalidInputError, NoPriorError
 
 EPSILON = 1e-6
-"""Added to the distance, as in the released code, so that a bit that is as certain as the prior has a finite value."""
+"""Added to the distance |code - prior|, as in the released code, so that its logarithm is finite."""
 DENSE_SHARE = 0.5
-"""From this share of varying latents on, selecting them costs more than it saves."""
+"""Above this share of varying latents, selecting them costs more than it saves."""
 NO_PRIOR = (
     "this binary autoencoder has no prior: the firing rates of all its latents are 0, so that every bit that fires "
     "would be as surprising as any other. It was imported without one, or no latent ever fired in training. Import it "
@@ -97,9 +97,9 @@ class BinaryAutoencoder(Autoencoder):
 
     @override
     def magnitudes(self, x: Tensor) -> Tensor:
-        """Burstiness against the prior (section 5.2), [N, F]; with more-bit decoding the real features, [N, F / C].
+        """Burstiness against the prior (section 5.2), [N, F]. With more-bit decoding, the features [N, F / C].
 
-        Raises what `encode` does, and `NoPriorError` for burstiness where a bit fires and all firing rates are 0.
+        Raises what `encode` does, and `NoPriorError` if a bit fires but all firing rates are 0.
         """
         code = self.encode(x)
         if self.bits_per_feature > 1:
@@ -111,7 +111,7 @@ class BinaryAutoencoder(Autoencoder):
 
 
 def burstiness(code: Tensor, prior: Tensor, eps: float = EPSILON) -> Tensor:
-    """log2(|code - prior| + eps) of a code [N, F] against firing rates [F]; the larger, the more surprising the bit."""
+    """log2(|code - prior| + eps) of a code [N, F] and firing rates [F]. The larger, the more surprising the bit."""
     return ((code - prior).abs() + eps).log2()
 
 
@@ -121,8 +121,8 @@ def decode_varying(latents: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
     A latent that is constant in the batch adds the same multiple of its row to every sample, and its row's gradient is
     that multiple of the output's summed gradient. So two of the three products, latents W and the gradient of W, are
-    taken over the varying latents only. To rounding, value and gradients are those of the plain product, which it is
-    on a GPU: to learn there which latents vary would take longer.
+    computed over the varying latents only. Value and gradients equal those of the plain product up to rounding. On a
+    GPU the plain product is used: finding the varying latents would take longer.
     """
     if must_not_wait(latents.device):
         return affine(latents, weight, bias)

@@ -24,7 +24,7 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.values import LARGE, check_finite, check_type, largest
 
 MULTIPLIED = ("W_enc", "b_enc", "W_dec", "b_dec")
-"""Parameters that nothing but `affine` takes, so that in bf16 they may be copies in that precision."""
+"""Parameters that only `affine` uses, so that in bf16 they may be copies in that precision."""
 
 
 class AutoencoderOutput(NamedTuple):
@@ -38,15 +38,15 @@ class Autoencoder(nn.Module, OnHub):
     """Base of the autoencoders: x_hat = activate(x W_enc + b_enc) W_dec + b_dec.
 
     `encode`, `decode` and `forward` take and give activations in the language model's own units. Inside, the
-    autoencoder works on (x - mean) / scale, because the size of activations differs a thousandfold between layers and
-    one set of loss weights must mean the same in each. `pre_activations`, `activate` and `decode_normalized` work on
-    those normalised numbers.
+    autoencoder works on (x - mean) / scale: the size of activations differs a thousandfold between layers, and the same
+    loss weights should mean the same in each. `pre_activations`, `activate` and `decode_normalized` work on those
+    normalised numbers.
 
-    Activations have to be real numbers that are finite in the autoencoder's dtype (`bae_ray.values`).
+    Activations must be real numbers that are finite in the autoencoder's dtype (`bae_ray.values`).
 
-    Buffers: `mean` [D] and `scale` []. `prior` [F]: the firing rates over the reference set, by default all activations
-    of the training; all 0 if there is no reference set. With `standardize` also `latent_mean` and `latent_std` [F] over
-    the same set.
+    Buffers: `mean` [D] and `scale` []. `prior` [F]: the firing rates over the reference set (by default all activations
+    of the training); all 0 without a reference set. With `standardize` also `latent_mean` and `latent_std` [F] over the
+    same set.
     """
 
     mean: Tensor
@@ -93,7 +93,7 @@ class Autoencoder(nn.Module, OnHub):
 
     @property
     def has_prior(self) -> bool:
-        """Whether the firing rates over a reference set are known. Files of other packages rarely have them."""
+        """Whether the firing rates over a reference set are known. Files of other packages rarely contain them."""
         return bool(self.prior.any())
 
     @property
@@ -123,11 +123,11 @@ class Autoencoder(nn.Module, OnHub):
 
     @property
     def reconstructs_input(self) -> bool:
-        """Whether its target is its input, not another cell's activations, which have a normalisation of their own."""
+        """Whether its target is its input, not another cell's activations with their own normalisation."""
         return self.target_normalization[0] is self.mean
 
     def normalize_target(self, y: Tensor) -> Tensor:
-        """What the reconstruction is compared with in training: the activations y [N, D] of the target, normalised."""
+        """The normalised target activations y [N, D], with which training compares the reconstruction."""
         mean, scale = self.target_normalization
         return (y.to(mean.dtype) - mean) / scale
 
@@ -140,7 +140,7 @@ class Autoencoder(nn.Module, OnHub):
         """Latents [N, F] of activations [N, D].
 
         Raises `InvalidInputError` for another shape or type, and `NotFiniteError` for numbers that are NaN, infinite,
-        or too large for the normalisation and the weights.
+        or so large that normalisation or weights overflow.
         """
         return self.activate(self._before(x))
 
@@ -166,7 +166,7 @@ class Autoencoder(nn.Module, OnHub):
         return AutoencoderOutput(latents, self.decode(latents))
 
     def magnitudes(self, x: Tensor) -> Tensor:
-        """How strongly each feature is present in activations [N, D], as [N, G]: features are selected by it.
+        """How strong each feature is in activations [N, D], as [N, G]. Features are selected by it.
 
         The latents (paper, section 5.1), standardised over the reference set if the config says so.
         """
@@ -177,9 +177,9 @@ class Autoencoder(nn.Module, OnHub):
         return torch.where(varies, (latents - self.latent_mean) / self.latent_std.where(varies, 1.0), 0.0)
 
     def latent_directions(self, latents: Tensor | None = None) -> Tensor:
-        """What latents add to the normalised reconstruction where they are 1, in float64: [F, D], or of some [K, D].
+        """What each latent adds to the normalised reconstruction when it is 1, in float64: [F, D], or [K, D].
 
-        `latents` are indices [K].
+        `latents`: indices [K] of some latents.
         """
         return (self.W_dec if latents is None else self.W_dec[latents]).double()
 
@@ -208,11 +208,11 @@ class Autoencoder(nn.Module, OnHub):
         return pre_activations
 
     def penalized(self, pre_activations: Tensor, latents: Tensor) -> Tensor:  # noqa: ARG002
-        """The numbers [N, F] that the penalties of training are taken of."""
+        """The numbers [N, F] that the penalties of training are computed on."""
         return latents
 
     def with_penalties(self, pre: Tensor, printed_entropy: bool, active: Collection[str]) -> tuple[Tensor, ...] | None:  # noqa: ARG002
-        """Latents of pre-activations, then the penalties of training, where kernels give them at once; None elsewhere.
+        """Latents of pre-activations and the penalties of training, if kernels compute them together; else None.
 
         Penalties that are not `active` have no gradient.
         """
@@ -229,7 +229,7 @@ class Autoencoder(nn.Module, OnHub):
         return ["b_enc"]
 
     def least_firing(self, latents: Tensor) -> Tensor | float:  # noqa: ARG002
-        """The learned thresholds of these latents (indices), above which they fire; 0 where none are learned."""
+        """The learned thresholds of these latents (indices), above which they fire; 0 if none are learned."""
         return 0.0
 
     @override

@@ -75,6 +75,6 @@ class Transcoder(ReLUAutoencoder):
 
 
 def check_k(k: int, d_latent: int) -> None:
-    """Raise `InvalidInputError` where there are fewer latents than are to be kept."""
+    """Raise `InvalidInputError` if there are fewer than k latents."""
     if k > d_latent:
         raise InvalidInputError(f"k is {k} but there are only {d_latent} latents. Lower k or raise the expansion.")

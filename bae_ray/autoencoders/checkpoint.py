@@ -34,14 +34,14 @@ DECODER = ("W_dec", "b_dec", "mean", "scale")
 def build_autoencoder(config: ArchitectureConfig) -> "Autoencoder":
     """A freshly initialised autoencoder of the architecture that `config` describes.
 
-    Raises `InvalidInputError` for widths that do not go together: k above d_latent, d_latent not a multiple of
-    bits_per_feature, d_in not set.
+    Raises `InvalidInputError` for impossible widths: k above d_latent, d_latent not a multiple of bits_per_feature,
+    d_in not set.
     """
     return architecture_of(config).load()(config)
 
 
 def check_architecture(config: ArchitectureConfig) -> None:
-    """Raise what `build_autoencoder` would, without the memory that the weights take."""
+    """Raise what `build_autoencoder` would, without allocating the weights."""
     with torch.device("meta"):
         build_autoencoder(config)
 
@@ -94,7 +94,7 @@ def save_autoencoder(autoencoder: "Autoencoder", folder: Path) -> None:
 
 
 def load_weights(autoencoder: "Autoencoder", tensors: dict[str, Any], source: str) -> None:
-    """Set all weights of an autoencoder, which may be on the meta device. They take no gradients.
+    """Set all weights of an autoencoder, which may be on torch's meta device. The weights take no gradients.
 
     Floating-point tensors of any width become float32. Raises `CheckpointError` that names each tensor that is missing,
     unknown, of another shape or type, or not finite in float32.
@@ -132,11 +132,11 @@ def load_weights(autoencoder: "Autoencoder", tensors: dict[str, Any], source: st
 
 
 def model_hash(autoencoder: "Autoencoder", tensors: Mapping[str, Tensor] | None = None) -> str:
-    """32 hex digits that identify what a reconstruction from a code depends on.
+    """32 hex digits that identify all that a reconstruction from a code depends on.
 
-    That is the architecture, the widths, and every number of the dictionary and the normalisation with its type. How it
-    was trained is left out, so that codes stay readable when a config gains an option. `tensors`: weights to take in
-    place of its own.
+    That is the architecture, the widths, and every number of the dictionary and the normalisation with its type.
+    Training settings are not part of it, so that codes stay readable when a config gains an option. `tensors`: weights
+    to use in place of its own.
     """
     tensors = autoencoder.state_dict() if tensors is None else tensors
     digest = xxhash.xxh3_128(
@@ -146,7 +146,7 @@ def model_hash(autoencoder: "Autoencoder", tensors: Mapping[str, Tensor] | None 
 
 
 def model_hashes(autoencoder: "Autoencoder", own: str | None = None) -> tuple[str, ...]:
-    """Every hash by which codes may name it: its `model_hash` (`own`, if it is known), and the hash of its file.
+    """Every hash by which codes may name it: its `model_hash` (`own`, if already known), and the hash of its file.
 
     Weights of another type become float32 when they are loaded. Earlier versions kept the type, so the hash differs.
     """

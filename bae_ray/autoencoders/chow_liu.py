@@ -1,4 +1,4 @@
-"""A model of codes in which each latent hangs on one other (Chow and Liu, 1968): what a code takes, dependence counted.
+"""A model of codes in which each latent depends on one other latent at most (Chow and Liu, 1968), and its entropy.
 
 Shapes: N samples, F d_latent.
 """
@@ -20,7 +20,7 @@ ROWS_AT_ONCE = 512
 
 
 class ChowLiuTree:
-    """A tree over the latents of a binary code, with the counts that its rates come of.
+    """A tree over the latents of a binary code, with the counts that its rates are computed from.
 
     Rates are (k + 1/2) / (n + 1), so that nothing is impossible (Krichevsky and Trofimov, 1981).
     """
@@ -36,14 +36,14 @@ class ChowLiuTree:
 
     @classmethod
     def of(cls, counts: PairCounts) -> Self:
-        """The best tree of counted codes. Raises `InvalidInputError` where none were counted."""
+        """The best tree for counted codes. Raises `InvalidInputError` if no code was counted."""
         if not counts.n:
             raise InvalidInputError("there are no codes to fit a tree to; expected at least one. Give codes [n, F].")
         return cls._with(rooted(best_edges(counts), len(counts.fired)), counts)
 
     @classmethod
     def fit(cls, batches: Iterable[Tensor]) -> Self:
-        """The best tree of codes of 0 and 1, batches [n, F] that can be gone through twice.
+        """The best tree for codes of 0 and 1: batches [n, F] that can be iterated twice.
 
         Raises `InvalidInputError` for no codes, for batches of several widths, and for too many latents that vary.
         """
@@ -62,7 +62,7 @@ class ChowLiuTree:
         return cls.of(counts)
 
     def alone(self) -> "ChowLiuTree":
-        """The same without edges: latents as if they were independent."""
+        """The same counts without edges: latents as if independent."""
         fired = torch.stack([self.total, torch.zeros_like(self.total)], 1)
         return ChowLiuTree(torch.full_like(self.parent, NONE), fired, self.n)
 
@@ -73,7 +73,7 @@ class ChowLiuTree:
 
     @cached_property
     def seen(self) -> Tensor:
-        """In how many samples each latent's parent did not fire, and did, [F, 2]; n and 0 where there is none."""
+        """In how many samples each latent's parent did not fire, and did, [F, 2]; n and 0 without a parent."""
         has = self.parent != NONE
         fired = torch.where(has, self.total[self.parent.clamp_min(0)], 0)
         return torch.stack([self.n - fired, fired], 1)
@@ -92,14 +92,14 @@ class ChowLiuTree:
     def entropy_bits(self) -> float:
         """Entropy in bits of the samples' code under the tree: at least its joint, at most its marginal entropy.
 
-        It is that of the tree's own distribution at the frequencies in the samples, without the added halves. A tree
-        sees pairs only: of three bits of which each is the exclusive or of the others it counts three where two are.
+        It uses the frequencies in the samples, without the added halves. A tree sees pairs only: of three bits, each
+        the exclusive or of the other two, it counts 3 bits, though the entropy is 2.
         """
         return float(tree_entropy(self.fired.double(), self.seen.double(), float(self.n)))
 
     @property
     def marginal_bits(self) -> float:
-        """The entropy of the same samples without the tree: the paper's (Eq. 4)."""
+        """The entropy of the same samples without the tree: the paper's bits (Eq. 4)."""
         return float(bernoulli_entropy(self.total.double() / self.n).sum())
 
     def code_lengths(self, fires: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from bae_ray.config import Config
 from bae_ray.errors import InvalidInputError
 
 Reduction = Literal["mean", "sum"]
-"""How an error of several dimensions becomes one number."""
+"""How an error over several dimensions becomes one number."""
 EntropyForm = Literal["bernoulli", "printed"]
 """-p log2 p - (1-p) log2(1-p), or -p log2 p alone, as Eq. 4 prints it."""
 

@@ -2,9 +2,9 @@
 
 Shapes: N samples, F d_latent, V latents that vary in the batch, B of them at a time.
 
-N (N-1) cov = N C'C - s s', with s the column sums of the code C, has integer entries. So the products are taken in
-whatever precision the machine multiplies 0, 1 and -1 in fastest, all of them exactly: a covariance from centred columns
-would take a random sign at zero, and its gradient is that sign.
+N (N-1) cov = N C'C - s s', with s the column sums of the code C, has integer entries. So the products are computed in
+the precision in which the machine multiplies 0, 1 and -1 fastest; all of these are exact. A covariance from centred
+columns would have a random sign at zero, and the gradient is that sign.
 """
 
 from collections.abc import Callable
@@ -39,12 +39,12 @@ def covariance_penalty(code: Tensor, precision: Precision | None = None, working
 
     With a leading dimension of members, [M, N, F], a value for each, [M].
 
-    Only the latents that vary in the batch are looked at: a constant one has zero covariance with every other and a
-    zero subgradient, so value and gradient are those of the dense definition at a fraction of its cost.
+    Only latents that vary in the batch are used. A constant latent has zero covariance with every other and a zero
+    subgradient, so value and gradient are those of the dense definition, at a fraction of its cost.
 
-    The code must be of 0 and 1: what is computed of other numbers is not their covariance. `precision` and
-    `working_set` (bytes; besides, some 10 for each of the N x V entries that vary) change the speed and not the result.
-    Left out, the device decides. Raises `InvalidInputError` for int8 on a GPU, whose products take not every shape.
+    The code must hold only 0 and 1; for other numbers the result is not their covariance. `precision` and `working_set`
+    (bytes; besides, some 10 for each of the N x V entries that vary) change the speed and not the result. None: chosen
+    by the device. Raises `InvalidInputError` for int8 on a GPU, which cannot multiply every shape.
     """
     if precision is None and must_not_wait(code.device) and code.dtype != torch.float64 and has_kernels():
         from bae_ray.autoencoders import covariance_triton  # Triton is where torch is built for a GPU

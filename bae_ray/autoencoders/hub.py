@@ -67,9 +67,9 @@ def upload(
     revision: str | None = None,
     create_pr: bool = False,
 ) -> str:
-    """Upload a folder to the Hugging Face hub, whose repository is created if it is missing; the commit's address.
+    """Upload a folder to the Hugging Face hub and return the commit's address. A missing repository is created.
 
-    Raises `HubError` without a token, and where the hub refuses or cannot be reached.
+    Raises `HubError` without a token, and if the hub refuses or cannot be reached.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import (
@@ -116,7 +116,7 @@ def fetched(
     cache_dir: str | Path | None = None,
     optional: Iterable[str] = (),
 ) -> Path:
-    """The local folder of a saved autoencoder. Files that are on the hub are downloaded; `optional` where they are.
+    """The local folder of a saved autoencoder. Files on the hub are downloaded; `optional` ones if they exist.
 
     Raises `CheckpointError` if there is neither such a folder nor such an id that can be reached.
     """

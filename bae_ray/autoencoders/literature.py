@@ -22,8 +22,8 @@ GATE_AND_MAGNITUDE = ("b_gate", "b_mag", "r_mag")
 class BatchTopKAutoencoder(Autoencoder):
     """The k N largest positive pre-activations of a batch of N are kept (arXiv 2412.06410).
 
-    In evaluation mode a sample's latents must not depend on the others: all above `threshold` [] are kept, a running
-    mean of the smallest value kept in training.
+    In evaluation mode a sample's latents must not depend on other samples: all latents above `threshold` [] are kept.
+    It is a running mean of the smallest value kept in training.
     """
 
     threshold: Tensor
@@ -54,11 +54,11 @@ class BatchTopKAutoencoder(Autoencoder):
 
 
 class GatedSAE(Autoencoder):
-    """A gate decides what fires, a magnitude with tied weights how strongly (arXiv 2404.16014).
+    """A gate decides which latents fire, a magnitude with tied weights how strongly (arXiv 2404.16014).
 
-    With p = x W_enc: latents = 1[p + b_gate > 0] ReLU(p exp(r_mag) + b_mag). The L1 penalty is on ReLU(p + b_gate),
-    and the gate is kept to the data by an auxiliary reconstruction from it, through a decoder that it does not train.
-    Parameters, in place of b_enc: `b_gate`, `b_mag`, `r_mag`, each [F].
+    With p = x W_enc: latents = 1[p + b_gate > 0] ReLU(p exp(r_mag) + b_mag). The L1 penalty is on ReLU(p + b_gate). An
+    auxiliary reconstruction from the gate, through a frozen copy of the decoder, ties the gate to the data. Parameters,
+    in place of b_enc: `b_gate`, `b_mag`, `r_mag`, each [F].
     """
 
     def __init__(self, config: GatedSAEConfig) -> None:

@@ -15,7 +15,7 @@ from bae_ray.autoencoders.config import EntropyForm, Reduction
 def reconstruction_loss(x_hat: Tensor, x: Tensor, reduction: Reduction = "mean") -> Tensor:
     """Squared error of [N, D] tensors, averaged over samples and, by `reduction`, averaged or summed over D.
 
-    Eq. 3 prints the sum; the mean is what the paper's loss weights of 1e-7 and its tables go with.
+    Eq. 3 prints the sum; the paper's loss weights of 1e-7 and its tables belong to the mean.
     """
     per_sample = (x_hat - x).float().square().sum((-2, -1)) / x.shape[-2]
     return per_sample / x.shape[-1] if reduction == "mean" else per_sample
@@ -34,8 +34,8 @@ def printed_entropy(firing_rate: Tensor) -> Tensor:
 def marginal_entropy(code: Tensor, form: EntropyForm = "bernoulli") -> Tensor:
     """Marginal entropy in bits of a binary [N, F] code: the entropies of its firing rates, summed over F.
 
-    The entropy term of Eq. 4. The paper prints only the -x log2 x half; the Bernoulli form is what a code of r
-    independent fair bits needs to measure r bits.
+    The entropy term of Eq. 4. The paper prints only the half -x log2 x; only the Bernoulli form gives r bits for r
+    independent fair bits.
     """
     rates = code.mean(-2, dtype=torch.promote_types(code.dtype, torch.float32))
     return (bernoulli_entropy if form == "bernoulli" else printed_entropy)(rates).sum(-1)
@@ -48,7 +48,7 @@ def l1_penalty(latents: Tensor, reduction: Reduction = "sum") -> Tensor:
 
 
 def l0_penalty(fires: Tensor) -> Tensor:
-    """Latents that fire per sample, of [N, F] that is 1 where one does, else 0.
+    """Mean number of latents that fire per sample, from [N, F] of 1 where a latent fires, else 0.
 
     Not an L1 norm, whose gradient is 0 where a latent does not fire: the thresholds' gradient comes from both sides.
     """

@@ -38,7 +38,7 @@ class PairCounts:
     """Exact counts over any number of batches: of each latent, and of each pair of those that vary.
 
     Memory: 4 V^2 bytes, whatever N; half of all products are computed, since counts are symmetric. Latents that never
-    or always fire need no pairs: leave them out of `varying`.
+    or always fire need no pairs: do not list them in `varying`.
     """
 
     def __init__(self, d_latent: int, varying: Tensor | None = None, device: torch.device | str = "cpu") -> None:

@@ -1,4 +1,4 @@
-"""Trees over latents, from their edges to a parent of each latent, and its depth."""
+"""Rooted trees over latents: from edges to each latent's parent and depth."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ NONE = -1
 
 
 def rooted(edges: Tensor, d_latent: int) -> Tensor:
-    """Parents [F] of a tree with edges [E, 2], rooted at its centre, so that it is as low as it can be."""
+    """Parents [F] of a tree with edges [E, 2], rooted at its centre, which makes it as shallow as possible."""
     neighbours: dict[int, list[int]] = {}
     for one, other in edges.tolist():
         neighbours.setdefault(one, []).append(other)
@@ -32,7 +32,7 @@ def rooted(edges: Tensor, d_latent: int) -> Tensor:
 
 
 def depths(parent: Tensor) -> Tensor:
-    """How many ancestors each latent has, [F]. Raises `InvalidInputError` for parents that are none, or in a circle."""
+    """How many ancestors each latent has, [F]. Raises `InvalidInputError` for a missing parent, or a circle."""
     parents = parent.numpy()
     if len(parents) and not (int(parents.min()) >= NONE and int(parents.max()) < len(parents)):
         raise InvalidInputError("a latent's parent is no latent")

@@ -28,7 +28,7 @@ def tree_hash(tree: ChowLiuTree) -> str:
 
 
 def save_tree(tree: ChowLiuTree, file: str | Path, autoencoder: str = "") -> None:
-    """Write a tree; `autoencoder` is the `model_hash` of the one whose codes it is of."""
+    """Write a tree; `autoencoder` is the `model_hash` of the autoencoder whose codes it models."""
     metadata = {
         "format": FORMAT, "version": VERSION, "n": str(tree.n), "autoencoder": autoencoder, "digest": tree_hash(tree)
     }  # fmt: skip
@@ -42,10 +42,10 @@ def check_tree_file(file: Path, d_latent: int) -> None:
 
 
 def load_tree(file: str | Path, autoencoder: Sequence[str] = (), d_latent: int | None = None) -> ChowLiuTree:
-    """The tree in a file. Raises `CheckpointError` where it is missing or damaged, or of another autoencoder.
+    """The tree in a file. Raises `CheckpointError` if it is missing, damaged, or belongs to another autoencoder.
 
-    `autoencoder` are its `model_hashes`, of which the file has to name one if it names any, and `d_latent` its width;
-    left out, all are right.
+    `autoencoder`: its `model_hashes`; if the file names one, it must be among these. `d_latent`: its width. What is not
+    given is not checked.
     """
     path = Path(file)
     try:

@@ -1,13 +1,13 @@
 """Which devices a training step must not wait for.
 
-A GPU works through what it was given while Python runs ahead. To read a number from it, or to let a shape depend on
-one, ends that, and no such step can be captured as a CUDA graph. A CPU has nothing to wait for.
+Python runs ahead while a GPU works through its queue. Reading a number from the GPU, or a shape that depends on one,
+makes Python wait, and such a step cannot become a CUDA graph. On a CPU there is nothing to wait for.
 """
 
 import torch
 
 RUNS_AHEAD = {"cuda"}
-"""Types of the devices that Python runs ahead of."""
+"""Device types that Python runs ahead of."""
 
 
 def must_not_wait(device: torch.device) -> bool:

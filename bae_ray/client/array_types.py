@@ -1,4 +1,4 @@
-"""Conversions of what callers give and get: numpy, torch or pandas.
+"""Conversions between callers' arrays (numpy, torch or pandas) and the service's.
 
 Shapes: N rows, K the largest kept.
 """
@@ -17,17 +17,17 @@ Returns = Literal["same", "numpy", "torch", "pandas"]
 
 
 class Feature(NamedTuple):
-    """What the service says of a feature."""
+    """A feature, as the service describes it."""
 
     number: int
     firing_rate: float | None
-    """Share of the reference set on which it fires; None where several bits make one feature."""
+    """Share of the reference set on which it fires; None if several bits make one feature."""
     direction: np.ndarray
-    """[d]: what the reconstruction gains where the feature is 1."""
+    """[d]: what the feature adds to the reconstruction when it is 1."""
     similar: pd.Series
-    """The features whose directions have the largest cosine with it: index -> cosine."""
+    """The features with the largest cosine between their directions and its own: index -> cosine."""
     card: dict[str, Any] | None
-    """What ComSem found of it, in Neuronpedia's form; None where it has not named it."""
+    """What ComSem found about it, in Neuronpedia's form; None if ComSem has not named it."""
 
 
 class Rows(NamedTuple):

@@ -1,4 +1,4 @@
-"""The calls that have an encoder's language model write, or predict, with features changed."""
+"""The calls that let an encoder's language model write or predict with features changed."""
 
 import json
 from abc import abstractmethod
@@ -20,36 +20,36 @@ class SteeredToken(NamedTuple):
     side: Literal["steered", "plain"]
     token_id: int
     text: str
-    """What it adds to the text; empty where a character takes more tokens."""
+    """What it adds to the text; empty while a character needs further tokens."""
 
 
 class Continuation(NamedTuple):
-    """What was written after a text."""
+    """What the model wrote after a text."""
 
     text: str
     token_ids: list[int]
     ended: bool
-    """Whether the model ended it; otherwise it was cut."""
+    """Whether the model ended the text; otherwise it was cut."""
 
 
 class Steered(NamedTuple):
-    """What a language model wrote with the edits, and without, by the same random numbers."""
+    """What a language model wrote with the edits and without, from the same random numbers."""
 
     steered: Continuation
     plain: Continuation
 
 
 class SteerOptions(TypedDict, total=False):
-    """What is done while a text is written; what is left out is as the service has it."""
+    """What is done while a text is written. Missing options have the service's defaults."""
 
     add: Mapping[int, float] | None
-    """By feature: how many times its direction is added to the activations."""
+    """By feature: the factor of its direction that is added to the activations."""
     clamp: Mapping[int, float] | None
-    """By feature: the value that it is held at, in the encoder's own units."""
+    """By feature: the value to hold it at, in the encoder's own units."""
     ablate: Sequence[int]
-    """Features that are held at 0."""
+    """Features to hold at 0."""
     tokens: Literal["last", "all"]
-    """last: from the text's last token on, as by default. all: at all tokens."""
+    """last (the default): edit from the text's last token on. all: at all tokens."""
     max_new_tokens: int
     """32 by default."""
     temperature: float
@@ -63,7 +63,7 @@ class EffectCalls(Calls):
 
     @abstractmethod
     def events(self, call: Call) -> Any:
-        """What `event_of` makes of the events of an answer, as they come."""
+        """The results of `event_of` for the events of an answer, as they arrive."""
 
     @sent
     def steer(self, encoder_id: str, text: str, **options: Unpack[SteerOptions]) -> Any:
@@ -71,9 +71,9 @@ class EffectCalls(Calls):
         return _steered((yield _steer(encoder_id, text, options)).json())
 
     def steer_stream(self, encoder_id: str, text: str, **options: Unpack[SteerOptions]) -> Any:
-        """The same as it is written: an iterator of `SteeredToken`s, and at last the `Steered`; of `AsyncClient` async.
+        """The same as a stream: an iterator (async for `AsyncClient`) of `SteeredToken`s, and last the `Steered`.
 
-        Closing it ends the writing, as the end of a `for` loop that it is only in does.
+        Closing it stops the generation; so does leaving the only `for` loop over it.
         """
         return self.events(_steer(encoder_id, text, options)._replace(accept=EVENTS))
 
@@ -81,7 +81,7 @@ class EffectCalls(Calls):
     def fidelity(self, encoder_id: str, texts: str | Sequence[str], *, first: bool = True) -> Any:
         """What the language model still predicts on the encoder's reconstruction: a data frame with a row per text.
 
-        Means over the `tokens` that count, in nats. `first`: whether the texts' first tokens are replaced as well.
+        Means over `tokens` tokens, in nats. `first`: whether to replace the texts' first tokens too.
         """
         listed = [texts] if isinstance(texts, str) else list(texts)
 
@@ -96,7 +96,7 @@ class EffectCalls(Calls):
 
 
 def event_of(event: ServerSentEvent) -> SteeredToken | Steered:
-    """A token, or at last the whole answer. Raises the `ServiceError` that an event is."""
+    """A token, or the whole answer at the end. Raises `ServiceError` for an event that reports a problem."""
     found = json.loads(event.data)
     if event.event == "problem":
         raise told_error(found)

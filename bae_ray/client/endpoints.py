@@ -1,6 +1,6 @@
 """The calls of the service, independent of how they are sent.
 
-They are generators that yield requests and receive answers. So both clients share them (clients.py).
+They are generators that yield requests and receive answers, so that both clients share them (clients.py).
 """
 
 import functools
@@ -35,7 +35,7 @@ Bytes = bytes | bytearray | memoryview
 
 
 def sent(flow: Callable[Concatenate[C, P], Any]) -> Callable[Concatenate[C, P], Any]:
-    """The generator as a method that has its requests sent."""
+    """The generator as a method that sends its requests."""
 
     @functools.wraps(flow)
     def method(calls: C, *arguments: P.args, **options: P.kwargs) -> Any:
@@ -45,11 +45,11 @@ def sent(flow: Callable[Concatenate[C, P], Any]) -> Callable[Concatenate[C, P], 
 
 
 class Calls(ABC):
-    """The calls; `AsyncClient`'s are to be awaited.
+    """The calls. Those of `AsyncClient` must be awaited.
 
-    `x` and `code` may be numpy arrays, torch tensors, data frames or lists; results are of the same kind, or of the
-    one that `returns` names. What is more than the service takes at once is sent in parts. Every call raises a
-    `ServiceError`: see `bae_ray.client.service_errors`.
+    `x` and `code` may be numpy arrays, torch tensors, data frames or lists; results are of the same kind, or of the one
+    that `returns` names. Inputs larger than the service's limits are sent in parts. Every call may raise a
+    `ServiceError` (`bae_ray.client.service_errors`).
     """
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Calls(ABC):
 
     @sent
     def encoder(self, encoder_id: str) -> Any:
-        """What the service says of an encoder, its limits included: a dict."""
+        """The service's description of an encoder, with its limits: a dict."""
         return (yield from get_encoder(encoder_id))
 
     @sent
@@ -140,10 +140,10 @@ class Calls(ABC):
         threshold: float | None = None,
         table: Literal["reference", "embedded"] | None = None,
     ) -> Any:
-        """Activations as containers of the codec (bytes), one for each request that it took.
+        """Activations as containers of the codec (bytes), one per request sent.
 
-        `scheme`: `entropy`, `tree` (by the encoder's tree), `auto` (the smaller of these) or `indices`. `table`: by
-        default `reference`, to the encoder's firing rates or tree; `embedded` for containers whose codes can be read
+        `scheme`: `entropy`, `tree` (by the encoder's tree), `auto` (the smaller of these) or `indices`. `table`:
+        `reference` (the default) refers to the encoder's firing rates or tree; `embedded` containers can be read
         without the encoder.
         """
         rows, params = rows_of(x, "x"), {"scheme": scheme, "threshold": threshold, "table": table}
@@ -155,7 +155,7 @@ class Calls(ABC):
 
     @sent
     def decompress(self, encoder_id: str, data: Bytes | Sequence[Bytes], *, returns: Returns = "numpy") -> Any:
-        """The activations [n, d] in containers; what is more than the service takes goes in parts of whole blocks."""
+        """The activations [n, d] in containers; large containers are sent in parts of whole blocks."""
         containers = _containers(data)
 
         def attempt(info: Info) -> Flow[Any]:
@@ -174,7 +174,7 @@ class Calls(ABC):
 
     @sent
     def feature(self, encoder_id: str, index: int) -> Any:
-        """What the encoder says of a feature: a `Feature`."""
+        """A feature of the encoder: a `Feature`."""
         found = (yield Call("GET", f"{path_of(encoder_id)}/features/{int(index)}")).json()
         similar = pd.Series(found["similar_cosines"], index=found["similar_indices"], dtype=float)
         direction = np.array(found["direction"], np.float32)

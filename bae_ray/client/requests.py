@@ -1,4 +1,4 @@
-"""Requests to the service: split into parts within its limits, and repeated if an encoder is replaced meanwhile.
+"""Requests to the service: split into parts within its limits, and repeated if an encoder was replaced meanwhile.
 
 Generators that yield requests and receive answers, or errors that they may handle.
 """
@@ -40,7 +40,7 @@ class Call(NamedTuple):
     """The type of the content."""
 
     def options(self) -> dict[str, Any]:
-        """What httpx is called with."""
+        """Arguments for httpx."""
         headers = {"accept": self.accept, **({"content-type": self.content_type} if self.content is not None else {})}
         params = {name: value for name, value in self.params.items() if value is not None}
         body = {"json": self.json} if self.json is not None else {"content": self.content}
@@ -49,7 +49,7 @@ class Call(NamedTuple):
 
 Flow = Generator[Call, httpx.Response, T]
 Info = dict[str, Any]
-"""What the service says of an encoder."""
+"""The service's description of an encoder."""
 Part = TypeVar("Part", np.ndarray, list[str], list[bytes])
 Encoders = dict[str, Info]
 """Encoders that are known, by id. They are asked for again if an answer shows that the id has another encoder now."""
@@ -61,12 +61,12 @@ def path_of(encoder_id: str) -> str:
 
 
 def get_encoder(encoder_id: str) -> Flow[dict[str, Any]]:
-    """Everything that the service says of an encoder."""
+    """The service's full description of an encoder."""
     return (yield Call("GET", path_of(encoder_id))).json()
 
 
 class _ReplacedError(Exception):
-    """The answers are of another encoder than the known one."""
+    """The answers come from another encoder than the known one."""
 
 
 def up_to_date(known: Encoders, encoder_id: str, attempt: Callable[[Info], Flow[T]]) -> Flow[T]:

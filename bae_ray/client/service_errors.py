@@ -1,4 +1,4 @@
-"""What a call of the service may fail with.
+"""Errors of calls of the service.
 
 ServiceError
 ├── UnreachableError       no answer: a wrong address, a service that is down, a connection that broke
@@ -54,11 +54,11 @@ class RequestTooLargeError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """The service is overloaded, still after all retries."""
+    """The service is overloaded, even after all retries."""
 
 
 class UnavailableError(ServiceError):
-    """The encoder is unavailable, still after all retries."""
+    """The encoder is unavailable, even after all retries."""
 
 
 class DeadlineError(ServiceError):
@@ -77,7 +77,7 @@ _BY_STATUS: dict[int, type[ServiceError]] = {
 
 
 def error_of(response: httpx.Response) -> ServiceError:
-    """The error that an answer is."""
+    """The error that an answer reports."""
     try:
         problem = response.json()
     except ValueError:

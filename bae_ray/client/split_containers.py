@@ -17,9 +17,9 @@ TABLE_DIGEST_SIZE = 8
 
 
 def split_container(data: bytes, max_rows: int, max_bytes: int) -> list[bytes]:
-    """Containers of at most so many rows and bytes, or of one block; together they hold what `data` does.
+    """Containers within these limits of rows and bytes, or of one block each. Together they hold the content of `data`.
 
-    Returns `data` itself if it is small enough, or no container: the service then says what is wrong with it.
+    Returns `data` itself if it is small enough, or not a container: then the service reports what is wrong.
     """
     split = _split_compact if data[: len(MAGIC)] == MAGIC else _split_safetensors
     try:

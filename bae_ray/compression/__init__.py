@@ -1,4 +1,4 @@
-"""The codec: codes of 0 and 1 at the size of their entropy. All but `bae_ray.compression.parallel` runs without Ray."""
+"""The codec: codes of 0 and 1 in as many bits as their entropy. Only `bae_ray.compression.parallel` needs Ray."""
 
 from typing import TYPE_CHECKING
 

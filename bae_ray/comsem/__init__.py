@@ -1,1 +1,1 @@
-"""ComSem: latents named and scored by a language model that judges, itself put to the test (paper, section 5.1)."""
+"""ComSem: a judge, a language model that is tested itself, names and scores features (paper, section 5.1)."""

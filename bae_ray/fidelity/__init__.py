@@ -1,1 +1,1 @@
-"""What a language model still knows when a run's reconstruction takes the place of its activations."""
+"""What a language model still predicts when a run's reconstruction takes the place of its activations."""

@@ -1,1 +1,1 @@
-"""Running a whole language model with its activations replaced at some place."""
+"""Running a whole language model with some of its activations replaced."""

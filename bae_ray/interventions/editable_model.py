@@ -23,10 +23,10 @@ from bae_ray.activations.taps import Tap, attach
 from bae_ray.errors import InvalidInputError
 
 Edit = Callable[[Tensor], Tensor | None]
-"""From activations [B, T, D] at a tap to what takes their place; None leaves them."""
+"""A function of activations [B, T, D] at a tap that returns their replacement, or None to keep them."""
 SAME = 1e-3
 """Largest difference of logits, relative to the largest logit, that rounding explains between a whole pass and one that
-goes on from a layer. Passes of other models are always whole."""
+starts at a layer. Models with a larger difference always run whole passes."""
 
 
 class CleanPass(NamedTuple):
@@ -35,7 +35,7 @@ class CleanPass(NamedTuple):
     token_ids: Tensor
     """[B, T], padded on the right."""
     asked: Tensor
-    """[M]: tokens whose next one is predicted, counted through the B T tokens."""
+    """[M]: indices, among the B T tokens, of those whose next token is predicted."""
     logits: Tensor
     """[M, V]."""
     activations: dict[Tap, Tensor]
@@ -43,7 +43,7 @@ class CleanPass(NamedTuple):
 
 
 class EditableModel:
-    """A language model with its head, in evaluation mode; edits end with their context, whatever happens in it."""
+    """A language model with its head, in evaluation mode. Edits end with their context, also after an error."""
 
     def __init__(self, source: ModelSource, dtype: Precision = "float32", device: str = "cpu") -> None:
         """Load and try the model. Raises `InvalidInputError` where it has no head, or `probe_loaded` refuses it."""
@@ -82,7 +82,7 @@ class EditableModel:
 
     @contextmanager
     def edited(self, edits: Mapping[Tap, Edit]) -> Iterator[None]:
-        """While the context is open, each forward pass gives what passes a tap to its edit.
+        """While the context is open, each forward pass applies its edit to the activations at each tap.
 
         Raises `InvalidInputError` for a tap that the model does not have.
         """
@@ -107,8 +107,8 @@ class EditableModel:
     def spliced(self, clean: CleanPass, tap: Tap, value: Tensor, asked: Tensor | None = None) -> Tensor:
         """The logits [M, V] with `value` [B, T, D] in place of the activations at a tap.
 
-        `asked` [M]: at which tokens, by default those of `clean`. Layers below the tap are not run again where `clean`
-        has the residual stream that enters the tap's block.
+        `asked` [M]: at which tokens, by default those of `clean`. Layers below the tap are not run again if `clean` has
+        the residual stream that enters the tap's block.
         """
         start = value if tap.site == "residual" else clean.activations.get(Tap(tap.layer, "residual"))
         with torch.inference_mode(), self.edited({tap: lambda _: value}), ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The loss of a language model with a layer's activations replaced by a function of them.
+"""The loss of a language model when a function of a layer's activations replaces them.
 
 Shapes: B texts, T tokens, D hidden size, M tokens replaced.
 """
@@ -24,9 +24,9 @@ class SplicedLoss(NamedTuple):
     tokens: int
     """Number of predicted tokens."""
     clean: float
-    """Of the unchanged model."""
+    """Loss of the unchanged model."""
     spliced: float
-    """With the replacement."""
+    """Loss with the replacement."""
 
     @property
     def change(self) -> float:
@@ -49,8 +49,8 @@ class Splicer:
     ) -> SplicedLoss:
         """The cross-entropies over token ids, with `replace` at a layer, at every token or all but each text's first.
 
-        Texts of one token predict nothing. Raises `InvalidInputError` where all texts have one token, for a missing
-        layer, and for a text that is too long for the model.
+        Texts of one token predict nothing. Raises `InvalidInputError` if all texts have one token, for a missing layer,
+        and for a text that is too long for the model.
         """
         self._model.check_layer(layer)
         texts = sorted((text for text in texts if len(text) > 1), key=len)

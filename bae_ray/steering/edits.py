@@ -18,7 +18,7 @@ from bae_ray.steering.vectors import check_features
 from bae_ray.values import check_finite
 
 Tokens = Literal["last", "all"]
-"""last: the prompt's last token and all that follow it. all: those before, too."""
+"""last: the prompt's last token and all tokens after it. all: also those before."""
 
 
 class SteeringEdit(Protocol):
@@ -30,7 +30,7 @@ class SteeringEdit(Protocol):
     """At which tokens."""
 
     def of(self, texts: Sequence[int], n_texts: int) -> "SteeringEdit":
-        """The edit of these of all `n_texts` texts. Raises `InvalidInputError` where it is of another number."""
+        """The edit for these texts out of `n_texts`. Raises `InvalidInputError` if it has another number of texts."""
         ...
 
     def __call__(self, hidden: Tensor, /) -> Tensor:
@@ -45,7 +45,7 @@ def check_strength(strength: float) -> None:
 
 
 class AddedVector(SteeringEdit):
-    """A vector, times a strength, added to the activations at a tap; of several vectors each text has its own."""
+    """A vector, times a strength, added to the activations at a tap: one vector for all texts, or one for each."""
 
     def __init__(self, tap: Tap, vector: Tensor, strength: float = 1.0, tokens: Tokens = "last") -> None:
         """Take one vector [D] for all texts, or one for each, [B, D].
@@ -87,10 +87,10 @@ class AddedVector(SteeringEdit):
 
 
 class ClampedFeatures(SteeringEdit):
-    """Features of an autoencoder held at values, whatever the text says; at 0 they are ablated.
+    """Features of an autoencoder held at fixed values, whatever the text is; at 0 they are ablated.
 
-    x + decode(changed latents) - decode(latents): what the autoencoder does not reconstruct stays. Its decoder is
-    linear, so that only the chosen latents' rows are added.
+    x + decode(changed latents) - decode(latents): the part of x that the autoencoder does not reconstruct stays. The
+    decoder is linear, so only the rows of the chosen latents are added.
     """
 
     def __init__(

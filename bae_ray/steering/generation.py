@@ -19,14 +19,14 @@ from bae_ray.steering.steered_model import Batch, Prompts, SteeredModel
 
 
 class GenerationConfig(Config):
-    """How a text is written."""
+    """How a model writes a text."""
 
     max_new_tokens: int = Field(default=32, ge=1)
-    """Tokens that are written at most; fewer where the model ends the text."""
+    """Largest number of tokens to write; fewer if the model ends the text."""
     temperature: float = Field(default=1.0, ge=0)
-    """Of the distribution that a token is drawn from; 0 takes the likeliest."""
+    """Temperature of the distribution from which tokens are drawn. 0: always the likeliest token."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the tokens drawn. Each text has random numbers of its own, whatever else is in its batch."""
+    """Seed for drawing tokens. Each text has its own random numbers, whatever else is in its batch."""
 
 
 class Continuation(NamedTuple):
@@ -35,7 +35,7 @@ class Continuation(NamedTuple):
     token_ids: list[int]
     """The new tokens, without the one that ended the text."""
     ended: bool
-    """Whether the model ended it; otherwise it was cut."""
+    """Whether the model ended the text; otherwise it was cut."""
 
 
 def generate(
@@ -45,9 +45,9 @@ def generate(
     edits: Sequence[SteeringEdit] = (),
     batch_size: int = 16,
 ) -> list[Continuation]:
-    """Go on from each prompt. Edits act on its last token, or all of its tokens, and on every new one.
+    """Continue each prompt. Edits act on its last token, or all of its tokens, and on every new one.
 
-    Raises `InvalidInputError` for a prompt that with the new tokens is too long, and for edits that do not fit.
+    Raises `InvalidInputError` for a prompt that is too long with the new tokens, and for edits that do not fit.
     """
     model.check(prompts, edits, config.max_new_tokens)
     written: dict[int, Continuation] = {}
@@ -60,9 +60,9 @@ def generate(
 def write(
     model: SteeredModel, prompt: Sequence[int], config: GenerationConfig, edits: Sequence[SteeringEdit] = ()
 ) -> Iterator[int]:
-    """The tokens that `generate` gives a prompt alone, each as soon as it is chosen.
+    """The tokens that `generate` gives for this one prompt, each as soon as it is chosen.
 
-    They are fewer than `max_new_tokens` where the model ended the text. Raises what `generate` does, at once.
+    There are fewer than `max_new_tokens` if the model ends the text. Raises what `generate` does, at once.
     """
     model.check([prompt], edits, config.max_new_tokens)
     acting = [edit.of([0], 1) for edit in edits]
@@ -102,9 +102,9 @@ def _steps(
 
 
 def choose(logits: Tensor, temperature: float, drawn: Tensor) -> Tensor:
-    """A token [B] from logits [B, V]: where the distribution function reaches numbers [B] drawn from [0, 1).
+    """Tokens [B] from logits [B, V]: where the cumulative distribution reaches numbers [B] drawn from [0, 1).
 
-    At temperature 0 the likeliest.
+    At temperature 0 the likeliest tokens.
     """
     if temperature == 0:
         return logits.argmax(1)

@@ -1,4 +1,4 @@
-"""How likely a steered model finds each label after a prompt, and what steering does to other texts.
+"""How likely each label is after a prompt for a steered model, and how steering changes other texts.
 
 Shapes: N prompts, B of a batch, L labels, V vocabulary.
 """
@@ -27,21 +27,21 @@ class LabelScores(NamedTuple):
 
 
 class AnswerMeasures(NamedTuple):
-    """How well answers fit."""
+    """How good answers are."""
 
     among_labels: Tensor
-    """[N] booleans: the right label is likelier than each other."""
+    """[N] booleans: the right label is likelier than every other label."""
     whole_vocabulary: Tensor
-    """[N] booleans: the likeliest of all tokens begins the right label."""
+    """[N] booleans: the likeliest token of all is the first token of the right label."""
     log_odds: Tensor
     """[N], in nats: of the right label against the likeliest wrong one."""
 
 
 class AskedPrompts:
-    """Prompts that a model has read once, and whose next tokens are asked for with one edit after another.
+    """Prompts that a model reads once; their next tokens are then predicted under one edit after another.
 
-    The tokens before the last are read unedited, which is what edits of the last token leave. Edits of all tokens have
-    the prompts read again each time.
+    Tokens before the last are read without edits, since edits of the last token do not change them. For edits of all
+    tokens, the prompts are read again each time.
     """
 
     def __init__(self, model: SteeredModel, prompts: Prompts, batch_size: int = 16) -> None:
@@ -61,7 +61,7 @@ class AskedPrompts:
         """The scores of labels, each of one token or more.
 
         Raises `InvalidInputError` for no label, an empty one, labels that begin with the same token, and prompts that
-        are too long with them.
+        are too long with a label.
         """
         check_labels(labels)
         self._model.check(self._prompts, edits, max(map(len, labels)) - 1)
@@ -118,7 +118,7 @@ def check_labels(labels: Labels) -> None:
 
 
 def measure_answers(scores: LabelScores, labels: Labels, answers: Tensor) -> AnswerMeasures:
-    """Compare scores with the right labels [N], by their number."""
+    """Compare scores with the right labels [N], given as numbers."""
     right = scores.log_probabilities.gather(1, answers[:, None]).squeeze(1)
     wrong = scores.log_probabilities.scatter(1, answers[:, None], -torch.inf).amax(1)
     first = torch.tensor([label[0] for label in labels])

@@ -1,4 +1,4 @@
-"""Controls for steering: vectors that know nothing of the prompts, of equal norm.
+"""Controls for steering: vectors of equal norm that do not depend on the prompts.
 
 Shapes: D d_in, F d_latent.
 """
@@ -10,16 +10,16 @@ from bae_ray.errors import InvalidInputError
 
 
 def random_direction(width: int, norm: float, generator: torch.Generator) -> Tensor:
-    """A vector [D] of that norm in a random direction, each as likely as any other."""
+    """A vector [D] of this norm in a uniformly random direction."""
     drawn = torch.randn(width, generator=generator, dtype=torch.float64)
     return drawn * (norm / drawn.norm())
 
 
 def random_features(change: Tensor, generator: torch.Generator) -> Tensor:
-    """A change of latents [F] with the same numbers at other latents: random ones, none that changes in `change`.
+    """A change of latents [F] with the same values, moved to random latents that do not change in `change`.
 
-    Where fewer than that are left, those are all taken, with as many of the numbers. Raises `InvalidInputError` where
-    none is left: keep fewer features.
+    If too few such latents are left, all of them get a value and the other values are dropped. Raises
+    `InvalidInputError` if none is left: keep fewer features.
     """
     chosen, others = change.nonzero().squeeze(1), (change == 0).nonzero().squeeze(1)
     n = min(len(chosen), len(others))

@@ -1,6 +1,6 @@
-"""A language model that reads prompts and goes on from them, with its activations edited.
+"""A language model that reads prompts and continues them, with its activations edited.
 
-Shapes: B texts, T tokens of the longest, n tokens that a pass goes on by, V vocabulary.
+Shapes: B texts, T tokens of the longest, n new tokens of a pass, V vocabulary.
 """
 
 import copy
@@ -29,25 +29,25 @@ class Batch(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """Prompts that a model has read but for the last token of each, which is not read yet."""
+    """Prompts that a model has read, except for the last token of each."""
 
     last: Tensor
     """[B, 1]: that token."""
     mask: Tensor
     """[B, T - 1]: 1 at tokens, 0 at the padding before them."""
     cache: Any
-    """Keys and values of what was read; None where nothing was."""
+    """Keys and values of the tokens read; None if there were none."""
 
     def again(self) -> "Reading":
-        """A copy to go on from: a pass adds to the cache."""
+        """A copy to continue from: a pass adds to the cache."""
         return Reading(self.last, self.mask, copy.deepcopy(self.cache))
 
 
 class SteeredModel:
-    """A whole language model; its edits are hooks that are gone after each pass, whatever happens in it.
+    """A whole language model. Its edits are hooks that are removed after each pass, also after an error.
 
-    Prompts are padded on the left, so that each goes on from the same place in the batch; a mask and positions keep
-    the padding out. Models that take no positions are given prompts of one length at a time.
+    Prompts are padded on the left, so that all continue from the same place in the batch; a mask and positions hide the
+    padding. Models that take no positions get prompts of one length at a time.
     """
 
     def __init__(self, model: EditableModel) -> None:
@@ -65,7 +65,7 @@ class SteeredModel:
     def check(self, prompts: Prompts, edits: Sequence[SteeringEdit], added: int) -> None:
         """Raise `InvalidInputError` for no prompt, an empty one, one too long with `added` tokens, or a missing layer.
 
-        So nothing long has begun.
+        It is called before anything long begins.
         """
         if not prompts or not all(prompts):
             found = "a prompt has no token" if prompts else "there is no prompt"
@@ -113,9 +113,9 @@ class SteeredModel:
     def go_on(
         self, reading: Reading, tokens: Tensor, edits: Sequence[SteeringEdit] = (), every: bool = True
     ) -> tuple[Tensor, Reading]:
-        """The logits [B, n, V] after each of the tokens [B, n], the last alone with `every` false; and what was read.
+        """The logits [B, n, V] after the tokens [B, n] (after the last only, unless `every`), and the new reading.
 
-        The reading's cache is used up: give `reading.again()` where it is wanted later.
+        It uses up the reading's cache: pass `reading.again()` if you need the reading later.
         """
         mask = torch.cat([reading.mask, reading.mask.new_ones(tokens.shape)], 1)
         with self._edited(edits):

@@ -1,4 +1,4 @@
-"""Steering vectors from two sets of prompts, from features, and from activations without any autoencoder.
+"""Steering vectors from two sets of prompts, from features, and from activations without an autoencoder.
 
 Shapes: N prompts of a set, D d_in, F d_latent. All vectors are float64, in the language model's own units: strength 1
 adds them as they are.
@@ -17,9 +17,9 @@ from bae_ray.values import check_finite, check_type
 
 
 def mean_latents(autoencoder: Autoencoder, x: Tensor) -> Tensor:
-    """The mean latents [F] of activations [N, D]: of a binary autoencoder the firing rates.
+    """The mean latents [F] of activations [N, D]; for a binary autoencoder these are the firing rates.
 
-    Raises what `encode` does, and `InvalidInputError` where there are no activations.
+    Raises what `encode` does, and `InvalidInputError` if there are no activations.
     """
     _check_set(x, "x")
     total = torch.zeros(autoencoder.d_latent, dtype=torch.float64)
@@ -30,15 +30,15 @@ def mean_latents(autoencoder: Autoencoder, x: Tensor) -> Tensor:
 
 
 def latent_difference(autoencoder: Autoencoder, good: Tensor, bad: Tensor) -> Tensor:
-    """h_D, [F]: mean latents of the good prompts' activations [N, D] less those of the bad ones' (section 5.4)."""
+    """h_D, [F]: mean latents of the good prompts' activations [N, D] minus those of the bad prompts (section 5.4)."""
     return mean_latents(autoencoder, good) - mean_latents(autoencoder, bad)
 
 
 def largest(change: Tensor, kept: int | None) -> Tensor:
-    """A change of latents [F] with all but the `kept` largest by size set to 0 (the paper keeps 256); None keeps all.
+    """Keep the `kept` entries of largest absolute value of a change [F], set others to 0 (paper: 256). None: keep all.
 
-    Of equal ones, as differences of rates often are, the first are kept.
-    Raises `InvalidInputError` where there are not so many latents.
+    Among equal entries, frequent in differences of rates, the first are kept. Raises `InvalidInputError` if there are
+    fewer latents.
     """
     if kept is None:
         return change.clone()
@@ -51,14 +51,14 @@ def largest(change: Tensor, kept: int | None) -> Tensor:
 
 
 def signs(change: Tensor) -> Tensor:
-    """A change of latents [F] with the sign of each number in its place, as the paper's released code adds them."""
+    """The sign of each entry of a change of latents [F]: the paper's released code adds these."""
     return change.sign()
 
 
 def decoded(autoencoder: Autoencoder, change: Tensor) -> Tensor:
     """What a change of latents [F] adds to the reconstruction, [D]: change W_dec, times the autoencoder's scale.
 
-    Of a transcoder it belongs where the target is. Raises `InvalidInputError` for another width, `NotFiniteError`.
+    For a transcoder, it belongs to the target's cell. Raises `InvalidInputError` for another width, `NotFiniteError`.
     """
     if change.shape != (autoencoder.d_latent,):
         raise InvalidInputError(
@@ -73,7 +73,8 @@ def decoded(autoencoder: Autoencoder, change: Tensor) -> Tensor:
 def of_features(autoencoder: Autoencoder, features: Sequence[int], value: float = 1.0) -> Tensor:
     """What the latents `features` add to the reconstruction at a value, [D].
 
-    Raises `InvalidInputError` for a latent that the autoencoder does not have, none, or a value that is not finite.
+    Raises `InvalidInputError` for a latent that the autoencoder does not have, no latents, or a value that is not
+    finite.
     """
     check_features(features, autoencoder.d_latent)
     return of_values(autoencoder, dict.fromkeys(features, value))
@@ -90,16 +91,16 @@ def of_values(autoencoder: Autoencoder, values: Mapping[int, float]) -> Tensor:
 
 
 def centroid_difference(good: Tensor, bad: Tensor) -> Tensor:
-    """The mean of the good prompts' activations [N, D] less that of the bad ones', [D]."""
+    """The mean of the good prompts' activations [N, D] minus that of the bad prompts, [D]."""
     _check_set(good, "good")
     _check_set(bad, "bad")
     return good.double().mean(0) - bad.double().mean(0)
 
 
 def principal_component(x: Tensor, toward: Tensor) -> Tensor:
-    """The first principal component of activations [N, D], of length 1, turned to the side of `toward` [D].
+    """The first principal component of activations [N, D], of length 1, with the sign that points toward `toward` [D].
 
-    Raises `InvalidInputError` where the activations are all the same.
+    Raises `InvalidInputError` if all activations are equal.
     """
     _check_set(x, "x")
     centred = x.double() - x.double().mean(0)
@@ -112,7 +113,7 @@ def principal_component(x: Tensor, toward: Tensor) -> Tensor:
 
 
 def rescaled(vector: Tensor, norm: float) -> Tensor:
-    """A vector [D] of another length, such as the distance of two centroids.
+    """A vector [D] scaled to another length, such as the distance of two centroids.
 
     Raises `InvalidInputError` for a vector of zeros, which has no direction.
     """
@@ -126,7 +127,7 @@ def rescaled(vector: Tensor, norm: float) -> Tensor:
 
 
 def check_features(features: Sequence[int], d_latent: int) -> None:
-    """Raise `InvalidInputError` for a latent that an autoencoder of `d_latent` does not have, one twice, or none."""
+    """Raise `InvalidInputError` for a latent beyond `d_latent`, one given twice, or none given."""
     if not features:
         raise InvalidInputError(f"no feature is named: expected at least one of 0 to {d_latent - 1}.")
     if wrong := [feature for feature in features if not 0 <= feature < d_latent]:
