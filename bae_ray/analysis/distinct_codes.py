@@ -1,4 +1,4 @@
-"""How many different codes there are, and how often each recurs.
+"""How many different codes there are, and how often each occurs.
 
 Shapes: N samples, F d_latent, K distinct codes.
 """
@@ -9,9 +9,9 @@ import xxhash
 from torch import Tensor
 
 SAMPLES_PER_CODE = 20
-"""Samples to a distinct code from which on the joint entropy is told: its bias is then at most .04 bits."""
+"""Samples per distinct code from which on the joint entropy is reported: its bias is then at most .04 bits."""
 MOST_ALONE = 0.01
-"""Largest share of samples whose code no other has. It estimates the probability of all codes not seen (Good, 1953)."""
+"""Largest share of samples with a code of their own. It estimates the probability of all unseen codes (Good, 1953)."""
 
 
 class DistinctCodes:
@@ -41,7 +41,7 @@ class DistinctCodes:
 
     @property
     def recur(self) -> bool:
-        """Whether codes recur so often that their frequencies tell the joint entropy."""
+        """Whether codes recur often enough that their frequencies give the joint entropy."""
         counts = self.counts
         n = int(counts.sum())
         return n >= SAMPLES_PER_CODE * len(counts) and int((counts == 1).sum()) <= MOST_ALONE * n

@@ -1,15 +1,15 @@
-"""By how much the entropy of estimated firing rates is too low, also where most latents fire seldom or never.
+"""By how much the entropy of estimated firing rates is too low, also when most latents fire rarely or never.
 
-Of a latent of rate p, the entropy h(k / n) of the rate k / n that n samples show is too low by b(p) = h(p) - E h(k / n)
-on average. Where np is large this is 1 / (2 n ln 2) (Miller, 1955; Madow), and where np is small nearly all of h(p):
-a latent that never fired has no entropy. Summed over the latents it takes no rate of a single one, but how rates are
-spread over the latents. That spread is estimated from how many latents fired on none, one, two, ... of the samples: by
-maximum likelihood of the mixture of binomials (Kiefer and Wolfowitz, 1956), with EM on a grid of rates, as Efron and
-Thisted (1976) and Valiant and Valiant (2013) see what was not seen.
+A latent of rate p fires on k of n samples. The entropy h(k / n) is too low by b(p) = h(p) - E h(k / n) on average. If
+np is large, b(p) is 1 / (2 n ln 2) (Miller, 1955; Madow); if np is small, it is nearly all of h(p): a latent that never
+fired has no entropy. The sum over latents does not need the rate of each latent, only the distribution of rates over
+latents. That distribution is estimated from how many latents fired on no, one, two, ... samples: by maximum likelihood
+of the mixture of binomials (Kiefer and Wolfowitz, 1956), with EM on a grid of rates. Efron and Thisted (1976) and
+Valiant and Valiant (2013) estimate unseen species in this way.
 
-Why this one: in simulation (docs/results.md) Miller and Madow's correction has a quarter to two thirds of the bias of
-latents of rate 2e-4 to 5e-3, and the jackknife of first order half of it at n = 128. The coverage of Chao and Shen
-(2003), to which latents are species, comes near there, and has next to nothing of the bias of common latents.
+Why this estimator: in simulation (docs/results.md) the correction of Miller and Madow finds a quarter to two thirds of
+the bias of latents of rate 2e-4 to 5e-3, and the first-order jackknife half of it at n = 128. The coverage estimator of
+Chao and Shen (2003), with latents as species, comes close there, but finds almost none of the bias of common latents.
 
 Shapes: S sets of samples, F d_latent, K counts of firing, P rates of the grid.
 """
@@ -22,20 +22,20 @@ from torch import Tensor
 from bae_ray.autoencoders.losses import bernoulli_entropy
 
 MOST_COUNTED = 40
-"""Latents that fire, or are silent, on more samples than that count as one kind: their bias hardly depends on p."""
+"""Latents that fire (or are silent) on more samples than this count as one kind: their bias hardly depends on p."""
 RATES = 48
 LOWEST = 0.02
-"""Smallest rate of the grid but 0, in firings per n: what is rarer cannot be told from what never fires."""
+"""Smallest nonzero rate of the grid, in firings per n samples: rarer latents cannot be distinguished from dead ones."""
 STEPS = 100
-"""Of EM, which begins with the same weight on each rate. More would make rates that few samples tell apart too certain:
-the weights go to a few of them."""
+"""Steps of EM, which begins with the same weight on each rate. With more steps the weights concentrate on few rates,
+which would be more certain than so few samples allow."""
 
 
 def entropy_bias(fired: Tensor, n: Tensor) -> Tensor:
     """By how much the marginal entropy [S] of sets of samples is too low on average, in bits.
 
-    `fired` [S, F] says on how many of its `n` [S] samples each latent fires, float64. A set in which no latent varies
-    has none: it tells nothing of latents rarer than 1 / n.
+    `fired` [S, F]: on how many of the set's `n` [S] samples each latent fires, float64. A set in which no latent varies
+    has bias 0: it says nothing about latents rarer than 1 / n.
     """
     most = int(n.max())
     counted = min(MOST_COUNTED, most // 2)

@@ -1,4 +1,4 @@
-"""Whether the paper's claims on layers and positions hold whatever estimates how much activations hold."""
+"""Whether the paper's claims on layers and positions hold for every estimator of the information in activations."""
 
 import math
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ import pandas as pd
 from bae_ray.analysis.claims import last_share, trend
 
 WITHOUT_FVU = {"effective_rank", "participation_ratio", "matrix_entropy_bits", "intrinsic_dimension"}
-"""Estimators that have no distortion."""
+"""Estimators without a distortion (FVU)."""
 AT_FVU = {"gaussian_bits": ("fvu_val", "fvu"), "sign_bits": ("sign_fvu",), "product_bits": ("product_fvu",)}
-"""Columns of the FVU of estimators that need no autoencoder: the first that there is."""
+"""Columns with the FVU of estimators that need no autoencoder; the first existing one is used."""
 
 
 def claims_by_estimator(table: pd.DataFrame, estimators: Iterable[str]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
-"""Whether the tokens on which a feature is active lie together: measures in the space of the activations.
+"""Whether a feature's active tokens lie together: measures in the space of the activations.
 
-A picture in a plane shows clusters of its own making, so these are measured in all dimensions, with Euclidean
+A picture in a plane can show clusters that are not there, so these are measured in all dimensions, with Euclidean
 distances. The labels say which tokens count as active; several labellings of the same tokens are measured at once.
 
 Shapes: N tokens, D d_in, S labellings, K neighbours.
@@ -15,22 +15,23 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 NEAREST = 10
-"""Neighbours of a token, at most."""
+"""Largest number of neighbours of a token."""
 NONE = -1
-"""In place of a neighbour where there are fewer."""
+"""Placeholder if there are fewer neighbours."""
 
 
 class Clustering(NamedTuple):
-    """How far the labelled tokens of each labelling lie together, [S] each."""
+    """How closely the labelled tokens of each labelling lie together, [S] each."""
 
     purity: Floats
-    """kNN purity: of the nearest tokens of a labelled one, the share that is labelled; mean over the labelled."""
+    """kNN purity: share of labelled tokens among the nearest ones of a labelled token; mean over labelled tokens."""
     purity_beyond: Floats
-    """The same of the nearest tokens with another token id: 0 where only one id is labelled."""
+    """The same among the nearest tokens with another token id; 0 if only one id is labelled."""
     silhouette: Floats
-    """Silhouette (Rousseeuw, 1987) with two clusters, labelled and not; mean over the labelled; -1 to 1."""
+    """Silhouette (Rousseeuw, 1987) with two clusters, labelled or not; mean over labelled tokens; -1 to 1."""
     auc: Floats
-    """Area under the ROC curve of the projection: chance that a labelled token's is the larger; ties count half."""
+    """Area under the ROC curve of the projection: chance that a labelled token has the larger value; ties count
+    half."""
 
 
 def distances(x: Floats) -> Floats:
@@ -45,7 +46,7 @@ def distances(x: Floats) -> Floats:
 def clustering(apart: Floats, labels: Bools, token_ids: Ints, projection: Floats) -> Clustering:
     """The measures of labellings [S, N] with equally many tokens each, two or more and not all.
 
-    `apart` [N, N] are the distances, `projection` [N] is along a direction that is to tell the labelled tokens.
+    `apart` [N, N]: distances. `projection` [N]: along a direction that should separate the labelled tokens.
     """
     count = int(labels[0].sum())
     k = min(NEAREST, count - 1)
@@ -65,7 +66,7 @@ def neighbours(apart: Floats, k: int) -> Ints:
 
 
 def purity(nearest: Ints, labels: Bools) -> Floats:
-    """Of the neighbours [N, K] of labelled tokens the share that is labelled, [S], mean over the labelled tokens."""
+    """Share of labelled tokens among the neighbours [N, K] of labelled tokens, mean over these, [S]."""
     there = nearest != NONE
     known = np.maximum(there.sum(1), 1)
     found = np.zeros(len(labels))

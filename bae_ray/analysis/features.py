@@ -35,9 +35,9 @@ class FeatureMetrics(NamedTuple):
     fvu: float
     """Fraction of variance unexplained: squared error over the squared distance to this set's mean."""
     cosine: float
-    """Cosine of activation and reconstruction, mean over the samples; a large common mean makes it large by itself."""
+    """Cosine of activation and reconstruction, mean over samples. A large common mean alone makes it large."""
     cosine_centred: float
-    """The same with the mean of the activations subtracted from both; in training, the mean of both splits together."""
+    """The same after subtracting the activations' mean (in training, that of both splits together) from both."""
     l0: float
     """Mean number of latents that fire on a sample."""
     dead: float
@@ -51,7 +51,7 @@ class FeatureMetrics(NamedTuple):
 class FeatureStatistics:
     """Accumulates the sums for `FeatureMetrics` over any number of batches, in double precision.
 
-    The centred cosine subtracts `centre` [D]; left out, the first batch's mean.
+    The centred cosine subtracts `centre` [D]. None: the first batch's mean.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class FeatureStatistics:
         self._cosine_centred += cosines(centred, x_hat - self._origin).sum()
 
     def merge(self, other: Self) -> None:
-        """Add the samples of another set; its centred cosines stay those about its own centre."""
+        """Add the samples of another set. Its centred cosines keep their own centre."""
         if other._origin is None:
             return
         if self._origin is None:
@@ -119,7 +119,7 @@ class FeatureStatistics:
         return (self._latents_squared / self._n - self.latent_mean.square()).clamp_min(0).sqrt()
 
     def set_reference(self, autoencoder: Autoencoder) -> None:
-        """Make the samples the autoencoder's reference set: sets its prior, and statistics where it standardises."""
+        """Make the samples the autoencoder's reference set: set its prior and, if it standardises, its statistics."""
         autoencoder.prior.copy_(self.firing_rates)
         if autoencoder.standardize:
             autoencoder.latent_mean.copy_(self.latent_mean)
@@ -156,8 +156,8 @@ def feature_statistics(
 ) -> FeatureStatistics:
     """Statistics of an autoencoder over activations [N, D], a batch at a time on the autoencoder's device.
 
-    `target` [N, D] is what a transcoder reconstructs; left out, `x` itself. `centre` [D] is subtracted
-    for the centred cosine; left out, the mean of `target`. Without `batch_size` a batch takes about 256 MiB.
+    `target` [N, D] is what a transcoder reconstructs; None: `x` itself. `centre` [D] is subtracted for the centred
+    cosine; None: the mean of `target`. Without `batch_size` a batch takes about 256 MiB.
     """
     for given in (x, target):
         if isinstance(given, Tensor):

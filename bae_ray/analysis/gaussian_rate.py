@@ -1,4 +1,4 @@
-"""Bits that a Gaussian source of a cell's covariance takes at a given distortion.
+"""Bits that a Gaussian source with a cell's covariance needs at a given distortion.
 
 Shapes: D d_in.
 """
@@ -14,9 +14,9 @@ from bae_ray.errors import InvalidInputError
 def gaussian_rate_bits(variances: Tensor, fvu: float) -> float:
     """Rate, in bits per vector, at which a Gaussian vector with components of these variances [D] has this FVU.
 
-    Reverse water-filling (Cover and Thomas, 10.3.3): each component is left with an error of the water level, or of its
-    variance where that is smaller; the errors sum to `fvu` of the variance. No source of this covariance needs more at
-    this FVU; what is left to gain is what is not Gaussian. Infinite at FVU 0, and 0 from FVU 1 on.
+    Reverse water-filling (Cover and Thomas, 10.3.3): each component keeps an error equal to the water level, or to its
+    variance if that is smaller; the errors sum to `fvu` times the variance. No source with this covariance needs more
+    bits at this FVU. Fewer are possible only where it is not Gaussian. Infinite at FVU 0, and 0 from FVU 1 on.
 
     Raises `InvalidInputError` for an FVU below 0.
     """

@@ -1,8 +1,8 @@
-"""How sure a sum of entropies is: from what it is without one group of samples each time.
+"""Confidence interval of a sum of entropies, from its values without one group of samples each.
 
-Leaving out a group changes all rates at once, so what latents do together counts; a bootstrap would do so too, but its
-samples repeat, and look like those of rarer latents than they are. Groups consist of whole texts where samples of a
-text were drawn together.
+Leaving out a group changes all rates at once, so dependence between latents counts. A bootstrap would count it too, but
+its repeated samples make latents look rarer than they are. Groups consist of whole texts if samples of a text were
+drawn together.
 
 Shapes: N samples, G groups, F d_latent.
 """
@@ -20,7 +20,7 @@ COVERAGE = 0.95
 
 
 def groups(n: int, seed: int, texts: Tensor | None = None) -> Tensor:
-    """The group of each of n samples, [N]: as many as GROUPS of like size, at random, whole texts (numbers [N])."""
+    """The group of each of n samples, [N]: up to GROUPS random groups of similar size, of whole texts (numbers [N])."""
     units = torch.arange(n) if texts is None else torch.unique(texts, return_inverse=True)[1]
     number = int(units.max()) + 1
     place = torch.randperm(number, generator=stream(seed, "groups"))
@@ -35,11 +35,11 @@ class Interval(NamedTuple):
 
 
 def interval(estimates: Tensor, sizes: Tensor, second_order: float, most: float) -> Interval:
-    """The 95 % interval of the first of `estimates` [1 + G], whose others leave out one group of `sizes` [G] each.
+    """The 95 % interval of the first of `estimates` [1 + G]; each other estimate leaves out one group, of `sizes` [G].
 
-    The variance is that of the delete-a-group jackknife (Busing, Meijer and van der Leeden, 1999), and that of the term
-    of second order, without which fair latents that copy each other, whose entropy no sample can exceed, would look
-    certain. With one group nothing is known: from 0 to `most`.
+    The variance is that of the delete-a-group jackknife (Busing, Meijer and van der Leeden, 1999) plus that of the
+    second-order term. Without the latter, fair latents that copy each other would look certain, since their entropy is
+    at its maximum in every sample. With one group nothing is known: the interval is 0 to `most`.
     """
     n, count = float(sizes.sum()), len(sizes)
     whole = float(estimates[0])
@@ -55,19 +55,19 @@ def interval(estimates: Tensor, sizes: Tensor, second_order: float, most: float)
 
 
 def around(bits: float, error: float, off: Tensor) -> Interval:
-    """The 95 % interval of bits > 0 with this standard error, which was told from deviations [G] from a mean.
+    """The 95 % interval of bits > 0 with this standard error, which was estimated from deviations [G] from a mean.
 
-    Student's t, on the scale of the logarithm: an entropy of few firings is off by a factor, and never below 0.
+    Student's t on the logarithmic scale: an entropy of few firings is wrong by a factor, and never below 0.
     """
     reach = quantile(bits, off) * error / bits
     return Interval(bits * math.exp(-reach), bits * math.exp(min(reach, 500.0)))
 
 
 def quantile(bits: float, off: Tensor) -> float:
-    """How many standard errors an interval of bits > 0 reaches, of an error told from deviations [G] from a mean.
+    """Half-width, in standard errors, of an interval of bits > 0 whose error was estimated from deviations [G].
 
-    Student's. The degrees of freedom are at most G - 1, and fewer where few of the deviations make the most of the
-    error: as many as say how sure it is itself (2 G / (kurtosis - 1); Satterthwaite, 1946).
+    Student's t. The degrees of freedom are at most G - 1, and fewer if a few deviations dominate the error: 2 G /
+    (kurtosis - 1), after Satterthwaite (1946).
     """
     from scipy import stats
 
@@ -79,11 +79,11 @@ def quantile(bits: float, off: Tensor) -> float:
 
 
 def second_order(fired: Tensor, sizes: Tensor) -> tuple[float, float]:
-    """Variance, and mean, of the term of second order of a marginal entropy, in bits^2 and bits.
+    """Variance (bits^2) and mean (bits) of the second-order term of a marginal entropy.
 
-    `fired` [G, F] are the firings in each group. The term is the sum of (rate - p)^2 / (2 ln 2 p (1 - p)) over the
-    latents; of independent samples its mean is 1 / (2 n ln 2) for each. Both are told by products of what groups
-    deviate by: latents that go together deviate together.
+    `fired` [G, F]: firings in each group. The term is the sum of (rate - p)^2 / (2 ln 2 p (1 - p)) over the latents;
+    for independent samples its mean is 1 / (2 n ln 2) per latent. Both are estimated from products of the groups'
+    deviations, because dependent latents deviate together.
     """
     n, count = float(sizes.sum()), len(sizes)
     if count < 2:

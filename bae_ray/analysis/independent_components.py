@@ -15,32 +15,32 @@ some 100 fair bits are not found among 100 samples for each: they have no skewne
 noise. A sum of 128 bits takes 39 and 2 iterations; a language model's activations, which are no such sum, never settle,
 and their trainings end no better after 100 and 100 than after 40 and 20."""
 TOLERANCE = 1e-5
-"""At this change of all directions (1 - cosine) a search ends."""
+"""A search ends when all directions change by less than this (1 - cosine)."""
 SAMPLES_PER_COMPONENT = 20
-"""At least so many: of fewer, sample noise is found, directions in which one sample alone lies far off. Where samples
-are few, the principal components of largest variance are kept."""
+"""Smallest number of samples per component. With fewer, FastICA finds noise: directions in which a single sample is an
+outlier. With few samples, only the principal components of largest variance are kept."""
 NEGLIGIBLE = 1e-6
-"""A principal component of this share of the largest one's variance, or less, is left out as rounding."""
+"""A principal component with at most this share of the largest one's variance is dropped as rounding."""
 
 SMALLEST = 1e-30
 """Variance below which activations do not differ at all."""
 
 
 class Components(NamedTuple):
-    """(x - mean) @ directions has K columns of variance 1, uncorrelated, and as independent as could be found."""
+    """(x - mean) @ directions has K uncorrelated columns of variance 1, as independent as possible."""
 
     mean: Tensor
     """[D]."""
     directions: Tensor
-    """[D, K], those of most variance explained first."""
+    """[D, K], most explained variance first."""
 
 
 def independent_components(x: Tensor, most: int, generator: torch.Generator) -> Components:
-    """Of samples x [N, D], at most so many components; the search starts from a rotation drawn from the generator.
+    """At most `most` components of samples x [N, D]; the search starts from a rotation drawn from the generator.
 
-    A sum of independent bits has these bits as its components, up to their sign: nothing needs to be known of how many
-    there are. Symmetric fixed-point iteration on x after whitening, with the contrast log cosh y, and from where that
-    ends with log cosh y + y^3 / 10; work per iteration is two products of N x K x K, memory 5 N x K numbers.
+    If x is a sum of independent bits, the components are these bits, up to sign; their number need not be known.
+    Symmetric fixed-point iteration on x after whitening, with the contrast log cosh y, and from where that ends with
+    log cosh y + y^3 / 10; work per iteration is two products of N x K x K, memory 5 N x K numbers.
     """
     mean = x.mean(0)
     centred = x - mean

@@ -14,12 +14,12 @@ from bae_ray.analysis.features import column_mean
 from bae_ray.seeds import stream
 
 MOST_ROWS = 10_000
-"""Distances are taken between so many at most."""
+"""Largest number of samples between which distances are computed."""
 DISCARDED = 0.1
-"""Share of the samples with the largest ratios, which the fit leaves out, as the authors do."""
+"""Share of the samples, those with the largest ratios, that the fit leaves out, as the authors do."""
 SAME = 1e-5
-"""Samples nearer to each other than this share of their root mean square distance to the mean are one and the same: a
-model's vectors of the same tokens differ by rounding, which has a dimension of its own."""
+"""Samples closer than this share of their root mean square distance to the mean count as equal: vectors of the same
+tokens differ by rounding, which has its own dimension."""
 DISTANCES_AT_ONCE = 1 << 24
 
 
@@ -27,10 +27,10 @@ DISTANCES_AT_ONCE = 1 << 24
 def intrinsic_dimension(x: Rows, seed: int = 0, device: torch.device | str = "cpu") -> float:
     """Intrinsic dimension of activations [N, D] from the distances of each to its two nearest others.
 
-    Where the density is even over the distance to the second, the ratio of the two distances has the distribution
-    1 - ratio^-dimension; the dimension is the slope of the line through the origin that fits it best. Too low on
-    average where it is above 10 or 20, since neighbours are far then. Of more than `MOST_ROWS` a random selection is
-    taken. NaN where fewer than three different samples are left, or all of their ratios are 1.
+    If the density is constant up to the second neighbour, the ratio of the two distances has the distribution 1 -
+    ratio^-dimension; the dimension is the slope of the best line through the origin. Above about 10 to 20 the estimate
+    is too low on average, since neighbours are then far away. Of more than `MOST_ROWS` samples a random selection is
+    used. NaN if fewer than three different samples are left, or all their ratios are 1.
     """
     if len(x) > MOST_ROWS:
         x = x.select(torch.randperm(len(x), generator=stream(seed, "intrinsic dimension"))[:MOST_ROWS].sort().values)

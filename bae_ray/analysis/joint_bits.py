@@ -1,4 +1,4 @@
-"""What a code really takes, in bits: under a tree over its latents, as a code length of held-out samples, and jointly.
+"""Bits of a code with dependence counted: under a tree over its latents, as held-out code length, and jointly.
 
 Shapes: N samples, F d_latent, B replicates, K distinct codes.
 """
@@ -23,11 +23,11 @@ from bae_ray.seeds import stream
 
 REPLICATES = 200
 ROUNDING = 1e-12
-"""Variance in bits^2 of surprisals that do not differ."""
+"""Variance (bits^2) below which surprisals count as equal."""
 
 
 class Estimate(NamedTuple):
-    """A number of bits, and the ends of its 95 % interval, which hold it."""
+    """A number of bits, and the ends of its 95 % interval, which contains it."""
 
     bits: float
     low: float
@@ -39,33 +39,33 @@ class JointBits(NamedTuple):
 
     tree: Estimate
     """Entropy of all samples' code under its Chow-Liu tree: at least the joint entropy of these samples, at most the
-    marginal one. Too low on average as an estimate for other samples, since edges and rates are chosen on these. The
-    interval is of the entropy that infinitely many samples like these have under the edges as they are. Its lower end
-    is that of a basic bootstrap, its upper end that of `heldout` where this is higher: samples that the edges were not
-    chosen on show what chance has chosen."""
+    marginal one. As an estimate for other samples it is too low on average, since edges and rates are fitted to these.
+    The interval is for the entropy of infinitely many such samples under the same edges. Its lower end is that of a
+    basic bootstrap; its upper end is that, or the one of `heldout` if higher: held-out samples show how far the edges
+    were fitted to chance."""
     heldout: Estimate
-    """Bits that held-out samples take on average under the tree of the training samples, its rates (k + 1/2) / (n + 1).
-    On average no less than the entropy of new samples. The interval is of the mean over infinitely many new samples,
-    autoencoder and tree as they are: Student's t over texts, on the scale of the logarithm. It is wide where few
-    samples are held out; what fewer than one of them in 30 has, it does not know of."""
+    """Mean code length of held-out samples under the tree of the training samples, with rates (k + 1/2) / (n + 1). On
+    average at least the entropy of new samples. The interval is for the mean over infinitely many new samples, with the
+    same autoencoder and tree: Student's t over texts, on the logarithmic scale. It is wide if few samples are held out,
+    and does not cover properties of fewer than one in 30 of them."""
     heldout_marginal: Estimate
-    """The same with each latent by itself."""
+    """The same with independent latents."""
     joint: Estimate | None
     """Joint entropy: that of the frequencies of whole codes, and its bias after Miller and Madow, (K - 1) / (2 N ln 2).
-    Only where codes recur: at least 20 samples to a code, and at most 1 % of samples with a code of their own. Else
-    None: it would be near log2 N whatever the code. The interval is of infinitely many samples like all of these, most
-    of which the autoencoder was fitted to: of the mean of -log2 of frequencies, as that of `heldout`. Its lower end is
-    lower where the error at that end is larger (`drop`)."""
+    Only if codes recur: at least 20 samples per code, and at most 1 % of samples with a code of their own. Else None:
+    it would be near log2 N for any code. The interval is of infinitely many samples like all of these, most of which
+    the autoencoder was fitted to: of the mean of -log2 of frequencies, as that of `heldout`. Its lower end is lower
+    where the error at that end is larger (`drop`)."""
     distinct: int
-    """Different codes among all samples."""
+    """Number of different codes among all samples."""
     varying: int
-    """Latents that fire on some of all samples and not on others. A tree needs more training samples than these."""
+    """Number of latents that fire on some samples but not on all. A tree needs more training samples than this."""
     model: ChowLiuTree
     """The tree over all samples."""
 
 
 class EncodedRows:
-    """The codes of activations, which are encoded anew each time they are gone through."""
+    """The codes of activations, which are encoded anew at each iteration."""
 
     def __init__(self, autoencoder: Autoencoder, x: Tensor | Rows) -> None:
         self._autoencoder, self._x = autoencoder, x
@@ -83,11 +83,11 @@ def joint_bits(
     texts: tuple[Tensor, Tensor] | None = None,
     most_varying: int = MOST_VARYING,
 ) -> JointBits | None:
-    """Measure the codes of training and held-out samples: batches [n, F] of booleans, gone through several times.
+    """Measure the codes of training and held-out samples: batches [n, F] of booleans, iterated several times.
 
-    `texts` are the numbers, from 0, of the text of each training and each held-out sample, where samples of one text
-    were drawn together: the bootstrap then draws texts. Memory: 4 bytes per pair of varying latents, and some 300 bytes
-    per text (sample). None where more than `most_varying` latents vary, whose pairs would take too much.
+    `texts`: index, from 0, of the text of each training and held-out sample, if samples of a text were drawn together;
+    the bootstrap then draws texts. Memory: 4 bytes per pair of varying latents, and some 300 bytes per text (sample).
+    None if more than `most_varying` latents vary: their pairs would need too much memory.
     """
     codes, fired, sizes = DistinctCodes(), None, []
     for part in (train, heldout):

@@ -1,7 +1,7 @@
 """Entropy at matched distortion: entropies are only comparable at the same FVU.
 
-A small sweep of the entropy weight gives each cell a rate-distortion curve, bits against held-out FVU. Read at the same
-FVU for all cells, bits can be compared.
+A small sweep of the entropy weight gives each cell a rate-distortion curve, bits against held-out FVU. Bits read at the
+same FVU can be compared across cells.
 """
 
 import math
@@ -18,7 +18,7 @@ WEIGHT = "training.entropy_weight"
 """The field in which the points of a curve differ."""
 CELL = ["layer", "site", "position"]
 HELD_OUT = {"val": "entropy_bits_val", "heldout": "heldout_bits"}
-"""Bits of the held-out samples themselves, by the beginning of their columns: marginal entropy, and code length."""
+"""Bits of the held-out samples, by the prefix of their columns: marginal entropy, and code length."""
 COVERAGE = 0.95
 
 
@@ -26,20 +26,20 @@ class Crossing(NamedTuple):
     """The bits of one curve at the wanted FVU."""
 
     bits: float
-    """NaN where the curve does not have this FVU."""
+    """NaN if the curve does not contain this FVU."""
     reason: str
-    """Why the curve does not have it; empty where it does."""
+    """Why the curve does not contain it; empty if it does."""
 
 
 SMALLEST = 1e-12
-"""An FVU below it counts as this: the logarithm of 0 is none."""
+"""Smaller FVUs count as this one, to have a logarithm."""
 
 
 def bits_at(fvu: float, curve_fvu: np.ndarray, curve_bits: np.ndarray) -> Crossing:
     """Bits at an FVU by interpolation between neighbouring points [K] of a curve, in the order of their weights.
 
-    Bits are linear in log FVU between two points: for a Gaussian source they are (Cover and Thomas, 10.3.2). Where the
-    curve has the FVU several times, the fewest bits count: they are enough for this distortion.
+    Bits are linear in log FVU between two points: for a Gaussian source they are (Cover and Thomas, 10.3.2). If the
+    curve has the FVU several times, the fewest bits count: they suffice for this distortion.
     """
     found: list[float] = []
     for (f0, b0), (f1, b1) in pairwise(zip(curve_fvu, curve_bits, strict=True)):
@@ -60,7 +60,7 @@ def bits_at(fvu: float, curve_fvu: np.ndarray, curve_bits: np.ndarray) -> Crossi
 def matched_entropy(table: pd.DataFrame, fvu: float, fixed_weight: float | None = None) -> pd.DataFrame:
     """Bits at held-out FVU `fvu` for each cell of the rows of `results`: a row per cell.
 
-    The rows differ in cell, seed and entropy weight only: curves of different architectures must not be mixed.
+    The rows may differ only in cell, seed and entropy weight: curves of different architectures must not be mixed.
 
     Each seed has a curve of its own. `bits`, the marginal entropy over all samples, is the mean over the seeds whose
     curve has that FVU, `low` and `high` the ends of its 95 % interval (Student's t; NaN for one seed; cut to possible
@@ -99,14 +99,14 @@ def matched_entropy(table: pd.DataFrame, fvu: float, fixed_weight: float | None 
 
 
 def common_fvu(tables: Iterable[pd.DataFrame]) -> float:
-    """The held-out FVU, to two digits, that most curves of the tables have; the smallest such."""
+    """The smallest held-out FVU, to two digits, that most curves of the tables contain."""
     return common_level(
         [curve["fvu_val"] for table in tables for _, curve in table.groupby([*CELL, "seed"], sort=False)]
     )
 
 
 def common_level(curves: Iterable[pd.Series]) -> float:
-    """The distortion above 0, to two digits, that most curves have; the smallest such."""
+    """The smallest distortion above 0, to two digits, that most curves contain."""
     ranges = [(float(curve.min()), float(curve.max())) for curve in curves]
     ends = [(math.ceil(100 * low - 1e-6), math.floor(100 * high + 1e-6)) for low, high in ranges]
     candidates = sorted({end / 100 for both in ends for end in both if end > 0})

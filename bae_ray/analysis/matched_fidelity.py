@@ -1,7 +1,7 @@
-"""What codes take where the language model keeps as much of what it predicts: a second rate-distortion comparison.
+"""Bits of codes at equal effect on the language model's predictions: a second rate-distortion comparison.
 
-The distortion is the share of the mean's cost in cross-entropy that a reconstruction still has: 1 - ce_recovered_mean.
-A few settings of a cell (an entropy or sparsity weight, k) give a curve of it; rates are read at the same CE recovered.
+The distortion is 1 - ce_recovered_mean: a reconstruction's cost in cross-entropy, relative to the mean's. A few
+settings of a cell (an entropy or sparsity weight, k) give a curve of it; rates are read at the same CE recovered.
 """
 
 import math
@@ -16,16 +16,16 @@ from bae_ray.analysis.matched_entropy import CELL, bits_at, common_level
 ARCHITECTURE = "autoencoder.architecture"
 RECOVERED = "ce_recovered_mean"
 RATES = ("heldout_bits", "entropy_bits", "l0")
-"""Bits are of codes alone; sparse autoencoders are told by L0."""
+"""Only codes have bits; sparse autoencoders have L0."""
 
 
 def matched_fidelity(table: pd.DataFrame) -> pd.DataFrame:
-    """Rates at one CE recovered: a row per cell and architecture whose runs make a curve; empty where none do.
+    """Rates at one CE recovered: a row per cell and architecture whose runs form a curve.
 
-    `table` has the rows of `results` with the columns of fidelity. The CE recovered is the one that most curves have.
-    Each seed has a curve of its own: `heldout_bits`, `entropy_bits` and `l0` are means over the seeds whose curve has
-    it, NaN where none does or the measure is not there; `seeds` is the number of these seeds of all `of`. Between two
-    runs, rates are taken to be linear in the logarithm of what is lost.
+    `table` has the rows of `results` with the columns of fidelity. The CE recovered is the one that most curves
+    contain. Each seed has a curve of its own: `heldout_bits`, `entropy_bits` and `l0` are means over the seeds whose
+    curve has it, NaN where none does or the measure is not there; `seeds` is the number of these seeds of all `of`.
+    Between two runs, rates are interpolated linearly in the logarithm of the distortion.
     """
     found = table[[*CELL, *(name for name in (ARCHITECTURE, "seed", *RATES) if name in table)]].copy()
     found["lost"] = 1 - table[RECOVERED].astype(float)

@@ -11,10 +11,10 @@ from torch import Tensor
 def matrix_entropy_bits(variances: Tensor, alpha: float = 1.0) -> float:
     """Renyi entropy of order `alpha` of the Gram matrix of centred activations over its trace, in bits.
 
-    Its eigenvalues, but for zeros, are the variances [D] of the principal components over their sum: they are all that
-    is needed. log2(sum of their powers of alpha) / (1 - alpha), and at alpha = 1, which they use, the von Neumann
-    entropy. From 0 to log2 D; NaN where nothing varies. It has no distortion: it measures how evenly the variance is
-    spread, and is no number of bits that a vector takes.
+    Its nonzero eigenvalues are the variances [D] of the principal components divided by their sum. log2(sum of their
+    powers of alpha) / (1 - alpha); at alpha = 1, which Skean et al. use, the von Neumann entropy. From 0 to log2 D; NaN
+    if nothing varies. It has no distortion: it measures how evenly the variance is spread, and is not a number of bits
+    per vector.
     """
     shares = variances.double() / variances.double().sum()
     if not bool((shares >= 0).all()):

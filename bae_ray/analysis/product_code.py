@@ -1,4 +1,4 @@
-"""Index entropy of product quantisers (Jegou et al., 2011), by faiss: the extra `compression`.
+"""Index entropy of product quantisers (Jegou et al., 2011), with faiss (the extra `compression`).
 
 Shapes: N samples, D d_in, M groups of dimensions.
 """
@@ -16,17 +16,17 @@ from bae_ray.analysis.spectrum import ROUNDING, Spectrum
 from bae_ray.seeds import stream
 
 BITS = 4
-"""Of an index: 16 centroids to a group. More would need more samples than a cell may have."""
+"""Bits of an index: 16 centroids per group. More would need more samples than a cell may have."""
 ITERATIONS = 10
-"""Of k-means: with faiss's 25 the FVU is lower by next to nothing."""
+"""Iterations of k-means: with faiss's 25 the FVU is hardly lower."""
 MOST_ROWS = 10_000
-"""Of each part."""
+"""Largest number of rows of each part."""
 
 Matrix = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class ProductCodes:
-    """The product quantisers of a cell with 0, 1, ... D groups, a divisor of D; each is fitted when it is asked for."""
+    """The product quantisers of a cell with 0, 1, ... D groups, divisors of D. Each is fitted on demand."""
 
     def __init__(self, found: Spectrum, train: Rows, heldout: Rows, seed: int) -> None:
         self._fitted: dict[int, Reached] = {}
@@ -36,10 +36,10 @@ class ProductCodes:
             self._train, self._heldout = (_some(found, part, seed) for part in (train, heldout))
 
     def at(self, fvu: float) -> Reached:
-        """The quantiser of fewest groups with this held-out FVU or less, or else the one nearest to it.
+        """The quantiser with the fewest groups that has this held-out FVU or less, else the nearest one.
 
-        Fewest as bisection finds them, for which more groups should leave less unexplained. None without faiss, and of
-        fewer than 16 training samples.
+        Found by bisection, which assumes that more groups leave less unexplained. None without faiss, or with fewer
+        than 16 training samples.
         """
         if not self._possible:
             return NONE

@@ -11,7 +11,7 @@ from torch import Tensor
 from bae_ray.autoencoders.losses import bernoulli_entropy
 
 NUMBERS = (1, 3, 7)
-"""Of thresholds that a component may have: 2, 4 or 8 levels."""
+"""Numbers of thresholds that a component may have: 2, 4 or 8 levels."""
 ROUNDS = 30
 
 
@@ -21,7 +21,7 @@ class Quantiser(NamedTuple):
     thresholds: Tensor
     """Ascending, [T, K]."""
     levels: Tensor
-    """What stands for a component below, between and above them, [T + 1, K]."""
+    """Reconstructed value below, between and above the thresholds, [T + 1, K]."""
     error: Tensor
     """Mean squared error, [K]."""
     bits: Tensor
@@ -29,9 +29,9 @@ class Quantiser(NamedTuple):
 
 
 def quantiser(components: Tensor, number: int) -> Quantiser:
-    """So many thresholds for each component [N, K], with the least squared error near the quantiles (Lloyd, 1982).
+    """`number` thresholds for each component [N, K], with the least squared error near the quantiles (Lloyd, 1982).
 
-    A level that has no sample is that below it, so that a component of two values gets all it needs from any number.
+    A level without samples equals the one below it, so a component with two values works with any number.
     """
     shares = torch.arange(1, number + 1, device=components.device) / (number + 1)
     ordered = components.sort(0).values

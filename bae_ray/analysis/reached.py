@@ -1,4 +1,4 @@
-"""What a family of codes takes at a given distortion."""
+"""Bits of a family of codes at a given distortion."""
 
 import math
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ class Reached(NamedTuple):
     """One code of a family."""
 
     bits: float
-    """NaN where there is none."""
+    """NaN if there is no code."""
     fvu: float
-    """What it leaves unexplained, which may be above what was asked for."""
+    """Its FVU, which may be above the requested one."""
 
 
 NEAR = 0.01
-"""The first code within this of the lowest FVU of all counts as having it: more bits would gain next to nothing."""
+"""The first code within this distance of the lowest FVU counts as having it: more bits would gain almost nothing."""
 SHARE = 0.1
-"""Or within so large a part of the FVU, where that is less: at an FVU of .003, one of .01 is another one."""
+"""Or within this share of the FVU, if less: at an FVU of .003, an FVU of .01 is different."""
 NONE = Reached(math.nan, math.nan)
 """There is no such code."""
 
 
 def first_at(codes: Sequence[Reached], fvu: float) -> Reached:
-    """The first of the codes, from few bits to many, with this FVU, or with the lowest where that is above it."""
+    """The first of the codes, from few bits to many, with this FVU or less, or else with the lowest FVU."""
     known = [code for code in codes if not math.isnan(code.fvu)]
     lowest = min((code.fvu for code in known), default=math.nan)
     near = min(NEAR, SHARE * max(fvu, lowest))

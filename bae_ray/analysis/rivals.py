@@ -1,4 +1,4 @@
-"""What other estimators say of a cell, beside an autoencoder's bits.
+"""Other estimators of a cell's bits or dimension, beside an autoencoder's bits.
 
 Shapes: N samples, D d_in.
 """
@@ -20,28 +20,28 @@ from bae_ray.analysis.spectrum import spectrum
 
 
 class Rivals(NamedTuple):
-    """Measures of activations that need no autoencoder; None where a cell has none. Training samples, if not said."""
+    """Measures of activations that need no autoencoder, on training samples unless stated; None if a cell has none."""
 
     gaussian_bits: float | None
-    """Rate of a Gaussian source of the same covariance at the FVU (`gaussian_rate`); None at FVU 0."""
+    """Rate of a Gaussian source with the same covariance at the FVU (`gaussian_rate`); None at FVU 0."""
     sign_bits: float | None
-    """Marginal entropy of the signs of the principal components that it takes to have the FVU (`sign_code`)."""
+    """Marginal entropy of the signs of as many principal components as reach the FVU (`sign_code`)."""
     sign_fvu: float | None
-    """The FVU that they have on held-out samples: above the one asked for where no number of them has it."""
+    """Their FVU on held-out samples: above the requested one if no number of signs reaches it."""
     product_bits: float | None
-    """Index entropy of the product quantiser that has the FVU (`product_code`); None without faiss."""
+    """Index entropy of the product quantiser that reaches the FVU (`product_code`); None without faiss."""
     product_fvu: float | None
-    """The FVU that it has on held-out samples."""
+    """Its FVU on held-out samples."""
     effective_rank: float | None
     participation_ratio: float | None
     matrix_entropy_bits: float | None
     """Matrix-based entropy of order 1; no code length (`matrix_entropy`)."""
     intrinsic_dimension: float | None
-    """By TwoNN, of 10,000 samples at most."""
+    """By TwoNN, from at most 10,000 samples."""
 
 
 class CellRivals:
-    """The measures of one cell; what does not depend on the FVU is computed once, for all autoencoders of the cell."""
+    """The measures of one cell. What does not depend on the FVU is computed once for all its autoencoders."""
 
     def __init__(self, train: Rows, heldout: Rows, seed: int = 0, device: torch.device | str = "cpu") -> None:
         """Measure training activations [N, D] and held-out ones; both are read several times, a batch at a time."""

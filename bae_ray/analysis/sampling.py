@@ -19,24 +19,24 @@ from bae_ray.autoencoders.losses import bernoulli_entropy
 from bae_ray.seeds import stream
 
 SUBSETS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-"""Shares of the samples over which the entropy is measured."""
+"""Shares of the samples on which the entropy is measured."""
 
 
 class EntropyEstimate(NamedTuple):
     """A marginal entropy in bits, with its uncertainty."""
 
     bits: float
-    """Entropy of the firing rates over all samples, as in the paper. Since rates are estimated, it is too low on
-    average, by `bias`."""
+    """Entropy of the firing rates over all samples, as in the paper. It is too low on average, by `bias`, because rates
+    are estimated."""
     low: float
-    """Ends of the 95 % interval of the entropy that infinitely many samples like these would have, the trained
-    autoencoder as it is. Samples that it was fitted to are not like new ones: for these the interval is that of
-    held-out samples. It lies around `bits` + `bias` (analysis/group_jackknife.py), so it reaches further above `bits`
-    than below. Where it would leave `bits` out, it ends there; no entropy is below 0 or above one bit per latent."""
+    """Ends of the 95 % interval of the entropy that infinitely many such samples would have under this trained
+    autoencoder. Training samples are not like new ones; for new samples use the interval of the held-out samples. It
+    lies around `bits` + `bias` (analysis/group_jackknife.py), so it reaches further above `bits` than below. It is
+    extended to contain `bits`, and cut to 0 and one bit per latent."""
     high: float
     bias: float
-    """By how much `bits` is too low on average: what latents lose that fired on few samples or none, as their counts
-    tell (analysis/entropy_bias.py), and where a text has several samples, what these tell less than as many texts."""
+    """By how much `bits` is too low on average: the loss from latents that fired on few samples or none, estimated from
+    counts (analysis/entropy_bias.py), and, if texts have several samples, the loss from their dependence."""
     subset_n: tuple[int, ...]
     """Sizes of nested random subsets of the samples."""
     subset_bits: tuple[float, ...]
@@ -48,13 +48,13 @@ def estimate_entropy(
 ) -> EntropyEstimate:
     """The marginal entropy of an autoencoder's latents over activations [N, D], read once, a batch at a time.
 
-    `texts` [N]: the number of the text of each sample, where samples of a text were drawn together.
+    `texts` [N]: the index of the text of each sample, if samples of a text were drawn together.
     """
     return code_entropy(EncodedRows(autoencoder, x), len(x), seed, texts)
 
 
 def code_entropy(codes: Iterable[Tensor], n: int, seed: int, texts: Tensor | None = None) -> EntropyEstimate:
-    """The marginal entropy of codes: batches [some, F] of booleans, of n samples in all."""
+    """The marginal entropy of codes: batches [some, F] of booleans, n samples in total."""
     place = torch.randperm(n, generator=stream(seed, "subsets"))
     sizes = torch.tensor([max(1, round(share * n)) for share in SUBSETS])
     group = groups(n, seed, texts)

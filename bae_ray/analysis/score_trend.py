@@ -1,4 +1,4 @@
-"""Whether features of a higher score have more of something: rank correlations and differences, with intervals.
+"""Whether a measure grows with the features' score: rank correlations and differences, with intervals.
 
 Shapes: G features, R replicates.
 """
@@ -15,44 +15,45 @@ Floats = np.ndarray[Any, np.dtype[np.floating[Any]]]
 REPLICATES = 2000
 COVERAGE = 0.95
 FEWEST = 10
-"""Features, below which no interval is told."""
+"""Smallest number of features for an interval."""
 
 
 class Estimate(NamedTuple):
-    """A number and the ends of its 95 % interval, a percentile bootstrap over features; NaN where it is not known."""
+    """A number and its 95 % interval (percentile bootstrap over features); NaN if not known."""
 
     value: float
     low: float
     high: float
 
     def verdict(self, expected: float = 0.0) -> str:
-        """Whether the number is larger than `expected`: agrees, contradicts, or cannot be told."""
+        """Whether the number is larger than `expected`: agrees, contradicts, or cannot be decided."""
         if math.isnan(self.low):
             return CANNOT_TELL
         return "agrees" if self.low > expected else "contradicts" if self.high < expected else CANNOT_TELL
 
 
 class ScoreTrend(NamedTuple):
-    """How a measure goes with the score of features."""
+    """How a measure depends on the score of features."""
 
     n: int
-    """Features of which both are known."""
+    """Number of features with both numbers."""
     correlation: Estimate
     """Spearman's rank correlation with the score."""
     partial: Estimate
     """The same with the ranks of a third number held constant."""
     high: Estimate
-    """Mean of the measure over the features of the upper third of the scores."""
+    """Mean of the measure over features in the upper third of the scores."""
     low: Estimate
-    """Over the lower third."""
+    """The same over the lower third."""
     difference: Estimate
-    """High less low."""
+    """High minus low."""
 
 
 def score_trend(scores: Floats, values: Floats, held: Floats, seed: int = 0) -> ScoreTrend:
     """The trend of values [G] with scores [G]; `held` [G] is held constant in the partial correlation.
 
-    Thirds end at quantiles of the scores, and equal scores stay together; without two thirds apart these are NaN.
+    Thirds end at quantiles of the scores; equal scores stay together. If upper and lower third overlap, their means are
+    NaN.
     """
     known = ~np.isnan(scores) & ~np.isnan(values)
     scores, values, held = scores[known], values[known], held[known]
@@ -70,7 +71,7 @@ def score_trend(scores: Floats, values: Floats, held: Floats, seed: int = 0) -> 
 
 
 def mean(values: Floats, seed: int = 0) -> Estimate:
-    """The mean of the known ones of values [G], with its interval."""
+    """The mean of values [G] without NaN, with its interval."""
     known = values[~np.isnan(values)]
     if not len(known):
         return Estimate(math.nan, math.nan, math.nan)

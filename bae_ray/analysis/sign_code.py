@@ -17,10 +17,10 @@ from bae_ray.autoencoders.losses import bernoulli_entropy
 def sign_codes(found: Spectrum, train: Rows, heldout: Rows) -> list[Reached]:
     """The codes of the first 0, 1, ... K signs of the components: bits, and FVU on held-out activations [N, D].
 
-    A component is reconstructed as the mean of the training activations whose sign it has, others as 0. Bits are the
-    marginal entropy of the signs over training and held-out activations together, as those of an autoencoder's code. It
-    learns nothing but the covariance, so what an autoencoder does better at the same FVU, its training has found.
-    Of a Gaussian source, FVU is 1 - 2 / pi at least.
+    A component is reconstructed as the mean of the training activations with the same sign; other components as 0. Bits
+    are the marginal entropy of the signs over training and held-out activations together, as for an autoencoder's code.
+    The code learns only the covariance; where an autoencoder has fewer bits at the same FVU, its training found more.
+    For a Gaussian source the FVU is at least 1 - 2 / pi.
     """
     sums = _Signs(found)
     for batch in train.split(ROWS_AT_ONCE):

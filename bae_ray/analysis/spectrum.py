@@ -12,18 +12,18 @@ from bae_ray.activations.rows import Rows
 from bae_ray.analysis.features import ROWS_AT_ONCE, column_mean
 
 ROUNDING = 1e-12
-"""What is left of equal activations when their mean is subtracted is less than this share of it."""
+"""Equal activations minus their mean leave less than this share of the mean, by rounding."""
 
 
 class Spectrum(NamedTuple):
-    """Principal components of training activations, which are centred and scaled to unit RMS as for a training."""
+    """Principal components of training activations, centred and scaled to unit RMS as in training."""
 
     mean: Tensor
-    """[D], float64, as all: in the activations' own units."""
+    """[D], in the activations' own units. All tensors are float64."""
     scale: float
-    """Root mean square of what is left when the mean is subtracted; 0 where all activations are the same."""
+    """Root mean square after subtracting the mean; 0 if all activations are equal."""
     variances: Tensor
-    """[D], of the components, in falling order: D in sum. Those that n samples or rounding leave nothing of are 0."""
+    """[D], variances of the components, descending, with sum D. Those lost to rounding or too few samples are 0."""
     components: Tensor
     """[D, D], a component per column."""
 

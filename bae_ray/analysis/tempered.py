@@ -1,8 +1,8 @@
-"""How far below an estimate a joint entropy may lie, from the error that there would be at that lower end.
+"""How far below its estimate a joint entropy may lie, with the error taken at that lower end.
 
-Nearly equal frequencies have nearly equal surprisals, so their entropy looks far surer than it is: an entropy near the
-largest one moves with the square of the frequencies' errors. As in Wilson's interval of a share (1927) the error is
-therefore taken at the end itself, along the frequencies' powers, which have the likeliest of the codes of each entropy.
+Nearly equal frequencies have nearly equal surprisals, so their entropy looks more certain than it is: near its maximum
+it changes with the square of the frequencies' errors. So, as in Wilson's interval of a proportion (1927), the error is
+taken at the end itself, along powers of the frequencies: for each entropy these are the likeliest frequencies.
 
 Shapes: K distinct codes.
 """
@@ -12,12 +12,12 @@ import math
 import numpy as np
 
 LARGEST_POWER = 1e4
-"""There next to nothing is left but the most frequent code, unless frequencies are equal but for rounding."""
+"""At this power almost only the most frequent code is left, unless frequencies are equal up to rounding."""
 STEP = 1.005
 
 
 def drop(frequencies: np.ndarray, variances: float, further: float) -> float:
-    """Bits by which the entropy of the frequencies [K] falls until it is no longer within its error of theirs.
+    """Bits by which the entropy of the frequencies [K] may fall before it differs from the estimate by its error.
 
     The error is the root of the variance of the surprisals there, times `variances`, plus `further`, both in units in
     which the interval reaches as far as the root. Of equal frequencies, whose powers are equal, 0.
