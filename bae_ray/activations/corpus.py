@@ -108,7 +108,7 @@ def _local_files(config: CorpusConfig, paths: list[Path], columns: Columns) -> L
     if len({kind.format for path in paths if (kind := kind_of(path))}) > 1:
         raise UnknownCorpusError(
             f"corpus '{config.corpus}' matches files that end in {', '.join(sorted(set(map(ending, paths))))}; "
-            "expected one format for all files. Narrow the folder or glob."
+            "expected one of these formats for all files. Narrow the folder or glob."
         )
     return LocalFiles(tuple(paths), columns._replace(chat=_check_files(paths, columns)))
 

@@ -49,7 +49,7 @@ class SampledPrompts:
         eligible = len(texts) - int(np.bincount(self._same).max(initial=0))
         if not texts or eligible < k:
             raise InvalidInputError(
-                f"k is {k}, but some query has only {eligible} possible demonstrations among {len(texts)} examples. "
+                f"k is {k}, but of {len(texts)} examples some query has only {eligible} possible demonstrations. "
                 "Ask for fewer demonstrations, or give a larger corpus."
             )
 

@@ -49,8 +49,8 @@ def planned_store(config: ExtractConfig) -> PlannedStore:
     n = most_vectors(config)
     if n is None:
         raise InvalidInputError(
-            "how many vectors there will be is not known before the texts are read. A plan needs max_texts, or with "
-            "position all tokens.max_vectors: give it."
+            "the number of vectors is not known before the texts are read: for a plan, give max_texts, or with "
+            "position all tokens.max_vectors."
         )
     request = Request(
         model={"name": model.name, "revision": model.revision},
