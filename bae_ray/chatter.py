@@ -1,4 +1,4 @@
-"""What libraries say that is not for the user; BAE_RAY_DEBUG=1, or --debug, lets them talk."""
+"""Hiding messages of libraries that are not for the user; BAE_RAY_DEBUG=1, or --debug, shows them."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ def is_set(variable: str) -> bool:
 
 
 def quieten() -> None:
-    """Silence in this process, and in those that it starts, what is not for the user; errors stay."""
+    """Hide messages that are not for the user, in this process and those that it starts; errors stay."""
     if debugging():
         return
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

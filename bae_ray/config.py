@@ -10,7 +10,7 @@ from bae_ray.names import nearest
 
 
 class Config(BaseModel):
-    """Base of all configs: frozen, unknown keys and numbers that are not finite refused, JSON in and out."""
+    """Base of all configs: frozen; unknown keys, and numbers that are not finite, are refused; JSON in and out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
@@ -28,7 +28,7 @@ class Record(BaseModel):
 def describe(error: ValidationError, config: type[BaseModel] | None = None) -> str:
     """The first problem of a config, in one line: the field, its value, and what was expected.
 
-    Of an unknown field of `config` also the nearest ones that there are.
+    For an unknown field of `config`, it also names the most similar fields.
     """
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))

@@ -69,11 +69,11 @@ class NotEnoughDiskError(InvalidInputError):
 
 
 class NotFiniteError(InvalidInputError):
-    """Numbers are NaN or infinite, or become so in the type that is computed with."""
+    """Numbers are NaN or infinite, or become so in the dtype of the computation."""
 
 
 class NoPriorError(InvalidInputError):
-    """A magnitude is asked for of a binary autoencoder that has no firing rates to measure it by."""
+    """Magnitudes were requested from a binary autoencoder without firing rates (a prior)."""
 
 
 class ClaimedError(InvalidInputError):
@@ -125,19 +125,19 @@ class ConversionError(CompressionError, UnfinishedError):
 
 
 class CorruptContainerError(CompressionError):
-    """The bytes are no container of codes, or not those that were written."""
+    """The bytes are no container of codes, or a damaged one."""
 
 
 class ContainerTooLargeError(CompressionError):
-    """What a container holds is larger than the caller allows."""
+    """The codes of a container are larger than the caller allows."""
 
 
 class ForeignModelError(CompressionError):
-    """A container's codes are another autoencoder's."""
+    """A container's codes belong to another autoencoder."""
 
 
 class JudgeError(BaeRayError):
-    """The language model that judges cannot be asked, or not any more."""
+    """The judge (a language model) cannot be asked, or stopped answering."""
 
 
 class UnansweredError(JudgeError):
@@ -145,7 +145,7 @@ class UnansweredError(JudgeError):
 
 
 class RefusedRequestError(UnansweredError):
-    """The server does not take the request: a filter's, say. Sending it again changes nothing."""
+    """The server refuses the request, for example because of a content filter. Sending it again does not help."""
 
 
 class CostLimitError(JudgeError):

@@ -1,6 +1,6 @@
-"""Files of the project: written whole or not at all, on this machine or, where a path stands for one, elsewhere first.
+"""The project's files, written whole or not at all. If a path stands for a file in a bucket, that one is written first.
 
-What a killed process leaves here of a bucket's files is never ahead of the bucket, but for lines that were appended.
+After a process is killed, local copies are never newer than the bucket, except for appended lines.
 """
 
 import os

@@ -14,7 +14,7 @@ NETWORK = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREAC
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Give this path to errors inside that name none: a write knows its file only by a number, say."""
+    """Add this path to errors inside that name no path: a write, for example, knows its file only by a number."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How many texts and tokens go through the model together, and how many pay on a GPU."""
+"""How many texts and tokens go through the model together, and how many are worth it on a GPU."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -28,14 +28,14 @@ class BatchLimits(NamedTuple):
 
 
 def limits(texts: int | None, tokens: int | None, device: str) -> BatchLimits | None:
-    """The limits asked for, with a CPU's own for those left out; None where a GPU has to be measured."""
+    """The requested limits; a CPU's defaults for missing ones. None if a GPU has to be measured."""
     if device == "cpu":
         return BatchLimits(texts or CPU_TEXTS, tokens or CPU_TOKENS)
     return None if tokens is None else BatchLimits(texts or tokens, tokens)
 
 
 def measured(seconds_of: Callable[[int], float], tried: Iterable[int] = TRIED_TOKENS) -> int:
-    """The tokens of a batch: from where a batch of twice as many is hardly faster for each token, or does not fit.
+    """The tokens of a batch: the size at which twice as many are hardly faster per token, or do not fit.
 
     `seconds_of` takes a number of tokens and runs such a batch. Raises what it raises for the first one.
     """

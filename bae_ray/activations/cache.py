@@ -25,11 +25,11 @@ class FileCache:
     def copies(self, remote: Folder, wanted: dict[str, FileRecord]) -> Iterator[list[Path]]:
         """Paths of copies of these files, downloaded if necessary; they stay while the context is open.
 
-        Meanwhile no other process of this machine can use the cache: open the files, and leave the context. Maps of
-        files stay valid when the copies are removed.
+        Meanwhile no other process of this machine can use the cache: open the files, then leave the context. Memory
+        maps stay valid when the copies are removed.
 
-        Raises `CorruptShardError` for a file that differs from its record, and `InvalidInputError` where the files are
-        together larger than the cache.
+        Raises `CorruptShardError` for a file that differs from its record, and `InvalidInputError` if the files
+        together are larger than the cache.
         """
         needed = sum(record.size for record in wanted.values())
         if needed > self._limit:

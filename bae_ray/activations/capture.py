@@ -34,7 +34,7 @@ class Capture:
         answers: bool = False,
         shared: bool = False,
     ) -> None:
-        """Hook a model: a stack without a head, or with `answers` a whole causal model, all of which is run then.
+        """Hook a model: a stack without a head or, with `answers`, a whole causal model, which is then run whole.
 
         `shared`: leave the model whole, for other captures of it.
 
@@ -64,7 +64,7 @@ class Capture:
         `index` [M] are indices into the B T tokens. With `answers`, `asked` are indices after which the model's own
         logits [len(asked), V] are returned as well.
 
-        Raises `InvalidInputError` where the model's blocks do not all run, or not on vectors [B, T, D].
+        Raises `InvalidInputError` if some blocks do not run, or run on other shapes than [B, T, D].
         """
         self._index, self._shape, self._captured, self._runs = index, tuple(token_ids.shape), {}, True
         logits = None
@@ -114,8 +114,8 @@ class Capture:
 def logits_at(causal: PreTrainedModel, token_ids: Tensor, index: Tensor) -> Tensor:
     """The causal model's own logits [M, V] at `index` [M], counted through the B T tokens of token ids [B, T].
 
-    Whatever it does after its last vectors is done: a transform before the head, a scale, a soft cap. Only the vectors
-    of the index go through that, so that there are no logits of B T tokens.
+    Includes all that the model does after its last vectors: a transform before the head, a scale, a soft cap. Only the
+    vectors of the index go through it, so logits of all B T tokens are never in memory.
 
     Raises `InvalidInputError` for a model whose head does not take the last vectors of its decoder.
     """

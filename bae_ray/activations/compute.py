@@ -40,16 +40,16 @@ class Work(NamedTuple):
     batch_tokens: int | None
     compile: bool
     label_tokens: tuple[int, ...] | None
-    """Prompts: the token that begins each label's word. None: the texts ask for no label."""
+    """For prompts: the first token of each label's word. None: the texts have no labels."""
     gpus: int = 1
-    """The model's blocks are divided among so many."""
+    """Number of GPUs that the model's blocks are divided among."""
 
 
 class Batch(NamedTuple):
     """Texts that go through the model together."""
 
     texts: Ints
-    """Their numbers in the shard."""
+    """Their indices in the shard."""
     token_ids: Tensor
     """[B, T], padded on the right."""
     lengths: Ints
@@ -85,7 +85,7 @@ class ShardComputer:
 
     @property
     def made_with(self) -> dict[str, str]:
-        """What rounding depends on: the device, the threads of a CPU, and the versions of libraries."""
+        """All that rounding depends on: the device, the threads of a CPU, the versions of libraries."""
         return {
             "device": torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
             "threads": str(torch.get_num_threads()),

@@ -20,7 +20,7 @@ from bae_ray.errors import UnknownCorpusError, UnreadableFileError, first_line
 from bae_ray.files import checksum
 
 RECORDS, CHARACTERS = 1000, 1 << 20
-"""Numbers of records, and of characters of text, at the beginning of a file that are checked."""
+"""Number of records, and of characters, that are checked at the beginning of a file."""
 _OPTIONS = ("--text-column", "--input.label-column")
 
 
@@ -57,8 +57,8 @@ class HubDataset(NamedTuple):
 def resolve(config: CorpusConfig, label: str | None = None) -> LocalFiles | HubDataset:
     """The corpus that `config.corpus` names; its files must have the text column and the label column, if one is named.
 
-    Raises `UnknownCorpusError` for an unknown one, and `UnreadableFileError` where its files are not of the format of
-    their names or lack a column.
+    Raises `UnknownCorpusError` for an unknown one, and `UnreadableFileError` if its files do not have the format of
+    their names, or lack a column.
     """
     columns = Columns(config.text_column, label, document=config.txt == "document")
     if config.corpus in BUNDLED_CORPORA:

@@ -1,4 +1,4 @@
-"""A corpus as a data set of Ray Data: files are read in parallel, texts are tokenised, and all come in order."""
+"""A corpus as a data set of Ray Data: files are read and texts tokenised in parallel, and come in order."""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
@@ -67,10 +67,9 @@ def read_corpus(source: LocalFiles | HubDataset, config: CorpusConfig, label: st
 
 
 def tasks(cpus: float) -> dict[str, Any]:
-    """Options of an operator whose tasks take so many CPUs each.
+    """Options of an operator whose tasks take this many CPUs each.
 
-    Those that take none, since workers have all that there are and wait for what the tasks make, are as many as the
-    CPUs.
+    Tasks that take none are as many as the CPUs: workers hold all CPUs and wait for these tasks' output.
     """
     return {"num_cpus": cpus, "compute": ray.data.TaskPoolStrategy(size=None if cpus else max(1, int(total("CPU"))))}
 
@@ -118,7 +117,7 @@ def tokenized(
     chat: bool = False,
     cpus: float = 1,
 ) -> Iterator[pa.Table]:
-    """The texts of a data set in order, tokenised; `column` holds them. Each task takes so many CPUs."""
+    """The texts of a data set in order, tokenised; `column` holds them. Each task takes `cpus` CPUs."""
     tokenized = dataset.map_batches(
         partial(tokenize, column=column, model=model, read=read, added=added, chat=chat),
         batch_format="pyarrow",

@@ -1,4 +1,4 @@
-"""Where a model's parts lie: on one device, or its blocks divided among several."""
+"""Placing a model: on one device, or its blocks divided among several."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from bae_ray.activations.parts import find_blocks
 def place(model: PreTrainedModel, devices: Sequence[str]) -> PreTrainedModel:
     """The model in evaluation mode on a device, or with its blocks on several, in order; inputs go to the first one.
 
-    All weights have to fit into this machine's memory first.
+    All weights must first fit into this machine's memory.
     """
     model.eval()
     if len(devices) == 1:
@@ -30,7 +30,7 @@ def device_map(model: PreTrainedModel, devices: Sequence[str]) -> dict[str, str]
     found: dict[str, str] = {}
 
     def visit(module: nn.Module, name: str) -> None:
-        """A part that holds no block has a device; of one that does, its own parts have."""
+        """A part without blocks gets a device; for a part with blocks, its own parts get one."""
         if id(module) in of_block:
             found[name] = of_block[id(module)]
         elif not any(id(inner) in of_block for inner in module.modules()):

@@ -1,4 +1,4 @@
-"""Copies of tensors from a GPU to this machine's memory, while it computes on."""
+"""Copies of tensors from a GPU to main memory, while the GPU continues to compute."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Copies(NamedTuple):
-    """Tensors on their way to this machine's memory."""
+    """Tensors on their way to main memory."""
 
     tensors: tuple[Tensor, Tensor | None]
     arrived: torch.cuda.Event | None
@@ -22,7 +22,7 @@ class Copies(NamedTuple):
 
 
 class Downloads:
-    """Copies of what a device has computed, on a stream of their own, into pinned memory; none are made on a CPU."""
+    """Copies a device's results into pinned memory, on a separate stream. On a CPU nothing is copied."""
 
     def __init__(self, device: str) -> None:
         self._stream = torch.cuda.Stream() if device == "cuda" else None

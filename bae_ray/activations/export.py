@@ -28,7 +28,7 @@ def export_cells(
     positions: Sequence[Position] | None = None,
     sites: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Write the chosen cells (None: all) below `out`, with rows.parquet; gives the paths.
+    """Write the chosen cells (None: all) below `out`, with rows.parquet; returns the paths.
 
     bfloat16, which NumPy and Arrow lack, is written as float32. Raises `InvalidInputError` where the store holds none
     of the cells, or `out` has files.

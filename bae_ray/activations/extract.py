@@ -36,7 +36,7 @@ from bae_ray.work.receipts import FAILURES, listed, read_receipt
 
 
 def extract(config: ExtractConfig, out: Location, executor: Executor | ExecutorName = "ray") -> ActivationStore:
-    """Extract activations into the store `out`, or finish the one that an earlier call has begun there.
+    """Extract activations into the store `out`, or finish an interrupted call there.
 
     `out` is a path, or a URI of any file system that pyarrow knows. Raises an `InvalidInputError` or
     `ForeignStoreError` before any long work starts, and `ExtractionError` where shards failed; what is finished by then
@@ -132,9 +132,9 @@ def _tell_complete(store: ActivationStore) -> None:
 
 
 def check(config: ExtractConfig) -> Probe:
-    """Try the model on texts of the corpus, without a store: alone and beside others, whole and cut, changed late.
+    """Check the model on texts of the corpus, without a store: alone and batched, whole and cut, changed late.
 
-    Raises an `InvalidInputError` where its vectors depend on what they must not.
+    Raises an `InvalidInputError` if a vector depends on other texts or on later tokens.
     """
     plan = _plan(config, trying=True)
     longest, least = config.max_tokens or plan.model.max_positions, plan.wanted.least
@@ -238,7 +238,7 @@ def _shards(plan: _Plan, writer: StoreWriter, cpus: float) -> ShardStream:
 
 
 def most_vectors(config: ExtractConfig) -> int | None:
-    """How many vectors a cell gets, if there are texts enough; None where that hangs on how long they are."""
+    """How many vectors a cell gets, given enough texts; None if that depends on the texts' lengths."""
     if "all" not in config.all_positions:
         return config.max_texts
     length = {"windows": "length", "random_tokens": "bits"}.get(config.input.kind)

@@ -1,4 +1,4 @@
-"""The shards of a store that are missing, given to the workers of an executor: how they come along, and which fail."""
+"""Computing the missing shards of a store with the workers of an executor: progress and failures."""
 
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -24,7 +24,7 @@ from bae_ray.work.receipts import write_failures
 
 @contextmanager
 def writing(writer: StoreWriter) -> Iterator[None]:
-    """Say what cannot be written: raise `ExtractionError` in place of the system's error."""
+    """Raise `ExtractionError`, which names what cannot be written, in place of the system's error."""
     try:
         yield
     except OSError as error:
@@ -39,14 +39,14 @@ def _unwritable(writer: StoreWriter, problem: str) -> str:
 
 
 def share_of(config: ExtractConfig, executor: Executor) -> Share:
-    """What each worker gets. Raises `InvalidInputError` where that can never fit."""
+    """The resources of each worker. Raises `InvalidInputError` if they can never fit."""
     return executor.share("a worker", config.cpus_per_worker, config.gpus_per_worker)
 
 
 def run_probe(
     work: Work, executor: Executor, share: Share, attempts: int, texts: Sequence[Sequence[int]], cut: int | None
 ) -> Probe:
-    """`probe` where a worker would run. Raises `InvalidInputError` where the model cannot be used or a process dies."""
+    """`probe` where a worker would run. Raises `InvalidInputError` if the model cannot be used or a process dies."""
     try:
         return executor.once(partial(probe, work, texts=texts, cut=cut), share, attempts, here=True)
     except UnfinishedError as error:
@@ -57,7 +57,7 @@ def run_probe(
 
 
 def free_cpus(executor: Executor, share: Share, workers: int) -> float:
-    """The CPUs that a task which tokenises beside the workers takes: none where they have all that there are."""
+    """The CPUs of a task that tokenises beside the workers: 0 if the workers hold all CPUs."""
     there = executor.total("CPU")
     return float(not there or there - workers * share.cpus >= 1)
 

@@ -17,13 +17,13 @@ from bae_ray.work.devices import is_lost
 from bae_ray.work.receipts import traceback_of
 
 MEASURE = "measure"
-"""What attempts at measuring the speed are counted under."""
+"""Key under which attempts to measure the speed are counted."""
 ONCE = 1
-"""So often is the speed measured: a worker that died of it is not followed by another."""
+"""Attempts to measure the speed: if a worker dies of it, no other worker tries."""
 
 
 class ShardTask(NamedTuple):
-    """What a worker is asked to do."""
+    """A task for a worker."""
 
     shard: int
     rows: ShardRows
@@ -32,24 +32,24 @@ class ShardTask(NamedTuple):
 
 
 class ShardOutcome(NamedTuple):
-    """What came of it."""
+    """The result of a task."""
 
     outcome: Literal["finished", "failed", "refused", "unwritable"] = "finished"
     problem: str = ""
     tokens_per_s: float = 0.0
     traceback: str = ""
-    """Where an unexpected error arose."""
+    """Traceback of an unexpected error; else empty."""
 
 
 class ShardExtractor:
     """One worker: a copy of the model that turns rows files into activation shards.
 
-    It tries the model first, and where that cannot be used computes nothing. Called by two threads at a time, it
+    It checks the model first, and computes nothing if the model cannot be used. Two threads may call it at a time: it
     computes for one while the other one's shard is written.
     """
 
     def __init__(self, device: str, work: Work, attempts: int, workers: int, writer: StoreWriter) -> None:
-        """Load and try the model. Raises `ExtractionError` where too many workers died of that."""
+        """Load and check the model. Raises `ExtractionError` if too many workers died of that."""
         self._attempts = Attempts(writer.folder, attempts)
         starts: list[str] = []
         with suppress(OSError):  # a store that takes nothing is reported with the first shard
@@ -74,7 +74,7 @@ class ShardExtractor:
             self._attempts.end_starts(starts)
 
     def __call__(self, task: ShardTask | None) -> ShardOutcome | Probe:
-        """Compute one shard and say how it went, no shard stops the others; without one, say how the model did."""
+        """Compute one shard and report the result; no shard stops the others. Without one, report on the model."""
         if isinstance(self._probe, str):
             return ShardOutcome("refused", self._probe)
         if task is None:

@@ -72,8 +72,8 @@ def write_rows(
 ) -> Cut:
     """Write the rows of the first `config.max_texts` texts that are long enough, cut into shards.
 
-    Gives each shard's number and rows as soon as they are written; returns the index, which is written once all are.
-    `tables` hold token_ids, text and the columns of their kind, in the order of the corpus, which numbers the texts.
+    Yields each shard's number and rows as soon as they are written; returns the index, which is written last. `tables`
+    hold token_ids, text and the columns of their kind, in the order of the corpus, which numbers the texts.
     `bytes_per_vector` is the size of one vector of every cell; `windowed` counts the texts that windows are cut out of.
     Raises `NoTextLongEnoughError`.
     """

@@ -39,7 +39,7 @@ class Labelled(NamedTuple):
 def read_labelled(
     config: ExtractConfig, chosen: ICLInput, found: LocalFiles | HubDataset, model: ModelSource
 ) -> Labelled:
-    """The labelled corpus in memory. Raises `InvalidInputError` where its labels cannot be told apart."""
+    """The labelled corpus in memory. Raises `InvalidInputError` if its labels are ambiguous."""
     connect()
     configure_data()
     read = list(tables(read_corpus(found, config, chosen.label_column), config))
@@ -81,9 +81,9 @@ def numbered(
 ) -> tuple[tuple[str, ...], np.ndarray[tuple[int], np.dtype[np.int32]]]:
     """The label words, by default the labels themselves, and the number of each label of the table among them.
 
-    A label that is text is one of the words; where none is, text that is a whole number counts as one, since tables of
-    text have no others. Raises `InvalidInputError` for labels that are none of the words, with their place,
-    and for those of a table of text that could be read both ways.
+    A label that is text must be one of the words. If none is, text that is a whole number counts as a number, since
+    tables of text have no numbers. Raises `InvalidInputError` for labels that are none of the words, with their place,
+    and for labels in a table of text that could be a word or a number.
     """
     labels, places = [json.loads(label) for label in table[LABEL].to_pylist()], table[PLACE]
     if words is not None and isinstance(found, LocalFiles) and found.are_tables_of_text:
@@ -128,7 +128,8 @@ def label_tokens(form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tupl
 def label_ids(form: PromptFormat, tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], ...]:
     """All tokens of each label's word after a prompt.
 
-    Raises `InvalidInputError` where two labels begin with the same token, or a word is joined to the text before it.
+    Raises `InvalidInputError` if two labels begin with the same token, or if the tokenizer joins a word to the text
+    before it.
     """
     prompt = form.write(["a"], np.zeros(1, dtype=np.int32), [], 0)
     before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -157,8 +158,8 @@ def prompt_tables(
 ) -> Iterator[pa.Table]:
     """The prompts in order, tokenised, with the examples that they are made of and the query's label.
 
-    `config.max_texts` of them, or one for each example. Those too long for the model are not replaced: with `sampled`
-    demonstrations a larger k then has no query that a smaller one has not.
+    `config.max_texts` of them, or one for each example. Prompts too long for the model are not replaced, so that with
+    `sampled` demonstrations the queries of a larger k are among those of a smaller k.
 
     Raises `InvalidInputError` where there are too few examples.
     """

@@ -105,16 +105,16 @@ class ShardRows(Record):
 
 
 class WindowedTexts(Record):
-    """The texts that windows are cut out of, counted meanwhile; lengths are in tokens, those around a text left out."""
+    """Counts of the texts that windows are cut out of; lengths in tokens, without special tokens around them."""
 
     model_config = ConfigDict(frozen=False)
 
     lines: bool = False
     """Whether each is a line of a .txt file."""
     texts: int = 0
-    """Those that are not missing, empty or blank."""
+    """Number of texts that are not missing, empty or blank."""
     empty: int = 0
-    """Those that are."""
+    """Number of texts that are."""
     tokens: int = 0
     shortest: int = 0
     longest: int = 0
@@ -204,13 +204,13 @@ class Probe(Record):
     tolerance: float
     """A larger difference would have ended the extraction."""
     later_token: float
-    """Between vectors before a token that was changed."""
+    """Difference of vectors before a changed token."""
     batched: float
-    """Between a text alone and padded beside others."""
+    """Difference between a text alone and padded in a batch."""
     cut: float
-    """Between a whole text and its beginning alone."""
+    """Difference between a whole text and its beginning only."""
     numbering: str
-    """What layer l is of what transformers calls `hidden_states`."""
+    """How layer l relates to transformers' `hidden_states`."""
 
     def __str__(self) -> str:
         return (

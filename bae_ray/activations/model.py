@@ -32,7 +32,8 @@ class ModelSource(NamedTuple):
     """Number of blocks; `hidden_states` has one entry more."""
     hidden_size: int
     max_positions: int | None
-    """Longest text in tokens, if there is a limit: the model's context, or where its vectors begin to depend on it."""
+    """Longest text in tokens, if limited: by the model's context, or by a length from which vectors depend on the
+    length."""
     vocabulary: int
     """Number of token ids."""
     limited_by: str = "its context"
@@ -197,7 +198,7 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
 
 
 def wanted_layers(source: ModelSource, layers: Sequence[int] | None, sites: Sequence[str]) -> tuple[int, ...]:
-    """The layers in order; left out: all that have these sites. The last one, after the final norm, has no MLP."""
+    """The layers in order. None: all layers that have these sites. The last one, after the final norm, has no MLP."""
     every = range(source.n_layers + (tuple(sites) == ("residual",)))
     return tuple(sorted(every if layers is None else layers))
 

@@ -1,4 +1,4 @@
-"""A test whether a model's vectors depend on nothing but the text itself, up to their own token.
+"""A test that a model's vector depends only on the text up to its own token.
 
 The model is run on a few short texts before a corpus is tokenised for it.
 
@@ -25,8 +25,8 @@ from bae_ray.errors import BaeRayError, InvalidInputError, first_line
 LENGTHS = (20, 12)
 """Lengths of the random texts in tokens."""
 TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "float16": 0.03, "bfloat16": 0.1}
-"""Largest mean distance of vectors relative to their length that rounding explains. Where a router of experts is nearly
-undecided, rounding to 16 bits decides."""
+"""Largest mean distance of vectors relative to their length that rounding explains. With 16 bits, rounding can also
+change the choice of a mixture-of-experts router."""
 
 
 class _Compared(NamedTuple):
@@ -37,7 +37,7 @@ class _Compared(NamedTuple):
 
 
 def probe(work: Work, device: str, texts: Sequence[Sequence[int]] | None = None, cut: int | None = None) -> Probe:
-    """Load the model and try it; see `probe_loaded`. Raises `InvalidInputError` also where it cannot be loaded."""
+    """Load the model and test it; see `probe_loaded`. Raises `InvalidInputError` also if it cannot be loaded."""
     try:
         return probe_loaded(load(work, device), work, device, texts, cut)
     finally:
@@ -51,7 +51,7 @@ def probe_loaded(
     texts: Sequence[Sequence[int]] | None = None,
     cut: int | None = None,
 ) -> Probe:
-    """Compare a model's vectors of token ids: of a text alone and in a padded batch, whole and cut, changed late.
+    """Compare a model's vectors for texts alone and in a padded batch, whole and cut, and with later tokens changed.
 
     `texts` are token ids of different lengths, by default random ones. `cut` is where an extraction cuts them, by
     default the middle. With `work.label_tokens`, the model has its head.

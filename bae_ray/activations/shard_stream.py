@@ -1,4 +1,4 @@
-"""The shards of a store in order, each as soon as its rows are written, and the room that they need."""
+"""The shards of a store in order, each as soon as its rows are written; and the disk space that they need."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -16,7 +16,7 @@ class ShardStream:
     """The shards of a store: an iterator over their numbers and rows, which may be run once, in any thread."""
 
     def __init__(self, writer: StoreWriter, cut: Callable[[], Cut], bytes_per_vector: int) -> None:
-        """`cut` writes the rows, if they are not all there; `bytes_per_vector` is one vector's size in every cell."""
+        """`cut` writes the rows if some are missing; `bytes_per_vector` is the size of one vector, over all cells."""
         self.index = writer.index()
         """Of all shards, as soon as it is known."""
         self.shards: list[ShardRows] = []
@@ -63,7 +63,7 @@ def _tell(index: RowsIndex) -> None:
 
 
 def check_disk(writer: StoreWriter, vectors: str, needed: int) -> None:
-    """Print the store's size; raise `NotEnoughDiskError` where what is still to be written does not fit."""
+    """Print the store's size; raise `NotEnoughDiskError` if the rest does not fit."""
     free, there = writer.folder.free_bytes(), writer.bytes_written()
     known = f", {free / 1e9:.1f} GB free" if free is not None else ""
     console.print(

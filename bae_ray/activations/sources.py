@@ -37,7 +37,7 @@ class Source(NamedTuple):
 
 
 def find_source(config: ExtractConfig, model: ModelSource, read: int | None) -> Source:
-    """The texts of a config, of each the first `read` tokens (None: all of them).
+    """The texts of a config: the first `read` tokens of each (None: all tokens).
 
     Raises an `InvalidInputError` for a corpus that cannot be used in this way. Connects to Ray only where a labelled
     corpus has to be read.
@@ -126,7 +126,7 @@ def windows(
     found: WindowedTexts,
     framed: bool = True,
 ) -> Iterator[pa.Table]:
-    """Windows of the texts, one after another, of each the first `read` tokens; `text` is the text of the whole window.
+    """Windows of the texts in order, the first `read` tokens of each; `text` is the text of the whole window.
 
     `framed`: the texts begin with the tokens that the tokenizer puts before one.
     """

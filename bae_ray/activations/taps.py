@@ -1,4 +1,4 @@
-"""Places inside a language model, and hooks that see, or replace, what passes there.
+"""Places inside a language model, and hooks that read or replace the activations there.
 
 Shapes: B texts, T tokens, D hidden size.
 """
@@ -17,14 +17,14 @@ SITES = ("residual", "mlp_in", "mlp_out")
 """In the order of the forward pass."""
 
 Visit = Callable[[Tensor], Tensor | None]
-"""Is given what passes a tap; what it returns passes on in its place, unless that is None."""
+"""A function of the activations at a tap that returns their replacement, or None to keep them."""
 
 
 class Tap(NamedTuple):
     """A place in the model: a layer and a site.
 
     The residual stream at layer l is what block l receives, as `hidden_states[l]` of transformers; the last one is what
-    the model returns after its final norm. mlp_in and mlp_out at layer l are what the MLP of block l gets and gives.
+    the model returns after its final norm. mlp_in and mlp_out at layer l are input and output of the MLP of block l.
     """
 
     layer: int
@@ -32,7 +32,7 @@ class Tap(NamedTuple):
 
 
 def attach(blocks: nn.ModuleList, top: nn.Module, tap: Tap, visit: Visit) -> RemovableHandle:
-    """Have `visit` called with what passes a tap in each forward pass, until the handle is removed.
+    """Call `visit` with the activations at a tap in each forward pass, until the handle is removed.
 
     `blocks` are those of the model (`find_blocks`), `top` is what applies the final norm. Raises `InvalidInputError`
     where a block's MLP cannot be found.

@@ -28,9 +28,9 @@ class StoreWriter:
         self.folder = folder
 
     def claim(self, request: Request) -> bool:
-        """Make the folder this request's store; whether it is new.
+        """Make the folder this request's store; return whether it is new.
 
-        Raises `ForeignStoreError` where it is already something else.
+        Raises `ForeignStoreError` if it holds something else.
         """
         if self.folder.exists(layout.REQUEST):
             try:
@@ -54,7 +54,7 @@ class StoreWriter:
         return True
 
     def give_up(self) -> None:
-        """Remove a store that was claimed for nothing."""
+        """Remove a store that was claimed but not used."""
         self.folder.remove()
 
     def write_rows(self, shard: int, rows: pa.Table, n: int, tokens: int) -> ShardRows:
@@ -127,7 +127,7 @@ class StoreWriter:
         return receipt if sizes == [record.size for record in receipt.files.values()] else None
 
     def finish(self, manifest: Manifest) -> None:
-        """Write the manifest, which makes the store readable; what killed workers left half-written goes."""
+        """Write the manifest, which makes the store readable; remove half-written files of killed workers."""
         self.folder.write_text(layout.MANIFEST, manifest.to_json())
         self.folder.remove_temporary()
 

@@ -52,10 +52,10 @@ def compress_activations(
 ) -> bytes:
     """Activations [N, D] as a container of their codes, which names the autoencoder; for options see `compress`.
 
-    `prior` are rates [F], for scheme `tree` a tree, or a choice of these; see `chosen_prior`. `table` is by default
-    `reference` for the rates or the tree of the autoencoder itself, which the reader has as well; others are in the
-    container. Raises `InvalidInputError` for an autoencoder that is not binary, activations of another width, or a
-    threshold of burstiness without a prior, and `NoPriorError` for scheme `tree` without a tree.
+    `prior` are rates [F], for scheme `tree` a tree, or a choice of these; see `chosen_prior`. `table`: by default
+    `reference` for the autoencoder's own rates or tree, which the reader has too; others are put into the container.
+    Raises `InvalidInputError` for an autoencoder that is not binary, activations of another width, or a threshold of
+    burstiness without a prior, and `NoPriorError` for scheme `tree` without a tree.
     """
     check_compressible(autoencoder)
     options.setdefault("table", "reference")
@@ -77,10 +77,10 @@ def write_activations(
     first_row: int = 0,
     **options: Unpack[CodeOptions],
 ) -> None:
-    """The same for batches [n, D] of activations into a file, in bounded memory.
+    """Write batches [n, D] of activations into a file in the same way, in bounded memory.
 
-    `prior` [F] is by default the autoencoder's own; `first_row` is the number of the first row in messages. The options
-    may hold the `model_hash`, if it is known already.
+    `prior` [F]: by default the autoencoder's own. `first_row`: number of the first row in messages. The options may
+    include the `model_hash`, if known.
     """
     check_compressible(autoencoder)
     device = autoencoder.mean.device
@@ -135,7 +135,7 @@ def decompress_activations(
 
 @torch.no_grad()
 def reconstructions(autoencoder: Autoencoder, reader: ContainerReader, start: int, stop: int) -> Iterable[Tensor]:
-    """The same, a block or less of them at a time, on the autoencoder's device."""
+    """The same, at most a block at a time, on the autoencoder's device."""
     use_own(reader, autoencoder)
     for code in reader.codes(start, stop):
         for part in torch.from_numpy(code).split(BLOCK_ROWS):  # as floats four times the block, whose size others chose
@@ -143,9 +143,9 @@ def reconstructions(autoencoder: Autoencoder, reader: ContainerReader, start: in
 
 
 def check_model(autoencoder: Autoencoder, reader: ContainerReader, known_hash: str | None = None) -> None:
-    """Raise `ForeignModelError` where the codes are not this autoencoder's, whose hash may be known.
+    """Raise `ForeignModelError` if the codes are not this autoencoder's, whose hash may be known.
 
-    A container that refers to a table of rates is then read with the autoencoder's.
+    A container that refers to a table of rates is then read with the autoencoder's table.
     """
     check_compressible(autoencoder)
     header, own = reader.header, known_hash or model_hash(autoencoder)

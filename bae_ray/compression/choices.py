@@ -1,4 +1,4 @@
-"""With which rates, and by which scheme, the codes of activations are compressed.
+"""Choosing the rates and the scheme with which the codes of activations are compressed.
 
 Shapes: N samples, D d_in, F d_latent.
 """
@@ -32,9 +32,9 @@ def chosen_prior(
 ) -> Tensor:
     """Firing rates [F] with which the codes of activations [N, D] are compressed; takes a further pass over these.
 
-    `encoder`: the autoencoder's prior. `data`: the rates of these codes, or of a sample of them. `auto`: the one of the
-    two that makes the smaller container, told by the sample. Raises `InvalidInputError` for `auto` with
-    a threshold, by which the two would keep different bits.
+    `encoder`: the autoencoder's prior. `data`: the rates of these codes, or of a sample of them. `auto`: whichever of
+    the two makes a sample's container smaller. Raises `InvalidInputError` for `auto` with a threshold: the two would
+    keep different bits.
     """
     if choice == "encoder":
         check_threshold(autoencoder, options.get("threshold"))
@@ -58,7 +58,7 @@ def chosen_prior(
 def chosen_model(
     autoencoder: Autoencoder, x: Tensor | Rows, choice: PriorChoice, scheme: Scheme, **options: Unpack[CodeOptions]
 ) -> Model:
-    """What `chosen_prior` gives; for scheme `tree`, which has no other choice, the autoencoder's tree.
+    """The result of `chosen_prior`; for scheme `tree`, the autoencoder's tree.
 
     Raises what it does, `InvalidInputError` for another choice with `tree`, and `NoPriorError` where there is no tree.
     """
@@ -74,10 +74,10 @@ def chosen_model(
 def chosen_scheme(
     autoencoder: Autoencoder, x: Tensor | Rows, choice: PriorChoice, **options: Unpack[CodeOptions]
 ) -> Scheme:
-    """The scheme that makes the smaller container of activations [N, D], told by a sample: `entropy` or `tree`.
+    """The scheme that makes a sample's container of activations [N, D] smaller: `entropy` or `tree`.
 
-    `entropy` where the autoencoder has no tree, where `choice` asks for other rates than its own, and where blocks are
-    larger than scheme `tree` takes.
+    It is `entropy` if the autoencoder has no tree, if `choice` asks for other rates than its own, and if blocks are too
+    large for scheme `tree`.
     """
     too_large = options.get("block_rows", BLOCK_ROWS) > most_block_rows("tree", autoencoder.d_latent)
     if choice != "encoder" or autoencoder.tree is None or too_large:

@@ -26,8 +26,8 @@ from bae_ray.values import check_type
 MAX_BYTES = 4 << 30
 """Default limit of the size of decoded codes, in bytes."""
 BYTES_PER_STEP = 256
-"""What a step down a tree counts for in such a limit. It takes some 50 microseconds, however small a block is: a chain
-of thousands of latents and blocks of one row would else take hours, of a container of 200 kB."""
+"""Bytes that a step down a tree counts in such a limit. A step takes some 50 microseconds, however small the block:
+without this, a 200 kB container with a chain of thousands of latents and one-row blocks could take hours."""
 
 Source = bytes | bytearray | memoryview | str | Path | BinaryIO
 """A container: its bytes, the path of its file, or the file itself, open for reading."""
@@ -43,9 +43,9 @@ class CodeOptions(TypedDict, total=False):
 
 
 class CodeWriter:
-    """Writes codes into a container as they come; memory holds only one block of them.
+    """Writes codes into a container as they come, with only one block in memory.
 
-    A context manager: the container is complete when it is left without an error.
+    A context manager: the container is complete after an exit without an error.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class CodeWriter:
                 self._flush()
 
     def finish(self) -> Header:
-        """Write the rest; gives the header."""
+        """Write the rest; return the header."""
         if self._rows:
             self._flush()
         return self._writer.finish()
@@ -146,13 +146,12 @@ def _largest(bits: Tensor) -> int:
 def compress(code: Tensor, prior: Model, scheme: Scheme = "entropy", **options: Unpack[CodeOptions]) -> bytes:
     """Codes [N, F] of 0 and 1, of any dtype and device, as a container; `prior` [F] are the firing rates.
 
-    `entropy` keeps every bit, at the cost of its entropy under the prior. `indices` is the paper's scheme (Appendix
-    A.5): the indices of the bits whose burstiness, log2 |code - prior|, is above `threshold`, in [log2 0.5, 0] and by
-    default log2 0.5; that loses nothing but for latents whose prior is exactly 0.5, which come back as 0. `tree` keeps
-    every bit, at its cost given its parent's under a tree, which is given in place of the rates (`fit_tree`). Blocks of
-    `block_rows` rows (by default 1024) can be read without the others. `model_hash` is kept in the header. `table`:
-    `embedded`, the default, for a container that can be read by itself; `reference` for one that holds only a digest of
-    the quantised prior, and is read with the same prior.
+    `entropy` codes every bit by its firing rate. `indices` is the paper's scheme (Appendix A.5): the indices of the
+    bits whose burstiness, log2 |code - prior|, is above `threshold`, in [log2 0.5, 0] and by default log2 0.5; that is
+    lossless, except for latents whose prior is exactly 0.5, which come back as 0. `tree` codes every bit given its
+    parent's bit in a tree; pass the tree as `prior` (`fit_tree`). Blocks of `block_rows` rows (by default 1024) can be
+    read without the others. `model_hash` is kept in the header. `table`: `embedded`, the default: the container can be
+    read by itself. `reference`: it holds only a digest of the quantised prior, and reading it needs the same prior.
 
     Raises `InvalidInputError` for a code that is not of 0 and 1, or a prior that does not fit it.
     """
@@ -224,9 +223,9 @@ def check_rows(reader: ContainerReader, start: int, stop: int) -> None:
 
 
 def check_size(reader: ContainerReader, rows: int, bytes_per_row: int, max_bytes: int) -> None:
-    """Raise `ContainerTooLargeError` where so many rows, or one block of the container, take more than `max_bytes`.
+    """Raise `ContainerTooLargeError` if this many rows, or one block of the container, take more than `max_bytes`.
 
-    Or more steps down a tree than are allowed for so many bytes.
+    Or if decoding takes more steps down a tree than `max_bytes` allows.
     """
     header = reader.header
     needed = max(rows * bytes_per_row, min(header.block_rows, header.rows) * header.d_latent)

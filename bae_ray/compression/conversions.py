@@ -1,4 +1,4 @@
-"""The files that `bae-ray compress` and `decompress` read and write, in parts that any process can write and one joins.
+"""The files that `bae-ray compress` and `decompress` read and write. Any process can write parts; one joins them.
 
 Activations to compress are a cell of an activation store, or a file with one matrix. Sources and conversions are small
 and may be sent to other processes, which open them there. Shapes: N rows, D d_in.

@@ -167,7 +167,7 @@ def parse_header(content: bytes, size: int) -> tuple[Header, Layout]:
 
 
 def damaged(reason: str) -> CorruptContainerError:
-    """The error of what is no container of codes."""
+    """The error for bytes that are no container of codes."""
     return CorruptContainerError(
         f"this is no container of codes, or a damaged one: {reason[:200]}. Compress anew, or give the file that "
         "'bae-ray compress' or bae_ray.compression wrote."

@@ -1,8 +1,8 @@
 """Compression and decompression of files in parts, by the workers of an executor.
 
 The unit of work is a part: a range of rows of one output. Workers write parts, atomically, into `.parts/` beside the
-outputs; whoever runs the command joins the parts of an output, and then writes its receipt. A rerun skips outputs with
-a receipt and parts that are there.
+outputs; the main process joins the parts of an output, then writes its receipt. A rerun skips outputs with a receipt
+and parts that are there.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,16 +37,16 @@ class Receipt(Config):
     rows: int
     """Vectors."""
     bytes_before: int
-    """Bytes of what it was made of."""
+    """Bytes of its input."""
     bytes_after: int
-    """Its own."""
+    """Bytes of the output."""
 
 
 class Part(NamedTuple):
     """A unit of work."""
 
     output: int
-    """Number of the output that it is of."""
+    """Index of its output."""
     part: int
 
 
@@ -60,7 +60,7 @@ class PartFailure(Config):
     stop: int
     reason: str
     traceback: str = ""
-    """Where an unexpected error arose."""
+    """Traceback of an unexpected error; else empty."""
 
     def __str__(self) -> str:
         return f"{self.name}, rows {self.start} to {self.stop - 1}: {self.reason}"
@@ -73,13 +73,12 @@ def convert(
     label: str,
     executor: Executor | ExecutorName = "ray",
 ) -> list[Receipt]:
-    """Make the outputs in the folder `out`, here or at a URI, or finish what an earlier call has begun there.
+    """Make the outputs in the folder `out`, here or at a URI, or finish those of an interrupted call.
 
-    Gives a receipt for each.
+    Returns a receipt for each.
 
-    Raises `InvalidInputError` where an output is already there of something else, before any work, and
-    `ConversionError` where parts failed, which failures.json in the folder names too; outputs and parts that are
-    finished are kept.
+    Raises `InvalidInputError`, before any work, if an output of other inputs is already there, and `ConversionError` if
+    parts failed (listed in failures.json). Finished outputs and parts are kept.
     """
     with working(out, "a conversion") as folder:
         return _convert(conversions, folder, config, label, executor)
@@ -216,7 +215,7 @@ class _Output:
 
 
 class PartWriter:
-    """One worker: writes parts, and answers why one was not written."""
+    """One worker: writes parts, and reports why a part was not written."""
 
     def __init__(self, device: str, outputs: Sequence[_Output], attempts: int) -> None:
         self._device, self._outputs, self._attempts = device, outputs, attempts

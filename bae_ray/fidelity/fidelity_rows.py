@@ -13,7 +13,7 @@ from bae_ray.training.run_folder import RESULT_FILE
 
 
 def fidelity_table(targets: Sequence[Target], measured: Measured, store: ActivationStore) -> pd.DataFrame:
-    """A row for each measured autoencoder; those that are no runs have no measures of a training."""
+    """A row for each measured autoencoder. Autoencoders that are not runs have no measures of a training."""
     folders = list(dict.fromkeys(target.folder.parent for target in targets if _is_run(target)))
     wanted = {target.name for target in targets}
     tables = [results(folder, only=wanted) for folder in folders]

@@ -1,4 +1,4 @@
-"""The texts that a run was not trained on, as token ids, whole again where an extraction had cut them."""
+"""The texts that a run was not trained on, as token ids. Texts that an extraction had cut are whole again."""
 
 from typing import NamedTuple
 
@@ -20,13 +20,13 @@ class Texts(NamedTuple):
     """Whole, however long."""
     text_ids: list[int]
     answers: list[int] | None
-    """Prompts: the token that begins the label's word, which follows the last token."""
+    """For prompts: the first token of the label's word, which follows the last token."""
     special: frozenset[int]
     """Ids of special tokens."""
 
 
 class Trained(NamedTuple):
-    """What says which rows of a cell a run was trained on."""
+    """Which rows of a cell a run was trained on."""
 
     position: Position
     val_fraction: float
@@ -49,7 +49,7 @@ def read_texts(store: ActivationStore, tokenizer: PreTrainedTokenizerBase) -> Te
 
 
 def held_out_of(store: ActivationStore, run: Trained) -> np.ndarray:
-    """Numbers of the texts of which no row was trained on. Raises `InvalidInputError` where there is none."""
+    """Indices of the texts with no row in the training set. Raises `InvalidInputError` if there are none."""
     trained, held_out = split_rows(store.manifest.n, run.val_fraction, run.seed)
     if run.position != "all":
         return held_out.numpy()
@@ -67,10 +67,10 @@ def held_out_of(store: ActivationStore, run: Trained) -> np.ndarray:
 def chosen(
     candidates: np.ndarray, texts: Texts, position: Position, max_tokens: int, most: int | None, seed: int
 ) -> tuple[int, ...]:
-    """At most `most` of the candidates, in order, drawn at random from those with a token to measure.
+    """At most `most` random candidates, in order, among those with a token to measure.
 
-    These have a next token after `position` within `max_tokens` tokens; for position `last` the whole text fits into
-    them. Candidates of several runs are drawn in the same order, so that runs share what texts they can. Raises
+    Such a text has a next token after `position` within `max_tokens` tokens; for position `last` it fits whole.
+    Candidates of several runs are drawn in the same order, so that runs share what texts they can. Raises
     `InvalidInputError` where there is none.
     """
     place = torch.randperm(len(texts.token_ids), generator=stream(seed, "fidelity texts")).tolist()
@@ -91,6 +91,6 @@ def _can_tell(length: int, position: Position, max_tokens: int) -> bool:
 
 
 def not_among(texts: Texts, other: Texts) -> np.ndarray:
-    """Numbers of the texts that are not among others."""
+    """Indices of the texts that are not among `others`."""
     seen = set(map(tuple, other.token_ids))
     return np.array([i for i, ids in enumerate(texts.token_ids) if tuple(ids) not in seen], dtype=np.int64)

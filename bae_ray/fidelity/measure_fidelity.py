@@ -35,7 +35,7 @@ from bae_ray.work.receipts import read_receipt
 
 FOLDER = "fidelity"
 VERSION = 2
-"""Of the numbers: with another one everything is measured anew."""
+"""Version of the measures: if it changes, everything is measured anew."""
 
 
 class Measured(NamedTuple):
@@ -55,11 +55,11 @@ def measure_fidelity(
     held_out: ActivationStore | None = None,
     executor: Executor | ExecutorName = "ray",
 ) -> Measured:
-    """Measure autoencoders on held-out texts and write fidelity.json beside each; what is finished is only read.
+    """Measure autoencoders on held-out texts and write fidelity.json beside each. Finished measures are only read.
 
     Texts are those of `store` that an autoencoder was not trained on, or all of `held_out` that are not among those of
     `store`. `work` is the folder of what is measured, unit by unit. Raises `InvalidInputError` before any model is
-    loaded, for another model than that of the stores, and where no text is held out or long enough.
+    loaded, if the model is not that of the stores, and if no text is held out or long enough.
     """
     source = model_of(store, config.model)
     if source.max_positions is not None:

@@ -1,4 +1,4 @@
-"""One worker: a language model that is run on texts, clean and with what each subject puts in place.
+"""One worker: runs a language model on texts, unchanged and with each subject's activations in place.
 
 Shapes: n activations, D hidden size.
 """
@@ -27,7 +27,7 @@ from bae_ray.work.receipts import traceback_of
 
 
 class MeasuredUnit(NamedTuple):
-    """What came of a unit."""
+    """The result of a unit."""
 
     rows: pd.DataFrame | None
     """None where no subject could be measured."""
@@ -38,7 +38,7 @@ class MeasuredUnit(NamedTuple):
 
 
 class FidelityMeasurer:
-    """Measures units; the model is loaded, and the store opened, when they are needed first."""
+    """Measures units. Loads the model and opens the store at first use."""
 
     def __init__(self, given: Given, device: str) -> None:
         self._given, self._device = given, device
@@ -47,7 +47,7 @@ class FidelityMeasurer:
         self._tracebacks = ""
 
     def measure(self, unit: MeasureUnit) -> MeasuredUnit:
-        """Measure all subjects of a unit; one that cannot be is named, and the others go on."""
+        """Measure all subjects of a unit. A subject that fails is reported, and the others go on."""
         failures: dict[str, str] = {}
         self._tracebacks = ""
         self._loaded = dict(self._autoencoders(unit.subjects, failures))

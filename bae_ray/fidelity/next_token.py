@@ -1,4 +1,4 @@
-"""Comparing the distributions of the next token of a changed language model with the clean one's.
+"""Comparing next-token distributions of a changed language model with those of the unchanged one.
 
 Shapes: M tokens whose next one is predicted, V vocabulary.
 """
@@ -12,9 +12,9 @@ from torch import Tensor
 MEASURES = ("ce_clean", "ce", "kl", "jsd", "top1_agreement")
 """What is measured of each token."""
 IMPOSSIBLE = -1e30
-"""The log-probability of what a logit of minus infinity rules out. Times its probability, 0, it counts nothing."""
+"""Log-probability of a token with logit minus infinity. Times its probability, 0, it contributes nothing."""
 ENDLESS = 1e9
-"""More nats than finite logits make: something has probability 0 that should have some."""
+"""More nats than finite logits give: a token with positive probability has probability 0 in the other distribution."""
 AT_ONCE = 1 << 20
 """Numbers of a block that stays in the caches of a CPU."""
 AT_ONCE_ON_GPU = 1 << 26

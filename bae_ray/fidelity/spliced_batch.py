@@ -1,4 +1,4 @@
-"""Texts that go through the model together: their clean pass, and what each subject puts in its place.
+"""Texts that go through the model together: their clean pass, and passes with each subject's activations.
 
 Shapes: B texts, T tokens, D hidden size, M tokens whose next one is predicted, n activations replaced.
 """

@@ -1,4 +1,4 @@
-"""One text: its clean pass, and what the language model predicts with other activations in place of some of its own.
+"""One text: its clean pass, and the model's predictions with some of its activations replaced.
 
 Shapes: T tokens, D hidden size, n activations replaced.
 """
@@ -51,7 +51,7 @@ class SplicedText:
 
 
 def measured(text: SplicedText, x_hat: Tensor, mean: Tensor | None, told: slice) -> TextFidelity:
-    """Splice a reconstruction [n, D], the mean [D] and zeros into a text; `told` are the tokens that count."""
+    """Splice a reconstruction [n, D], the mean [D] and zeros into a text; `told`: the tokens that count."""
     spliced, zero = (text.measures(value)[:, told] for value in (x_hat, torch.zeros_like(x_hat)))
     averaged = None if mean is None else text.measures(mean.expand_as(x_hat))[:, told]
     clean, ce, kl, jsd, agreement = spliced.mean(1).tolist()

@@ -9,9 +9,9 @@ from bae_ray.errors import InvalidInputError, UnknownModelError
 
 
 def model_of(store: ActivationStore, name: str | None) -> ModelSource:
-    """The language model of a store, by the store's name for it or another one.
+    """The language model of a store, by the store's name for it or another name.
 
-    Raises `InvalidInputError` where there is none of that name, or it has other content.
+    Raises `InvalidInputError` if there is no such model, or if its content differs.
     """
     wanted = store.manifest.request.model
     revision = wanted.get("commit")
@@ -34,7 +34,7 @@ def model_of(store: ActivationStore, name: str | None) -> ModelSource:
 
 
 def same_model(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two identities are of the same content, whatever its name."""
+    """Whether two identities have the same content, whatever their names."""
     return {**one, "name": ""} == {**other, "name": ""}
 
 

@@ -1,4 +1,4 @@
-"""What takes the place of activations: a run's reconstruction, and beside it their mean and zero."""
+"""What takes the place of activations: a run's reconstruction, and as controls their mean and zeros."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ class Target(NamedTuple):
     cell: Cell
     """What it encodes."""
     target: Cell
-    """What its reconstruction takes the place of: the cell itself, but for a transcoder."""
+    """What its reconstruction replaces: the cell itself, except for a transcoder."""
     trained: Trained | None
     """Which rows of the store it was trained on; None: none of them."""
     identity: str
@@ -44,7 +44,7 @@ class Target(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """What its rows are named."""
+        """Its name in the rows."""
         return f"run-{self.identity}"
 
     def control(self, kind: Kind) -> str:
@@ -53,12 +53,12 @@ class Target(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """One thing that takes the place of activations, on the texts that it is measured on."""
+    """One replacement for activations, and the texts that it is measured on."""
 
     name: str
     kind: Kind
     of: Target
-    """The autoencoder; of a mean or zero, one of those that it stands beside."""
+    """The autoencoder; for a mean or zeros, one of the autoencoders that it is compared with."""
     texts: tuple[int, ...]
     """Numbers of the texts."""
 
@@ -79,7 +79,7 @@ class Subject(NamedTuple):
 
 
 def targets_of(folders: Iterable[Path], store: ActivationStore) -> list[Target]:
-    """The finished runs below folders. Raises `InvalidInputError` where there is none, or one is of another store."""
+    """The finished runs below folders. Raises `InvalidInputError` if there is none, or one belongs to another store."""
     found: list[Target] = []
     for folder in folders:
         refresh(folder)
@@ -96,7 +96,7 @@ def targets_of(folders: Iterable[Path], store: ActivationStore) -> list[Target]:
 
 
 def imported(folder: Path, layer: int, site: str, position: Position, store: ActivationStore) -> Target:
-    """An autoencoder that is no run here, at a cell of the store.
+    """An autoencoder that is not a run, at a cell of the store.
 
     Raises `InvalidInputError` where the store does not hold the cell, or its activations are of another width.
     """

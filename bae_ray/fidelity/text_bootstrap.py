@@ -1,6 +1,6 @@
-"""From sums of each text to a run's numbers, with intervals by resampling texts.
+"""From each text's sums to a run's measures, with intervals by resampling texts.
 
-The population is texts like the held-out ones, the trained autoencoder as it is. Shapes: n texts, R resamples.
+The intervals hold for texts like the held-out ones, and for this trained autoencoder. Shapes: n texts, R resamples.
 """
 
 import math
@@ -41,7 +41,7 @@ def summarize(rows: RunRows, resamples: int, seed: int) -> RunFidelity:
 
 
 def by_position(rows: RunRows) -> list[dict[str, Any]]:
-    """The means over the tokens of each range of distances from where they can first see what was replaced."""
+    """Means over tokens, by their distance from the first token that sees a replaced activation."""
     parts = {
         name: _totals(getattr(rows, name).drop(columns=["subject", "text"]), ["first", "last"]) for name in rows._fields
     }
@@ -82,7 +82,7 @@ def _totals(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def recovered(ablated: np.ndarray, spliced: np.ndarray, clean: np.ndarray) -> np.ndarray:
-    """How much of the loss that an ablation costs comes back; NaN where it costs nothing."""
+    """Share of an ablation's loss that is recovered; NaN if the ablation costs nothing."""
     cost = ablated - clean
     return np.divide(ablated - spliced, cost, out=np.full_like(cost, math.nan), where=cost != 0)
 

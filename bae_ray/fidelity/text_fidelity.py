@@ -1,4 +1,4 @@
-"""The means of what the language model predicts of one text, or of several. Needs neither torch nor a model."""
+"""Means of the fidelity measures over one text, or several. Needs neither torch nor a model."""
 
 import math
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from bae_ray.fidelity.text_bootstrap import recovered
 
 
 class TextFidelity(NamedTuple):
-    """Means over the tokens that can see what was replaced and whose next one is known; in nats per token."""
+    """Means over tokens that see a replaced activation and have a next token; in nats per token."""
 
     tokens: int
     ce_clean: float | None
-    """Of the unchanged model; None, as all cross-entropies, where no next token is known."""
+    """Cross-entropy of the unchanged model. All cross-entropies are None if no token has a next one."""
     ce_spliced: float | None
     ce_mean: float | None
-    """With the mean of the training samples in place; None where the autoencoder has none, as most imported ones."""
+    """With the training mean in place; None if the autoencoder has none, like most imported ones."""
     ce_zero: float | None
     kl: float
     """KL(clean || spliced)."""
@@ -31,7 +31,7 @@ class TextFidelity(NamedTuple):
 
     @property
     def ce_recovered_mean(self) -> float | None:
-        """The same against the mean."""
+        """The same with ce_mean in place of ce_zero."""
         return self._recovered(self.ce_mean)
 
     def _recovered(self, ablated: float | None) -> float | None:

@@ -1,6 +1,6 @@
-"""Units of work: some subjects on some texts, and the file of what was measured of each.
+"""Units of work: some subjects on some texts, and the file with a unit's measures.
 
-A file holds a row for each subject, text and distance: sums over tokens. A rerun plans what no file holds.
+A file holds a row for each subject, text and distance: sums over tokens. A rerun plans only what is in no file.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,8 +18,8 @@ from bae_ray.working_copies import refresh
 SUBJECTS, TEXTS = 32, 8
 """Subjects share the clean pass of their unit. Small units end at about the same time, and little is lost with one."""
 COLUMNS = ["subject", "text", "first", "last", "tokens", *MEASURES]
-"""`text` is the number of the text; `first` and `last` are distances in tokens from where a token can first see what
-was replaced."""
+"""`text` is the text's index; `first` and `last` are distances, in tokens, from the first token that sees a replaced
+activation."""
 
 
 class MeasureUnit(NamedTuple):
@@ -40,10 +40,10 @@ class MeasureUnit(NamedTuple):
 
 
 def plan_units(subjects: Iterable[Subject], lengths: Sequence[int], done: set[tuple[str, int]]) -> list[MeasureUnit]:
-    """Units of all pairs of a subject and one of its texts, but for subjects of which all is done there.
+    """Units of all pairs of a subject and one of its texts, except for subjects that are finished there.
 
-    Texts of like lengths go together. The same subjects give the same units, whatever is done, so that an interrupted
-    call ends with the numbers of one that was not: rounding depends on what is computed together.
+    Texts of like lengths go together. The same subjects always give the same units, whatever is finished. So an
+    interrupted call ends with the same numbers: rounding depends on what is computed together.
     """
     groups: dict[tuple[int, ...], list[Subject]] = {}
     for subject in {one.name: one for one in subjects}.values():  # runs of one cell share its controls

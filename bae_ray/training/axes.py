@@ -28,7 +28,7 @@ Settings = tuple[Setting, ...]
 
 
 class Range(NamedTuple):
-    """A field of the configs and the range of its values; whole numbers where both ends are."""
+    """A field of the configs and the range of its values; whole numbers if both ends are."""
 
     field: str
     low: float

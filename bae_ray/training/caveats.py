@@ -1,4 +1,4 @@
-"""What a reader of a table of runs is warned of: a mark behind a cell's numbers, and a line that says what it is."""
+"""Warnings for readers of a table of runs: a mark after a cell's numbers, and a line that explains it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from bae_ray.training.convergence import BITS_THRESHOLD, FVU_THRESHOLD, THRESHOL
 SATURATED = 0.8
 """Share of the possible bits."""
 FEWEST_BITS = 50
-"""From so many bits in all samples on, intervals hold in simulation."""
+"""Smallest number of bits in all samples from which intervals hold in simulation."""
 
 
 class Caveat(NamedTuple):
@@ -19,9 +19,9 @@ class Caveat(NamedTuple):
 
     mark: str
     holds: Callable[[pd.DataFrame], pd.Series]
-    """Of which rows of `results`."""
+    """The rows of `results` for which it holds."""
     said: str
-    """What is said of these runs."""
+    """The warning about these runs."""
 
 
 def _of(table: pd.DataFrame, column: str) -> pd.Series:
@@ -76,6 +76,6 @@ def marks(table: pd.DataFrame) -> pd.Series:
 
 
 def caveat_lines(table: pd.DataFrame) -> list[str]:
-    """A line for each kind of warning that there is: its mark, of how many runs, and what it means."""
+    """A line for each kind of warning present: its mark, the number of runs, and its meaning."""
     counted = [(caveat, int(caveat.holds(table).sum())) for caveat in CAVEATS]
     return [f"{caveat.mark}  {n} of {len(table)} runs: {caveat.said}." for caveat, n in counted if n]

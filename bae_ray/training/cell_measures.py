@@ -1,7 +1,7 @@
 """The measures of a store's cells that need no autoencoder: a table, and a file for each finished cell.
 
-A cell's file in `measured/` is named by a hash of all that its numbers depend on, so the same command goes on from what
-is finished, and other options never meet each other's numbers.
+A cell's file in `measured/` is named by a hash of all that its numbers depend on. So the same command continues from
+what is finished, and results of different options never mix.
 """
 
 from collections.abc import Iterator
@@ -38,14 +38,14 @@ MEASURED = "measured"
 TABLE_FILE = "measures.parquet"
 FEWEST_ROWS = 4
 VERSION = 2
-"""Of the measures: with another one, cells are measured again."""
+"""Version of the measures: if it changes, cells are measured again."""
 
 
 class At(NamedTuple):
     """A held-out FVU at which a cell is measured."""
 
     run: str
-    """Id of the run that has it; empty where it was asked for."""
+    """Id of the run that has this FVU; empty if the user asked for it."""
     fvu: float
 
 
@@ -54,7 +54,7 @@ class Unit(NamedTuple):
 
     cell: Cell
     target: Cell
-    """What is measured: the cell itself, but what a transcoder reconstructs."""
+    """What is measured: the cell itself; for a transcoder, the cell that it reconstructs."""
     val_fraction: float
     seed: int
     at: tuple[At, ...]
@@ -87,8 +87,8 @@ def measure_store(config: MeasureConfig, store: ActivationStore, out: Path, runs
 
     With `runs`, a folder of runs on this store, cells are those that have finished ones, each measured at the held-out
     FVU of each of its runs; settings in which these differ are columns, as in `results`. The same store and config give
-    the same numbers. Raises `InvalidInputError` where the store has too few rows, the runs are of other activations, or
-    there are none.
+    the same numbers. Raises `InvalidInputError` if the store has too few rows, or if the runs belong to other
+    activations, or if there are none.
     """
     if store.manifest.n < FEWEST_ROWS:
         raise InvalidInputError(

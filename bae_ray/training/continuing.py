@@ -1,11 +1,10 @@
-"""Runs that are finished and go on: those that did not converge get more epochs.
+"""Continuing finished runs that did not converge, for more epochs.
 
-A run that goes on is the same run: its config, and so its id, are as they were, and `continued.json` in its folder
-says how many epochs it is trained in all. Without its result it counts as unfinished, so that an interrupted sweep goes
-on with it as with any other: from `state.safetensors`, which a run that did not converge keeps, or from its beginning
-where that is gone, with the same numbers. Beyond the epochs of its config, loss weights stay as they are at the end,
-no latents are merged or revived, and the learning rate is the one before its decay, and decays again over the same
-share of the epochs that are added.
+A continued run is the same run: its config and id do not change; `continued.json` in its folder says how many epochs it
+is trained in total. Its result is removed, so it counts as unfinished and a sweep trains it as any other: from
+`state.safetensors`, which runs that did not converge keep, or, if that is gone, from the beginning, with the same
+numbers. In the added epochs, loss weights stay at their last values and no latents are merged or revived. The learning
+rate starts at its value before the decay, and decays again over the same share of the added epochs.
 """
 
 import json
@@ -25,10 +24,10 @@ GOING_ON_FILE = "continuing.json"
 
 
 class Continued(Record):
-    """What a run that goes on has beside its config."""
+    """The record of a continued run, beside its config."""
 
     ends: tuple[int, ...]
-    """How many epochs it is trained in all, each time that it went on."""
+    """Total epochs after each continuation."""
 
 
 def epochs_of(runs: Path, run: RunConfig) -> int:
@@ -37,7 +36,7 @@ def epochs_of(runs: Path, run: RunConfig) -> int:
 
 
 def later_ends(runs: Path, run: RunConfig) -> tuple[int, ...]:
-    """Those of a run's ends that are beyond the epochs of its config, in their order."""
+    """A run's ends beyond the epochs of its config, in order."""
     file = runs / run.id / CONTINUED_FILE
     ends = Continued.model_validate_json(read_text(file)).ends if file.exists() else ()
     return tuple(end for end in ends if end > run.training.epochs)
@@ -49,7 +48,7 @@ def is_continued(runs: Path, run_id: str) -> bool:
 
 
 def kept_state(runs: Path, run: RunConfig) -> Path | None:
-    """Where a run's last state is kept: of one that is finished and did not converge."""
+    """File of the last state of a finished run that did not converge."""
     kept = is_finished(runs, run) and read_result(runs, run).converged is False
     return runs / run.id / STATE_FILE if kept else None
 
@@ -69,9 +68,9 @@ def unconverged(runs: Path, of: Sequence[RunConfig]) -> list[RunConfig]:
 
 
 def reopen_unconverged(runs: Path, of: Sequence[RunConfig], more: int) -> None:
-    """Have those runs go on that are finished and did not converge, for so many epochs.
+    """Continue the finished runs that did not converge for this many more epochs.
 
-    Called again before `ended_continuing`, after an interruption, it adds no epochs to those that had them.
+    If called again after an interruption, before `ended_continuing`, it does not add the epochs twice.
     """
     file = runs / GOING_ON_FILE
     goals: dict[str, int] = json.loads(read_text(file)) if file.exists() else {}
@@ -84,12 +83,12 @@ def reopen_unconverged(runs: Path, of: Sequence[RunConfig], more: int) -> None:
 
 
 def ended_continuing(runs: Path) -> None:
-    """All that `reopen_unconverged` reopened was tried."""
+    """Record that all runs of `reopen_unconverged` were tried."""
     remove(runs / GOING_ON_FILE)
 
 
 def reopen(runs: Path, run: RunConfig, more: int) -> None:
-    """Have a finished run go on for so many epochs; the result that it has is kept as result-EPOCHS.json."""
+    """Continue a finished run for this many more epochs. Its earlier result is kept as result-EPOCHS.json."""
     done, folder = _epochs_done(runs, run), runs / run.id
     write_text(folder / CONTINUED_FILE, Continued(ends=(*later_ends(runs, run), done + more)).to_json())
     move(folder / RESULT_FILE, folder / f"result-{done}.json")

@@ -1,7 +1,7 @@
 """Whether a training converged: how much loss, bits and FVU still changed over its last tenth of epochs.
 
-Told from metrics.jsonl, whose lines are means over batches on the training samples. The change is the slope of a line
-fitted to the epochs of the last tenth, times their number: one epoch's noise counts little.
+Computed from metrics.jsonl, whose lines are means over training batches. The change is the slope of a line fitted to
+the epochs of the last tenth, times their number: one epoch's noise counts little.
 """
 
 import json
@@ -16,26 +16,26 @@ LAST = 0.1
 """Share of the epochs that is looked at, but at least FEWEST epochs."""
 FEWEST = 3
 THRESHOLD = 0.01
-"""A training has converged where loss, bits and FVU each change by at most so large a part of themselves,"""
+"""A training has converged if loss, bits and FVU each change by at most this share of themselves,"""
 BITS_THRESHOLD = 0.25
-"""or bits by at most so many bits,"""
+"""or bits by at most this many bits,"""
 FVU_THRESHOLD = 0.001
-"""or FVU by at most so much, and the loss by so large a part of the first epoch's."""
+"""or FVU by at most this, and the loss by at most this share of the first epoch's loss."""
 
 
 class Convergence(NamedTuple):
     """How a training ended."""
 
     epochs: int
-    """How many there were."""
+    """Number of epochs trained."""
     converged: bool
     """Whether none of the changes is above its threshold; False where there were fewer than FEWEST epochs."""
     loss_change: float | None
-    """Of the loss over the last tenth, as a part of it. None where there were too few epochs."""
+    """Relative change of the loss over the last tenth. None if there were too few epochs."""
     bits_change: float | None
-    """Of the entropy, in bits; also None without an entropy term."""
+    """Change of the entropy, in bits; also None without an entropy term."""
     fvu_change: float | None
-    """Of the FVU."""
+    """Change of the FVU."""
 
 
 def convergence(metrics: Path, bits: float, fvu: float) -> Convergence | None:

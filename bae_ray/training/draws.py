@@ -1,7 +1,7 @@
-"""What a search may ask for, and the settings that it draws for one cell, each written down before it is trained.
+"""Checks of a search, and the settings that it draws for a cell, each recorded before it is trained.
 
-draws/<search>.json lists all of them in order, those too that cannot be or were drawn before. The run of a draw has
-its settings in search.json.
+draws/<search>.json lists all of them in order, including impossible and repeated ones. The run of a draw has its
+settings in search.json.
 """
 
 import json
@@ -62,7 +62,7 @@ class Draws:
         return len(self._all)
 
     def add(self, drawn: Drawn) -> RunConfig | None:
-        """Write down a draw; its run, unless the settings cannot go together or were drawn before."""
+        """Record a draw; return its run, unless the settings are invalid or were drawn before."""
         run = self._take(drawn)
         write_text(self._file, json.dumps(self._all) + "\n")
         if run is not None:
@@ -112,7 +112,7 @@ def widest_runs(config: SweepConfig, store: ActivationStore) -> list[RunConfig]:
 
 
 def check_search(config: SweepConfig, store: ActivationStore) -> None:
-    """Raise `InvalidInputError` where a search cannot be done as asked."""
+    """Raise `InvalidInputError` for a search that cannot be done."""
     search, measures = config.search, [*METRICS, *RunResult.model_fields]
     for text in search.ranges:
         parse_range(text)

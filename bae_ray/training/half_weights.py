@@ -1,4 +1,4 @@
-"""Copies of the weights in bfloat16, which matrix products take; what is trained and saved are the weights in float32.
+"""Copies of the weights in bfloat16 for matrix products. The float32 weights are trained and saved.
 
 Autocast casts the same weights to the same numbers, in every product anew. So terms and gradients are those of autocast
 to the last bit.

@@ -15,7 +15,7 @@ from bae_ray.autoencoders import Autoencoder
 from bae_ray.seeds import stream
 
 SAMPLES = 65_536
-"""Of more samples, so many at equal distances are looked at."""
+"""Largest number of samples used; of more, this many, evenly spaced."""
 GAIN = 2.0
 """Pre-activation of a latent one standard deviation of its component away from its threshold."""
 OFF = -1.0
@@ -46,12 +46,12 @@ def sample_of(x: Rows, autoencoder: Autoencoder) -> Tensor:
 
 @torch.no_grad()
 def start_from_components(autoencoder: Autoencoder, x: Tensor, price: float, seed: int) -> int:
-    """Make latents thresholds of the independent components of x [N, D], as many as pay; gives how many, at most F.
+    """Make latents thresholds on independent components of x [N, D], as many as pay; return how many, at most F.
 
-    A component has the number of thresholds at which the error that is left and the bits, each at `price` (of mean
-    squared error per dimension), cost least; none, where even one costs more than it explains. A component of two
-    values, a bit, gets one. The dictionary has the components' directions, times the step from level to level. Latents
-    that are left never fire: `training.revive_every` begins with them.
+    A component gets the number of thresholds that minimises its remaining error plus `price` per bit (in mean squared
+    error per dimension); none, if even one costs more than it explains. A component with two values, a bit, gets one.
+    Dictionary rows are the components' directions times the step between levels. The remaining latents never fire,
+    until `training.revive_every` revives them.
     """
     mean, directions = independent_components(x, x.shape[1], stream(seed, "components"))
     components = (x - mean) @ directions

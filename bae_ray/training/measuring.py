@@ -26,11 +26,11 @@ class Trained(NamedTuple):
     all: FeatureMetrics
     """Over training and held-out samples together: the paper's entropy is measured on all of them."""
     entropy: EntropyEstimate
-    """The entropy over all of them, and how sure it is."""
+    """The entropy over all of them, with its uncertainty."""
     seconds: float
-    """Its share of the training, and the measuring."""
+    """Its share of the seconds of training, plus measuring."""
     joint: JointBits | None = None
-    """What the code takes where dependence counts; None for latents that are no code."""
+    """Bits of the code with dependence counted; None for latents that are no code."""
     entropy_val: EntropyEstimate | None = None
     """The entropy over the held-out samples alone, which the autoencoder was not fitted to."""
     rivals: Rivals | None = None
@@ -49,8 +49,8 @@ def measure(
     """Measure a trained autoencoder, make all samples its reference set, and the tree of their codes its tree.
 
     `centre` [D] is the mean of what it reconstructs; `seconds` is its share of the training. `texts` [N]: the number of
-    the text of each sample, where a text has several. `cell`: measures of `split` (`rivals_of`). An autoencoder that
-    cannot be measured has a `TrainingError` in place of measures.
+    the text of each sample, where a text has several. `cell`: measures of `split` (`rivals_of`). If an autoencoder
+    cannot be measured, it gets a `TrainingError` in place of measures.
     """
     started = time.monotonic()
     on_train, on_val = (feature_statistics(autoencoder, x, target=target, centre=centre) for x, target in split.parts())

@@ -1,7 +1,8 @@
-"""Latents of a binary autoencoder that are copies of one another become one.
+"""Merging latents of a binary autoencoder that are copies of each other.
 
-Nothing in the training does that: two copies of a fair bit share a direction, their entropy is at its highest and so
-without a gradient, and the reconstruction is as good with both. Each costs a bit that the code does not have.
+Training itself does not merge them: two copies of a fair bit share a direction, their entropy is at its maximum and so
+has no gradient, and the reconstruction is as good with both. Each copy adds a bit to the marginal entropy that the code
+does not have.
 
 Shapes: N samples, F d_latent, V latents that vary.
 """
@@ -15,7 +16,7 @@ from bae_ray.training.samples import Batches
 from bae_ray.training.stack import Member
 
 SAMPLES = 8192
-"""Of more training samples, so many at equal distances are looked at."""
+"""Largest number of training samples used; of more, this many, evenly spaced."""
 LEAST_CORRELATION = 0.98
 """From this correlation on, of either sign, two latents count as copies."""
 OFF = -1.0
@@ -24,7 +25,7 @@ OFF = -1.0
 
 @torch.no_grad()
 def merge_copies(member: Member, data: Batches, batch_size: int) -> int:
-    """Merge latents that are copies or opposites of another on the training samples; gives how many were.
+    """Merge latents that are copies or opposites of another on the training samples; return their number.
 
     The one with the smaller number takes over the other's dictionary row (its opposite's, with the sign changed, and
     b_dec takes the rest), so that what exact copies reconstruct is the same as before. The merged latent stays off; its

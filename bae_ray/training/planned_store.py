@@ -1,6 +1,6 @@
-"""The store that an extraction will make, by its shapes alone: for plans of what is trained on it.
+"""The shapes of the store that an extraction will make, for plans of trainings on it.
 
-Of the language model its config is read, of the corpus nothing.
+Only the language model's config is read, and nothing of the corpus.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ BLOCK = 4096
 
 
 class PlannedStore(ActivationStore):
-    """A store that is not there: its activations are random, of mean 0 and variance 1."""
+    """A stand-in for a store that does not exist yet: its activations are random, of mean 0 and variance 1."""
 
     @override
     def fingerprint(self, cell: Cell) -> str:
@@ -39,9 +39,10 @@ class PlannedStore(ActivationStore):
 
 
 def planned_store(config: ExtractConfig) -> PlannedStore:
-    """The shapes of the store that an extraction will make, if there are texts enough.
+    """The shapes of the store that an extraction will make, given enough texts.
 
-    Raises `InvalidInputError` for what the model does not have, and where the number of vectors hangs on the texts.
+    Raises `InvalidInputError` for layers or sites that the model lacks, and if the number of vectors depends on the
+    texts.
     """
     model = find_model(config.model, config.revision)
     layers = wanted_layers(model, config.layers, config.sites)

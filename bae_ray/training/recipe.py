@@ -1,8 +1,8 @@
-"""The recipe `scaled`: settings by which a binary autoencoder finds the bits that are there, at every width.
+"""The recipe `scaled`: settings with which a binary autoencoder finds the true number of bits, at every width.
 
-It does not need to know how many there are: all follows from the width d of the activations, at unit RMS. There, a set
-of r fair bits has the variance 1, and a bit is worth 1 / r of it; the penalties are set for up to d / 4 bits. What each
-ingredient is worth: docs/recipe.md.
+The number of bits need not be known: all settings follow from the width d of the activations, at unit RMS. A set of r
+fair bits then has variance 1, and each bit explains 1 / r of it; the penalties are set for up to d / 4 bits. The effect
+of each ingredient: docs/recipe.md.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ from bae_ray.errors import InvalidInputError
 from bae_ray.training.config import TrainingConfig
 
 STEP = 2.0
-"""Learning rate times width: a step changes every weight of a sum over d inputs by about as much."""
+"""Learning rate times width: a step of Adam changes each of the d weights of a sum by about the learning rate."""
 ENTROPY = 0.1
-"""Price of a bit, as a share of what one of d / 4 is worth, 4 / d."""
+"""Price of a bit, as a share of what one of d / 4 bits explains, 4 / d."""
 COVARIANCE = 0.001
 """The same of a unit of covariance: a hundredth. More of it pays for undoing the covariance that independent bits have
 by chance in a batch."""
@@ -27,9 +27,9 @@ MERGINGS = 20
 
 
 def resolved(training: TrainingConfig, architecture: ArchitectureConfig, width: int) -> TrainingConfig:
-    """The training with the fields of its recipe filled in, where they are at their defaults; it says its recipe still.
+    """The training with the recipe's values for fields that are at their defaults; it still names its recipe.
 
-    Raises `InvalidInputError` for a recipe that the architecture or another field does not go with.
+    Raises `InvalidInputError` if the recipe does not fit the architecture or another field.
     """
     _check_start(training, architecture.model_copy(update={"d_in": width}))
     if training.recipe == "paper":
@@ -45,7 +45,7 @@ def resolved(training: TrainingConfig, architecture: ArchitectureConfig, width: 
 
 
 def scaled(training: TrainingConfig, entropy_weight: float) -> TrainingConfig:
-    """This training by the recipe `scaled`, at a price of a bit: what the recipe fills in is its own, not the given."""
+    """This training with the recipe `scaled` at this entropy weight; the recipe's fields override the given ones."""
     own = {name: type(training).model_fields[name].default for name in _filled_in(training, 1)}
     return training.model_copy(update={**own, "recipe": "scaled", "entropy_weight": entropy_weight})
 

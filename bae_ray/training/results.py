@@ -1,4 +1,4 @@
-"""Tables of results, read from nothing but the folders of the runs."""
+"""Tables of results, read only from the folders of the runs."""
 
 import json
 from collections.abc import Iterable, Iterator

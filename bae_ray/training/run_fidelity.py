@@ -1,4 +1,4 @@
-"""fidelity.json of a run's folder: what the language model still knows on the run's reconstruction."""
+"""fidelity.json of a run's folder: what the language model still predicts on the run's reconstruction."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class RunFidelity(Record):
     fidelity_texts: int
     fidelity_tokens: int
     ce_clean: float | None
-    """Of the unchanged model; None, as all cross-entropies, where the tokens have no next one."""
+    """Cross-entropy of the unchanged model. All cross-entropies are None if the tokens have no next one."""
     ce_spliced: float | None
     ce_mean: float | None
     """With the mean of the training samples in place of the activations, instead of the reconstruction."""
@@ -27,7 +27,7 @@ class RunFidelity(Record):
     ce_recovered_low: float | None
     ce_recovered_high: float | None
     ce_recovered_mean: float | None
-    """The same against the mean: what the reconstruction adds to a constant."""
+    """The same with ce_mean in place of ce_zero: what the reconstruction adds to a constant."""
     ce_recovered_mean_low: float | None
     ce_recovered_mean_high: float | None
     kl: float
@@ -51,4 +51,4 @@ class FidelityRecord(Record):
     """All that the numbers depend on but the run."""
     columns: RunFidelity
     by_position: list[dict[str, Any]]
-    """The means over tokens at a distance of `first` to `last` from where they can first see what was replaced."""
+    """Means over tokens at a distance of `first` to `last` from the first token that sees a replaced activation."""

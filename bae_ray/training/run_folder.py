@@ -53,8 +53,8 @@ class RunResult(Record):
     entropy_bits: float
     """Over all n, as in the paper."""
     entropy_low: float
-    """Ends of its 95 % interval (analysis/sampling.py), for infinitely many samples like all n. To n_train of
-    these the autoencoder was fitted: new samples may have other bits, see entropy_bits_val."""
+    """Ends of its 95 % interval (analysis/sampling.py), for infinitely many samples like all n. The autoencoder was
+    fitted to n_train of these; new samples may have other bits, see entropy_bits_val."""
     entropy_high: float
     entropy_bias: float
     """By how much the entropy is too low on average, since firing rates are estimated from n samples."""
@@ -81,7 +81,7 @@ class RunResult(Record):
     tree_low: float | None = None
     tree_high: float | None = None
     heldout_bits: float | None = None
-    """Bits that a held-out sample takes under the tree of the training samples."""
+    """Mean code length, in bits, of a held-out sample under the tree of the training samples."""
     heldout_low: float | None = None
     heldout_high: float | None = None
     heldout_marginal_bits: float | None = None
@@ -89,13 +89,13 @@ class RunResult(Record):
     heldout_marginal_low: float | None = None
     heldout_marginal_high: float | None = None
     joint_bits: float | None = None
-    """Joint entropy over all n, where whole codes recur often enough to tell it; else None."""
+    """Joint entropy over all n, if whole codes recur often enough to estimate it; else None."""
     joint_low: float | None = None
     joint_high: float | None = None
     distinct: int | None = None
-    """Different codes among all n."""
+    """Number of different codes among all n."""
     varying: int | None = None
-    """Latents that fire on some samples and not on others."""
+    """Number of latents that fire on some samples but not on all."""
     entropy_bits_val: float | None = None
     """Marginal entropy over the n_val held-out samples alone; this and the next three are None in earlier results."""
     entropy_low_val: float | None = None
@@ -135,7 +135,7 @@ class Failure(Record):
     settings: dict[str, Any] = Field(default_factory=dict)
     """Values on the grid's axes of a run with invalid settings, which has no config."""
     traceback: str = ""
-    """Where an unexpected error arose. Earlier folders do not have it."""
+    """Traceback of an unexpected error. Earlier folders do not have it."""
 
 
 def is_finished(runs: Path, run: RunConfig) -> bool:

@@ -34,7 +34,7 @@ from bae_ray.working_copies import refresh
 
 
 def search(config: SweepConfig, grid: Grid, store: ActivationStore, out: Path) -> SweepOutcome:
-    """Train the runs of a grid with ASHA, or draw settings for its cells; the config is checked already."""
+    """Train the runs of a grid with ASHA, or draw settings for its cells. The config has been checked before."""
     already = {file.parent.name for file in out.glob(f"*/{run_folder.RESULT_FILE}")}
     executor = tune_executor("ray", out, config.retries)
     if config.search.samples is not None:
@@ -50,9 +50,9 @@ def search(config: SweepConfig, grid: Grid, store: ActivationStore, out: Path) -
 
 
 def halve_runs(runs: list[RunConfig], config: SweepConfig, trainings: Trainings) -> dict[str, str]:
-    """Train the runs of a grid with ASHA; those that are finished, or stopped before, are left alone.
+    """Train the runs of a grid with ASHA; those finished or stopped before are skipped.
 
-    Why runs failed that have no failure record.
+    Returns why runs without a failure record failed.
     """
     missing = [run for run in runs if not is_finished(trainings.out, run) and not was_stopped(trainings.out, run)]
     if not missing:
@@ -62,10 +62,10 @@ def halve_runs(runs: list[RunConfig], config: SweepConfig, trainings: Trainings)
 
 
 def draw_runs(config: SweepConfig, trainings: Trainings) -> tuple[list[Draws], dict[str, str]]:
-    """Train runs with settings that Optuna draws, so many for each cell; those drawn before count.
+    """Train runs with settings that Optuna draws, `search.samples` per cell; earlier draws count.
 
-    Of these the ones that were interrupted are finished first. What was drawn for each cell, and why runs failed that
-    have no failure record.
+    Interrupted runs are finished first. Returns what was drawn for each cell, and why runs without a failure record
+    failed.
     """
     store, out = trainings.store, trainings.out
     searched = [Draws(config, store, cell, out) for cell in selected_cells(config, store)]
@@ -85,7 +85,7 @@ def draw_runs(config: SweepConfig, trainings: Trainings) -> tuple[list[Draws], d
 
 
 def reward(out: Path, run: RunConfig, metric: str) -> float:
-    """What a run that has ended reported last."""
+    """The last metric that an ended run reported."""
     if is_finished(out, run) and hasattr(result := read_result(out, run), metric):
         return float(getattr(result, metric))
     return float(_last_metrics(out, run)[metric])

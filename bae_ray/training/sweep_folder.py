@@ -1,4 +1,4 @@
-"""What a sweep leaves in its folder beside the runs, and how far it is, told from its folder alone."""
+"""What a sweep leaves in its folder beside the runs, and its progress, read from its folder only."""
 
 import json
 import time
@@ -25,7 +25,7 @@ RESULTS_FILE = "results.parquet"
 WORKER_DIED = "WorkerDied"
 """The `error` of a run whose worker died before it could write why."""
 RUNNING_WITHIN_S = 120.0
-"""A run that wrote metrics so recently counts as running."""
+"""A run that wrote metrics this recently counts as running."""
 
 
 class GridRecord(Record):
@@ -52,13 +52,13 @@ class SweepOutcome(NamedTuple):
     trained: int
     """How many of them were trained just now."""
     failures: list[str]
-    """A line for each run that failed, or cannot be."""
+    """A line for each run that failed or is impossible."""
     unconverged: int = 0
     """How many of the finished ones did not converge."""
 
 
 def begin(out: Path, record: GridRecord, illegal: Sequence[IllegalRun]) -> None:
-    """Write down what the sweep is of, for whoever watches."""
+    """Record the runs of the sweep, for `bae-ray watch`."""
     record.write(out)
     for folder in out.glob(f"{ILLEGAL_PREFIX}*"):
         remove_folder(folder)
@@ -68,7 +68,7 @@ def begin(out: Path, record: GridRecord, illegal: Sequence[IllegalRun]) -> None:
 def conclude(
     out: Path, runs: Sequence[RunConfig], already: set[str], illegal: Sequence[IllegalRun], died: dict[str, str]
 ) -> SweepOutcome:
-    """Write the table and say what was done; `died`: why runs failed that have no failure record."""
+    """Write the table and return the outcome; `died`: why runs without a failure record failed."""
     refresh(out)
     finished = [run.id for run in runs if is_finished(out, run)]
     _record_illegal(out, illegal)
@@ -89,7 +89,7 @@ def conclude(
 
 
 def refresh_results(out: Path) -> None:
-    """Write the table of the last sweep in a folder anew, with what was measured of its runs since."""
+    """Rewrite the table of the last sweep in a folder, with measures made since then."""
     if (out / GRID_FILE).exists() and (out / RESULTS_FILE).exists():
         only = GridRecord.model_validate_json(read_text(out / GRID_FILE)).runs
         write_parquet(outcomes(out, only=only), out / RESULTS_FILE)
@@ -130,7 +130,7 @@ class Status(NamedTuple):
         return max(0, self.planned - len(self.finished) - len(self.failed) - self.stopped)
 
     def seconds_left(self) -> float | None:
-        """At the rate since the sweep was begun; None where nothing was finished since."""
+        """Estimated seconds left, at the rate since the sweep began; None if nothing was finished since."""
         since = [at for at in self.finished.values() if at >= self.begun]
         if not since or not self.left:
             return None if self.left else 0.0

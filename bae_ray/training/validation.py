@@ -1,4 +1,4 @@
-"""Checks of what a training is given, before it begins.
+"""Checks of a training's inputs, before it begins.
 
 Shapes: N samples, D d_in.
 """
@@ -29,7 +29,7 @@ LARGEST = torch.finfo(torch.float32).max / 4
 
 
 class Given(NamedTuple):
-    """What a training is given, checked."""
+    """The checked inputs of a training."""
 
     cells: list[tuple[Rows, Rows | None]]
     """Activations and target of each cell."""
@@ -41,7 +41,7 @@ class Given(NamedTuple):
 def checked(
     data: Sequence[tuple[object, object]], of: Sequence[int], members: Members, device: str | torch.device
 ) -> Given:
-    """Check what a training is given: activations and target of each cell, and the number of each member's cell.
+    """Check a training's inputs: activations and target of each cell, and the number of each member's cell.
 
     Raises `InvalidInputError`, `TrainingError` and `OutOfMemoryError`.
     """
