@@ -11,14 +11,16 @@ class TextsInput(Config):
     """Each text of the corpus."""
 
     kind: Literal["texts"] = "texts"
-    """What the model reads: texts, windows, icl or random_tokens; the other input options depend on it."""
+    """What the model reads: texts, windows, icl or random_tokens. The other input options depend on it:
+    --help after it lists them."""
 
 
 class WindowsInput(Config):
     """Windows of equal length, cut out of long texts or of all texts joined. No padding; no text is too short."""
 
     kind: Literal["windows"] = "windows"
-    """What the model reads: texts, windows, icl or random_tokens; the other input options depend on it."""
+    """What the model reads: texts, windows, icl or random_tokens. The other input options depend on it:
+    --help after it lists them."""
     length: int = Field(default=1024, ge=1)
     """Tokens per window. A shorter rest at the end is dropped."""
     joined: bool = True
@@ -32,7 +34,8 @@ class ICLInput(Config):
     """In-context-learning prompts of a labelled corpus (the paper's Fig. 8): k demonstrations, then the query."""
 
     kind: Literal["icl"] = "icl"
-    """What the model reads: texts, windows, icl or random_tokens; the other input options depend on it."""
+    """What the model reads: texts, windows, icl or random_tokens. The other input options depend on it:
+    --help after it lists them."""
     k: int = Field(default=4, ge=0)
     """Demonstrations per prompt."""
     demonstrations: Literal["sampled", "fixed"] = "sampled"
@@ -56,7 +59,8 @@ class RandomTokensInput(Config):
     """Random sequences of two tokens. Sequences of r tokens have r bits (the paper's Appendix B)."""
 
     kind: Literal["random_tokens"] = "random_tokens"
-    """What the model reads: texts, windows, icl or random_tokens; the other input options depend on it."""
+    """What the model reads: texts, windows, icl or random_tokens. The other input options depend on it:
+    --help after it lists them."""
     bits: int = Field(default=8, ge=1)
     """r: tokens per sequence. Each is one of the two, with equal chance."""
     tokens: tuple[int, int] = (0, 1)

@@ -14,8 +14,8 @@ EntropyForm = Literal["bernoulli", "printed"]
 """-p log2 p - (1-p) log2(1-p), or -p log2 p alone, as Eq. 4 prints it."""
 
 WHICH = Field(
-    description="One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae; the options beside are "
-    "this one's."
+    description="One of bae, relu, topk, gated, transcoder, batchtopk, jumprelu, gated_sae. The options beside it "
+    "depend on it: --help after it lists them."
 )
 
 

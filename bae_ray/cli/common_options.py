@@ -9,8 +9,8 @@ from bae_ray.structured_log import FORMAT, FORMATS
 FLAGS = {"--debug": DEBUG, "--dashboard": DASHBOARD}
 LOG_FORMAT_FLAG = "--log-format"
 HELP = (
-    "--debug, or BAE_RAY_DEBUG=1, prints the traceback of an error and all that libraries say. --log-format json, or "
-    "BAE_RAY_LOG_FORMAT=json, makes the log (the standard error) a JSON object a line. --dashboard, or "
+    "--debug, or BAE_RAY_DEBUG=1, prints tracebacks of errors and all messages of libraries. --log-format json, or "
+    "BAE_RAY_LOG_FORMAT=json, writes the log (standard error) as a JSON object per line. --dashboard, or "
     "BAE_RAY_DASHBOARD=1, opens the dashboard of a Ray that starts here, and prints its address."
 )
 

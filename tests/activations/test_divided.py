@@ -61,9 +61,7 @@ def test_two_gpus_for_each_worker(ray_cluster: None, tiny_config: ExtractConfig,
 
 @pytest.mark.parametrize("gpus", [1.5, -1])
 def test_shares_that_no_worker_can_have_are_refused(tiny_config: ExtractConfig, gpus: float):
-    with pytest.raises(
-        ValidationError, match=r"1\.5 GPUs: expected a share of one GPU|greater than or equal"
-    ):
+    with pytest.raises(ValidationError, match=r"1\.5 GPUs: expected a share of one GPU|greater than or equal"):
         ExtractConfig.model_validate({**tiny_config.model_dump(), "gpus_per_worker": gpus})
 
 
