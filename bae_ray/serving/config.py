@@ -42,7 +42,7 @@ class LimitsConfig(Config):
     max_inflight: int = Field(default=256, ge=1)
     """Requests that a replica of the gateway works on at a time. Others are asked to retry later."""
     max_waiting: int = Field(default=2048, ge=1)
-    """Requests, besides those, whose bodies are still arriving."""
+    """Further requests whose bodies are still arriving."""
     max_inflight_bytes: int = Field(default=1024 * MIB, ge=1024)
     """Memory of all requests of a replica of the gateway together, in bytes: bodies, or the rows read from them, and
     answers."""
