@@ -146,6 +146,6 @@ def fetched(
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise CheckpointError(
             f"'{source}' is neither a folder nor an autoencoder on the Hugging Face hub that can be reached: "
-            f"{str(error).splitlines()[0]}. Check the name, the connection and HF_TOKEN."
+            f"{first_line(error)} Check the name, the connection and HF_TOKEN."
         ) from error
     return folder

@@ -114,7 +114,8 @@ def _sources(command: CompressCommand, autoencoder: str) -> list["ActivationSour
     cell = _cell_of_run(autoencoder) | command.model_dump(include={"layer", "site", "position"}, exclude_none=True)
     if missing := {"layer", "position"} - set(cell):
         raise InvalidInputError(
-            f"{autoencoder} does not say which cell it was trained on: give --{' and --'.join(sorted(missing))}."
+            f"{autoencoder} does not say which cell it was trained on: check the folder, or give "
+            f"--{' and --'.join(sorted(missing))}."
         )
     (store,) = command.source
     return [StoreSource(on_any_process(store), cell["layer"], cell.get("site", "residual"), cell["position"])]

@@ -189,7 +189,9 @@ def _cell(config: ComSemConfig, source: str) -> Cell:
     if layer is None and source == RANDOM:
         layer = 0  # no activations are read
     if layer is None:
-        raise InvalidInputError(f"{shown(Path(source))} has no {RUN_FILE} that says its layer. Give it with --layer.")
+        raise InvalidInputError(
+            f"{shown(Path(source))} has no {RUN_FILE} that says its layer. Give it with --layer, or check the folder."
+        )
     return Cell(int(layer), config.site or said.get("site", "residual"), "all")
 
 
