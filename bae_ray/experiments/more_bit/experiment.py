@@ -103,7 +103,7 @@ def _check_recipe(config: MoreBitConfig) -> None:
     if config.training.recipe != "paper":
         raise InvalidInputError(
             f"training.recipe is {config.training.recipe}, which is only for one-bit binary autoencoders, but "
-            "`training` holds for all autoencoders. Leave it out, and set scaled_entropy_weights."
+            "`training` holds for all autoencoders. Leave it out, and name scaled_entropy_weights."
         )
     for weight in config.scaled_entropy_weights:
         resolved(scaled(config.training, weight), config.autoencoder, ANY_WIDTH)
