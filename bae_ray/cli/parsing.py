@@ -61,7 +61,7 @@ def parse(command: type[C], prog: str, arguments: list[str], default: C | None =
         if value is not None:
             default = _with_choice(default or command.model_construct(), path.split(".")[:-1], choice, value)
     description = (
-        f"{command.__doc__}\n\n--config FILE reads options from a YAML or JSON file, such as the config of an earlier "
+        f"{command.__doc__}\n\n--config FILE takes options from a YAML or JSON file, such as the config of an earlier "
         f"run; other flags override them. {HELP}"
     )
     parsed = tyro.cli(
