@@ -21,12 +21,12 @@ class SearchConfig(Config):
     """What is to be small: a column of metrics.jsonl, such as reconstruction, loss or entropy; without a scheduler also
     a measure of the results, such as fvu_val."""
     grace_epochs: int = Field(default=10, ge=1)
-    """asha: no run is stopped before."""
+    """asha: epochs before which no run is stopped."""
     reduction: int = Field(default=3, ge=2)
-    """asha: one of so many goes on at each halt."""
+    """asha: N; at each comparison the best 1 of N runs goes on."""
     samples: int | None = Field(default=None, ge=1)
-    """How many settings Optuna draws for each cell from the ranges (a tree-structured Parzen estimator); in place of
-    axes and seeds. Left out: the grid."""
+    """How many settings Optuna draws for each cell from the ranges (a tree-structured Parzen estimator), in place of
+    axes and seeds. None: the grid is trained."""
     ranges: Annotated[tuple[str, ...], BeforeValidator(as_texts)] = ()
     """Where they are drawn from, each FIELD=LOW..HIGH over a field of the autoencoder or the training;
     FIELD=log:LOW..HIGH for a logarithmic scale."""
@@ -43,15 +43,15 @@ class ExecutionConfig(Config):
     cpus_per_trial: float = Field(default=1, gt=0)
     """CPUs, and so threads, of each training."""
     gpus_per_trial: float | None = Field(default=None, ge=0)
-    """GPU share of each training, such as 0.25; 0: it runs on the CPU. Left out: where the cluster has GPUs now, the
-    share that the largest training is measured to need, else 0; say it where the cluster grows on demand."""
+    """GPU share of each training, such as 0.25; 0: it runs on the CPU. None: the share that the largest training is
+    measured to need, or 0 if the cluster has no GPU now. Give it where the cluster adds GPUs on demand."""
     packed: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
-    """Runs that are trained as one; 1: each by itself. auto: as many as memory holds and as still take less time each,
-    which is measured before; every GPU gets some. Left out: auto on GPUs, 8 on CPUs. Packed or not, a run has the same
-    numbers to rounding."""
+    """How many runs are trained together, as one; 1: each by itself. auto: measured before the sweep, up to the number
+    at which memory is full or a larger one saves no time; every GPU gets some. None: auto on GPUs, 8 on CPUs. Packed
+    or not, a run has the same numbers to rounding."""
     packed_cells: Literal["one", "several"] | None = None
-    """Whether runs that are trained as one are all of one cell, or of several where one has too few. Left out: several
-    on GPUs, where small autoencoders of one cell leave most of the GPU idle; one on CPUs."""
+    """Whether runs that are trained together come from one cell only, or from several. None: several on GPUs, where the
+    few runs of one cell leave most of a GPU idle; one on CPUs."""
     retries: int = Field(default=2, ge=0)
     """How often a training whose worker dies is begun again. After that, and where memory ran out, it is tried once
     more with nothing beside it."""
@@ -68,24 +68,24 @@ class SweepConfig(ExecutionConfig):
     """A grid of autoencoders: the product of cells, axes and seeds."""
 
     layers: tuple[int, ...] | None = None
-    """Layers of the store. Left out: all of them."""
+    """Layers of the store. None: all of them."""
     positions: tuple[Position, ...] | None = None
-    """Positions of the store. Left out: all of them."""
+    """Positions of the store. None: all of them."""
     sites: tuple[str, ...] | None = None
-    """Sites of the store. Left out: all of them."""
+    """Sites of the store. None: all of them."""
     autoencoder: AutoencoderConfig = BAEConfig()
-    """Architecture of every run, but for the axes."""
+    """Architecture of every run, except where an axis changes it."""
     training: TrainingConfig = TrainingConfig()
-    """Training of every run, but for the axes and seeds."""
+    """Training of every run, except where an axis or a seed changes it."""
     axes: Annotated[tuple[str, ...], BeforeValidator(as_texts)] = ()
-    """Further axes of the grid, each FIELD=VALUE,VALUE,... over a field of the two above, such as training.lr=1e-3,3e-3
-    or autoencoder.architecture=bae,relu,topk. Different axes multiply; several fields in one, with a space between,
-    go together, first value with first: "training.lr=1e-3,3e-3 training.batch_size=256,512"."""
+    """Further axes of the grid, each FIELD=VALUE,VALUE,... over a field of `autoencoder` or `training`, such as
+    training.lr=1e-3,3e-3 or autoencoder.architecture=bae,relu,topk. Different axes multiply. Several fields in one,
+    with a space between, go together, first value with first: "training.lr=1e-3,3e-3 training.batch_size=256,512"."""
     exclude: Annotated[tuple[str, ...], BeforeValidator(as_conditions)] = ()
     """Runs to leave out, each FIELD=VALUE,... FIELD=VALUE,... over layer, position, site and the fields of the configs:
     those that fulfil all of it. "layer=0 training.lr=3e-3" leaves out layer 0 at that learning rate."""
     seeds: tuple[int, ...] = ()
-    """Seeds, each of which trains the whole grid. Left out: training.seed alone."""
+    """Seeds: the whole grid is trained once with each. Empty: training.seed alone."""
     skip_illegal: bool = False
     """Leave out, and report as failed, runs whose settings cannot go together; otherwise they stop the sweep before it
     begins."""
