@@ -8,12 +8,15 @@ export interface Edit {
   strength: number;
 }
 
+/** How many times a direction is added where nobody says. */
+export const STRENGTH = 3;
+
 export const HOWS: Record<How, string> = { add: "add its direction", on: "hold it on", off: "turn it off" };
 
 export const written = ({ feature, how, strength }: Edit): string => `${feature}:${how}${how === "off" ? "" : `:${strength}`}`;
 
 export function read(text: string): Edit | undefined {
-  const [feature, how = "add", strength = "8"] = text.split(":");
+  const [feature, how = "add", strength = String(STRENGTH)] = text.split(":");
   if (!/^\d+$/.test(feature ?? "") || !(how in HOWS) || !Number.isFinite(Number(strength))) return undefined;
   return { feature: Number(feature), how: how as How, strength: Number(strength) };
 }

@@ -15,7 +15,7 @@ from bae_ray.serving.compute.interface import WrittenText, WrittenToken
 from bae_ray.serving.http import effect_schemas as s
 from bae_ray.serving.http.media_types import EVENTS, JSON
 from bae_ray.serving.http.openapi import EncoderId, of_texts, produces, takes
-from bae_ray.serving.http.problems import INTERNAL, Problem
+from bae_ray.serving.http.problems import INTERNAL, Problem, ProblemDetails
 from bae_ray.serving.http.request import EncoderRequest, Exchange
 from bae_ray.serving.http.service import Service
 from bae_ray.serving.http.steering_bodies import fidelity_of, steering_of
@@ -23,6 +23,9 @@ from bae_ray.serving.http.steering_bodies import fidelity_of, steering_of
 Parts = AsyncIterator[list[WrittenToken] | list[WrittenText]]
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """So that what stands between passes on each event as it comes."""
+
+STEERED: dict[str, type[BaseModel]] = {"token": s.SteerToken, "end": s.SteerAnswer, "problem": ProblemDetails}
+"""The events of steering, and what their data are."""
 
 log = logging.getLogger("ray.serve")
 
@@ -32,7 +35,7 @@ def effects(service: Service) -> APIRouter:
     router = APIRouter(tags=["texts"])
 
     @router.post("/v1/encoders/{encoder_id}/texts/steer", **takes(s.SteerBody, binary=False),
-                 **produces(s.SteerAnswer, *of_texts(), events=s.SteerToken))  # fmt: skip
+                 **produces(s.SteerAnswer, *of_texts(), events=STEERED))  # fmt: skip
     async def steer_text(request: Request, encoder_id: EncoderId) -> Response:
         """Let the encoder's own language model continue a text: with features added, clamped or ablated, and without.
 

@@ -116,12 +116,12 @@ def produces(
     *codes: str,
     html: bool = False,
     codec: bool = False,
-    events: type[BaseModel] | None = None,
+    events: dict[str, type[BaseModel]] | None = None,
     headers: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A route's answers: JSON of a model, safetensors where what it computes is arrays, and `html` for browsers.
 
-    `events`: server-sent events, most of which are of this model.
+    `events`: the models of the data of server-sent events, by the event's name.
     """
     content: dict[str, Any] = {JSON: {"schema": {"$ref": REFERENCE.format(model=model.__name__)}}}
     computed = "answer_too_large" in codes
@@ -132,15 +132,25 @@ def produces(
     if html:
         content[HTML] = {"schema": {"type": "string"}}
     if events:
-        content[EVENTS] = {
-            "schema": {"type": "string"},
-            "itemSchema": {"$ref": REFERENCE.format(model=events.__name__)},
-        }
+        content[EVENTS] = {"itemSchema": {"oneOf": [_event(name, data) for name, data in events.items()]}}
     answer: dict[str, Any] = {"description": (model.__doc__ or "").strip(), "content": content}
     if told := headers or (VERSION if "encoder_not_found" in codes else None):
         answer["headers"] = told
     known = codes if codes == ("not_ready",) else (*ALWAYS, *codes)
     return {"response_class": _Plain, "responses": {200: answer, **responses(*known)}}
+
+
+def _event(name: str, data: type[BaseModel]) -> dict[str, Any]:
+    """A server-sent event, as OpenAPI describes one: its fields are text."""
+    content = {"$ref": REFERENCE.format(model=data.__name__)}
+    return {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"const": name},
+            "data": {"type": "string", "contentMediaType": JSON, "contentSchema": content},
+        },
+    }
 
 
 def takes(model: type[BaseModel], binary: bool = True, codec: bool = False) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 from schemathesis import Case
 from schemathesis.core.result import Ok
+from schemathesis.openapi.checks import JsonSchemaError
 
 from tests.serving.support import KEY, D, Served
 
@@ -86,6 +87,18 @@ def check(schema: schemathesis.BaseSchema, examples: int, derandomize: bool) -> 
 
 def test_the_service_is_as_it_is_described(schema: schemathesis.BaseSchema):
     check(schema, 20, derandomize=True)
+
+
+def test_events_are_as_they_are_described(schema: schemathesis.BaseSchema, http: httpx.Client):
+    body = {"text": "w1 w2 w3", "add": [{"feature": 2, "strength": 4}], "max_new_tokens": 3}
+    answer = http.post("/v1/encoders/run/texts/steer", json=body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    operation = schema["/v1/encoders/{encoder_id}/texts/steer"]["POST"]
+    operation.validate_response(answer)
+    false = httpx.Response(200, headers=answer.headers, text="event: other\ndata: 1\n\n", request=answer.request)
+    false.elapsed = answer.elapsed
+    with pytest.raises(JsonSchemaError):
+        operation.validate_response(false)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 import subprocess
 import time
@@ -146,6 +147,14 @@ def test_a_feature(browser: Browser, workbench_registry: Registry, width: int):
         page.wait_for_selector("h2:has-text('Features with a similar direction')")
 
 
+def is_on(service: Command, run: str, feature: dict[str, Any]) -> bool:
+    """By the firing rate p: of log2 (1 - p), where the bit is 1, and log2 p the magnitude is the nearer."""
+    place = f"{service.url}/v1/encoders/{run}/features/{feature['index']}"
+    rate = httpx.get(place, headers={"authorization": f"Bearer {KEY}"}).json()["firing_rate"]
+    one, zero = (math.log2(share + 1e-6) for share in (1 - rate, rate))
+    return abs(feature["magnitude"] - one) < abs(feature["magnitude"] - zero)
+
+
 def test_a_text_token_by_token(browser: Browser, workbench: Command, workbench_registry: Registry):
     place = f"{workbench.url}/v1/encoders/{workbench_registry.named}/texts/encode?fit=true&top_k=20"
     asked = httpx.post(place, json={"texts": [TEXT]}, headers={"authorization": f"Bearer {KEY}"}, timeout=120)
@@ -159,8 +168,14 @@ def test_a_text_token_by_token(browser: Browser, workbench: Command, workbench_r
         assert buttons.all_inner_texts() == [token["text"] for token in tokens]
         assert "<unk>" in buttons.all_inner_texts(), "which is no element"
         buttons.nth(3).click()
-        rows = page.locator("tbody tr th")
-        assert rows.all_inner_texts() == [str(feature["index"]) for feature in tokens[3]["features"]]
+        comes(page, "['on', 'off'].includes(document.querySelector('tbody td').textContent)")
+        states = {
+            feature["index"]: is_on(workbench, workbench_registry.named, feature) for feature in tokens[3]["features"]
+        }
+        in_order = [index for on in (True, False) for index, found in states.items() if found == on]
+        assert page.locator("tbody tr th").all_inner_texts() == [*map(str, in_order)]
+        told_on = page.locator("tbody tr td:nth-child(2)").all_inner_texts()
+        assert told_on == ["on" if states[index] else "off" for index in in_order]
         told = page.locator("main").inner_text()
         assert f"Its code takes {tokens[3]['bits']:.1f} bits" in told
         assert f"Reconstruction error {tokens[3]['error']:.3f}" in told
@@ -170,10 +185,26 @@ def test_a_text_token_by_token(browser: Browser, workbench: Command, workbench_r
         assert float(said.rpartition(": ")[2]) == pytest.approx(tokens[3]["bits"], rel=0.01)
         page.get_by_role("button", name="colour by it").first.click()
         comes(page, "location.hash.includes('feature')")
+        assert states[in_order[0]]
+        assert buttons.nth(3).evaluate("token => getComputedStyle(token).backgroundColor") == "rgb(196, 84, 0)"
+        page.get_by_role("button", name="colour by it").last.click()
+        comes(page, f"location.hash.includes('feature%3A{in_order[-1]}')")
+        assert not states[in_order[-1]]
+        assert buttons.nth(3).get_attribute("aria-label").endswith(": off")
         page.reload()
         buttons.first.wait_for()
         saved = [*csv.DictReader(io.StringIO(downloaded(page, page.get_by_role("button", name="CSV"))))]
         assert {row["token"] for row in saved} == {*map(str, range(len(tokens)))}
+
+
+def test_a_text_opens_where_the_encoder_was_trained(browser: Browser, workbench_registry: Registry):
+    table = results(workbench_registry.folder)
+    run = table[table["position"].astype(str) == "2"]["run"].iloc[0]
+    with browser.view(f"/encoder/{run}/try?text=w1+w2+w3+w4") as page:
+        page.wait_for_selector("h2:has-text('Position 2')")
+        assert "where the encoder was trained" in page.locator("h2").inner_text()
+        assert page.locator(".tokens .trained").inner_text() == page.locator("h2 code").inner_text()
+        assert "did not converge" in page.locator(".caveats").inner_text()
 
 
 def test_steering_side_by_side_and_the_same_by_curl_and_python(

@@ -1,6 +1,6 @@
 // The features that are changed while the model writes.
 import type { Encoder } from "../api";
-import { HOWS, type Edit, type How } from "../steering";
+import { HOWS, STRENGTH, type Edit, type How } from "../steering";
 
 export function EditRows({ encoder, edits, onChange }: { encoder: Encoder; edits: Edit[]; onChange: (edits: Edit[]) => void }) {
   const set = (i: number, changed: Partial<Edit>) => onChange(edits.map((edit, at) => (at === i ? { ...edit, ...changed } : edit)));
@@ -16,7 +16,7 @@ export function EditRows({ encoder, edits, onChange }: { encoder: Encoder; edits
           </label>
           <label>
             <span class="hidden">What to do with it</span>
-            <select value={edit.how} onChange={(event) => set(i, { how: event.currentTarget.value as How, strength: event.currentTarget.value === "on" ? held : 8 })}>
+            <select value={edit.how} onChange={(event) => set(i, { how: event.currentTarget.value as How, strength: event.currentTarget.value === "on" ? held : STRENGTH })}>
               {Object.entries(HOWS).map(([name, label]) => <option value={name}>{label}</option>)}
             </select>
           </label>
@@ -29,7 +29,11 @@ export function EditRows({ encoder, edits, onChange }: { encoder: Encoder; edits
           {edits.length > 1 && <button type="button" onClick={() => onChange(edits.filter((_, at) => at !== i))}>Remove<span class="hidden"> feature {edit.feature}</span></button>}
         </div>
       ))}
-      <button type="button" onClick={() => onChange([...edits, { feature: 0, how: "add", strength: 8 }])}>Another feature</button>
+      <p class="note">
+        Once its direction is what the feature adds to the reconstruction {encoder.binary ? "when its bit is 1" : "at a magnitude of 1"}. Begin
+        with a few times; much more breaks the text.
+      </p>
+      <button type="button" onClick={() => onChange([...edits, { feature: 0, how: "add", strength: STRENGTH }])}>Another feature</button>
     </fieldset>
   );
 }

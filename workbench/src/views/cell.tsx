@@ -4,6 +4,7 @@ import { link } from "../address";
 import { get, type FeatureList, type Run } from "../api";
 import { Shown, useLoaded } from "../loaded";
 import { shown } from "../numbers";
+import { Caveats } from "../parts/caveats";
 import { Chart, type Series } from "../parts/chart";
 import { Download } from "../parts/download";
 import { Rates } from "../parts/rates";
@@ -62,9 +63,9 @@ function RunTable({ runs, own, name }: { runs: Runs; own: Row[]; name: (row: Row
           <thead>
             <tr>
               <th scope="col">Run</th>
+              <th scope="col">Marks</th>
               <th scope="col" class="words">Settings</th>
               {measures.map(({ label }) => <th scope="col">{label}</th>)}
-              <th scope="col">Marks</th>
             </tr>
           </thead>
           <tbody>
@@ -73,14 +74,15 @@ function RunTable({ runs, own, name }: { runs: Runs; own: Row[]; name: (row: Row
                 <th scope="row">
                   {row.status === "finished" ? <a href={link(["encoder", text(row, "run")])}>{text(row, "run")}</a> : text(row, "run")}
                 </th>
+                <td>{text(row, "marks")}</td>
                 <td class="words">{row.status === "finished" ? name(row) : `${text(row, "status")}: ${text(row, "reason")}`}</td>
                 {measures.map(({ name: column, decimals }) => <td>{shown(row[column], Math.max(decimals, column.includes("fvu") ? 3 : 1))}</td>)}
-                <td>{text(row, "marks")}</td>
               </tr>
             ))}
           </tbody>
         </table>
       </div>
+      <Caveats runs={runs} rows={own} />
       <p>
         <Download name="cell" rows={() => own} /> The paper's bits (entropy) are a sum over latents; tree bits count once what
         two latents say together. Both are upper bounds on what the code says.

@@ -8,6 +8,7 @@ import { About, useEncoder } from "../parts/about";
 import { Download } from "../parts/download";
 import { Rates } from "../parts/rates";
 import { Trust } from "../parts/trust";
+import { NotNamed } from "./feature";
 
 const PAGE = 100;
 const ORDERS = { index: "number", score: "score", rate: "firing rate", bits: "bits" };
@@ -54,9 +55,9 @@ export function EncoderView({ id, query }: { id: string; query: URLSearchParams 
             <p role="status">
               {search ? `${found.found} of ${found.n_features} features match` : `${found.n_features} features`}
               {found.found > PAGE ? `, ${skip + 1} to ${Math.min(found.found, skip + PAGE)} are shown` : ""}.{" "}
-              {search && !found.found && !found.judge && "No feature has a name yet: `bae-ray comsem --publish` gives them. "}
               <Download name={`features-${id}`} rows={() => found.features ?? []} />
             </p>
+            {!found.judge && <NotNamed id={id} />}
             <Features id={id} rows={found.features} />
             <p>
               {skip > 0 && <button type="button" onClick={() => show({ skip: Math.max(0, skip - PAGE) })}>Previous</button>}{" "}

@@ -9,6 +9,7 @@ import { Chart, type Series } from "../parts/chart";
 import { TokensInContext, type Context } from "../parts/context";
 import { Download } from "../parts/download";
 import { Trust } from "../parts/trust";
+import { STRENGTH } from "../steering";
 
 const BINS = 24;
 
@@ -52,15 +53,15 @@ function Card({ id, feature }: { id: string; feature: Feature }) {
   const details = feature.details as unknown as Details | null | undefined;
   const indices = feature.similar_indices as number[];
   const cosines = feature.similar_cosines as number[];
-  const on = `${feature.index}:add:8`;
+  const on = `${feature.index}:add:${STRENGTH}`;
   return (
     <>
       <p>
-        Fires on {share(feature.firing_rate)} of the samples.{" "}
-        <a href={link(["encoder", id, "steer"], { f: on })}>Turn it up and see what the model writes</a>{" "}
+        {feature.firing_rate === 0 ? "It never fires: no training sample has shaped its direction. " : `Fires on ${share(feature.firing_rate)} of the samples. `}
+        {feature.firing_rate !== 0 && <a href={link(["encoder", id, "steer"], { f: on })}>Turn it up and see what the model writes</a>}{" "}
         <Download name={`feature-${id}-${feature.index}`} rows={() => (details?.tokens ?? []).map(({ pieces, values, at }) => ({ text: pieces.join(""), token: pieces[at], magnitude: values[at] }))} json={() => feature} />
       </p>
-      {details ? <Named details={details} /> : <p>ComSem has not named this feature: `bae-ray comsem --publish` does.</p>}
+      {details ? <Named details={details} /> : <NotNamed id={id} />}
       {details && <Trust judge={feature.judge} />}
       <h2>Features with a similar direction</h2>
       <ul class="inline">
@@ -73,6 +74,16 @@ function Card({ id, feature }: { id: string; feature: Feature }) {
     </>
   );
 }
+
+/** What a judge would add, and how. */
+export const NotNamed = ({ id }: { id: string }) => (
+  <p>
+    ComSem, a judge, has not named this encoder's features yet: a name, its score, and the tokens on which a feature is strongest come
+    from{" "}
+    <code>bae-ray comsem --autoencoders RUNS/{id} --out runs/comsem --publish</code>, with a judge at work (<code>make judge</code>); RUNS
+    is the folder that --registry names.
+  </p>
+);
 
 function Named({ details }: { details: Details }) {
   const contexts = [...details.tokens, ...(details.quantiles ?? [])];

@@ -4,6 +4,7 @@ import { link, remember } from "../address";
 import { get, type Matched } from "../api";
 import { Shown, useLoaded } from "../loaded";
 import { mean, shown } from "../numbers";
+import { Caveats } from "../parts/caveats";
 import { Download } from "../parts/download";
 import { Heat, type Cell } from "../parts/heat";
 import { loadSweep, variant, type Runs } from "../sweep";
@@ -60,6 +61,8 @@ function SweepMap({ runs, query }: { runs: Runs; query: URLSearchParams }) {
     return measure ? measured(rows, measure.name, measure.decimals, measure.label.includes("bits")) : [];
   }, [rows, measure, matched.value, fvu]);
   const failed = runs.rows.filter((row) => row.status !== "finished");
+  // One entropy weight gives one point of bits against FVU, from which no other is read.
+  const isMatched = useMemo(() => new Set(finished.map((row) => row["training.entropy_weight"])).size > 1, [finished]);
   const label = fvu ? `Entropy at held-out FVU ${fvu} / bits` : (measure?.label ?? "");
   return (
     <>
@@ -78,19 +81,21 @@ function SweepMap({ runs, query }: { runs: Runs; query: URLSearchParams }) {
             </select>
           </label>
         )}
-        <label>
-          At held-out FVU{" "}
-          <input
-            type="number" min="0.01" max="10" step="0.01" size={6} value={fvu} placeholder="any"
-            onChange={(event) => show({ fvu: event.currentTarget.value })}
-          />
-        </label>
+        {(isMatched || fvu) && (
+          <label>
+            At held-out FVU{" "}
+            <input
+              type="number" min="0.01" max="10" step="0.01" size={6} value={fvu} placeholder="any"
+              onChange={(event) => show({ fvu: event.currentTarget.value })}
+            />
+          </label>
+        )}
         <Download name={`map-${fvu ? MATCHED : measure?.name}`} rows={() => cells.map(({ marks, shown: _, ...cell }) => ({ ...cell, marks }))} />
       </form>
       <p class="note">
-        FVU is the fraction of variance unexplained: what the code leaves out. Below bits stands the FVU on training / held-out
-        texts. Compare bits between cells only at similar FVU. If the sweep has several entropy weights, type an FVU above to
-        read all cells at it.
+        Choose a cell to see its runs. Layer 0 is the embeddings; positions of tokens count from 0. FVU is the fraction of variance
+        unexplained: what the code leaves out. Below bits stands the FVU on training / held-out texts. Compare bits between cells
+        only at similar FVU{isMatched ? ": type an FVU above to read all cells at it." : ". A sweep with several entropy weights can be read at one FVU."}
       </p>
       <Shown of={fvu ? matched : { value: [], again: () => undefined }} what="bits at this FVU">
         {() => <Heat label={label} cells={cells} reversed={!fvu && (measure?.name.includes("fvu") ?? false)} />}
@@ -144,20 +149,4 @@ function matchedCell(row: Row): Cell {
     layer: text(row, "layer"), position: text(row, "position"), value, runs: Number(row.seeds ?? 0),
     marks: row.converged === false ? "*" : "", shown: shown(value, 0), note,
   };
-}
-
-function Caveats({ runs, rows }: { runs: Runs; rows: Row[] }) {
-  const counted = runs.caveats
-    .map(({ mark, said }) => ({ mark, said, n: rows.filter((row) => text(row, "marks").includes(mark)).length }))
-    .filter(({ n }) => n);
-  if (!counted.length) return null;
-  return (
-    <ul class="caveats">
-      {counted.map(({ mark, said, n }) => (
-        <li>
-          <b>{mark}</b> {n} of {rows.length} runs: {said}.
-        </li>
-      ))}
-    </ul>
-  );
 }

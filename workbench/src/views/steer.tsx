@@ -6,7 +6,7 @@ import { Failed, Shown } from "../loaded";
 import { About, useEncoder } from "../parts/about";
 import { Download } from "../parts/download";
 import { EditRows } from "../parts/edits";
-import { asCurl, asPython, bodyOf, read, written, type Edit, type Settings } from "../steering";
+import { asCurl, asPython, bodyOf, read, STRENGTH, written, type Edit, type Settings } from "../steering";
 import { NoModel } from "./try";
 
 const EXAMPLE = "The capital of France is";
@@ -33,9 +33,9 @@ function settingsOf(query: URLSearchParams, most: number): Settings {
   const edits = query.getAll("f").map(read).filter((edit): edit is Edit => edit !== undefined);
   return {
     text: query.get("text") ?? EXAMPLE,
-    edits: edits.length ? edits : [{ feature: 0, how: "add", strength: 8 }],
+    edits: edits.length ? edits : [{ feature: 0, how: "add", strength: STRENGTH }],
     tokens: query.get("tokens") === "last" ? "last" : "all",
-    max_new_tokens: Math.min(most, number("new", 32)), temperature: number("temperature", 1), seed: number("seed", 0),
+    max_new_tokens: Math.min(most, number("new", 32)), temperature: number("temperature", 0), seed: number("seed", 0),
   };
 }
 
@@ -103,7 +103,7 @@ function Steer({ id, encoder, query }: { id: string; encoder: Encoder; query: UR
           <Side title="Unchanged" start={settings.text} text={answer?.plain.text ?? texts.plain} />
         </div>
       )}
-      <p role="status">{isRunning ? "Writing … loading the model first may take some seconds." : answer ? "Both are written, with the same random numbers." : ""}</p>
+      <p role="status">{isRunning ? "Writing … loading the model first may take some seconds." : answer ? `Both are written${settings.temperature ? ", with the same random numbers" : ""}.` : ""}</p>
       {answer && <Download name={`steered-${id}`} rows={() => [{ side: "steered", ...answer.steered }, { side: "plain", ...answer.plain }]} json={() => ({ ...bodyOf(settings), ...answer })} />}
       <h2>The same request in a terminal or a program</h2>
       <Copied label="curl" text={asCurl(id, settings, hasKey())} />

@@ -9,6 +9,7 @@ import { About, useEncoder } from "../parts/about";
 import { visible } from "../parts/context";
 import { Download } from "../parts/download";
 import { quantile } from "../numbers";
+import { STRENGTH } from "../steering";
 
 const EXAMPLE = "The capital of France is Paris, and the Seine runs through it.";
 const TOP = 20;
@@ -74,15 +75,26 @@ function TryText({ id, encoder, query }: { id: string; encoder: Encoder; query: 
       )}
       {asked && (
         <Shown of={answer} what="the tokens; the language model may be starting">
-          {(found) => (found ? <Tokens id={id} tokens={found.texts[0]!.tokens} colour={colour} show={(name) => show({ colour: name })} /> : null)}
+          {(found) => (found ? <Tokens encoder={encoder} text={asked} tokens={found.texts[0]!.tokens} colour={colour} show={(name) => show({ colour: name })} /> : null)}
         </Shown>
       )}
     </>
   );
 }
 
-function Tokens({ id, tokens, colour, show }: { id: string; tokens: Token[]; colour: string; show: (colour: string) => void }) {
-  const [at, setAt] = useState(Math.max(0, tokens.length - 1));
+interface Tried {
+  encoder: Encoder;
+  text: string;
+  tokens: Token[];
+  colour: string;
+  show: (colour: string) => void;
+}
+
+function Tokens({ encoder, text, tokens, colour, show }: Tried) {
+  const { id, origin } = encoder;
+  const trained = typeof origin?.position === "number" ? origin.position : undefined;
+  const [at, setAt] = useState(Math.max(0, Math.min(trained ?? tokens.length, tokens.length - 1)));
+  const fires = useFires(encoder);
   const names = useLoaded(
     (signal) => get<FeatureList>(`encoders/${encodeURIComponent(id)}/features?sort=score&limit=1000`, signal),
     [id],
@@ -91,7 +103,7 @@ function Tokens({ id, tokens, colour, show }: { id: string; tokens: Token[]; col
     () => new Map((names.value?.features ?? []).flatMap(({ index, explanation }) => (explanation ? [[index, explanation] as const] : []))),
     [names.value],
   );
-  const values = useMemo(() => tokens.map((token) => valueOf(token, colour)), [tokens, colour]);
+  const values = useMemo(() => tokens.map((token) => valueOf(token, colour, fires)), [tokens, colour, fires]);
   const known = values.filter((value): value is number => value !== undefined).sort((a, b) => a - b);
   // The first token of a text is often far from all others; its colour must not hide theirs.
   const low = quantile(known, 0), high = quantile(known, 0.95);
@@ -114,17 +126,18 @@ function Tokens({ id, tokens, colour, show }: { id: string; tokens: Token[]; col
       <div class="tokens" role="group" aria-label="Tokens">
         {tokens.map((token, i) => {
           const value = values[i];
-          const part = value === undefined || high <= low ? 0 : (value - low) / (high - low);
-          const said = `${visible(token.text)}: ${value === undefined ? "not among its strongest" : shown(value)}`;
+          const part = value === undefined ? 0 : high <= low ? 1 : (value - low) / (high - low);
+          const said = `${visible(token.text)}: ${value === undefined ? (feature ? "off" : "unknown") : shown(value)}`;
           return (
-            <button type="button" aria-pressed={i === at} aria-label={said} title={said} style={strength(part)} onClick={() => setAt(i)}>
+            <button type="button" class={i === trained ? "trained" : undefined} aria-pressed={i === at} aria-label={said} title={said} style={strength(part)} onClick={() => setAt(i)}>
               {visible(token.text)}
             </button>
           );
         })}
       </div>
       <h2>
-        Token {at + 1}: <code>{visible(chosen.text)}</code>
+        Position {at}: <code>{visible(chosen.text)}</code>
+        {at === trained && " (where the encoder was trained)"}
       </h2>
       <p>
         Reconstruction error {shown(chosen.error, 3)} (0 is exact, 1 is no better than the mean). Its code takes {shown(chosen.bits, 1)} bits by the
@@ -133,17 +146,18 @@ function Tokens({ id, tokens, colour, show }: { id: string; tokens: Token[]; col
       <div class="scroll" tabIndex={0} role="region" aria-label="Features of the token">
         <table>
           <thead>
-            <tr>{["Feature", "Magnitude", "Explanation", ""].map((name) => <th scope="col" class={name === "Explanation" ? "words" : undefined}>{name}</th>)}</tr>
+            <tr>{["Feature", "Is", "Magnitude", "Explanation", ""].map((name) => <th scope="col" class={name === "Explanation" ? "words" : undefined}>{name}</th>)}</tr>
           </thead>
           <tbody>
-            {chosen.features.map(({ index, magnitude }) => (
+            {onFirst(chosen.features, fires).map(({ index, magnitude }) => (
               <tr key={index}>
                 <th scope="row"><a href={link(["encoder", id, "feature", index])}>{index}</a></th>
+                <td>{{ true: "on", false: "off" }[String(fires(index, magnitude))] ?? "–"}</td>
                 <td>{shown(magnitude, 3)}</td>
                 <td class="words">{explained.get(index) ?? "not named"}</td>
                 <td>
                   <button type="button" onClick={() => show(`feature:${index}`)}>colour by it</button>{" "}
-                  <a href={link(["encoder", id, "steer"], { f: `${index}:add:8` })}>steer</a>
+                  <a href={link(["encoder", id, "steer"], { f: `${index}:add:${STRENGTH}`, text })}>steer</a>
                 </td>
               </tr>
             ))}
@@ -154,10 +168,38 @@ function Tokens({ id, tokens, colour, show }: { id: string; tokens: Token[]; col
   );
 }
 
-function valueOf(token: Token, colour: string): number | undefined {
+type Fires = (index: number, magnitude: number) => boolean | undefined;
+
+/** Whether a feature is on where it has this magnitude; undefined where both of its states are as surprising. */
+function useFires({ id, binary, n_features, d_latent }: Encoder): Fires {
+  const isCode = binary && n_features === d_latent; // else a magnitude is a number of its own, 0 where it is off
+  const list = useLoaded(
+    async (signal) => (isCode ? get<FeatureList>(`encoders/${encodeURIComponent(id)}/features?sort=rate&limit=1000`, signal) : undefined),
+    [id, isCode],
+  ).value;
+  return useMemo(() => {
+    const mostlyOn = new Set((list?.features ?? []).filter((row) => (row.firing_rate ?? 0) > 0.5).map(({ index }) => index));
+    // The rarer of its two states is a surprise of more than one bit: its magnitude, log2 |code - rate|, is above -1.
+    return (index, magnitude) => {
+      if (!isCode) return magnitude !== 0;
+      if (!list || Math.abs(magnitude + 1) < 1e-3) return undefined;
+      return (magnitude > -1) !== mostlyOn.has(index);
+    };
+  }, [list, isCode]);
+}
+
+const onFirst = (features: Token["features"], fires: Fires): Token["features"] => {
+  const isOff = ({ index, magnitude }: Token["features"][number]) => fires(index, magnitude) === false;
+  return [...features.filter((one) => !isOff(one)), ...features.filter(isOff)];
+};
+
+function valueOf(token: Token, colour: string, fires: Fires): number | undefined {
   if (colour === "bits") return token.bits ?? undefined;
   if (colour === "error") return token.error ?? undefined;
-  if (colour.startsWith("feature:")) return token.features.find(({ index }) => String(index) === colour.slice(8))?.magnitude;
+  if (colour.startsWith("feature:")) {
+    const found = token.features.find(({ index }) => String(index) === colour.slice(8));
+    return found && fires(found.index, found.magnitude) === false ? undefined : found?.magnitude;
+  }
   return token.features[0]?.magnitude;
 }
 
