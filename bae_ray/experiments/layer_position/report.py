@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bae_ray.analysis.claims import claim, last_share, trend
+from bae_ray.analysis.claims import claim, last_share, saturation_claim, trend
 from bae_ray.experiments.layer_position.estimators import HEADING, survival
 from bae_ray.experiments.layer_position.estimators import NOTE as RIVALS_NOTE
 from bae_ray.experiments.layer_position.interactive import sweep_data
@@ -127,8 +127,5 @@ def _claims(cells: pd.DataFrame, label: str, value: str, runs: pd.DataFrame) -> 
         along = trend(numbered, "position", ["layer", "site"], value)
         share = last_share(numbered, "position", ["layer", "site"], value)
         lines.append(prefix + claim("it rises with position", along, "rises", "position", runs))
-        lines.append(
-            f"{prefix}Paper: and saturates. Here: the last step of position makes {share:.0%} of the whole rise "
-            f"(an even rise over {steps} steps: {1 / steps:.0%})."
-        )
+        lines.append(prefix + saturation_claim(along, share, "position", steps, runs))
     return lines
