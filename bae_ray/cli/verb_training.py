@@ -185,6 +185,7 @@ def entropy(command: EntropyCommand) -> None:
     for line in caveat_lines(table):
         print(line)
     print(shown(command.out))
+    _say_unfinished(command.runs)
 
 
 def report(command: ReportCommand) -> None:
@@ -193,3 +194,12 @@ def report(command: ReportCommand) -> None:
 
     with working(command.out, "a report") as out:
         report_entropies(reading(command.runs), out, matched_fvu=command.matched_fvu, fixed_weight=command.fixed_weight)
+    _say_unfinished(command.runs)
+
+
+def _say_unfinished(runs: Path) -> None:
+    """Say how many runs of a sweep are finished, below tables that look as if all were."""
+    from bae_ray.training.sweep_folder import unfinished
+
+    if line := unfinished(runs):
+        print(line)

@@ -1,5 +1,6 @@
 """The results of an entropy sweep: entropy.csv, entropy.png and report.html."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from bae_ray.report.results_writer import Results, write_results
 from bae_ray.training.caveats import caveat_lines
 from bae_ray.training.results import entropy_table, outcomes, results
 from bae_ray.training.run_folder import RUN_FILE
+from bae_ray.training.sweep_folder import unfinished
 
 NOTES = [
     (
@@ -95,8 +97,11 @@ def entropy_results(
 def report_entropies(
     runs: Path, out: Path, matched_fvu: float | None = None, fixed_weight: float | None = None
 ) -> list[Path]:
-    """Write the results of all runs below `runs` into `out`; the files. See `entropy_results`."""
-    found = entropy_results(runs, None, matched_fvu, fixed_weight)
+    """Write the results of all runs below `runs` into `out`; the files. See `entropy_results`.
+
+    The page begins with how many runs of the sweep are finished, if not all are.
+    """
+    found = dataclasses.replace(entropy_results(runs, None, matched_fvu, fixed_weight), warning=unfinished(runs))
     configs = [(runs / run / RUN_FILE).read_text("utf-8") for run in results(runs)["run"]]
     return write_results(found, out, "\n".join(configs))
 

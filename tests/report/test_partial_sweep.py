@@ -1,0 +1,48 @@
+"""What tables of a sweep say where not all of it is done."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bae_ray.activations.store import ActivationStore
+from bae_ray.autoencoders import BAEConfig
+from bae_ray.cli.verb_training import SweepCommand
+from bae_ray.training.config import TrainingConfig
+from bae_ray.training.sweep import sweep
+from bae_ray.training.sweep_config import SweepConfig
+from bae_ray.training.sweep_folder import GridRecord
+from tests.recorded import made
+
+GRID = SweepConfig(
+    autoencoder=BAEConfig(expansion=1), training=TrainingConfig(epochs=2, batch_size=32), tensorboard=False
+)
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> SweepCommand:
+    """What made a sweep of two runs, which is in its folder and did not converge."""
+    folder = tmp_path_factory.mktemp("a sweep")
+    store = made.store(folder / "store", (0, 1), (1,))
+    sweep(GRID, ActivationStore.open(store), folder / "runs", "inline")
+    made_by = SweepCommand(sweep=GRID, store=str(store), out=folder / "runs")
+    (folder / "runs" / "sweep.json").write_text(made_by.record())
+    return made_by
+
+
+def test_tables_of_an_unfinished_sweep_say_so_at_their_end(bae_ray: Callable, command: SweepCommand, tmp_path: Path):
+    runs, page = command.out, tmp_path / "report" / "report.html"
+    verbs = (["entropy", "--runs", runs, "--out", tmp_path / "e.csv"], ["report", "--runs", runs, "--out", page.parent])
+    record = (runs / "grid.json").read_text()
+    for verb in verbs:
+        code, printed, err = bae_ray(*verb)
+        assert code == 0, err
+        assert "runs are finished" not in printed
+    GridRecord(runs=[*GridRecord.model_validate_json(record).runs, "unfinished"]).write(runs)
+    for verb in verbs:
+        assert bae_ray(*verb)[1].splitlines()[-1] == "2 of 3 runs are finished."
+    assert '<p class="warning">2 of 3 runs are finished.</p>' in page.read_text()
+    (runs / "grid.json").unlink()
+    for verb in verbs:
+        assert "runs are finished" not in bae_ray(*verb)[1]
+    (runs / "grid.json").write_text(record)
