@@ -105,6 +105,7 @@ def train(command: TrainCommand) -> None:
 def sweep(command: SweepCommand) -> int:
     """Run `bae-ray sweep`."""
     from bae_ray.activations.store import ActivationStore
+    from bae_ray.training.continue_command import SWEEP_FILE, how_to_go_on
     from bae_ray.training.dry_run import dry_run
     from bae_ray.training.sweep import sweep as run
     from bae_ray.training.sweep_folder import RESULTS_FILE
@@ -125,10 +126,10 @@ def sweep(command: SweepCommand) -> int:
         )
     store, more = ActivationStore.open(command.store), command.continue_unconverged
     outcome = run(command.sweep, store, command.out, continue_unconverged=more)
-    write_text(command.out / "sweep.json", command.record(store=without_credentials(command.store)))
+    write_text(command.out / SWEEP_FILE, command.record(store=without_credentials(command.store)))
     print(f"{outcome.trained} runs trained, {len(outcome.failures)} failed.")
     if outcome.unconverged:
-        print(f"{outcome.unconverged} runs did not converge; --continue-unconverged EPOCHS goes on with them.")
+        print("; ".join(filter(None, [f"{outcome.unconverged} runs did not converge", how_to_go_on(command.out)])))
     print(shown(command.out / RESULTS_FILE))
     return report_failures(outcome.failures)
 
@@ -182,7 +183,7 @@ def entropy(command: EntropyCommand) -> None:
     table = results(command.runs)
     write_csv(entropy_table(table), command.out)
     print_tables(*entropy_tables(table))
-    for line in caveat_lines(table):
+    for line in caveat_lines(table, command.runs):
         print(line)
     print(shown(command.out))
     _say_unfinished(command.runs)

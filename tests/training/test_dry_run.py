@@ -42,7 +42,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(device: str, hours: float, gpus_per_trial: float, gpus: int, packs: int = 40) -> DryRun:
     return DryRun(
         packs, 0, [], "at most 1 runs in each: as the option packed says",
-        Measured(0.001, 10**9, 80 * 10**9, 1, device), Estimate(packs, packs, hours, 10**9, 1000 * packs), 4, gpus_per_trial, gpus,
+        Measured(0.001, 10**9, 80 * 10**9, 1, device),
+        Estimate(packs, packs, hours, 10**9, 1000 * packs), 4, gpus_per_trial, gpus,
     )  # fmt: skip
 
 

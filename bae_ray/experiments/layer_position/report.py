@@ -64,7 +64,7 @@ def entropy_results(
         figures["heldout.png"] = held_out
     if (spliced := fidelity_figure(table)) is not None:
         figures["fidelity.png"] = spliced
-    caveats = caveat_lines(table)
+    caveats = caveat_lines(table, runs)
     printed, notes = entropy_tables(table), [*NOTES, *caveats]
     parts: list[Matched] = []
     if several := curves(table):
