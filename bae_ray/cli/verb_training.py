@@ -85,7 +85,7 @@ def train(command: TrainCommand) -> None:
     store = ActivationStore.open(command.store)
     cell = Cell(command.layer, command.site, command.position)
     run = plan_run(store, cell, command.autoencoder, command.training)
-    with working(command.out, "a training") as out, track("Training", command.training.epochs) as tracker:
+    with working(command.out, "a training") as out, track("Training", command.training.epochs, "epochs") as tracker:
         result = execute_run(run, store, out, on_epoch=tracker.reach)
     bits, most = result.entropy_bits, result.d_latent
     if architecture_of(command.autoencoder).is_binary and bits > SATURATED * most:
