@@ -4,13 +4,13 @@ import json
 import shlex
 from pathlib import Path
 
-from bae_ray.files import read_text
+from bae_ray.files import read_text, write_text
 from bae_ray.locations import location_of
 from bae_ray.own_command import own_command
-from bae_ray.training.sweep_config import SearchConfig
+from bae_ray.training.sweep_config import SearchConfig, SweepConfig
 
 SWEEP_FILE = "sweep.json"
-"""In the folder of a sweep: the options of the `bae-ray sweep` that trained it last."""
+"""In the folder of a sweep: the options of a `bae-ray sweep` of what was trained there last."""
 
 
 def how_to_go_on(runs: Path | None) -> str:
@@ -32,5 +32,15 @@ def how_to_go_on(runs: Path | None) -> str:
         return unknown
     if "://" not in store and not Path(store).exists():
         return unknown
-    options = ["--config", str(file), "--store", store, "--out", location_of(runs) or str(runs)]
-    return f"{begun}{own_command()} sweep {shlex.join(options)} --continue-unconverged {epochs}"
+    options = ["--config", str(file), "--store", store, "--out", _location(runs)]
+    return begun + shlex.join([own_command(), "sweep", *options, "--continue-unconverged", str(epochs)])
+
+
+def record_sweep(config: SweepConfig, store: Path, runs: Path) -> None:
+    """Write down what sweep a folder is of, in the form that `bae-ray sweep --config FILE` takes."""
+    told = {**config.model_dump(mode="json"), "store": _location(store), "out": _location(runs)}
+    write_text(runs / SWEEP_FILE, json.dumps(told, indent=2) + "\n")
+
+
+def _location(path: Path) -> str:
+    return location_of(path) or str(path)

@@ -11,7 +11,7 @@ from bae_ray.autoencoders import BAEConfig
 from bae_ray.cli.parsing import parse
 from bae_ray.cli.verb_training import SweepCommand
 from bae_ray.training.config import TrainingConfig
-from bae_ray.training.continue_command import how_to_go_on
+from bae_ray.training.continue_command import how_to_go_on, record_sweep
 from bae_ray.training.results import results
 from bae_ray.training.sweep import sweep
 from bae_ray.training.sweep_config import SearchConfig, SweepConfig
@@ -81,3 +81,10 @@ def test_where_store_or_settings_are_not_known_no_command_is_made_up(command: Sw
     search = SearchConfig(scheduler="asha")
     file.write_text(command.model_copy(update={"sweep": GRID.model_copy(update={"search": search})}).record())
     assert how_to_go_on(tmp_path) == "", "runs of a search do not go on"
+
+
+def test_what_a_job_records_of_its_sweep_is_read_as_a_command(command: SweepCommand, tmp_path: Path):
+    record_sweep(GRID, Path(command.store), tmp_path)
+    found = parse(SweepCommand, "bae-ray sweep", ["--config", str(tmp_path / "sweep.json")])
+    assert found == command.model_copy(update={"out": tmp_path})
+    assert how_to_go_on(tmp_path).endswith("--continue-unconverged 2")
