@@ -24,9 +24,9 @@ def is_watched() -> bool:
 class Tracker:
     """Counts finished work and shows it."""
 
-    def __init__(self, label: str, total: int | None, bar: Progress | None) -> None:
-        self._label, self._total, self._bar = label, total, bar
-        self._task = bar.add_task(label, total=total) if bar else None
+    def __init__(self, label: str, total: int | None, bar: Progress | None, unit: str = "") -> None:
+        self._label, self._total, self._bar, self._unit = label, total, bar, unit and f" {unit}"
+        self._task = bar.add_task(label, total=total, unit=unit) if bar else None
         self._done, self._note, self._said = 0, "", -1
         self._first: tuple[float, int] | None = None
         self._lock = threading.Lock()
@@ -74,23 +74,31 @@ class Tracker:
             total = "" if self._total is None else f"/{self._total}"
             speed = f", {_speed(rate)}" if rate else ""
             left = f", {duration(seconds)} left" if seconds else ""
-            print(f"{self._label}: {self._done}{total}{speed}{left} {self._note}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"{self._label}: {self._done}{total}{self._unit}{speed}{left} {self._note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 @contextmanager
-def track(label: str, total: int | None) -> Iterator[Tracker]:
-    """Show the progress of `total` units of work (None: unknown) while the context is open."""
+def track(label: str, total: int | None, unit: str = "") -> Iterator[Tracker]:
+    """Show the progress of `total` units of work (None: unknown) while the context is open.
+
+    `unit`: what a unit is, in the plural, where the label does not tell.
+    """
     if not console.is_terminal:
-        tracker, ended = Tracker(label, total, None), threading.Event()
+        tracker, ended = Tracker(label, total, None, unit), threading.Event()
         threading.Thread(target=_keep_saying, args=(tracker, ended), daemon=True).start()
         try:
             yield tracker
         finally:
             ended.set()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-        yield Tracker(label, total, bar)
+    counts = (MofNCompleteColumn(), *([TextColumn("{task.fields[unit]}")] if unit else []))
+    columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        yield Tracker(label, total, bar, unit)
 
 
 def duration(seconds: float) -> str:

@@ -74,9 +74,9 @@ def test_trainings_show_their_progress_where_somebody_looks(capsys: pytest.Captu
     train_many(x, members)
     assert capsys.readouterr().err == "", "a file is no terminal"
     train_many(x, members, progress=True)
-    assert "Training: 3/3" in capsys.readouterr().err
+    assert "Training: 3/3 epochs" in capsys.readouterr().err
     train(x, BAEConfig(), settings, progress=True)
-    assert "Training: 3/3" in capsys.readouterr().err
+    assert "Training: 3/3 epochs" in capsys.readouterr().err
 
 
 def test_objects_say_what_they_are(tiny_store: Path, tmp_path: Path):

@@ -40,7 +40,7 @@ class Trend(NamedTuple):
     p_falls: float = 1.0
     """The same for correlations at most as large."""
     hindrance: str = ""
-    """Why the values cannot be compared; empty if they can."""
+    """Why the values cannot be compared, or why there is nothing to compare; empty if they can."""
 
     def verdict(self, expected: Literal["rises", "falls"]) -> str:
         """Whether the trend is as expected: agrees, contradicts, or cannot be decided."""
@@ -71,7 +71,7 @@ def trend(
             found.append(([places.index(place) for place in means.index], _unit(stats.rankdata(means))))
             compared.append(group)
     if not found:
-        return Trend(math.nan, 0, math.nan, math.nan)
+        return Trend(math.nan, 0, math.nan, math.nan, hindrance=_nothing(table.dropna(subset=[value]), over, within))
     each = [float(_correlations(np.arange(len(places))[None], *group)[0]) for group in found]
     orders = _orders(len(places))
     shuffled = np.mean([_correlations(orders, *group) for group in found], axis=0)
@@ -81,6 +81,14 @@ def trend(
         p_rises=float(np.mean(shuffled >= mean - 1e-9)), p_falls=float(np.mean(shuffled <= mean + 1e-9)),
         hindrance=hindrance(compared, over, like_fvu),
     )  # fmt: skip
+
+
+def _nothing(table: pd.DataFrame, over: str, within: Sequence[str]) -> str:
+    """Why no group of rows has a trend."""
+    if len(table) and table.groupby(list(within))[over].nunique().max() >= 3:
+        return f"the values are the same at each {over}"
+    places = f"{over}s" if over in ("layer", "position") else f"values of {over}"
+    return f"no {within[0]} has runs at three {places}"
 
 
 def _orders(n: int) -> np.ndarray:
@@ -116,10 +124,41 @@ def last_share(table: pd.DataFrame, over: str, within: Sequence[str], value: str
     return float(np.mean(shares)) if shares else float("nan")
 
 
+def saturation(along: Trend, share: float, even: float) -> str:
+    """Whether what rises saturates, in the words of `Trend.verdict` or "unclear".
+
+    It does where the last step makes less than half of an even rise (`even`, like `share` of the whole rise), and does
+    not where it makes as much. Of what is not known to rise it cannot be told.
+    """
+    if along.verdict("rises") != "agrees" or math.isnan(share):
+        return CANNOT_TELL
+    return "agrees" if share < even / 2 else "contradicts" if share >= even else "unclear"
+
+
+def saturation_claim(along: Trend, share: float, over: str, steps: int, table: pd.DataFrame) -> str:
+    """One line with the paper's claim that what rises along `over`, in so many steps, saturates, and the result."""
+    told = saturation(along, share, 1 / steps)
+    if told == CANNOT_TELL:
+        why = {
+            CANNOT_TELL: f"whether it rises {CANNOT_TELL}",
+            "contradicts": "it falls",
+            "agrees": "nowhere does it end above where it begins",
+        }
+        told = f"{told} ({along.hindrance or why[along.verdict('rises')]})"
+    if math.isnan(share):
+        return f"Paper: and saturates. Here: {told}; {sample(table)}."
+    return (
+        f"Paper: and saturates. Here: {told}; the last step of {over} makes {share:.0%} of the whole rise "
+        f"(an even rise over {steps} steps: {1 / steps:.0%}; {sample(table)})."
+    )
+
+
 def claim(
     paper: str, found: Trend, expected: Literal["rises", "falls"], what: str, table: pd.DataFrame, measure: str = "bits"
 ) -> str:
     """One line with the paper's claim, the result here, and the sample."""
+    if not found.groups:
+        return f"Paper: {paper}. Here: {found.told(expected)}; {sample(table)}."
     rho = f"{found.correlation:+.2f} (mean of {found.groups} groups, {found.lowest:+.2f} to {found.highest:+.2f}"
     return (
         f"Paper: {paper}. Here: {found.told(expected)}; rank correlation of {measure} with {what} {rho}; "

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bae_ray.analysis.claims import last_share, trend
+from bae_ray.analysis.claims import last_share, saturation, trend
 
 WITHOUT_FVU = {"effective_rank", "participation_ratio", "matrix_entropy_bits", "intrinsic_dimension"}
 """Estimators without a distortion (FVU)."""
@@ -35,7 +35,6 @@ def claims_by_estimator(table: pd.DataFrame, estimators: Iterable[str]) -> pd.Da
         depth = trend(cells, "layer", ["position", "site"], name)
         along = trend(numbered, "position", ["layer", "site"], name)
         share = last_share(numbered, "position", ["layer", "site"], name)
-        rises = along.verdict("rises") == "agrees"
         rows.append(
             {
                 "estimator": name,
@@ -47,7 +46,7 @@ def claims_by_estimator(table: pd.DataFrame, estimators: Iterable[str]) -> pd.Da
                 "position_correlation": along.correlation,
                 "position_groups": along.groups,
                 "position_hindrance": along.hindrance,
-                "saturation": _saturation(share, even) if rises else "cannot be told",
+                "saturation": saturation(along, share, even),
                 "last_step": share,
                 "even_step": even,
             }
@@ -64,9 +63,3 @@ def _of(table: pd.DataFrame, name: str) -> pd.DataFrame:
     fvu = next((table[column] for column in columns if column in table), None)
     alike = table.drop(columns="converged", errors="ignore")
     return alike if fvu is None else alike.assign(fvu_val=fvu)
-
-
-def _saturation(share: float, even: float) -> str:
-    if math.isnan(share):
-        return "cannot be told"
-    return "agrees" if share < even / 2 else "contradicts" if share >= even else "unclear"

@@ -85,7 +85,7 @@ def train(command: TrainCommand) -> None:
     store = ActivationStore.open(command.store)
     cell = Cell(command.layer, command.site, command.position)
     run = plan_run(store, cell, command.autoencoder, command.training)
-    with working(command.out, "a training") as out, track("Training", command.training.epochs) as tracker:
+    with working(command.out, "a training") as out, track("Training", command.training.epochs, "epochs") as tracker:
         result = execute_run(run, store, out, on_epoch=tracker.reach)
     bits, most = result.entropy_bits, result.d_latent
     if architecture_of(command.autoencoder).is_binary and bits > SATURATED * most:
@@ -105,6 +105,7 @@ def train(command: TrainCommand) -> None:
 def sweep(command: SweepCommand) -> int:
     """Run `bae-ray sweep`."""
     from bae_ray.activations.store import ActivationStore
+    from bae_ray.training.continue_command import SWEEP_FILE, how_to_go_on
     from bae_ray.training.dry_run import dry_run
     from bae_ray.training.sweep import sweep as run
     from bae_ray.training.sweep_folder import RESULTS_FILE
@@ -125,10 +126,10 @@ def sweep(command: SweepCommand) -> int:
         )
     store, more = ActivationStore.open(command.store), command.continue_unconverged
     outcome = run(command.sweep, store, command.out, continue_unconverged=more)
-    write_text(command.out / "sweep.json", command.record(store=without_credentials(command.store)))
+    write_text(command.out / SWEEP_FILE, command.record(store=without_credentials(command.store)))
     print(f"{outcome.trained} runs trained, {len(outcome.failures)} failed.")
     if outcome.unconverged:
-        print(f"{outcome.unconverged} runs did not converge; --continue-unconverged EPOCHS goes on with them.")
+        print("; ".join(filter(None, [f"{outcome.unconverged} runs did not converge", how_to_go_on(command.out)])))
     print(shown(command.out / RESULTS_FILE))
     return report_failures(outcome.failures)
 
@@ -182,9 +183,10 @@ def entropy(command: EntropyCommand) -> None:
     table = results(command.runs)
     write_csv(entropy_table(table), command.out)
     print_tables(*entropy_tables(table))
-    for line in caveat_lines(table):
+    for line in caveat_lines(table, command.runs):
         print(line)
     print(shown(command.out))
+    _say_unfinished(command.runs)
 
 
 def report(command: ReportCommand) -> None:
@@ -193,3 +195,12 @@ def report(command: ReportCommand) -> None:
 
     with working(command.out, "a report") as out:
         report_entropies(reading(command.runs), out, matched_fvu=command.matched_fvu, fixed_weight=command.fixed_weight)
+    _say_unfinished(command.runs)
+
+
+def _say_unfinished(runs: Path) -> None:
+    """Say how many runs of a sweep are finished, below tables that look as if all were."""
+    from bae_ray.training.sweep_folder import unfinished
+
+    if line := unfinished(runs):
+        print(line)

@@ -1,7 +1,5 @@
 """The one writer of results: tables, pictures and a page into a folder; tables, claims and paths on the terminal."""
 
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from rich.table import Table
 
 from bae_ray.files import write_text
 from bae_ray.locations import shown
+from bae_ray.own_command import own_command
 from bae_ray.report.figures import save_png, to_svg
 from bae_ray.report.html import render, source
 from bae_ray.report.terminal import print_tables
@@ -73,16 +72,8 @@ def write_results(results: Results, out: Path, config_json: str) -> list[Path]:
     for kind, path in written:
         print(f"{kind:8} {shown(path)}")
     if results.registry is not None:
-        print(f"look     {_command()} serve --registry {shown(results.registry)} --workbench")
+        print(f"look     {own_command()} serve --registry {shown(results.registry)} --workbench")
     return [path for _, path in written]
-
-
-def _command() -> str:
-    """`bae-ray` as a shell finds it: by its name, or beside this process's Python."""
-    if shutil.which("bae-ray"):
-        return "bae-ray"
-    beside = Path(sys.executable).with_name("bae-ray")
-    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
 def page(results: Results, out: Path, config_json: str) -> str:

@@ -1,11 +1,13 @@
 """Warnings for readers of a table of runs: a mark after a cell's numbers, and a line that explains it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from bae_ray.analysis.comparable import UNEXPLAINED
+from bae_ray.training.continue_command import how_to_go_on
 from bae_ray.training.convergence import BITS_THRESHOLD, FVU_THRESHOLD, THRESHOLD
 
 SATURATED = 0.8
@@ -22,6 +24,8 @@ class Caveat(NamedTuple):
     """The rows of `results` for which it holds."""
     said: str
     """The warning about these runs."""
+    remedy: Callable[[Path | None], str] = lambda _: ""
+    """What helps, of runs in a folder; it may end in a command."""
 
 
 def _of(table: pd.DataFrame, column: str) -> pd.Series:
@@ -39,7 +43,8 @@ CAVEATS = (
         "*",
         lambda table: _of(table, "converged") == 0,
         f"did not converge: over the last tenth of the epochs loss, bits or FVU changed by more than {THRESHOLD:.0%} "
-        f"({BITS_THRESHOLD:g} bits, {FVU_THRESHOLD:g} of FVU). 'bae-ray sweep --continue-unconverged EPOCHS' goes on",
+        f"({BITS_THRESHOLD:g} bits, {FVU_THRESHOLD:g} of FVU)",
+        how_to_go_on,
     ),
     Caveat(
         "!",
@@ -75,7 +80,19 @@ def marks(table: pd.DataFrame) -> pd.Series:
     return found
 
 
-def caveat_lines(table: pd.DataFrame) -> list[str]:
-    """A line for each kind of warning present: its mark, the number of runs, and its meaning."""
+def caveat_lines(table: pd.DataFrame, runs: Path | None = None) -> list[str]:
+    """A line for each kind of warning present: its mark, the number of runs, its meaning, and what helps.
+
+    `runs`: the folder that the rows of `results` are of, if they are of one.
+    """
     counted = [(caveat, int(caveat.holds(table).sum())) for caveat in CAVEATS]
-    return [f"{caveat.mark}  {n} of {len(table)} runs: {caveat.said}." for caveat, n in counted if n]
+    return [
+        f"{caveat.mark}  {n} of {len(table)} runs: {caveat.said}{_then(caveat.remedy(runs))}"
+        for caveat, n in counted
+        if n
+    ]
+
+
+def _then(remedy: str) -> str:
+    """The end of a line; no full stop after a command, which is copied."""
+    return f"; {remedy}" if remedy else "."

@@ -69,10 +69,10 @@ def pack_size(
 ) -> PackSize:
     """How many of the runs to train as one; where `execution.packed` is auto, or left out on GPUs, that is measured."""
     if isinstance(execution.packed, int):
-        return PackSize(execution.packed, "as set by packed")
+        return PackSize(execution.packed, "as the option packed says")
     share = executor.share("a training", execution.cpus_per_trial, execution.gpus_per_trial)
     if execution.packed is None and not share.gpus:
-        return PackSize(UNMEASURED, "on a CPU, where packed is left out")
+        return PackSize(UNMEASURED, "the default on a CPU, which the option packed changes")
     devices = int(executor.total("GPU")) if share.gpus else executor.fitting(share)
     most = most_packed([len(some.runs) for some in pack(runs, len(runs), across)], devices)
     if most == 1:

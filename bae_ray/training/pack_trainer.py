@@ -117,7 +117,7 @@ class Trainings(NamedTuple):
     def train(self, packs: list[Pack]) -> dict[str, str]:
         """Train packs; why runs failed that have no failure record."""
         runs = [run for pack in packs for run in pack.runs]
-        with track("Training", sum(not is_finished(self.out, run) for run in runs)) as progress:
+        with track("Training", sum(not is_finished(self.out, run) for run in runs), "runs") as progress:
             wanted = jobs(packs, self.executor.fitting(self.share))
             while wanted:
                 # The pack at which a job died is set aside: those after it are not to share its fate.
@@ -134,7 +134,7 @@ class Trainings(NamedTuple):
         if not alone or not self.executor.parallel:
             return {}
         console.print(f"Sweep: {len(alone)} runs ran out of memory or lost their workers; once more, one at a time.")
-        with track("Training", len(alone)) as progress:
+        with track("Training", len(alone), "runs") as progress:
             died = self.run([[Pack((run,))] for run in alone], progress, workers=1)
         return {job.job[0].runs[0].id: job.reason for job in died}
 

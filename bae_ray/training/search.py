@@ -104,7 +104,7 @@ def _run(
     asked, out, share = config.search, trainings.out, trainings.share
     scheduler = asha(asked.metric, longest, asked.grace_epochs, asked.reduction) if asked.scheduler == "asha" else None
     train = partial(_train_reporting, out=out, sweep=config, store=trainings.store.folder, share=share)
-    with track(label, n) as tracker:
+    with track(label, n, "runs") as tracker:
 
         def count() -> None:
             tracker.advance()

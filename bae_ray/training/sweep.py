@@ -93,7 +93,7 @@ def _train(
     executor = tune_executor(executor, out, execution.retries)
     packs, new = plan = plan_packs(runs, store, out, execution, executor)
     if packs and not isinstance(execution.packed, int):
-        console.print(f"Sweep: {len(packs)} packs, {plan}.")
+        console.print(f"Sweep: {len(packs)} packs (runs that are trained as one), {plan}.")
     measured = new.measured if new else None
     died = plan_trainings(packs, store, out, execution, executor, measured).train(packs) if packs else {}
     ended_continuing(out)

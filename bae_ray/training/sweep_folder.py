@@ -171,6 +171,18 @@ def status(folder: Path) -> Status:
     return Status(planned, finished, failed, stopped, running, illegal, begun, record.ended)
 
 
+def unfinished(folder: Path) -> str:
+    """How many runs of the last sweep in a folder are finished, in words; empty if all are, or there is no sweep."""
+    if not (folder / GRID_FILE).exists():
+        return ""
+    seen = status(folder)
+    if len(seen.finished) + seen.stopped >= seen.planned:
+        return ""
+    failed = f", {len(seen.failed)} failed" if seen.failed else ""
+    stopped = f", {seen.stopped} stopped by the search" if seen.stopped else ""
+    return f"{len(seen.finished)} of {seen.planned} runs are finished{failed}{stopped}."
+
+
 def _progress(metrics: Path) -> str:
     """Epoch and loss of the last whole line."""
     check_regular(metrics)

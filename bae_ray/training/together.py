@@ -97,7 +97,7 @@ def train_together(
         )
         resume = Resume(checkpoint, _identity(members, of, cells), checkpoint_every_s) if checkpoint else None
         shown = is_watched() if progress is None else progress
-        with track("Training", max(shared.epochs, *later, 0)) if shown else nullcontext() as tracker:
+        with track("Training", max(shared.epochs, *later, 0), "epochs") if shown else nullcontext() as tracker:
 
             def ended(i: int, j: int, lines: list[TrainingMetrics]) -> None:
                 on_epoch(groups[i][j], lines)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bae_ray.analysis.claims import claim, first_of, last_share, trend
+from bae_ray.analysis.claims import claim, first_of, last_share, saturation_claim, trend
 
 
 def table(bits: dict[tuple[int, int], float]) -> pd.DataFrame:
@@ -121,3 +121,35 @@ def test_a_claim_says_on_how_much_it_rests():
         "Paper: bits rise with depth. Here: agrees; rank correlation of bits with layer +1.00 (mean of 1 groups, +1.00 "
         "to +1.00; n = 10, seeds 0, 1)."
     )
+
+
+@pytest.mark.parametrize(
+    ("bits", "more", "said"),
+    [
+        ((0, 60, 90, 97, 99), {}, "agrees; the last step of position makes 2% of the whole rise (an even rise over 4"),
+        ((0, 10, 20, 30, 40), {}, "contradicts; the last step of position makes 25% of the whole rise"),
+        ((0, 30, 60, 82, 100), {}, "unclear; the last step of position makes 18% of the whole rise"),
+        ((0, 60, 90, 97, 99), {"converged": False}, "cannot be told (10 of 10 trainings did not converge); the last"),
+        ((40, 30, 20, 10, 0), {}, "cannot be told (it falls); n = 10, seeds 0, 1."),
+        ((0, 40, 10, 30, 20), {}, "cannot be told (whether it rises cannot be told); the last step of position makes"),
+        ((9, 9, 9, 9, 9), {}, "cannot be told (the values are the same at each position); n = 10, seeds 0, 1."),
+        ((0, 9), {}, "cannot be told (no layer has runs at three positions); n = 10, seeds 0, 1."),
+    ],
+)
+def test_saturation_has_its_verdict_first(bits: tuple[float, ...], more: dict[str, bool], said: str):
+    runs = table({(0, position): value for position, value in enumerate(bits)}).assign(**more)
+    share = last_share(runs, "position", ["layer"])
+    line = saturation_claim(trend(runs, "position", ["layer"]), share, "position", 4, runs)
+    assert line.startswith(f"Paper: and saturates. Here: {said}")
+    assert line.endswith("n = 10, seeds 0, 1." if math.isnan(share) else "4 steps: 25%; n = 10, seeds 0, 1).")
+
+
+def test_a_claim_without_runs_to_compare_says_so():
+    """The first runs of a sweep: of three layers and three positions, but not at one position or layer."""
+    few = table({(0, 1): 5, (1, 2): 6, (2, 4): 7})
+    line = claim("bits rise with depth", trend(few, "layer", ["position"]), "rises", "layer", few)
+    assert line == (
+        "Paper: bits rise with depth. Here: cannot be told (no position has runs at three layers); n = 10, seeds 0, 1."
+    )
+    unknown = trend(few.assign(entropy_bits=math.nan), "position", ["layer"])
+    assert unknown.hindrance == "no layer has runs at three positions"

@@ -84,7 +84,7 @@ def test_results(quiet: Path):
     told = table.drop(columns=["joint_bits", "joint_low", "joint_high"])  # where codes recur
     assert not told.isna().any().any()
     assert table["entropy_bits"].nunique() > 1
-    for name in ("entropy.png", "report.html", "config.json"):
+    for name in ("entropy.png", "report.html", "config.json", "sweep/sweep.json"):
         assert (quiet / name).stat().st_size > 100
 
 

@@ -8,6 +8,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.image import imread
 
 from bae_ray.experiments.layer_position.matched import curves, matched_figure, matched_parts, matched_table
+from bae_ray.experiments.layer_position.report import compare
 from bae_ray.report.entropy_tables import cell_grid, entropy_tables
 from bae_ray.report.figures import entropy_figure, save_png
 from bae_ray.report.held_out_figure import held_out_figure
@@ -173,3 +174,18 @@ def test_terminal_table_shows_bits_with_both_fvus(table: pd.DataFrame, capsys: p
     printed = capsys.readouterr().out
     assert "52  0.10/0.01" in printed
     assert re.search(r"│\s+5 │\s+52  0.10/0.01 │\s+- │", printed)
+
+
+def test_every_claim_begins_with_its_verdict(table: pd.DataFrame):
+    deep = pd.concat([table, table[table["layer"] == 0].assign(layer=9)]).assign(fvu_val=0.1, converged=False)
+    claims = compare(deep)
+    assert [line.split(". Here: ")[0] for line in claims] == [
+        "Paper: entropy rises with depth", "Paper: it rises with position", "Paper: and saturates",
+    ]  # fmt: skip
+    assert all("Here: cannot be told (" in line and "trainings did not converge); " in line for line in claims[1:])
+    first = deep[[pair in ((0, 1), (5, 16), (9, 4)) for pair in zip(deep["layer"], deep["position"], strict=True)]]
+    lines = compare(first)
+    assert len(lines) == 3
+    assert "nan" not in "".join(lines)
+    assert "Here: cannot be told (no position has runs at three layers); n = 100, seeds 0, 1." in lines[0]
+    assert all("Here: cannot be told (no layer has runs at three positions); n = 100" in line for line in lines[1:])

@@ -41,7 +41,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(device: str, hours: float, gpus_per_trial: float, gpus: int, packs: int = 40) -> DryRun:
     return DryRun(
-        packs, 0, [], "at most 1 runs in each: as set by packed", Measured(0.001, 10**9, 80 * 10**9, 1, device),
+        packs, 0, [], "at most 1 runs in each: as the option packed says",
+        Measured(0.001, 10**9, 80 * 10**9, 1, device),
         Estimate(packs, packs, hours, 10**9, 1000 * packs), 4, gpus_per_trial, gpus,
     )  # fmt: skip
 
@@ -117,7 +118,7 @@ def test_a_gpu_that_no_machine_has_is_measured_on_a_cpu(tiny_store: Path, tmp_pa
     )
     found = dry_run(config, ActivationStore.open(tiny_store), tmp_path, executor="inline")
     assert (found.gpus_per_trial, found.gpu_hours, found.runs) == (0, None, 1)
-    assert found.packing == "at most 8 runs in each: on a CPU, where packed is left out"
+    assert found.packing == "at most 8 runs in each: the default on a CPU, which the option packed changes"
 
 
 @pytest.mark.parametrize(

@@ -213,4 +213,4 @@ def test_a_sweep_says_what_it_chose_and_why(
     assert outcome.trained == 12
     printed = " ".join(capsys.readouterr().err.split())
     assert "ms a step for each run" in printed
-    assert "packs, at most" in printed
+    assert "packs (runs that are trained as one), at most" in printed

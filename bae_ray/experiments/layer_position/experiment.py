@@ -21,12 +21,14 @@ class LayerPosition:
         """Make entropy.csv, entropy.png, report.html; with several entropy weights matched.csv and matched.png, too."""
         from bae_ray.activations.extract import extract
         from bae_ray.experiments.layer_position.report import entropy_results
+        from bae_ray.training.continue_command import record_sweep
         from bae_ray.training.sweep import sweep
 
         check_swept(config.extract, config.sweep)
         store = extract(config.extract, config.out / "store")
         config.record()
         outcome = sweep(config.sweep, store, config.out / "sweep")
+        record_sweep(config.sweep, config.out / "store", config.out / "sweep")
         if not outcome.finished:
             return Outcome([], outcome.failures)
         runs = [run.id for run in outcome.runs]

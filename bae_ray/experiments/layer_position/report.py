@@ -1,11 +1,12 @@
 """The results of an entropy sweep: entropy.csv, entropy.png and report.html."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from bae_ray.analysis.claims import claim, last_share, trend
+from bae_ray.analysis.claims import claim, last_share, saturation_claim, trend
 from bae_ray.experiments.layer_position.estimators import HEADING, survival
 from bae_ray.experiments.layer_position.estimators import NOTE as RIVALS_NOTE
 from bae_ray.experiments.layer_position.interactive import sweep_data
@@ -21,6 +22,7 @@ from bae_ray.report.results_writer import Results, write_results
 from bae_ray.training.caveats import caveat_lines
 from bae_ray.training.results import entropy_table, outcomes, results
 from bae_ray.training.run_folder import RUN_FILE
+from bae_ray.training.sweep_folder import unfinished
 
 NOTES = [
     (
@@ -62,7 +64,7 @@ def entropy_results(
         figures["heldout.png"] = held_out
     if (spliced := fidelity_figure(table)) is not None:
         figures["fidelity.png"] = spliced
-    caveats = caveat_lines(table)
+    caveats = caveat_lines(table, runs)
     printed, notes = entropy_tables(table), [*NOTES, *caveats]
     parts: list[Matched] = []
     if several := curves(table):
@@ -95,8 +97,11 @@ def entropy_results(
 def report_entropies(
     runs: Path, out: Path, matched_fvu: float | None = None, fixed_weight: float | None = None
 ) -> list[Path]:
-    """Write the results of all runs below `runs` into `out`; the files. See `entropy_results`."""
-    found = entropy_results(runs, None, matched_fvu, fixed_weight)
+    """Write the results of all runs below `runs` into `out`; the files. See `entropy_results`.
+
+    The page begins with how many runs of the sweep are finished, if not all are.
+    """
+    found = dataclasses.replace(entropy_results(runs, None, matched_fvu, fixed_weight), warning=unfinished(runs))
     configs = [(runs / run / RUN_FILE).read_text("utf-8") for run in results(runs)["run"]]
     return write_results(found, out, "\n".join(configs))
 
@@ -127,8 +132,5 @@ def _claims(cells: pd.DataFrame, label: str, value: str, runs: pd.DataFrame) -> 
         along = trend(numbered, "position", ["layer", "site"], value)
         share = last_share(numbered, "position", ["layer", "site"], value)
         lines.append(prefix + claim("it rises with position", along, "rises", "position", runs))
-        lines.append(
-            f"{prefix}Paper: and saturates. Here: the last step of position makes {share:.0%} of the whole rise "
-            f"(an even rise over {steps} steps: {1 / steps:.0%})."
-        )
+        lines.append(prefix + saturation_claim(along, share, "position", steps, runs))
     return lines
