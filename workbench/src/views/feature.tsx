@@ -78,7 +78,7 @@ function Card({ id, feature }: { id: string; feature: Feature }) {
 /** What a judge would add, and how. */
 export const NotNamed = ({ id }: { id: string }) => (
   <p>
-    ComSem, a judge, has not named this encoder's features yet: a name, its score, and the tokens on which a feature is strongest come
+    ComSem, which asks a language model as a judge, has not named this encoder's features yet: a name, its score, and the tokens on which a feature is strongest come
     from{" "}
     <code>bae-ray comsem --autoencoders RUNS/{id} --out runs/comsem --publish</code>, with a judge at work (<code>make judge</code>); RUNS
     is the folder that --registry names.
