@@ -39,7 +39,7 @@ class CompressConfig(ParallelConfig):
     """Scheme indices: a bit is kept if its burstiness, log2 |code - prior|, is above this number in [-1, 0]. None:
     -1."""
     prior: PriorChoice = "encoder"
-    """Firing rates to code with. encoder: those of the autoencoder's training set. data: those of the activations to
+    """Firing rates to code with. encoder: those over the autoencoder's reference set. data: those of the activations to
     compress, or of 16,384 of them, which takes a further pass. auto: whichever makes a sample smaller."""
     table: TableChoice = "reference"
     """Where the table of firing rates is kept. reference: with the autoencoder, which the reader needs anyway; rates of

@@ -26,6 +26,8 @@ def how_to_go_on(runs: Path | None) -> str:
     try:
         told = json.loads(read_text(file))
         store, epochs = str(told["store"]), int(told["training"]["epochs"])
+        if any("training.epochs=" in axis for axis in told["axes"]):
+            return unknown  # for each of them another number
         if not SearchConfig.model_validate(told["search"]).is_grid:
             return ""
     except (KeyError, TypeError, ValueError):  # of another version, or damaged

@@ -51,12 +51,12 @@ def data_of_runs(runs: Sequence[RunConfig], store: ActivationStore, first: int |
 def _data_of(runs: Sequence[RunConfig], store: ActivationStore, first: int | None, check: bool = False) -> TrainingData:
     """What runs of one cell are trained on."""
     x, target = activations_of(runs[0], store)
+    if first is not None:
+        some = torch.arange(first)
+        x, target = x.select(some), None if target is None else target.select(some)
     if check:
         check_activations(x, target, [(run.autoencoder, run.training) for run in runs])
-    if first is None:
-        return TrainingData(x, target, texts_of(runs[0], store))
-    some = torch.arange(first)
-    return TrainingData(x.select(some), None if target is None else target.select(some))
+    return TrainingData(x, target, texts_of(runs[0], store) if first is None else None)
 
 
 def activations_of(run: RunConfig, store: ActivationStore) -> tuple[Rows, Rows | None]:

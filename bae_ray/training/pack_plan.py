@@ -4,7 +4,7 @@ What is begun keeps its packs (packing.py), so that an interrupted sweep measure
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,10 +43,10 @@ def plan_packs(
 ) -> PackPlan:
     """Packs of all runs that are not finished in `out`; `record`: they are written down for the next call."""
     sizes: list[PackSize] = []
-    across = packs_cells(execution, executor)
+    across = cache(partial(packs_cells, execution, executor))
 
     def size(new: Sequence[RunConfig]) -> int:
-        sizes.append(pack_size(new, store, execution, executor, across))
+        sizes.append(pack_size(new, store, execution, executor, across()))
         return sizes[0].size
 
     packs = unfinished_packs(runs, out, size, record, across)

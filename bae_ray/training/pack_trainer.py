@@ -39,9 +39,9 @@ class PackTrainer:
         self._trackers = open_trackers(execution, out)
 
     def __call__(self, pack: Pack, on_epoch: Callable[[RunConfig, list[TrainingMetrics]], None] | None = None) -> int:
-        """Train a pack; how many of its runs are finished. Where it fails as a whole, its halves.
+        """Train a pack; how many of its runs are finished.
 
-        That is where memory runs out, or where a file of one of several cells cannot be read.
+        Runs that failed together, for want of memory or of something of one of several cells, are tried in halves.
         """
         if self._device == "cuda":  # what torch keeps of the last pack would look taken
             gc.collect()
@@ -58,12 +58,14 @@ class PackTrainer:
         meters.put("bae_ray_trainings_running", len(pack.runs))
         outcomes = execute_runs(pack.runs, self._store, self._out, pack.state(self._out), self._device, log)
         meters.put("bae_ray_trainings_running", 0)
-        if len(pack.runs) > 1 and _failed_as_one(outcomes, pack.cells):
-            return sum(self(half, on_epoch) for half in pack.halves())
-        results = [outcome if isinstance(outcome, RunResult) else None for outcome in outcomes]
-        for run, result in zip(pack.runs, results, strict=True):
-            self._tell(methodcaller("finish", run, result))
-        return sum(result is not None for result in results)
+        again = _failed_together(pack.runs, outcomes)
+        finished = 0
+        for run, outcome in zip(pack.runs, outcomes, strict=True):
+            if run not in again:
+                result = outcome if isinstance(outcome, RunResult) else None
+                finished += result is not None
+                self._tell(methodcaller("finish", run, result))
+        return finished + sum(self(half, on_epoch) for half in Pack(tuple(again)).halves() if half.runs)
 
     def _tell(self, what: Callable[[Tracker], None]) -> None:
         """Tell all trackers; one that fails is given up, since no training should be lost for it."""
@@ -76,10 +78,19 @@ class PackTrainer:
                 print(f"warning: nothing more is logged to {name} from here: {error}", file=sys.stderr)
 
 
-def _failed_as_one(outcomes: Sequence[RunResult | Exception], cells: int) -> bool:
-    first = outcomes[0]
-    one = isinstance(first, OutOfMemoryError) or (cells > 1 and isinstance(first, Exception))
-    return one and all(outcome is first for outcome in outcomes)
+def _failed_together(runs: Sequence[RunConfig], outcomes: Sequence[RunResult | Exception]) -> list[RunConfig]:
+    """Runs that one error stopped together, though it may not be theirs: of memory, or of several cells."""
+    by_error: dict[int, list[RunConfig]] = {}
+    for run, outcome in zip(runs, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            by_error.setdefault(id(outcome), []).append(run)
+    memory = {id(outcome) for outcome in outcomes if isinstance(outcome, OutOfMemoryError)}
+    together = [
+        stopped
+        for error, stopped in by_error.items()
+        if len(stopped) > 1 and (error in memory or Pack(tuple(stopped)).cells > 1)
+    ]
+    return [run for stopped in together for run in stopped]
 
 
 class Trainings(NamedTuple):

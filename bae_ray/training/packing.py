@@ -81,12 +81,12 @@ def unfinished_packs(
     out: Path,
     most: int | Callable[[Sequence[RunConfig]], int],
     record: bool = True,
-    across: bool = False,
+    across: Callable[[], bool] = lambda: False,
 ) -> list[Pack]:
     """Packs of all runs of a grid that are not finished in `out`, those that were begun before as they were.
 
     `most`: the size of new ones, or what tells it of their runs, if there are any. `record`: they are written down for
-    the next call. `across`: see `pack`.
+    the next call. `across`: see `pack`; it is asked where there are new ones.
     """
     by_id = {run.id: run for run in runs}
     file = out / PACKS_FILE
@@ -96,7 +96,7 @@ def unfinished_packs(
     missing = [run for run in runs if run.id not in held and not is_finished(out, run)]
     alone = {run.id for run in missing if is_continued(out, run.id)}  # each has a state of its own
     new = [run for run in missing if run.id not in alone]
-    packs = kept + (pack(new, most if isinstance(most, int) else most(new), across) if new else [])
+    packs = kept + (pack(new, most if isinstance(most, int) else most(new), across()) if new else [])
     packs += [Pack((run,)) for run in missing if run.id in alone]
     if record:
         write_text(file, json.dumps([[run.id for run in pack.runs] for pack in packs]) + "\n")

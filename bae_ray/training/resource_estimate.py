@@ -14,7 +14,7 @@ from bae_ray.training.config import RunConfig
 from bae_ray.training.pack_data import data_of_runs
 from bae_ray.training.packing import Pack
 from bae_ray.training.run_execution import as_out_of_memory
-from bae_ray.training.samples import held_out_count
+from bae_ray.training.samples import held_out_count, placement_of
 from bae_ray.training.together import train_together
 
 STEPS = {"cpu": 20, "cuda": 100}
@@ -125,7 +125,12 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
         if not runs:
             raise next(iter(cells.failed.values()))
         members = [(run.autoencoder, run.training.model_copy(update=changes)) for run in runs]
-        outcomes = train_together(cells.data, [cells.numbers[run.place] for run in runs], members, device, note)
+        n_all, has_target = store.manifest.n, pack.runs[0].target is not None
+        whole = (n_all - held_out_count(n_all, training.val_fraction), store.manifest.d)
+        placement = placement_of(whole, has_target, torch.device(device), pack.cells)  # as in the training itself
+        outcomes = train_together(
+            cells.data, [cells.numbers[run.place] for run in runs], members, device, note, placement=placement
+        )
     except Exception as error:
         raise as_out_of_memory(error) or error from error
     timed = next((times for times in epochs.values() if len(times) > 1), None)
@@ -134,8 +139,10 @@ def measure(pack: Pack, store: ActivationStore, device: str) -> Measured:
     n_train = n - held_out_count(n, training.val_fraction)
     seconds = (timed[-1] - timed[0]) / (n_train // min(training.batch_size, n_train))
     if device == "cuda":
-        kept = pack.cells * (2 if pack.runs[0].target else 1)  # a training keeps all of its cells on the GPU
-        rest = 4 * kept * (store.manifest.n - n) * store.manifest.d
+        resident = pack.cells * (2 if has_target else 1) if placement == "device" else 0
+        rest = (
+            4 * resident * (n_all - n) * store.manifest.d
+        )  # a training keeps all of its cells on the GPU, if they fit
         peak = torch.cuda.max_memory_reserved() + rest + GPU_CONTEXT_BYTES
         return Measured(seconds, peak, torch.cuda.mem_get_info()[1], pack.products, device)
     grown = max(process.memory_info().rss - before, 0)
@@ -163,7 +170,7 @@ def estimate(packs: Sequence[Pack], measured: Measured, n: int) -> Estimate:
 def largest(packs: Sequence[Pack]) -> list[Pack]:
     """For each cell the pack with the longest step; the longest first."""
     by_cell: dict[str, Pack] = {}
-    for pack in sorted(packs, key=lambda pack: pack.products, reverse=True):
+    for pack in sorted(packs, key=lambda pack: (pack.products, pack.cells), reverse=True):
         by_cell.setdefault(pack.runs[0].data, pack)
     return list(by_cell.values())
 

@@ -122,7 +122,7 @@ class Batches:
         self._device = device
         self.resident: Batch | None = None
         """All rows in their order, where they are on the device."""
-        if (placement or placement_of(x, target, device)) == "device":
+        if (placement or placement_of(x.shape, bool(target), device)) == "device":
             self.resident = self._read_all(place)
 
     @property
@@ -175,9 +175,9 @@ def empty_batch(shape: Sequence[int], device: torch.device, has_target: bool) ->
     return Batch(x, torch.empty_like(x) if has_target else x)
 
 
-def placement_of(x: Rows, target: Rows | None, device: torch.device, cells: int = 1) -> Placement:
-    """On the device where that has room for all rows, and for those of as many more cells as are trained on."""
-    n_bytes = 4 * x.shape[0] * x.shape[1] * (2 if target else 1) * cells
+def placement_of(shape: Sequence[int], has_target: bool, device: torch.device, cells: int = 1) -> Placement:
+    """On the device where that has room for the rows of this shape of all cells that are trained on together."""
+    n_bytes = 4 * math.prod(shape) * (2 if has_target else 1) * cells
     return "device" if n_bytes <= SHARE_OF_MEMORY * free_memory(device) else "disk"
 
 

@@ -27,7 +27,7 @@ class SideBySide:
 
     def __init__(self, cells: Sequence[Normalized], device: torch.device, placement: Placement | None = None) -> None:
         x, target, *_ = cells[0]
-        placement = placement or placement_of(x, target, device, len(cells))
+        placement = placement or placement_of(x.shape, bool(target), device, len(cells))
         self.resident: Batch | None = None
         """All rows of all cells [C, rows, D], where they are on the device."""
         places: list[Batch | None] = [None] * len(cells)

@@ -171,6 +171,27 @@ def test_the_other_cells_are_trained_as_one_without_them(
     ]  # fmt: skip
 
 
+def test_a_run_too_large_for_memory_takes_none_with_it_beside_bad_cells(
+    store_with_bad_cells: ActivationStore, tmp_path: Path
+):
+    """Of one pack: two cells fail by themselves, and for the third memory runs out until its runs are apart."""
+    config = CONFIG.model_copy(
+        update={"layers": None, "packed_cells": "several", "axes": ("autoencoder.d_latent=32,100000000000",)}
+    )
+    outcome = sweep(config, store_with_bad_cells, tmp_path / "out", "inline")
+    assert outcome.trained == 1
+    table = results(tmp_path / "out")
+    assert (table["layer"].item(), table["autoencoder.d_latent"].item()) == (0, 32)
+    reasons = [json.loads(file.read_text())["error"] for file in (tmp_path / "out").glob("*/failure.json")]
+    assert sorted(reasons) == ["CorruptShardError"] * 2 + ["OutOfMemoryError"] + ["TrainingError"] * 2
+
+
+def test_a_finished_sweep_asks_for_no_worker(swept: Path, tiny_store: Path):
+    """Whether packs hold several cells is asked of the cluster where there is something to train."""
+    config = CONFIG.model_copy(update={"gpus_per_trial": 99})
+    assert sweep(config, ActivationStore.open(tiny_store), swept).trained == 0
+
+
 ONE_EACH = (
     "training.lr=3e-3,1e38,3e-3,3e-3 autoencoder.d_latent=32,32,100000000000,32 autoencoder.bits_per_feature=1,1,1,3"
 )

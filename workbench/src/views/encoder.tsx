@@ -57,7 +57,7 @@ export function EncoderView({ id, query }: { id: string; query: URLSearchParams 
               {found.found > PAGE ? `, ${skip + 1} to ${Math.min(found.found, skip + PAGE)} are shown` : ""}.{" "}
               <Download name={`features-${id}`} rows={() => found.features ?? []} />
             </p>
-            {!found.judge && <NotNamed id={id} />}
+            {!found.judge && <NotNamed id={id} what="this encoder's features" />}
             <Features id={id} rows={found.features} />
             <p>
               {skip > 0 && <button type="button" onClick={() => show({ skip: Math.max(0, skip - PAGE) })}>Previous</button>}{" "}

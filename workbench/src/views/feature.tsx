@@ -57,11 +57,11 @@ function Card({ id, feature }: { id: string; feature: Feature }) {
   return (
     <>
       <p>
-        {feature.firing_rate === 0 ? "It never fires: no training sample has shaped its direction. " : `Fires on ${share(feature.firing_rate)} of the samples. `}
+        {feature.firing_rate === 0 ? "It fires on none of the samples. " : `Fires on ${share(feature.firing_rate)} of the samples. `}
         {feature.firing_rate !== 0 && <a href={link(["encoder", id, "steer"], { f: on })}>Turn it up and see what the model writes</a>}{" "}
         <Download name={`feature-${id}-${feature.index}`} rows={() => (details?.tokens ?? []).map(({ pieces, values, at }) => ({ text: pieces.join(""), token: pieces[at], magnitude: values[at] }))} json={() => feature} />
       </p>
-      {details ? <Named details={details} /> : <NotNamed id={id} />}
+      {details ? <Named details={details} /> : <NotNamed id={id} what="this feature" />}
       {details && <Trust judge={feature.judge} />}
       <h2>Features with a similar direction</h2>
       <ul class="inline">
@@ -75,13 +75,13 @@ function Card({ id, feature }: { id: string; feature: Feature }) {
   );
 }
 
-/** What a judge would add, and how. */
-export const NotNamed = ({ id }: { id: string }) => (
+/** What a judge would add, and how. Its port is another than that of this service. */
+export const NotNamed = ({ id, what }: { id: string; what: string }) => (
   <p>
-    ComSem, which asks a language model as a judge, has not named this encoder's features yet: a name, its score, and the tokens on which a feature is strongest come
-    from{" "}
-    <code>bae-ray comsem --autoencoders RUNS/{id} --out runs/comsem --publish</code>, with a judge at work (<code>make judge</code>); RUNS
-    is the folder that --registry names.
+    ComSem, which asks a language model as a judge, has not named {what}: a name, its score, and the tokens on which a feature is
+    strongest come from <code>bae-ray judge serve --port 8001</code> (once <code>make judge</code> has installed it) and{" "}
+    <code>bae-ray comsem --autoencoders RUNS/{id} --out runs/comsem --judge-url http://localhost:8001/v1 --judge-model smollm2-135m --publish</code>; RUNS is the
+    folder that --registry names.
   </p>
 );
 

@@ -127,7 +127,7 @@ function Tokens({ encoder, text, tokens, colour, show }: Tried) {
         {tokens.map((token, i) => {
           const value = values[i];
           const part = value === undefined ? 0 : high <= low ? 1 : (value - low) / (high - low);
-          const said = `${visible(token.text)}: ${value === undefined ? (feature ? "off" : "unknown") : shown(value)}`;
+          const said = `${visible(token.text)}: ${value === undefined ? (feature ? absent(token, Number(feature)) : "unknown") : shown(value)}`;
           return (
             <button type="button" class={i === trained ? "trained" : undefined} aria-pressed={i === at} aria-label={said} title={said} style={strength(part)} onClick={() => setAt(i)}>
               {visible(token.text)}
@@ -181,12 +181,15 @@ function useFires({ id, binary, n_features, d_latent }: Encoder): Fires {
     const mostlyOn = new Set((list?.features ?? []).filter((row) => (row.firing_rate ?? 0) > 0.5).map(({ index }) => index));
     // The rarer of its two states is a surprise of more than one bit: its magnitude, log2 |code - rate|, is above -1.
     return (index, magnitude) => {
-      if (!isCode) return magnitude !== 0;
+      if (!isCode) return magnitude > 0 || (magnitude === 0 ? false : undefined); // below 0: standardised, or kept as it is
       if (!list || Math.abs(magnitude + 1) < 1e-3) return undefined;
       return (magnitude > -1) !== mostlyOn.has(index);
     };
   }, [list, isCode]);
 }
+
+/** Of a feature by which a token is not coloured. */
+const absent = (token: Token, feature: number): string => (token.features.some(({ index }) => index === feature) ? "off" : "not among its strongest");
 
 const onFirst = (features: Token["features"], fires: Fires): Token["features"] => {
   const isOff = ({ index, magnitude }: Token["features"][number]) => fires(index, magnitude) === false;
