@@ -21,8 +21,8 @@ def how_to_go_on(runs: Path | None) -> str:
     """
     begun = "this goes on with them: "
     unknown = f"{begun}bae-ray sweep with the same --store, --out and settings, and with --continue-unconverged EPOCHS"
-    if runs is None or not (file := runs / SWEEP_FILE).is_file():
-        return unknown
+    if runs is None or location_of(runs) or not (file := runs / SWEEP_FILE).is_file():
+        return unknown  # of a folder in a bucket, --config would be a copy on this machine
     try:
         told = json.loads(read_text(file))
         store, epochs = str(told["store"]), int(told["training"]["epochs"])
@@ -34,7 +34,7 @@ def how_to_go_on(runs: Path | None) -> str:
         return unknown
     if "://" not in store and not Path(store).exists():
         return unknown
-    options = ["--config", str(file), "--store", store, "--out", _location(runs)]
+    options = ["--config", str(file), "--store", store, "--out", str(runs)]
     return begun + shlex.join([own_command(), "sweep", *options, "--continue-unconverged", str(epochs)])
 
 
