@@ -53,7 +53,7 @@ def test_no_encoder_no_view_and_no_feature_of_that_name(browser: Browser, workbe
 
 
 def test_two_tabs_steer_at_once(browser: Browser, workbench_registry: Registry):
-    address = f"/encoder/{workbench_registry.named}/steer?text=w1+w2&new=12&f=1:add:30&seed="
+    address = f"/encoder/{workbench_registry.named}/steer?text=w1+w2&new=12&temperature=1&f=1:add:30&seed="
     with browser.view(address + "1") as one, browser.view(address + "2") as two:
         for page in (one, two):
             page.get_by_role("button", name="Write").click()
